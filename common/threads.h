@@ -1,0 +1,16 @@
+/* Threads: OpenMP outside, OpenBLAS at one thread inside. */
+#ifndef COMMON_THREADS_H
+#define COMMON_THREADS_H
+#include <stddef.h>
+
+/* Sets OpenBLAS to one thread and returns the number of threads to use:
+ * `wanted` when positive, else the number of CPUs this process may run on. */
+int threads_setup(int wanted);
+
+const char *threads_blas_config(void);   /* "OpenBLAS 0.3.21 ..." */
+const char *threads_blas_core(void);     /* "SkylakeX", ... what runs */
+
+/* Physical memory this process may use, bytes (the machine and its cgroup). */
+size_t memory_available(void);
+
+#endif

@@ -1,0 +1,136 @@
+/* What only programs need: options, tables, verdict rows, progress, state.
+ *
+ * Exit codes: 0 done, 1 failed, 2 usage, 3 bad data, 130 after SIGINT, 143 after
+ * SIGTERM. Everything a person reads goes to stderr as one line
+ * "program: message"; tables go to --out. */
+#ifndef CLI_H
+#define CLI_H
+#include <argp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <gsl/gsl_matrix.h>
+#include "common/stats.h"
+
+enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DATA = 3 };
+
+/* ---- options ----------------------------------------------------------- */
+
+/* Options every program has; first member of each program's config struct. */
+struct cli_common {
+    uint64_t seed;           /* --seed, 20240614 */
+    int threads;             /* --threads, 0 = all CPUs; set to the number in use */
+    const char *out;         /* --out, "-" = stdout */
+    bool quiet;              /* --quiet */
+    const char *profile;     /* --profile, "" outside `make reproduce` */
+    const char *verdicts;    /* --verdicts FILE: where verdict rows go, or NULL */
+    const char *ledger;      /* --ledger FILE: paper_notes.md, or NULL */
+    const char *program;     /* name of the program */
+    int argc; char **argv;   /* the command line as given */
+};
+
+/* Parses with argp: `options` are the program's own, `parse` gets their keys (as
+ * argp's parser does; arg text; use the cli_parse_* helpers), `check` (may be
+ * NULL) is called once all are read and says by return value what is wrong
+ * (NULL = fine). Never returns on --help, --version or a usage error (exit 2).
+ * Sets threads, GSL's error handler off, signals, instruction set. Long options
+ * only, no positional arguments. --help prints `doc` and the defaults. */
+void cli_parse(int argc, char **argv, const char *doc, const struct argp_option *options,
+               error_t (*parse)(int key, char *arg, struct argp_state *state),
+               const char *(*check)(void *cfg), struct cli_common *cfg);
+
+/* Each returns 0, or reports "--name: why" as a usage error (exit 2).
+ * `state` gives the option's name through cli_option_name. */
+int cli_parse_size(struct argp_state *state, int key, const char *arg, size_t min, size_t max, size_t *out);
+int cli_parse_double(struct argp_state *state, int key, const char *arg, double min_open, double *out); /* finite, > min_open */
+int cli_parse_size_list(struct argp_state *state, int key, const char *arg, size_t min, size_t max,
+                        size_t **out, size_t *count);
+int cli_parse_double_list(struct argp_state *state, int key, const char *arg, double min_open,
+                          double **out, size_t *count);
+/* Index of arg in the NULL-terminated `names`. */
+int cli_parse_choice(struct argp_state *state, int key, const char *arg, const char *const *names, int *out);
+int cli_parse_choice_list(struct argp_state *state, int key, const char *arg, const char *const *names,
+                          int **out, size_t *count);
+
+/* One line on stderr: "program: ...". Returns `code`, for `return cli_fail(...)`. */
+int cli_fail(const struct cli_common *cfg, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void cli_warn(const struct cli_common *cfg, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* Exit code of a GSL status that `what` ended with; prints the line when non-zero. */
+int cli_status(const struct cli_common *cfg, int gsl_status, const char *what);
+
+/* Refuses (exit 1, one line) when `bytes` exceed what the machine has. */
+int cli_memory(const struct cli_common *cfg, double bytes, const char *what);
+
+/* 0, or 130/143 once SIGINT/SIGTERM has arrived; poll between units of work and
+ * return it from main. */
+int cli_interrupted(void);
+
+/* ---- arrays from files (by extension .npy or .csv) ---------------------- */
+
+/* A (rows, cols) matrix in double; exit code 0 or 3 with the line printed. */
+int cli_read_matrix(const struct cli_common *cfg, const char *path, gsl_matrix **out);
+int cli_read_vector(const struct cli_common *cfg, const char *path, gsl_vector **out);
+int cli_write_matrix(const struct cli_common *cfg, const char *path, const gsl_matrix *m);
+int cli_write_vector(const struct cli_common *cfg, const char *path, const gsl_vector *v);
+
+/* ---- tables -------------------------------------------------------------- */
+
+struct table;
+/* Opens `path` (NULL: cfg->out) with the metadata lines and the header row.
+ * `columns` is the header, comma separated. Returns NULL with the line printed. */
+struct table *table_open(const struct cli_common *cfg, const char *path, const char *columns);
+void table_note(struct table *t, const char *format, ...)    /* a "# ..." line; before the first row */
+    __attribute__((format(printf, 2, 3)));
+/* Cells in column order; a non-finite number is written as an empty cell. */
+void table_num(struct table *t, double x);                   /* %.17g */
+void table_int(struct table *t, uint64_t x);
+void table_text(struct table *t, const char *text);
+void table_empty(struct table *t);
+void table_end_row(struct table *t);                         /* asserts the number of cells */
+/* With code 0 flushes, renames into place and returns 0 (1 if that failed, with
+ * the line printed); otherwise discards and returns code. */
+int table_close(struct table *t, int code);
+
+/* ---- verdict rows ---------------------------------------------------------- */
+
+struct verdicts;
+/* Rows of this program, collected and written by verdicts_close in place of its
+ * earlier ones (under a lock). With cfg->verdicts NULL everything is a no-op. The
+ * rule of each row is read from the ledger, never from the program. */
+struct verdicts *verdicts_open(const struct cli_common *cfg, const char *stem);
+/* `claim` "T2", `row` a slug of its own within the claim, unique. Unknown in the
+ * ledger: verdicts_close fails. */
+void verdicts_add(struct verdicts *v, const char *claim, const char *row, struct interval measured);
+void verdicts_not_tested(struct verdicts *v, const char *claim, const char *row);
+int verdicts_close(struct verdicts *v, int code);
+
+/* ---- progress ---------------------------------------------------------------- */
+
+struct progress;
+/* On a terminal one line with time left, else a plain line now and then; silent
+ * with --quiet. */
+struct progress *progress_start(const struct cli_common *cfg, const char *what, double total);
+void progress_to(struct progress *p, double done);           /* thread-safe */
+void progress_end(struct progress *p);
+
+/* ---- state: resume after any kill ---------------------------------------------- */
+
+/* A journal beside --out (OUT.state): finished units of work by key, each an array
+ * of doubles, appended with a checksum; a torn tail is dropped on reading. Bound
+ * to the program and all options that change results (`identity`, a string made
+ * by the caller); another identity starts afresh. With --out "-" or a target
+ * that is not a regular file there is no file and nothing is remembered. */
+struct journal;
+struct journal *journal_open(const struct cli_common *cfg, const char *identity);
+/* 1 and fills out[0..n) when `key` is there with n numbers, else 0. */
+int journal_get(struct journal *j, const char *key, double *out, size_t n);
+/* Appends (flushed to the disk). A later record of a key replaces an earlier one.
+ * Thread-safe. Returns 0, or EXIT_FAILED with the line printed. */
+int journal_put(struct journal *j, const char *key, const double *x, size_t n);
+/* code 0: the work is done, the file is removed. Else it stays. Returns code. */
+int journal_close(struct journal *j, int code);
+
+#endif
