@@ -1,9 +1,10 @@
-/* Counter-based random numbers (Random123, Philox4x32-10).
+/* Counter-based random numbers (Random123, Philox4x64-10).
  *
  * Row `row` of trial `trial` is a function of (seed, purpose, trial, row) alone,
  * so prefixes of one trial are nested and neither grid, order, threads nor
- * processes change a number. Gaussians consume a fixed number of counter values
- * (Box-Muller), never a rejection loop. */
+ * processes change a number; the first numbers of a row do not depend on how many
+ * are drawn. Gaussians consume a fixed number of counter values (Box-Muller), never a
+ * rejection loop, and have the same bits on every machine. Thread-safe. */
 #ifndef COMMON_RANDOM_H
 #define COMMON_RANDOM_H
 #include <stddef.h>
