@@ -124,8 +124,8 @@ struct attn_exact_grads { struct attn_out q, k, v, prefix_k, prefix_v; };
 
 PREFIX_NTK_API size_t attn_exact_backward_workspace(const struct attn_shape *shape, size_t prefix_len, int num_threads);
 
-/* q, k, v, prefix, out and rows of the forward call; gradients are overwritten,
- * keys no query sees get 0. */
+/* q, k, v, prefix, out and rows of the forward call; gradients are overwritten. Keys
+ * no query sees get 0; rows whose D is not positive and finite contribute nothing. */
 PREFIX_NTK_API int attn_exact_backward(const struct attn_shape *shape, float scale,
                                        struct attn_in q, struct attn_in k, struct attn_in v,
                                        const struct attn_prefix *prefix,
