@@ -1,0 +1,237 @@
+#include "theory/prefix_pass_kernel.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#include "theory/vmath.h"
+
+/* LANES doubles per vector; a score tile is SCORE_ROWS x SCORE_VECS vectors, a sum
+ * tile rows x vectors as sum_tile chooses. */
+#if defined(ISA_AVX512)
+enum { SCORE_VECS = 4, SCORE_ROWS = 6 };
+#elif defined(ISA_AVX2)
+enum { SCORE_VECS = 2, SCORE_ROWS = 6 };
+#else
+enum { SCORE_VECS = 2, SCORE_ROWS = 4 };
+#endif
+enum { LANES = VMATH_LANES, GROUP = SCORE_VECS * LANES };
+typedef vdouble vec;
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec load(const double *p) { vec v; memcpy(&v, p, sizeof v); return v; }
+INLINE void store(double *p, vec v) { memcpy(p, &v, sizeof v); }
+INLINE vec splat(double x) { return x - (vec){0}; }
+
+/* acc[q][v] = sum_k A[q, k] B[k, v]: `rows` rows of A (stride lda, element stride
+ * inc), SCORE_VECS vectors of B (stride PASS_TOKENS), over `len` terms. */
+INLINE void tile(const int rows, size_t len, const double *A, size_t lda, size_t inc,
+                 const double *B, vec acc[SCORE_ROWS][SCORE_VECS])
+{
+    for (size_t k = 0; k < len; k++) {
+        vec b[SCORE_VECS];
+#pragma GCC unroll 8
+        for (int v = 0; v < SCORE_VECS; v++) b[v] = load(B + k * PASS_TOKENS + v * LANES);
+#pragma GCC unroll 8
+        for (int q = 0; q < rows; q++) {
+            const vec a = splat(A[q * lda + k * inc]);
+#pragma GCC unroll 8
+            for (int v = 0; v < SCORE_VECS; v++) acc[q][v] += a * b[v];
+        }
+    }
+}
+
+INLINE double lane_max(vec x)
+{
+    double best = x[0];
+    for (int l = 1; l < LANES; l++) best = x[l] > best ? x[l] : best;
+    return best;
+}
+
+INLINE double lane_sum(vec x)
+{
+    double s = x[0];
+    for (int l = 1; l < LANES; l++) s += x[l];
+    return s;
+}
+
+INLINE void score_rows(const int rows, size_t dim, const double *X, const double *wt,
+                       const double *bias, double *weights)
+{
+    for (int g = 0; g < PASS_TOKENS; g += GROUP) {
+        vec acc[SCORE_ROWS][SCORE_VECS];
+#pragma GCC unroll 8
+        for (int q = 0; q < rows; q++)
+#pragma GCC unroll 8
+            for (int v = 0; v < SCORE_VECS; v++) acc[q][v] = load(bias + g + v * LANES);
+        tile(rows, dim, X, dim, 1, wt + g, acc);
+#pragma GCC unroll 8
+        for (int q = 0; q < rows; q++)
+#pragma GCC unroll 8
+            for (int v = 0; v < SCORE_VECS; v++)
+                store(weights + q * PASS_TOKENS + g + v * LANES, acc[q][v]);
+    }
+}
+
+/* sum[q] += sum_r weights[q, r] rows[r] for `rows` samples and `vecs` vectors of columns. */
+INLINE void sum_tile(const int rows, const int vecs, size_t dim_pad, const double *weights,
+                     const double *tokens, double *sum)
+{
+    vec acc[12][4];
+#pragma GCC unroll 12
+    for (int q = 0; q < rows; q++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) acc[q][v] = load(sum + q * dim_pad + v * LANES);
+    for (int r = 0; r < PASS_TOKENS; r++) {
+        vec b[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) b[v] = load(tokens + r * dim_pad + v * LANES);
+#pragma GCC unroll 12
+        for (int q = 0; q < rows; q++) {
+            const vec a = splat(weights[q * PASS_TOKENS + r]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; v++) acc[q][v] += a * b[v];
+        }
+    }
+#pragma GCC unroll 12
+    for (int q = 0; q < rows; q++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) store(sum + q * dim_pad + v * LANES, acc[q][v]);
+}
+
+INLINE void sum_columns(const int many, const int vecs, size_t n, size_t dim_pad,
+                        const double *weights, const double *tokens, double *sum)
+{
+    size_t i = 0;
+    for (; i + many <= n; i += many)
+        sum_tile(many, vecs, dim_pad, weights + i * PASS_TOKENS, tokens, sum + i * dim_pad);
+    for (; i + 4 <= n; i += 4)
+        sum_tile(4, vecs, dim_pad, weights + i * PASS_TOKENS, tokens, sum + i * dim_pad);
+    for (; i < n; i++)
+        sum_tile(1, vecs, dim_pad, weights + i * PASS_TOKENS, tokens, sum + i * dim_pad);
+}
+
+void ISA_NAME(pass_accumulate)(size_t n, size_t dim, size_t dim_pad, const double *X,
+                               const double *wt, const double *bias, const double *rows,
+                               double *weights, double *top, double *mass, double *sum)
+{
+    size_t i = 0;
+    for (; i + SCORE_ROWS <= n; i += SCORE_ROWS)
+        score_rows(SCORE_ROWS, dim, X + i * dim, wt, bias, weights + i * PASS_TOKENS);
+    for (; i + 2 <= n; i += 2)
+        score_rows(2, dim, X + i * dim, wt, bias, weights + i * PASS_TOKENS);
+    for (; i < n; i++)
+        score_rows(1, dim, X + i * dim, wt, bias, weights + i * PASS_TOKENS);
+
+    for (i = 0; i < n; i++) {
+        double *w = weights + i * PASS_TOKENS;
+        vec best = load(w);
+#pragma GCC unroll 16
+        for (int v = LANES; v < PASS_TOKENS; v += LANES) best = vmath_max(load(w + v), best);
+        const double here = lane_max(best);
+        /* A NaN score fails this comparison, stays in the weights and shows in the mass. */
+        if (here > top[i]) {
+            const double shrink = exp(top[i] - here);
+            mass[i] *= shrink;
+            for (size_t k = 0; k < dim_pad; k++) sum[i * dim_pad + k] *= shrink;
+            top[i] = here;
+        }
+        const vec shift = splat(top[i]);
+        vec total = {0};
+#pragma GCC unroll 16
+        for (int v = 0; v < PASS_TOKENS; v += LANES) {
+            const vec e = vmath_exp(load(w + v) - shift);
+            store(w + v, e);
+            total += e;
+        }
+        mass[i] += lane_sum(total);
+    }
+
+    size_t k = 0;
+#if defined(ISA_AVX512)
+    for (; k + 4 * LANES <= dim_pad; k += 4 * LANES)
+        sum_columns(6, 4, n, dim_pad, weights, rows + k, sum + k);
+    for (; k + 2 * LANES <= dim_pad; k += 2 * LANES)
+        sum_columns(12, 2, n, dim_pad, weights, rows + k, sum + k);
+    for (; k < dim_pad; k += LANES)
+        sum_columns(12, 1, n, dim_pad, weights, rows + k, sum + k);
+#else
+    for (; k + 2 * LANES <= dim_pad; k += 2 * LANES)
+        sum_columns(6, 2, n, dim_pad, weights, rows + k, sum + k);
+    for (; k < dim_pad; k += LANES)
+        sum_columns(8, 1, n, dim_pad, weights, rows + k, sum + k);
+#endif
+}
+
+/* Coefficients of x_i and R_i for `samples` samples: the scores and the <R_i, w_r>
+ * come from one tile, since the rows of XR alternate. */
+INLINE void coeff_rows(const int samples, size_t dim, const double *XR, const double *offset,
+                       const double *c, const double *wt, const double *signs, double *coeff)
+{
+    for (int g = 0; g < PASS_TOKENS; g += GROUP) {
+        vec acc[SCORE_ROWS][SCORE_VECS];
+#pragma GCC unroll 8
+        for (int q = 0; q < 2 * samples; q++)
+#pragma GCC unroll 8
+            for (int v = 0; v < SCORE_VECS; v++) acc[q][v] = (vec){0};
+        tile(2 * samples, dim, XR, dim, 1, wt + g, acc);
+#pragma GCC unroll 4
+        for (int q = 0; q < samples; q++)
+#pragma GCC unroll 8
+            for (int v = 0; v < SCORE_VECS; v++) {
+                const vec a = load(signs + g + v * LANES);
+                const vec p = vmath_exp(acc[2 * q][v] - splat(offset[q]));
+                double *to = coeff + 2 * q * PASS_TOKENS + g + v * LANES;
+                store(to, p * (a * acc[2 * q + 1][v] - splat(c[q])));
+                store(to + PASS_TOKENS, a * p);
+            }
+    }
+}
+
+INLINE void gradient_rows(const int rows, size_t len, size_t dim, const double *XR,
+                          const double *coeff, double *dwt)
+{
+    for (int g = 0; g < PASS_TOKENS; g += GROUP) {
+        vec acc[SCORE_ROWS][SCORE_VECS];
+#pragma GCC unroll 8
+        for (int q = 0; q < rows; q++)
+#pragma GCC unroll 8
+            for (int v = 0; v < SCORE_VECS; v++)
+                acc[q][v] = load(dwt + q * PASS_TOKENS + g + v * LANES);
+        tile(rows, len, XR, 1, dim, coeff + g, acc);
+#pragma GCC unroll 8
+        for (int q = 0; q < rows; q++)
+#pragma GCC unroll 8
+            for (int v = 0; v < SCORE_VECS; v++)
+                store(dwt + q * PASS_TOKENS + g + v * LANES, acc[q][v]);
+    }
+}
+
+void ISA_NAME(pass_gradient)(size_t n, size_t dim, const double *XR, const double *offset,
+                             const double *c, const double *wt, const double *signs,
+                             double *coeff, double *dwt)
+{
+    memset(dwt, 0, dim * PASS_TOKENS * sizeof *dwt);
+    for (size_t first = 0; first < n; first += PASS_SAMPLES) {
+        const size_t count = n - first < PASS_SAMPLES ? n - first : PASS_SAMPLES;
+        const double *xr = XR + 2 * first * dim;
+        size_t i = 0, k = 0;
+        for (; i + SCORE_ROWS / 2 <= count; i += SCORE_ROWS / 2)
+            coeff_rows(SCORE_ROWS / 2, dim, xr + 2 * i * dim, offset + first + i, c + first + i,
+                       wt, signs, coeff + 2 * i * PASS_TOKENS);
+        for (; i < count; i++)
+            coeff_rows(1, dim, xr + 2 * i * dim, offset + first + i, c + first + i,
+                       wt, signs, coeff + 2 * i * PASS_TOKENS);
+        for (; k + SCORE_ROWS <= dim; k += SCORE_ROWS)
+            gradient_rows(SCORE_ROWS, 2 * count, dim, xr + k, coeff, dwt + k * PASS_TOKENS);
+        for (; k + 2 <= dim; k += 2)
+            gradient_rows(2, 2 * count, dim, xr + k, coeff, dwt + k * PASS_TOKENS);
+        for (; k < dim; k++)
+            gradient_rows(1, 2 * count, dim, xr + k, coeff, dwt + k * PASS_TOKENS);
+    }
+}
+
+void ISA_NAME(pass_exp)(const double *x, double *out, size_t n)
+{
+    for (size_t i = 0; i < n; i += LANES) store(out + i, vmath_exp(load(x + i)));
+}

@@ -1,0 +1,43 @@
+/* The two inner loops of a pass over prefix tokens, one block of tokens at a time.
+ *
+ * Tokens lie in vector lanes: wt is (dim, PASS_TOKENS), column r is a token; a
+ * block with fewer tokens is filled up with w = 0, sign 0 and bias -infinity. */
+#ifndef THEORY_PREFIX_PASS_KERNEL_H
+#define THEORY_PREFIX_PASS_KERNEL_H
+#include <stddef.h>
+#include "common/isa.h"
+
+enum {
+    PASS_TOKENS = 32,     /* tokens of a block */
+    PASS_SAMPLES = 24,    /* samples whose coefficients are held at a time */
+    PASS_PAD = 8          /* columns of token rows and sums are padded to this */
+};
+
+/* Adds a block to the running softmax sums of every sample,
+ *   top_i = max_r s_ir    mass_i = sum_r e^{s_ir - top_i}    sum_i = sum_r e^{s_ir - top_i} a_r w_r
+ * with s_ir = <x_i, w_r> + bias_r.
+ * X (n, dim); rows (PASS_TOKENS, dim_pad) holds a_r w_r; sum (n, dim_pad); weights:
+ * scratch (n, PASS_TOKENS). */
+typedef void pass_accumulate_fn(size_t n, size_t dim, size_t dim_pad, const double *X,
+                                const double *wt, const double *bias, const double *rows,
+                                double *weights, double *top, double *mass, double *sum);
+
+/* Loss gradient of a block, transposed:
+ *   dwt_r = sum_i p_ir [ a_r R_i + (a_r <R_i,w_r> - c_i) x_i ],  p_ir = e^{s_ir - offset_i}
+ * XR (2 n, dim): rows 2i and 2i+1 are x_i and R_i; coeff: scratch (2 PASS_SAMPLES, PASS_TOKENS). */
+typedef void pass_gradient_fn(size_t n, size_t dim, const double *XR, const double *offset,
+                              const double *c, const double *wt, const double *signs,
+                              double *coeff, double *dwt);
+
+/* out[i] = e^{x[i]}, for tests; n a multiple of 8. */
+typedef void pass_exp_fn(const double *x, double *out, size_t n);
+
+#define PASS_DECLARE(isa)                                                                  \
+    pass_accumulate_fn ISA_PASTE(pass_accumulate, isa);                                    \
+    pass_gradient_fn ISA_PASTE(pass_gradient, isa);                                        \
+    pass_exp_fn ISA_PASTE(pass_exp, isa);
+PASS_DECLARE(portable)
+PASS_DECLARE(avx2)
+PASS_DECLARE(avx512)
+
+#endif
