@@ -1,7 +1,5 @@
 #include "common/random.h"
 
-#include "common/isa.h"
-
 #include <Random123/philox.h>
 #include <math.h>
 #include <string.h>
@@ -32,9 +30,8 @@ static inline double unit_of(uint64_t bits)
 
 /* Eight normals from eight words by Box-Muller: radius from words 0..3, direction
  * from words 4..7. Logarithm, sine and cosine are written out in elementary
- * operations, each rounded once, so that every instruction set, compiler and C
- * library gives the same bits. Vectors stay inside the function: their calling
- * convention depends on the instruction set. */
+ * operations, each rounded once, so that every machine, compiler and C library gives
+ * the same bits. */
 typedef double double4 __attribute__((vector_size(32)));
 typedef uint64_t uint4 __attribute__((vector_size(32)));
 typedef int64_t int4 __attribute__((vector_size(32)));
@@ -42,8 +39,7 @@ enum { LANES = 4, BATCH = 2 * LANES, WORDS = BATCH };
 
 #define SELECT(mask, a, b) ((double4)(((int4)(a) & (mask)) | ((int4)(b) & ~(mask))))
 
-static inline __attribute__((always_inline)) void box_muller(const uint64_t words[WORDS],
-                                                             double out[BATCH])
+static inline void box_muller(const uint64_t words[WORDS], double out[BATCH])
 {
     const uint4 one_bits = (uint4){ 0 } + UINT64_C(0x3ff0000000000000);
     const int4 sign_bit = (int4){ 0 } + INT64_MIN;
@@ -110,9 +106,10 @@ static inline __attribute__((always_inline)) void box_muller(const uint64_t word
     memcpy(out + LANES, &second, sizeof second);
 }
 
-static inline __attribute__((always_inline)) void normals(philox4x64_key_t key, uint64_t trial,
-                                                          uint64_t row, double *out, size_t n)
+void random_normal(uint64_t seed, enum random_purpose purpose, uint64_t trial, uint64_t row,
+                   double *out, size_t n)
 {
+    const philox4x64_key_t key = key_of(seed, purpose);
     for (size_t i = 0; i < n; i += BATCH) {
         uint64_t words[WORDS];
         for (size_t j = 0; j < 2; j++) {
@@ -127,26 +124,6 @@ static inline __attribute__((always_inline)) void normals(philox4x64_key_t key, 
             memcpy(out + i, last, (n - i) * sizeof *out);
         }
     }
-}
-
-#if defined(__x86_64__)
-__attribute__((target("avx2"))) static void normals_avx2(philox4x64_key_t key, uint64_t trial,
-                                                         uint64_t row, double *out, size_t n)
-{
-    normals(key, trial, row, out, n);
-}
-#endif
-
-void random_normal(uint64_t seed, enum random_purpose purpose, uint64_t trial, uint64_t row,
-                   double *out, size_t n)
-{
-#if defined(__x86_64__)
-    if (isa_current() != ISA_ID_PORTABLE) {
-        normals_avx2(key_of(seed, purpose), trial, row, out, n);
-        return;
-    }
-#endif
-    normals(key_of(seed, purpose), trial, row, out, n);
 }
 
 void random_uniform(uint64_t seed, enum random_purpose purpose, uint64_t trial, uint64_t row,

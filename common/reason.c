@@ -1,0 +1,13 @@
+#include "common/reason.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+int refuse(struct reason why, int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why.text, why.size, format, args);
+    va_end(args);
+    return code;
+}

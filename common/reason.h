@@ -1,0 +1,12 @@
+/* Why something was refused: one line for a person, in the caller's buffer. */
+#ifndef COMMON_REASON_H
+#define COMMON_REASON_H
+#include <stddef.h>
+
+struct reason { char *text; size_t size; };
+
+/* Formats the line and returns `code`, for `return refuse(why, GSL_EINVAL, ...)`. */
+int refuse(struct reason why, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif
