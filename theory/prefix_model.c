@@ -1,12 +1,11 @@
-/* The one-layer prefix model, plain loops. */
 #include "prefix_ntk/prefix_model.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <gsl/gsl_errno.h>
 #include "common/random.h"
+#include "theory/prefix_pass.h"
 
 int prefix_draw(uint64_t seed, uint64_t trial, enum prefix_signs law, double sigma,
                 gsl_matrix *W, gsl_vector *signs, int num_threads)
@@ -32,41 +31,25 @@ int prefix_draw(uint64_t seed, uint64_t trial, enum prefix_signs law, double sig
     return GSL_SUCCESS;
 }
 
-/* Scores of one sample into s; returns log sum exp. */
-static double score_row(const gsl_matrix *W, const double *x, double *s)
+/* F = m sum / mass. */
+static void outputs(const struct prefix_pass *p, gsl_matrix *F)
 {
-    double top = -INFINITY, sum = 0.0;
-    for (size_t r = 0; r < W->size1; r++) {
-        const double *w = gsl_matrix_const_ptr(W, r, 0);
-        double dot = 0.0;
-        for (size_t k = 0; k < W->size2; k++) dot += w[k] * x[k];
-        s[r] = dot;
-        if (dot > top) top = dot;
-    }
-    for (size_t r = 0; r < W->size1; r++) sum += exp(s[r] - top);
-    return top + log(sum);
+    for (size_t i = 0; i < p->num_samples; i++)
+        for (size_t k = 0; k < p->dim; k++)
+            gsl_matrix_set(F, i, k, (double)p->prefix_len * (p->sum[i * p->dim_pad + k] / p->mass[i]));
 }
 
 int prefix_model_forward(const gsl_matrix *W, const gsl_vector *signs, const gsl_matrix *X,
                          gsl_matrix *F, int num_threads)
 {
-    const size_t m = W->size1, d = W->size2, n = X->size1;
-    if (signs->size != m || X->size2 != d || F->size1 != n || F->size2 != d) return GSL_EBADLEN;
-    (void)num_threads;
-    double *s = malloc(m * sizeof *s);
-    if (!s) return GSL_ENOMEM;
-    gsl_matrix_set_zero(F);
-    for (size_t i = 0; i < n; i++) {
-        const double lse = score_row(W, gsl_matrix_const_ptr(X, i, 0), s);
-        double *f = gsl_matrix_ptr(F, i, 0);
-        for (size_t r = 0; r < m; r++) {
-            const double p = (double)m * gsl_vector_get(signs, r) * exp(s[r] - lse);
-            const double *w = gsl_matrix_const_ptr(W, r, 0);
-            for (size_t k = 0; k < d; k++) f[k] += p * w[k];
-        }
-    }
-    free(s);
-    return GSL_SUCCESS;
+    if (signs->size != W->size1 || X->size2 != W->size2 || F->size1 != X->size1 || F->size2 != W->size2)
+        return GSL_EBADLEN;
+    struct prefix_pass *p = prefix_pass_alloc(signs, X, num_threads);
+    if (!p) return GSL_ENOMEM;
+    const int status = prefix_pass_sums(p, gsl_matrix_const_ptr(W, 0, 0), W->tda);
+    if (!status) outputs(p, F);
+    prefix_pass_free(p);
+    return status;
 }
 
 int prefix_model_loss(const gsl_matrix *F, const gsl_matrix *Y, double *loss)
@@ -87,33 +70,34 @@ int prefix_model_gradient(const gsl_matrix *W, const gsl_vector *signs, const gs
                           int num_threads)
 {
     const size_t m = W->size1, d = W->size2, n = X->size1;
-    if (dW->size1 != m || dW->size2 != d || Y->size1 != n || Y->size2 != d) return GSL_EBADLEN;
-    gsl_matrix *own = F ? NULL : gsl_matrix_alloc(n, d);
-    double *s = malloc(m * sizeof *s);
+    if (signs->size != m || X->size2 != d || dW->size1 != m || dW->size2 != d || Y->size1 != n
+        || Y->size2 != d || (F && (F->size1 != n || F->size2 != d)))
+        return GSL_EBADLEN;
+    struct prefix_pass *p = prefix_pass_alloc(signs, X, num_threads);
+    double *R = malloc(n * d * sizeof *R), *c = malloc(n * sizeof *c), *lse = malloc(n * sizeof *lse);
     int status = GSL_ENOMEM;
-    if (!F) F = own;
-    if (!F || !s) goto done;
-    if ((status = prefix_model_forward(W, signs, X, F, num_threads))) goto done;
-    double value = 0.0;
-    if ((status = prefix_model_loss(F, Y, &value))) goto done;
-    if (loss) *loss = value;
-    gsl_matrix_set_zero(dW);
+    if (!p || !R || !c || !lse) goto done;
+    if ((status = prefix_pass_sums(p, gsl_matrix_const_ptr(W, 0, 0), W->tda))) goto done;
+    if (F) outputs(p, F);
+    double twice = 0.0;
     for (size_t i = 0; i < n; i++) {
-        const double *x = gsl_matrix_const_ptr(X, i, 0), *f = gsl_matrix_const_ptr(F, i, 0);
-        const double *y = gsl_matrix_const_ptr(Y, i, 0);
-        const double lse = score_row(W, x, s);
-        double c = 0.0;                                     /* <R_i, mu_i> */
-        for (size_t k = 0; k < d; k++) c += (f[k] - y[k]) * f[k] / (double)m;
-        for (size_t r = 0; r < m; r++) {
-            const double p = (double)m * exp(s[r] - lse), a = gsl_vector_get(signs, r);
-            const double *w = gsl_matrix_const_ptr(W, r, 0);
-            double *g = gsl_matrix_ptr(dW, r, 0), dot = 0.0;  /* <R_i, w_r> */
-            for (size_t k = 0; k < d; k++) dot += (f[k] - y[k]) * w[k];
-            for (size_t k = 0; k < d; k++) g[k] += p * (a * (f[k] - y[k]) + x[k] * (a * dot - c));
+        lse[i] = p->top[i] + log(p->mass[i]);
+        c[i] = 0.0;
+        for (size_t k = 0; k < d; k++) {
+            const double mu = p->sum[i * p->dim_pad + k] / p->mass[i];
+            const double residual = (double)m * mu - gsl_matrix_get(Y, i, k);
+            R[i * d + k] = residual;
+            c[i] += residual * mu;                          /* <R_i, mu_i> */
+            twice += residual * residual;
         }
     }
+    if (!isfinite(twice)) { status = GSL_EDOM; goto done; }
+    if (loss) *loss = 0.5 * twice;
+    prefix_pass_gradient(p, R, c, lse, gsl_matrix_const_ptr(W, 0, 0), W->tda, dW->data, dW->tda);
 done:
-    free(s);
-    gsl_matrix_free(own);
+    free(lse);
+    free(c);
+    free(R);
+    prefix_pass_free(p);
     return status;
 }

@@ -1,0 +1,326 @@
+#include "theory/prefix_pass.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <omp.h>
+#include <gsl/gsl_errno.h>
+#include "common/isa.h"
+#include "theory/prefix_pass_kernel.h"
+
+enum {
+    CHUNK_BLOCKS_MIN = 8,          /* a chunk is worth handing to a thread ...           */
+    CHUNKS_PER_HALF_MAX = 128,     /* ... and their sums stay small beside the work      */
+    ALIGNMENT = 64
+};
+
+static size_t round_up(size_t x, size_t to) { return (x + to - 1) / to * to; }
+
+/* The cut of prefix_len tokens, a function of prefix_len alone. */
+static void cut(struct prefix_pass *p)
+{
+    const size_t m = p->prefix_len;
+    p->half[0] = 0;
+    p->half[1] = m - m / 2;
+    p->half[2] = m;
+    const size_t blocks = (p->half[1] + PASS_TOKENS - 1) / PASS_TOKENS;
+    size_t per_chunk = (blocks + CHUNKS_PER_HALF_MAX - 1) / CHUNKS_PER_HALF_MAX;
+    if (per_chunk < CHUNK_BLOCKS_MIN) per_chunk = CHUNK_BLOCKS_MIN;
+    p->chunk_len = per_chunk * PASS_TOKENS;
+    p->first_chunk[0] = 0;
+    for (int h = 0; h < 2; h++) {
+        const size_t len = p->half[h + 1] - p->half[h];
+        p->first_chunk[h + 1] = p->first_chunk[h] + (len + p->chunk_len - 1) / p->chunk_len;
+    }
+    p->num_chunks = p->first_chunk[2];
+}
+
+static void chunk_range(const struct prefix_pass *p, size_t chunk, size_t *begin, size_t *end)
+{
+    const int h = chunk >= p->first_chunk[1];
+    *begin = p->half[h] + (chunk - p->first_chunk[h]) * p->chunk_len;
+    *end = *begin + p->chunk_len < p->half[h + 1] ? *begin + p->chunk_len : p->half[h + 1];
+}
+
+static void sizes(struct prefix_pass *p)
+{
+    p->dim_pad = round_up(p->dim, PASS_PAD);
+    cut(p);
+    p->partial_size = round_up(p->num_samples * (p->dim_pad + 2), ALIGNMENT / sizeof(double));
+    /* wt, dwt, rows, weights, coeff, signs, bias */
+    p->scratch_size = PASS_TOKENS * (2 * p->dim + p->dim_pad + p->num_samples + 2 * PASS_SAMPLES + 2);
+    p->scratch_size = round_up(p->scratch_size, ALIGNMENT / sizeof(double));
+}
+
+size_t prefix_pass_bytes(size_t prefix_len, size_t dim, size_t num_samples, int num_threads)
+{
+    struct prefix_pass p = { .prefix_len = prefix_len, .dim = dim, .num_samples = num_samples };
+    sizes(&p);
+    return sizeof(double) * (num_samples * (3 * dim + p.dim_pad + 4) + prefix_len
+                             + p.num_chunks * p.partial_size + (size_t)num_threads * p.scratch_size);
+}
+
+static double *aligned(size_t count)
+{
+    return aligned_alloc(ALIGNMENT, round_up((count ? count : 1) * sizeof(double), ALIGNMENT));
+}
+
+struct prefix_pass *prefix_pass_alloc(const gsl_vector *signs, const gsl_matrix *X, int num_threads)
+{
+    struct prefix_pass *p = calloc(1, sizeof *p);
+    if (!p) return NULL;
+    p->prefix_len = signs->size;
+    p->dim = X->size2;
+    p->num_samples = X->size1;
+    p->num_threads = num_threads > 1 ? num_threads : 1;
+    sizes(p);
+    const size_t n = p->num_samples, d = p->dim;
+    p->X = aligned(n * d);
+    p->XR = aligned(2 * n * d);
+    p->offset = aligned(n);
+    p->c = aligned(n);
+    p->signs = aligned(p->prefix_len);
+    p->top = aligned(n);
+    p->mass = aligned(n);
+    p->sum = aligned(n * p->dim_pad);
+    p->partial = aligned(p->num_chunks * p->partial_size);
+    p->scratch = aligned((size_t)p->num_threads * p->scratch_size);
+    if (!p->X || !p->XR || !p->offset || !p->c || !p->signs || !p->top || !p->mass || !p->sum
+        || !p->partial || !p->scratch) {
+        prefix_pass_free(p);
+        return NULL;
+    }
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < d; k++)
+            p->X[i * d + k] = p->XR[2 * i * d + k] = gsl_matrix_get(X, i, k);
+    for (size_t r = 0; r < p->prefix_len; r++) p->signs[r] = gsl_vector_get(signs, r);
+    return p;
+}
+
+void prefix_pass_free(struct prefix_pass *p)
+{
+    if (!p) return;
+    free(p->X);
+    free(p->XR);
+    free(p->offset);
+    free(p->c);
+    free(p->signs);
+    free(p->top);
+    free(p->mass);
+    free(p->sum);
+    free(p->partial);
+    free(p->scratch);
+    free(p);
+}
+
+/* One thread's block of tokens. */
+struct block {
+    double *wt, *dwt, *rows, *weights, *coeff, *signs, *bias;
+    size_t live;
+};
+
+static struct block block_of(const struct prefix_pass *p, int thread)
+{
+    struct block b;
+    double *at = p->scratch + (size_t)thread * p->scratch_size;
+    b.wt = at;
+    b.dwt = at += PASS_TOKENS * p->dim;
+    b.rows = at += PASS_TOKENS * p->dim;
+    b.weights = at += PASS_TOKENS * p->dim_pad;
+    b.coeff = at += PASS_TOKENS * p->num_samples;
+    b.signs = at += PASS_TOKENS * 2 * PASS_SAMPLES;
+    b.bias = at += PASS_TOKENS;
+    b.live = 0;
+    return b;
+}
+
+/* Tokens begin .. begin + live of W, transposed into lanes; the rest of the block
+ * becomes tokens that weigh nothing. */
+static void block_load(const struct prefix_pass *p, struct block *b, const double *W, size_t ld,
+                       size_t begin, size_t live)
+{
+    b->live = live;
+    for (size_t r = 0; r < PASS_TOKENS; r++) {
+        const int here = r < live;
+        b->signs[r] = here ? p->signs[begin + r] : 0.0;
+        b->bias[r] = here ? 0.0 : -INFINITY;
+        const double *w = W + (begin + r) * ld;
+        for (size_t k = 0; k < p->dim; k++) b->wt[k * PASS_TOKENS + r] = here ? w[k] : 0.0;
+    }
+}
+
+/* a_r w_r as padded rows, from the lanes. */
+static void block_rows(const struct prefix_pass *p, struct block *b)
+{
+    for (size_t r = 0; r < PASS_TOKENS; r++) {
+        double *row = b->rows + r * p->dim_pad;
+        for (size_t k = 0; k < p->dim; k++) row[k] = b->signs[r] * b->wt[k * PASS_TOKENS + r];
+        for (size_t k = p->dim; k < p->dim_pad; k++) row[k] = 0.0;
+    }
+}
+
+struct sums { double *top, *mass, *sum; };
+
+static struct sums partial_of(const struct prefix_pass *p, size_t chunk)
+{
+    double *at = p->partial + chunk * p->partial_size;
+    return (struct sums){ at, at + p->num_samples, at + 2 * p->num_samples };
+}
+
+static void sums_clear(const struct prefix_pass *p, struct sums s)
+{
+    for (size_t i = 0; i < p->num_samples; i++) s.top[i] = -INFINITY;
+    memset(s.mass, 0, p->num_samples * sizeof(double));
+    memset(s.sum, 0, p->num_samples * p->dim_pad * sizeof(double));
+}
+
+/* into += from, both scaled to the larger maximum. */
+static void sums_merge(const struct prefix_pass *p, struct sums into, struct sums from)
+{
+    for (size_t i = 0; i < p->num_samples; i++) {
+        const double top = from.top[i] > into.top[i] ? from.top[i] : into.top[i];
+        const double mine = exp(into.top[i] - top), other = exp(from.top[i] - top);
+        into.top[i] = top;
+        into.mass[i] = mine * into.mass[i] + other * from.mass[i];
+        double *a = into.sum + i * p->dim_pad;
+        const double *b = from.sum + i * p->dim_pad;
+        for (size_t k = 0; k < p->dim; k++) a[k] = mine * a[k] + other * b[k];
+    }
+}
+
+/* Merges all chunks into top, mass, sum. */
+static int merge(struct prefix_pass *p)
+{
+    for (int h = 0; h < 2; h++) {
+        const size_t first = p->first_chunk[h], count = p->first_chunk[h + 1] - first;
+        for (size_t stride = 1; stride < count; stride *= 2)
+            for (size_t c = 0; c + stride < count; c += 2 * stride)
+                sums_merge(p, partial_of(p, first + c), partial_of(p, first + c + stride));
+    }
+    const struct sums all = partial_of(p, 0);
+    if (p->first_chunk[2] > p->first_chunk[1]) sums_merge(p, all, partial_of(p, p->first_chunk[1]));
+    memcpy(p->top, all.top, p->num_samples * sizeof(double));
+    memcpy(p->mass, all.mass, p->num_samples * sizeof(double));
+    memcpy(p->sum, all.sum, p->num_samples * p->dim_pad * sizeof(double));
+    for (size_t i = 0; i < p->num_samples; i++)
+        if (!(isfinite(p->top[i]) && p->mass[i] > 0.0 && isfinite(p->mass[i]))) return GSL_EDOM;
+    return GSL_SUCCESS;
+}
+
+static pass_accumulate_fn *accumulate_fn(void)
+{
+#if defined(__x86_64__)
+    if (isa_current() == ISA_ID_AVX512) return pass_accumulate_avx512;
+    if (isa_current() == ISA_ID_AVX2) return pass_accumulate_avx2;
+#endif
+    return pass_accumulate_portable;
+}
+
+static pass_gradient_fn *gradient_fn(void)
+{
+#if defined(__x86_64__)
+    if (isa_current() == ISA_ID_AVX512) return pass_gradient_avx512;
+    if (isa_current() == ISA_ID_AVX2) return pass_gradient_avx2;
+#endif
+    return pass_gradient_portable;
+}
+
+/* Threads for one pass: starting them costs more than a small pass takes. */
+static int threads_for(const struct prefix_pass *p)
+{
+    const double work = (double)p->prefix_len * (double)p->num_samples * (double)p->dim;
+    const int most = p->num_chunks < (size_t)p->num_threads ? (int)p->num_chunks : p->num_threads;
+    return work > 262144.0 ? most : 1;
+}
+
+int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld)
+{
+    pass_accumulate_fn *accumulate = accumulate_fn();
+#pragma omp parallel num_threads(threads_for(p))
+    {
+        struct block b = block_of(p, omp_get_thread_num());
+#pragma omp for schedule(dynamic, 1)
+        for (size_t chunk = 0; chunk < p->num_chunks; chunk++) {
+            size_t begin, end;
+            chunk_range(p, chunk, &begin, &end);
+            const struct sums s = partial_of(p, chunk);
+            sums_clear(p, s);
+            for (size_t r = begin; r < end; r += PASS_TOKENS) {
+                block_load(p, &b, W, ld, r, end - r < PASS_TOKENS ? end - r : PASS_TOKENS);
+                block_rows(p, &b);
+                accumulate(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, b.weights,
+                           s.top, s.mass, s.sum);
+            }
+        }
+    }
+    return merge(p);
+}
+
+/* R into the odd rows of XR, and the exponent that makes e^{s - offset} = m S. */
+static void gradient_setup(struct prefix_pass *p, const double *R, const double *c, const double *lse)
+{
+    const double log_m = log((double)p->prefix_len);
+    for (size_t i = 0; i < p->num_samples; i++) {
+        memcpy(p->XR + (2 * i + 1) * p->dim, R + i * p->dim, p->dim * sizeof(double));
+        p->offset[i] = lse[i] - log_m;
+        p->c[i] = c[i];
+    }
+}
+
+void prefix_pass_gradient(struct prefix_pass *p, const double *R, const double *c, const double *lse,
+                          const double *W, size_t ld, double *dW, size_t ld_dW)
+{
+    pass_gradient_fn *gradient = gradient_fn();
+    gradient_setup(p, R, c, lse);
+#pragma omp parallel num_threads(threads_for(p))
+    {
+        struct block b = block_of(p, omp_get_thread_num());
+#pragma omp for schedule(dynamic, 1)
+        for (size_t chunk = 0; chunk < p->num_chunks; chunk++) {
+            size_t begin, end;
+            chunk_range(p, chunk, &begin, &end);
+            for (size_t r = begin; r < end; r += PASS_TOKENS) {
+                block_load(p, &b, W, ld, r, end - r < PASS_TOKENS ? end - r : PASS_TOKENS);
+                gradient(p->num_samples, p->dim, p->XR, p->offset, p->c, b.wt, b.signs, b.coeff, b.dwt);
+                for (size_t q = 0; q < b.live; q++)
+                    for (size_t k = 0; k < p->dim; k++)
+                        dW[(r + q) * ld_dW + k] = b.dwt[k * PASS_TOKENS + q];
+            }
+        }
+    }
+}
+
+int prefix_pass_descend(struct prefix_pass *p, const double *R, const double *c, const double *lse,
+                        double step_size, double *W, size_t ld)
+{
+    pass_accumulate_fn *accumulate = accumulate_fn();
+    pass_gradient_fn *gradient = gradient_fn();
+    gradient_setup(p, R, c, lse);
+#pragma omp parallel num_threads(threads_for(p))
+    {
+        struct block b = block_of(p, omp_get_thread_num());
+#pragma omp for schedule(dynamic, 1)
+        for (size_t chunk = 0; chunk < p->num_chunks; chunk++) {
+            size_t begin, end;
+            chunk_range(p, chunk, &begin, &end);
+            const struct sums s = partial_of(p, chunk);
+            sums_clear(p, s);
+            /* A block is read once: its gradient, its update and its part of the next
+             * forward pass, while it is in the first cache. */
+            for (size_t r = begin; r < end; r += PASS_TOKENS) {
+                block_load(p, &b, W, ld, r, end - r < PASS_TOKENS ? end - r : PASS_TOKENS);
+                gradient(p->num_samples, p->dim, p->XR, p->offset, p->c, b.wt, b.signs, b.coeff, b.dwt);
+                for (size_t q = 0; q < b.live; q++)
+                    for (size_t k = 0; k < p->dim; k++) {
+                        double *w = b.wt + k * PASS_TOKENS + q;
+                        *w -= step_size * b.dwt[k * PASS_TOKENS + q];
+                        W[(r + q) * ld + k] = *w;
+                    }
+                block_rows(p, &b);
+                accumulate(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, b.weights,
+                           s.top, s.mass, s.sum);
+            }
+        }
+    }
+    return merge(p);
+}
