@@ -29,6 +29,27 @@ PREFIX_NTK_API int ntk_gram_syrk(const gsl_matrix *W, const gsl_vector *signs, c
 PREFIX_NTK_API int ntk_limit(const gsl_matrix *X1, const gsl_matrix *X2, double sigma,
                              enum prefix_signs law, enum ntk_kernel kernel, gsl_matrix *limit);
 
+/* How far a finite prefix is from the limit, to first order in 1/sqrt(m):
+ *
+ *   sqrt(E ||K_m - K*||_F^2) / ||K*||_F  ->  constant / sqrt(m)
+ *
+ * Exact in the limit for every law (closed form, docs/derivations.md). The variance
+ * is carried by tokens 2 sigma ||x_i + x_j|| standard deviations out; until the
+ * prefix holds such tokens the error looks smaller than this and falls more slowly.
+ * *prefix_len_min (may be NULL) receives the m at which one of them is expected.
+ * GSL_EDOM when sigma is not positive, X not finite, or the limit is 0;
+ * GSL_EOVRFLW when the variance exceeds the range of a double. */
+PREFIX_NTK_API int ntk_error_constant(const gsl_matrix *X, double sigma, enum prefix_signs law,
+                                      enum ntk_kernel kernel, double *constant,
+                                      double *prefix_len_min);
+
+/* Eigenvalues of a symmetric matrix in ascending order; each is off by at most
+ * about size * DBL_EPSILON * (the largest), whatever its own size. */
+PREFIX_NTK_API int ntk_eigenvalues(const gsl_matrix *symmetric, gsl_vector *eigenvalues);
+
+/* The smallest of them alone. */
+PREFIX_NTK_API int ntk_lambda_min(const gsl_matrix *symmetric, double *lambda_min);
+
 #ifdef __cplusplus
 }
 #endif
