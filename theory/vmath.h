@@ -15,33 +15,39 @@
 typedef double vdouble __attribute__((vector_size(8 * VMATH_LANES)));
 typedef int64_t vint64 __attribute__((vector_size(8 * VMATH_LANES)));
 
-/* e^x to 1.5 ulp for -708 <= x <= 709; smaller x (-infinity too) give 0,
- * larger ones are not for this routine; NaN stays NaN.
+/* e^x 2^-k for integers k, within 1 ulp: 0 when that is below 2^-1022, never to be
+ * used above 2^1023; NaN stays NaN. Scaling is exact: for k = 0 and any other k the
+ * results differ by 2^k and nothing else. |x| up to 2^20.
  *
- * x = j ln 2 + t with |t| <= ln 2 / 2: Taylor's polynomial of degree 13 leaves
- * t^14/14! < 5e-18, and 2^j goes into the exponent field. */
-static inline __attribute__((always_inline)) vdouble vmath_exp(vdouble x)
+ * x = j ln 2 + t with |t| <= ln 2 / 2, e^t = 1 + t + t^2 q(t) with q of degree 10 of
+ * least relative error of e^t (below 1e-18; exchange on the weighted error). */
+static inline __attribute__((always_inline)) vdouble vmath_exp_scaled(vdouble x, vdouble k)
 {
     const double magic = 0x1.8p52;               /* adding it rounds to an integer */
+    const vdouble j = (x * 0x1.71547652b82fep0 + magic) - magic;
+    vdouble t = x - j * 0x1.62e42fee00000p-1;    /* ln 2, high part: j times it is exact */
+    t = t - j * 0x1.a39ef35793c76p-33;
+    const vdouble t2 = t * t, t4 = t2 * t2;
+    const vdouble q0 = t * 0x1.555555555555bp-3 + 0x1.0000000000000p-1;
+    const vdouble q1 = t * 0x1.111111110ec5cp-7 + 0x1.5555555555503p-5;
+    const vdouble q2 = t * 0x1.a01a01b37e959p-13 + 0x1.6c16c16c3049dp-10;
+    const vdouble q3 = t * 0x1.71ddf02003ca2p-19 + 0x1.a01a01368bdbap-16;
+    const vdouble q4 = t * 0x1.af6be91bf2dcep-26 + 0x1.27e5b44c1d3b5p-22;
+    const vdouble low = t2 * q1 + q0, middle = t2 * q3 + q2;
+    const vdouble high = t2 * 0x1.1e3d25faa04a9p-29 + q4;
+    const vdouble p = 1.0 + (t2 * (t4 * (t4 * high + middle) + low) + t);
+    /* 2^e: e + 1023 lands in the low bits of a double, then in the exponent field. */
+    const vdouble e = j - k;
+    const vint64 tiny = e < -1021.0;
+    const vint64 power = (vint64)(e + (magic + 1023.0)) << 52;
+    return (vdouble)((vint64)(p * (vdouble)power) & ~tiny);
+}
+
+/* e^x, x <= 709; 0 below -708 (-infinity too); NaN stays NaN. */
+static inline __attribute__((always_inline)) vdouble vmath_exp(vdouble x)
+{
     const vint64 tiny = x < -708.0;
-    const vdouble shifted = x * 0x1.71547652b82fep0 + magic;
-    const vdouble j = shifted - magic;
-    vdouble t = x - j * 0x1.62e42fefa3800p-1;    /* ln 2, high part: j times it is exact */
-    t = t - j * 0x1.ef35793c76730p-45;
-    vdouble p = t * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
-    p = p * t + 1.0 / 39916800.0;
-    p = p * t + 1.0 / 3628800.0;
-    p = p * t + 1.0 / 362880.0;
-    p = p * t + 1.0 / 40320.0;
-    p = p * t + 1.0 / 5040.0;
-    p = p * t + 1.0 / 720.0;
-    p = p * t + 1.0 / 120.0;
-    p = p * t + 1.0 / 24.0;
-    p = p * t + 1.0 / 6.0;
-    p = p * t + 0.5;
-    p = p * t + 1.0;
-    p = p * t + 1.0;
-    return (vdouble)(((vint64)p + ((vint64)shifted << 52)) & ~tiny);
+    return (vdouble)((vint64)vmath_exp_scaled(x, (vdouble){ 0 }) & ~tiny);
 }
 
 /* The larger of each pair; b where a is NaN. */
