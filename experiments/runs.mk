@@ -1,0 +1,6 @@
+# The runs of `make reproduce`: RUNS += <run>. PROG_<run> := <program> when it has another name; TIMED += <run> when it needs
+# the machine to itself; NEEDS_MNIST += <run> when it reads the MNIST images.
+RUNS        :=
+TIMED       :=
+NEEDS_MNIST :=
+

@@ -1,0 +1,66 @@
+#!/bin/sh
+# Installs what building, testing and reproducing need, when it is missing.
+#
+#   sh setup.sh
+#
+# Asks for each tool, header and library itself, so that any distribution where they are in place passes. What is missing is
+# installed with apt-get when this runs as root on Debian or a relative of it; otherwise it is named, and the exit status is 1.
+set -eu
+
+missing=
+
+tool() {        # tool COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+
+include() {     # include HEADER PACKAGE
+    for dir in /usr/include /usr/local/include /usr/include/*-linux-gnu; do
+        [ -e "$dir/$1" ] && return
+    done
+    missing="$missing $2"
+}
+
+module() {      # module PKG-CONFIG-NAME PACKAGE
+    pkg-config --exists "$1" 2>/dev/null || missing="$missing $2"
+}
+
+check() {
+    missing=
+    tool gcc gcc
+    tool make make
+    tool ld binutils
+    tool objcopy binutils
+    tool pkg-config pkg-config
+    tool gnuplot gnuplot-nox
+    tool pandoc pandoc
+    include stdio.h libc6-dev
+    include Random123/philox.h librandom123-dev
+    module gsl libgsl-dev
+    module openblas libopenblas-dev
+    module sleef libsleef-dev
+    module cmocka libcmocka-dev
+    # The figures name this font.
+    [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || fc-list 2>/dev/null | grep -q 'DejaVu Sans' ||
+        missing="$missing fonts-dejavu-core"
+    missing=$(printf '%s\n' $missing | sort -u | tr '\n' ' ')
+    missing=${missing% }
+}
+
+check
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+    echo "setup: missing: $missing (names of Debian packages); install them, or run this as root on Debian" >&2
+    exit 1
+fi
+
+echo "setup: installing $missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086  # a list of words
+apt-get install -y -qq --no-install-recommends $missing >/dev/null
+check
+if [ -n "$missing" ]; then
+    echo "setup: still missing after the installation: $missing" >&2
+    exit 1
+fi
