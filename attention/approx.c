@@ -216,24 +216,64 @@ int prefix_sums_exact(const struct prefix_sums *s, size_t temp, struct attn_sums
     return GSL_SUCCESS;
 }
 
-int prefix_sums_polynomial(const struct prefix_sums *s, double theta, const double *num,
-                           size_t degree_num, const double *den, size_t degree_den,
-                           struct attn_sums *out)
+/* Mean score of row i: <q_i, kbar> scale. */
+static double score_mean(const struct prefix_sums *s, size_t i)
+{
+    const size_t n = s->num_queries, cols = s->dim + 1;
+    return s->power[(n + i) * cols + s->dim] / s->power[i * cols + s->dim];
+}
+
+/* out[0..degree]: coefficients of p(x - c) in powers of x (repeated synthetic division). */
+static void shift_polynomial(const double *p, size_t degree, double c, double *out)
+{
+    memcpy(out, p, (degree + 1) * sizeof *out);
+    for (size_t i = 0; i < degree; i++)
+        for (size_t j = degree; j-- > i; ) out[j] -= c * out[j + 1];
+}
+
+int prefix_sums_polynomial(const struct prefix_sums *s, double theta, int centred,
+                           const double *num, size_t degree_num, const double *den,
+                           size_t degree_den, struct attn_sums *out)
 {
     const size_t n = s->num_queries, dim = s->dim, cols = dim + 1;
-    if (degree_num > s->degree || degree_den > s->degree) return GSL_EINVAL;
+    const size_t degree = degree_num > degree_den ? degree_num : degree_den;
+    if (degree > s->degree || (centred && s->degree < 1) || !s->prefix_len) return GSL_EINVAL;
     if (out->num_queries != n || out->dim != dim) return GSL_EBADLEN;
-    memset(out->mass, 0, n * sizeof *out->mass);
-    memset(out->shift, 0, n * sizeof *out->shift);
+    double *cn = malloc(2 * (degree + 1) * sizeof *cn);
+    if (!cn) return GSL_ENOMEM;
+    double *cd = cn + degree + 1;
     memset(out->num, 0, n * dim * sizeof *out->num);
-    double power = 1.0;
-    for (size_t j = 0; j <= degree_num || j <= degree_den; j++, power *= theta) {
-        const double cn = j <= degree_num ? num[j] * power : 0.0;
-        const double cd = j <= degree_den ? den[j] * power : 0.0;
-        for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
+        const double c = centred ? theta * score_mean(s, i) : 0.0;
+        shift_polynomial(num, degree_num, c, cn);
+        shift_polynomial(den, degree_den, c, cd);
+        out->shift[i] = c;
+        out->mass[i] = 0.0;
+        double power = 1.0;
+        for (size_t j = 0; j <= degree; j++, power *= theta) {
             const double *m = s->power + (j * n + i) * cols;
-            if (cn != 0.0) cblas_daxpy((int)dim, cn, m, 1, out->num + i * dim, 1);
-            out->mass[i] += cd * m[dim];
+            if (j <= degree_num) cblas_daxpy((int)dim, cn[j] * power, m, 1, out->num + i * dim, 1);
+            if (j <= degree_den) out->mass[i] += cd[j] * power * m[dim];
+        }
+    }
+    free(cn);
+    return GSL_SUCCESS;
+}
+
+int prefix_sums_cumulant(const struct prefix_sums *s, double theta, struct attn_sums *out)
+{
+    const size_t n = s->num_queries, dim = s->dim, cols = dim + 1;
+    if (s->degree < 2 || !s->prefix_len) return GSL_EINVAL;
+    if (out->num_queries != n || out->dim != dim) return GSL_EBADLEN;
+    for (size_t i = 0; i < n; i++) {
+        const double *m0 = s->power + i * cols, *m1 = m0 + n * cols, *m2 = m1 + n * cols;
+        const double len = m0[dim], c = m1[dim] / len;
+        const double var = fmax(m2[dim] / len - c * c, 0.0);
+        out->shift[i] = theta * c + 0.5 * theta * theta * var;
+        out->mass[i] = len;
+        for (size_t j = 0; j < dim; j++) {
+            const double vbar = m0[j] / len;
+            out->num[i * dim + j] = len * (vbar + theta * (m1[j] / len - c * vbar));
         }
     }
     return GSL_SUCCESS;
@@ -350,6 +390,7 @@ int approx_compare(const struct attn_sums *input, const struct attn_sums *prefix
         }
     }
     const double count = used ? (double)used : NAN;
+    out->num_rows = used;
     if (!used) out->err_max = NAN;
     out->err_rel = sqrt(err2) / sqrt(effect2);
     out->err_mass = sqrt(mass2) / sqrt(effect2);
@@ -360,4 +401,27 @@ int approx_compare(const struct attn_sums *input, const struct attn_sums *prefix
     out->rho_mean = rho_sum / count;
     out->mass_mean = rho_hat_sum / count;
     return GSL_SUCCESS;
+}
+
+void approx_errors_merge(struct approx_errors *into, const struct approx_errors *more)
+{
+    if (!into->num_rows || !more->num_rows) {
+        const size_t bad = into->num_nonpositive + more->num_nonpositive;
+        if (!into->num_rows) *into = *more;
+        into->num_nonpositive = bad;
+        return;
+    }
+    const double a = (double)into->num_rows, b = (double)more->num_rows, all = a + b;
+    const double ea = into->effect_rms * into->effect_rms * a, eb = more->effect_rms * more->effect_rms * b;
+    into->err_max = fmax(into->err_max, more->err_max);
+    into->err_rel = sqrt((into->err_rel * into->err_rel * ea + more->err_rel * more->err_rel * eb) / (ea + eb));
+    into->err_mass = sqrt((into->err_mass * into->err_mass * ea + more->err_mass * more->err_mass * eb) / (ea + eb));
+    into->err_mean = sqrt((into->err_mean * into->err_mean * ea + more->err_mean * more->err_mean * eb) / (ea + eb));
+    into->abs_rms = sqrt((into->abs_rms * into->abs_rms * a + more->abs_rms * more->abs_rms * b) / all);
+    into->effect_rms = sqrt((ea + eb) / all);
+    into->out_rms = sqrt((into->out_rms * into->out_rms * a + more->out_rms * more->out_rms * b) / all);
+    into->rho_mean = (into->rho_mean * a + more->rho_mean * b) / all;
+    into->mass_mean = (into->mass_mean * a + more->mass_mean * b) / all;
+    into->num_nonpositive += more->num_nonpositive;
+    into->num_rows += more->num_rows;
 }

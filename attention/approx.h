@@ -73,10 +73,17 @@ int prefix_sums_add(struct prefix_sums *s, const double *Q, const double *Kp, co
 int prefix_sums_exact(const struct prefix_sums *s, size_t temp, struct attn_sums *out);
 
 /* sum_r p(theta t_ir) with coefficients num[0..degree_num] on the values and
- * den[0..degree_den] on the mass. */
-int prefix_sums_polynomial(const struct prefix_sums *s, double theta, const double *num,
-                           size_t degree_num, const double *den, size_t degree_den,
-                           struct attn_sums *out);
+ * den[0..degree_den] on the mass. `centred`: the polynomial of theta (t_ir - c_i),
+ * times e^{theta c_i}, c_i = <q_i, kbar> scale with kbar the mean key. */
+int prefix_sums_polynomial(const struct prefix_sums *s, double theta, int centred,
+                           const double *num, size_t degree_num, const double *den,
+                           size_t degree_den, struct attn_sums *out);
+
+/* The prefix replaced by the Gaussian of its moments: with c_i, var_i the mean and
+ * variance of theta t_i., log mass = log m + c_i + var_i / 2 and mean = vbar + cov(theta t, v).
+ * A summary of kbar, vbar, cov(k, k), cov(k, v) gives it: 3/2 d^2 + 5/2 d + 1 numbers.
+ * Needs degree >= 2. */
+int prefix_sums_cumulant(const struct prefix_sums *s, double theta, struct attn_sums *out);
 
 /* The best rank-r factorisation of E (Eckart-Young), as a map on these queries. */
 int prefix_sums_oracle(const struct prefix_sums *s, size_t temp, size_t rank, struct attn_sums *out);
@@ -98,7 +105,11 @@ struct approx_errors {
     double mass_mean;          /* mean of rho^ */
     double rho_mean;           /* mean of rho */
     size_t num_nonpositive;    /* rows with D <= 0: left out of all of the above */
+    size_t num_rows;           /* rows that entered */
 };
+
+/* `into` becomes what both sets of rows give together (num_rows 0 at first). */
+void approx_errors_merge(struct approx_errors *into, const struct approx_errors *more);
 
 /* Any of input, approx may be NULL (no input tokens; no prefix at all). T
  * (num_queries, dim) receives the approximate output when not NULL (rows with D <= 0: PA). */

@@ -8,6 +8,7 @@
 #include <gsl/gsl_errno.h>
 
 #include "attention/approx.h"
+#include "attention/approx_theory.h"
 #include "common/isa.h"
 #include "common/random.h"
 
@@ -138,14 +139,36 @@ static void test_prefix_stream(void **state)
                 CHECK_CLOSE(o.mass[i] * exp(o.shift[i]), mass, 1e-10, 0.0);
                 attn_sums_free(&o);
             }
-            assert_int_equal(prefix_sums_polynomial(&q, 1.0, num, 3, den, 2, &s), GSL_SUCCESS);
+            assert_int_equal(prefix_sums_polynomial(&q, 1.0, 0, num, 3, den, 2, &s), GSL_SUCCESS);
             sums_ref(&x, x.Kp, x.Vp, M, i, weight_value, &mass, want);
             sums_ref(&x, x.Kp, x.Vp, M, i, weight_mass, &mass, want_mass);
             CHECK_CLOSE(s.mass[i], mass, RTOL_ROUNDOFF, 1e-12);
             for (int c = 0; c < DIM; c++)
                 CHECK_CLOSE(s.num[i * DIM + (size_t)c], want[c], RTOL_ROUNDOFF, 1e-12);
         }
-        assert_int_equal(prefix_sums_polynomial(&q, 1.0, num, 4, den, 2, &s), GSL_EINVAL);
+        /* Centred at temperature 0.7, and the Gaussian of the moments: token by token. */
+        for (size_t i = 0; i < N; i++) {
+            double c = 0.0, c2 = 0.0, mass = 0.0, want = 0.0, vbar = 0.0, cov = 0.0;
+            for (size_t j = 0; j < M; j++) {
+                const double u = 0.7 * dot(x.Q + i * DIM, x.Kp + j * DIM);
+                c += u / M;
+                c2 += u * u / M;
+                vbar += x.Vp[j * DIM + 1] / M;
+                cov += u * x.Vp[j * DIM + 1] / M;
+            }
+            for (size_t j = 0; j < M; j++) {
+                const double u = 0.7 * dot(x.Q + i * DIM, x.Kp + j * DIM) - c;
+                mass += exp(c) * weight_mass(u);
+                want += exp(c) * weight_value(u) * x.Vp[j * DIM + 1];
+            }
+            assert_int_equal(prefix_sums_polynomial(&q, 0.7, 1, num, 3, den, 2, &s), GSL_SUCCESS);
+            CHECK_CLOSE(s.mass[i] * exp(s.shift[i]), mass, RTOL_ROUNDOFF, 1e-11);
+            CHECK_CLOSE(s.num[i * DIM + 1] * exp(s.shift[i]), want, RTOL_ROUNDOFF, 1e-11);
+            assert_int_equal(prefix_sums_cumulant(&q, 0.7, &s), GSL_SUCCESS);
+            CHECK_CLOSE(attn_sums_log_mass(&s, i), log(M) + c + 0.5 * (c2 - c * c), RTOL_ROUNDOFF, 0.0);
+            CHECK_CLOSE(s.num[i * DIM + 1] / s.mass[i], vbar + cov - c * vbar, RTOL_ROUNDOFF, 1e-12);
+        }
+        assert_int_equal(prefix_sums_polynomial(&q, 1.0, 0, num, 4, den, 2, &s), GSL_EINVAL);
         prefix_sums_free(&p);
         prefix_sums_free(&q);
         attn_sums_free(&s);
@@ -234,6 +257,24 @@ static void test_exact_split(void **state)
     CHECK_CLOSE(e.err_mean, 0.0, 0.0, 1e-14);
     assert_int_equal(approx_compare(&in, &p, &p, &e, NULL), GSL_SUCCESS);
     CHECK_CLOSE(e.err_max, 0.0, 0.0, 1e-14);
+    /* Two halves merged are the whole. */
+    struct attn_sums half[3] = { in, p, a };
+    struct approx_errors whole, both = { 0 }, part;
+    assert_int_equal(approx_compare(&in, &p, &a, &whole, NULL), GSL_SUCCESS);
+    for (size_t h = 0; h < 2; h++) {
+        for (size_t s = 0; s < 3; s++) {
+            const struct attn_sums *from = s == 0 ? &in : s == 1 ? &p : &a;
+            half[s] = (struct attn_sums){ h ? N - 3 : 3, DIM, from->shift + 3 * h, from->mass + 3 * h,
+                                          from->num + 3 * h * DIM };
+        }
+        assert_int_equal(approx_compare(&half[0], &half[1], &half[2], &part, NULL), GSL_SUCCESS);
+        approx_errors_merge(&both, &part);
+    }
+    CHECK_CLOSE(both.err_rel, whole.err_rel, RTOL_ROUNDOFF, 0.0);
+    CHECK_CLOSE(both.err_max, whole.err_max, RTOL_ROUNDOFF, 0.0);
+    CHECK_CLOSE(both.err_mass, whole.err_mass, RTOL_ROUNDOFF, 0.0);
+    CHECK_CLOSE(both.rho_mean, whole.rho_mean, RTOL_ROUNDOFF, 0.0);
+    assert_int_equal(both.num_rows, N);
     /* A planted change of one mass is seen. */
     a.mass[2] = -2.0 * in.mass[2] * exp(in.shift[2]);
     assert_int_equal(approx_compare(&in, &p, &a, &e, NULL), GSL_SUCCESS);
@@ -417,6 +458,89 @@ static void test_adam(void **state)
     attn_sums_free(&p);
 }
 
+/* Gaussian moments against a trapezoidal rule, and the parity of Taylor degrees:
+ * odd is exact, even shrinks by the closed form. */
+static void test_gaussian_moments(void **state)
+{
+    (void)state;
+    const double means[] = { 0.0, 0.5 };
+    for (size_t mi = 0; mi < 2; mi++)
+        for (size_t g = 0; g <= 6; g++) {
+            const double sd = 0.9, mean = means[mi];
+            double c[7], f = 1.0, p = 0.0, dp = 0.0;
+            for (size_t j = 0; j <= g; j++) {
+                c[j] = 1.0 / f;
+                f *= (double)(j + 1);
+            }
+            const double h = 1e-3;
+            for (int i = -9000; i <= 9000; i++) {
+                const double z = i * h, t = mean + sd * z, w = h * exp(-0.5 * z * z) / sqrt(2.0 * M_PI);
+                double v = 0.0, dv = 0.0;
+                for (size_t j = g + 1; j-- > 0; ) {
+                    dv = dv * t + v;
+                    v = v * t + c[j];
+                }
+                p += w * v;
+                dp += w * dv;
+            }
+            CHECK_CLOSE(gaussian_moment(c, g, mean, sd), p, 1e-10, 0.0);
+            CHECK_CLOSE(gaussian_moment_slope(c, g, mean, sd), dp, 1e-10, 1e-12);
+            if (mi == 0) CHECK_CLOSE(dp / p, taylor_shrink(g, sd), 1e-10, 1e-12);
+        }
+    CHECK_CLOSE(taylor_shrink(2, 1.0), 1.0 / 1.5, RTOL_ROUNDOFF, 0.0);
+    assert_false(is_close(taylor_shrink(2, 1.0), taylor_shrink(4, 1.0), 0.1, 0.0));
+}
+
+/* Degrees: the bound holds at the degree given and fails one below; the true relative
+ * error of the Taylor polynomial at both ends is below it. */
+static void test_degrees(void **state)
+{
+    (void)state;
+    const double bs[] = { 0.3, 1.0, 4.5, 11.0 }, log_eps[] = { -1.0, -5.5, -14.0 };
+    for (size_t bi = 0; bi < 4; bi++)
+        for (size_t ei = 0; ei < 3; ei++) {
+            const double b = bs[bi];
+            const size_t g = taylor_degree_bound(b, log_eps[ei]);
+            const double here = (double)(g + 1) * log(b) + b - lgamma((double)g + 2.0);
+            CHECK_LESS(here, log_eps[ei] + 1e-12);
+            if (g) assert_true((double)g * log(b) + b - lgamma((double)g + 1.0) > log_eps[ei]);
+            double minus = 0.0, term = 1.0;
+            for (size_t j = 0; j <= g; j++) {
+                minus += term;
+                term *= -b / (double)(j + 1);
+            }
+            CHECK_LESS(fabs(minus * exp(b) - 1.0), exp(log_eps[ei]) + 1e-9);
+        }
+    assert_int_equal(taylor_degree_bound(0.0, -3.0), 0);
+    CHECK_CLOSE(exp(log_feature_count(8.0, 3.0)), 165.0, RTOL_ROUNDOFF, 0.0);
+    CHECK_CLOSE(aggarwal_alman_rate(1.0, 20.0), 20.0 / log(20.0), RTOL_ROUNDOFF, 0.0);
+}
+
+/* The rate's formula against its definition by Monte Carlo: two queries, weights e^{t - s^2/2}. */
+static void test_limit_rate(void **state)
+{
+    (void)state;
+    enum { DRAWS = 200000 };
+    const double u[2][2] = { { 0.5, -0.2 }, { 0.1, 0.6 } };
+    double spread[2], norm2[2], sum = 0.0, below = 0.0;
+    for (int i = 0; i < 2; i++) {
+        norm2[i] = u[i][0] * u[i][0] + u[i][1] * u[i][1];
+        spread[i] = sqrt(norm2[i]);
+        below += norm2[i];
+    }
+    for (uint64_t r = 0; r < DRAWS; r++) {
+        double p[2];
+        random_normal(5, RANDOM_PREFIX, 77, r, p, 2);
+        for (int i = 0; i < 2; i++) {
+            const double w = exp(p[0] * u[i][0] + p[1] * u[i][1] - 0.5 * norm2[i]);
+            for (int c = 0; c < 2; c++) sum += w * w * (p[c] - u[i][c]) * (p[c] - u[i][c]) / DRAWS;
+        }
+    }
+    const double RTOL_MONTE_CARLO = 0.03;
+    CHECK_CLOSE(gaussian_limit_rate(spread, norm2, 2, 2.0, 100.0), sqrt(sum / (100.0 * below)),
+                RTOL_MONTE_CARLO, 0.0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -424,7 +548,8 @@ int main(void)
         cmocka_unit_test(test_prefix_stream), cmocka_unit_test(test_oracle_residual),
         cmocka_unit_test(test_exact_split),  cmocka_unit_test(test_bound),
         cmocka_unit_test(test_extreme_scores), cmocka_unit_test(test_lstsq),
-        cmocka_unit_test(test_adam),
+        cmocka_unit_test(test_adam),          cmocka_unit_test(test_gaussian_moments),
+        cmocka_unit_test(test_degrees),       cmocka_unit_test(test_limit_rate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
