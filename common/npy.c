@@ -3,6 +3,7 @@
 #include "common/atomic_file.h"
 #include "common/input_file.h"
 #include "common/reason.h"
+#include "common/threads.h"
 
 #include <errno.h>
 #include <float.h>
@@ -174,6 +175,8 @@ static int check_size(struct npy *a, uint64_t data_size, struct reason why)
     if (data_size > need)
         return refuse(why, GSL_EINVAL, "%llu trailing bytes after the data",
                       (unsigned long long)(data_size - need));
+    if (bytes > memory_available())
+        return refuse(why, GSL_ENOMEM, "%zu elements are more than this machine's memory", count);
     a->size = count;
     return GSL_SUCCESS;
 }

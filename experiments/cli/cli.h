@@ -35,7 +35,8 @@ struct cli_common {
  * NULL) is called once all are read and says by return value what is wrong
  * (NULL = fine). Never returns on --help, --version or a usage error (exit 2).
  * Sets threads, GSL's error handler off, signals, instruction set. Long options
- * only, no positional arguments. --help prints `doc` and the defaults. */
+ * only, no positional arguments. --help prints `doc` and the options; the doc of an
+ * option ends with its default, "... (default 16)". */
 void cli_parse(int argc, char **argv, const char *doc, const struct argp_option *options,
                error_t (*parse)(int key, char *arg, struct argp_state *state),
                const char *(*check)(void *cfg), struct cli_common *cfg);
@@ -52,6 +53,9 @@ int cli_parse_double_list(struct argp_state *state, int key, const char *arg, do
 int cli_parse_choice(struct argp_state *state, int key, const char *arg, const char *const *names, int *out);
 int cli_parse_choice_list(struct argp_state *state, int key, const char *arg, const char *const *names,
                           int **out, size_t *count);
+
+/* Name of the option `key`, without dashes. */
+const char *cli_option_name(const struct argp_state *state, int key);
 
 /* One line on stderr: "program: ...". Returns `code`, for `return cli_fail(...)`. */
 int cli_fail(const struct cli_common *cfg, int code, const char *format, ...)
@@ -80,7 +84,8 @@ int cli_write_vector(const struct cli_common *cfg, const char *path, const gsl_v
 
 struct table;
 /* Opens `path` (NULL: cfg->out) with the metadata lines and the header row.
- * `columns` is the header, comma separated. Returns NULL with the line printed. */
+ * `columns` is the header, comma separated; both must outlive the table. Returns NULL
+ * with the line printed. */
 struct table *table_open(const struct cli_common *cfg, const char *path, const char *columns);
 void table_note(struct table *t, const char *format, ...)    /* a "# ..." line; before the first row */
     __attribute__((format(printf, 2, 3)));
@@ -91,7 +96,7 @@ void table_text(struct table *t, const char *text);
 void table_empty(struct table *t);
 void table_end_row(struct table *t);                         /* asserts the number of cells */
 /* With code 0 flushes, renames into place and returns 0 (1 if that failed, with
- * the line printed); otherwise discards and returns code. */
+ * the line printed); otherwise discards and returns code. NULL counts as failed. */
 int table_close(struct table *t, int code);
 
 /* ---- verdict rows ---------------------------------------------------------- */

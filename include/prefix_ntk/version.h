@@ -1,0 +1,6 @@
+#ifndef PREFIX_NTK_VERSION_H
+#define PREFIX_NTK_VERSION_H
+
+#define PREFIX_NTK_VERSION "0.1.0"
+
+#endif
