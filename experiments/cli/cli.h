@@ -110,6 +110,9 @@ struct verdicts *verdicts_open(const struct cli_common *cfg, const char *stem);
  * ledger: verdicts_close fails. */
 void verdicts_add(struct verdicts *v, const char *claim, const char *row, struct interval measured);
 void verdicts_not_tested(struct verdicts *v, const char *claim, const char *row);
+/* With code 0 writes the rows and returns 0, or EXIT_FAILED with the line printed: a
+ * row that the ledger does not know or gives to another run, a full disk. Otherwise
+ * writes nothing and returns code. */
 int verdicts_close(struct verdicts *v, int code);
 
 /* ---- progress ---------------------------------------------------------------- */
@@ -125,17 +128,20 @@ void progress_end(struct progress *p);
 
 /* A journal beside --out (OUT.state): finished units of work by key, each an array
  * of doubles, appended with a checksum; a torn tail is dropped on reading. Bound
- * to the program and all options that change results (`identity`, a string made
- * by the caller); another identity starts afresh. With --out "-" or a target
+ * to this build of the program, its seed and all options that change results
+ * (`identity`, a string made by the caller); another identity starts afresh. NULL
+ * with the line printed when the file cannot be used. With --out "-" or a target
  * that is not a regular file there is no file and nothing is remembered. */
 struct journal;
 struct journal *journal_open(const struct cli_common *cfg, const char *identity);
 /* 1 and fills out[0..n) when `key` is there with n numbers, else 0. */
 int journal_get(struct journal *j, const char *key, double *out, size_t n);
-/* Appends (flushed to the disk). A later record of a key replaces an earlier one.
+/* Appends to the file at once, so that no kill loses it. A later record of a key replaces an earlier one.
  * Thread-safe. Returns 0, or EXIT_FAILED with the line printed. */
 int journal_put(struct journal *j, const char *key, const double *x, size_t n);
-/* code 0: the work is done, the file is removed. Else it stays. Returns code. */
+/* Removes the file, unless the program was interrupted (130, 143): then, as after a
+ * kill, the same command resumes. Close it last. Returns code; EXIT_FAILED for NULL
+ * with code 0. */
 int journal_close(struct journal *j, int code);
 
 #endif
