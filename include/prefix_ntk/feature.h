@@ -151,7 +151,7 @@ PREFIX_NTK_API size_t feature_workspace(const feature_map *map, int num_threads)
  *                 monomials could leave the range); NULL gives the true ones.
  * work       feature_workspace bytes, or NULL to allocate
  *
- * GSL_EOVRFLW a feature overflows (log_scale NULL); GSL_EDOM x not finite;
+ * GSL_EOVRFLW a feature overflows (log_scale NULL) or is not a number; GSL_EDOM x not finite;
  * GSL_EBADLEN a stride too short; GSL_EUNSUP the map is not explicit; GSL_ENOMEM.
  * float32: float arithmetic, relative error of each feature a few 2^-24 (monomials:
  * times degree; favor: exponents in double). float64: a few 2^-53, likewise. */

@@ -1,0 +1,61 @@
+/* Inside of a feature map, and the row kernels it is computed with. */
+#ifndef ATTENTION_FEATURE_INTERNAL_H
+#define ATTENTION_FEATURE_INTERNAL_H
+#include "prefix_ntk/feature.h"
+
+struct feature_map {
+    struct feature_spec spec;
+    size_t dim, feat_dim;
+    double z_scale;                     /* z = z_scale x */
+
+    /* Polynomial maps. phi_alpha = root[alpha] side[.][j] z^alpha, j = |alpha|. */
+    size_t degree;
+    double value[FEATURE_MAX_DEGREE + 1], mass[FEATURE_MAX_DEGREE + 1];   /* of s^j */
+    double side[3][FEATURE_MAX_DEGREE + 1];
+    double log2_peak;                   /* of root[alpha] |side[.][j]|, the largest */
+    size_t *first;                      /* (degree + 1, dim + 1): see feature_first; NULL: not explicit */
+    double *root64;                     /* (feat_dim): sqrt(j!/alpha!) */
+    float *root32;
+
+    double *omega;                      /* favor: (feat_dim, dim) */
+};
+
+/* Where, among all features, the monomials of degree j whose least index is >= i
+ * begin. They are contiguous up to the end of the degree: first[j][dim]. */
+static inline size_t feature_first(const struct feature_map *map, size_t j, size_t i)
+{
+    return map->first[j * (map->dim + 1) + i];
+}
+
+/* One kernel set per instruction set; the suffix is the number type. Rows are
+ * contiguous; `factor` holds one number per degree, by which its monomials are
+ * multiplied together with root. */
+struct feature_kernels {
+    void (*elu1_32)(size_t n, float z_scale, const float *x, float *phi);
+    void (*elu1_64)(size_t n, double z_scale, const double *x, double *phi);
+    /* dx = or += dphi elu'(z) z_scale */
+    void (*elu1_back_32)(size_t n, float z_scale, const float *x, const float *dphi, float *dx, int accumulate);
+    void (*elu1_back_64)(size_t n, double z_scale, const double *x, const double *dphi, double *dx, int accumulate);
+    /* phi (feat_dim) from z (dim) */
+    void (*monomial_32)(const struct feature_map *map, const float *z, const float *factor, float *phi);
+    void (*monomial_64)(const struct feature_map *map, const double *z, const double *factor, double *phi);
+    /* dz (dim) from dphi; raw, draw: scratch (feat_dim) each */
+    void (*monomial_back_32)(const struct feature_map *map, const float *z, const float *factor,
+                             const float *dphi, float *raw, float *draw, float *dz);
+    void (*monomial_back_64)(const struct feature_map *map, const double *z, const double *factor,
+                             const double *dphi, double *raw, double *draw, double *dz);
+    /* out[i] = e^{t[i] - shift} */
+    void (*exp_32)(size_t n, const double *t, double shift, float *out);
+    void (*exp_64)(size_t n, const double *t, double shift, double *out);
+    /* 1 when no number is Inf or NaN */
+    int (*finite_32)(size_t n, const float *x);
+    int (*finite_64)(size_t n, const double *x);
+};
+
+const struct feature_kernels *feature_kernels_get(void);
+
+/* Coefficients [degree + 1] of the polynomial of least relative error on
+ * [-bound, bound], and that error; GSL_EMAXITER when the exchange does not settle. */
+int feature_minimax(size_t degree, double bound, long double *coef, long double *level);
+
+#endif

@@ -1,0 +1,179 @@
+/* The drivers of one number type: included with REAL, NAME, KERNEL and LIMIT. */
+
+static double NAME(max_abs)(const REAL *x, size_t n)
+{
+    REAL most = 0;
+    for (size_t i = 0; i < n; i++) {
+        const REAL size = x[i] < 0 ? -x[i] : x[i];
+        if (size > most) most = size;
+    }
+    return (double)most;
+}
+
+/* z of a polynomial map, divided by a power of two, and the factors to go with it. */
+static long NAME(polynomial_row)(const feature_map *map, enum feature_side side, const REAL *x, int scaled,
+                                 REAL *z, REAL *factor, int *z_shift)
+{
+    double f[FEATURE_MAX_DEGREE + 1];
+    const double z_max = NAME(max_abs)(x, map->dim) * map->z_scale;
+    const long log2_scale = polynomial_scale(map, side, z_max, scaled, LIMIT, z_shift, f);
+    for (size_t j = 0; j <= map->degree; j++) factor[j] = (REAL)f[j];
+    const double scale = ldexp(map->z_scale, -*z_shift);
+    for (size_t c = 0; c < map->dim; c++) z[c] = (REAL)(x[c] * scale);
+    return log2_scale;
+}
+
+/* z of a block of rows and their exponents <omega_r, z>. */
+static void NAME(favor_exponents)(const feature_map *map, size_t rows, const REAL *x, size_t ldx,
+                                  double *z, double *t)
+{
+    const size_t d = map->dim, r = map->feat_dim;
+    for (size_t i = 0; i < rows; i++)
+        for (size_t c = 0; c < d; c++) z[i * d + c] = (double)x[i * ldx + c] * map->z_scale;
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rows, (blasint)r, (blasint)d, 1.0,
+                z, (blasint)d, map->omega, (blasint)d, 0.0, t, (blasint)r);
+}
+
+static int NAME(forward_rows)(const feature_map *map, const struct feature_kernels *kernels,
+                              enum feature_side side, size_t rows, const REAL *x, size_t ldx,
+                              REAL *phi, size_t ldphi, double *log_scale, void *work)
+{
+    const size_t d = map->dim, r = map->feat_dim;
+    int bad = 0;
+    for (size_t i = 0; i < rows; i++)
+        if (!kernels->KERNEL(finite)(d, x + i * ldx)) bad |= BAD_INPUT;
+    if (bad) return bad;
+    if (map->spec.family == FEATURE_ELU1) {
+        for (size_t i = 0; i < rows; i++) {
+            kernels->KERNEL(elu1)(d, (REAL)map->z_scale, x + i * ldx, phi + i * ldphi);
+            if (log_scale) log_scale[i] = 0.0;
+        }
+    } else if (map->omega) {
+        double *z = work, *t = z + rows * d;
+        NAME(favor_exponents)(map, rows, x, ldx, z, t);
+        for (size_t i = 0; i < rows; i++) {
+            const double offset = favor_offset(map, z + i * d);
+            const double most = log_scale ? largest(t + i * r, r) : offset;
+            kernels->KERNEL(exp)(r, t + i * r, most, phi + i * ldphi);
+            if (log_scale) log_scale[i] = most - offset;
+        }
+    } else {
+        REAL *z = work, factor[FEATURE_MAX_DEGREE + 1];
+        for (size_t i = 0; i < rows; i++) {
+            int z_shift;
+            const long log2_scale =
+                NAME(polynomial_row)(map, side, x + i * ldx, log_scale != NULL, z, factor, &z_shift);
+            kernels->KERNEL(monomial)(map, z, factor, phi + i * ldphi);
+            if (log_scale) log_scale[i] = (double)log2_scale * 0.69314718055994530942;
+        }
+    }
+    for (size_t i = 0; i < rows; i++)
+        if (!kernels->KERNEL(finite)(r, phi + i * ldphi)) bad |= BAD_FEATURE;
+    return bad;
+}
+
+int NAME(feature_forward)(const feature_map *map, enum feature_side side, size_t n,
+                          const REAL *x, size_t ldx, REAL *phi, size_t ldphi,
+                          double *log_scale, int num_threads, void *work)
+{
+    if (!feature_is_explicit(map)) return GSL_EUNSUP;
+    if (n > 1 && (ldx < map->dim || ldphi < map->feat_dim)) return GSL_EBADLEN;
+    if (num_threads < 1) num_threads = 1;
+    void *own = work ? NULL : malloc(feature_workspace(map, num_threads));
+    if (!work && !own) return GSL_ENOMEM;
+    char *base = (char *)align_up((uintptr_t)(work ? work : own));
+    const struct feature_kernels *kernels = feature_kernels_get();
+    const size_t rows = block_rows(map), blocks = (n + rows - 1) / rows, bytes = thread_bytes(map);
+    int bad = 0;
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1 && blocks > 1) reduction(| : bad)
+    {
+        void *mine = base + bytes * (size_t)omp_get_thread_num();
+#pragma omp for schedule(static)
+        for (size_t b = 0; b < blocks; b++) {
+            const size_t begin = b * rows, count = n - begin < rows ? n - begin : rows;
+            bad |= NAME(forward_rows)(map, kernels, side, count, x + begin * ldx, ldx, phi + begin * ldphi,
+                                      ldphi, log_scale ? log_scale + begin : NULL, mine);
+        }
+    }
+    free(own);
+    return bad_status(bad);
+}
+
+static int NAME(backward_rows)(const feature_map *map, const struct feature_kernels *kernels,
+                               enum feature_side side, size_t rows, const REAL *x, size_t ldx,
+                               const REAL *dphi, size_t lddphi, const double *log_scale,
+                               REAL *dx, size_t lddx, int accumulate, void *work)
+{
+    const size_t d = map->dim, r = map->feat_dim;
+    int bad = 0;
+    for (size_t i = 0; i < rows; i++)
+        if (!kernels->KERNEL(finite)(d, x + i * ldx)) bad |= BAD_INPUT;
+    if (bad) return bad;
+    if (map->spec.family == FEATURE_ELU1) {
+        for (size_t i = 0; i < rows; i++)
+            kernels->KERNEL(elu1_back)(d, (REAL)map->z_scale, x + i * ldx, dphi + i * lddphi,
+                                       dx + i * lddx, accumulate);
+    } else if (map->omega) {
+        /* phi_r = e^{<omega_r,z> - offset}: dz = sum_r dphi_r phi_r (omega_r - z). */
+        double *z = work, *t = z + rows * d, *w = t + rows * r, *dz = w + rows * r;
+        NAME(favor_exponents)(map, rows, x, ldx, z, t);
+        for (size_t i = 0; i < rows; i++) {
+            const double shift = favor_offset(map, z + i * d) + (log_scale ? log_scale[i] : 0.0);
+            double total = 0.0;
+            kernels->exp_64(r, t + i * r, shift, w + i * r);
+            for (size_t a = 0; a < r; a++) total += w[i * r + a] *= (double)dphi[i * lddphi + a];
+            for (size_t c = 0; c < d; c++) dz[i * d + c] = -total * z[i * d + c];
+        }
+        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)rows, (blasint)d, (blasint)r, 1.0,
+                    w, (blasint)r, map->omega, (blasint)d, 1.0, dz, (blasint)d);
+        for (size_t i = 0; i < rows; i++)
+            for (size_t c = 0; c < d; c++) {
+                const double g = dz[i * d + c] * map->z_scale;
+                dx[i * lddx + c] = (REAL)(accumulate ? (double)dx[i * lddx + c] + g : g);
+            }
+    } else {
+        REAL *z = work, *dz = z + d, *raw = dz + d, *draw = raw + r, factor[FEATURE_MAX_DEGREE + 1];
+        for (size_t i = 0; i < rows; i++) {
+            int z_shift;
+            NAME(polynomial_row)(map, side, x + i * ldx, log_scale != NULL, z, factor, &z_shift);
+            kernels->KERNEL(monomial_back)(map, z, factor, dphi + i * lddphi, raw, draw, dz);
+            const double scale = ldexp(map->z_scale, -z_shift);
+            for (size_t c = 0; c < d; c++) {
+                const REAL g = (REAL)(dz[c] * scale);
+                dx[i * lddx + c] = accumulate ? dx[i * lddx + c] + g : g;
+            }
+        }
+    }
+    for (size_t i = 0; i < rows; i++)
+        if (!kernels->KERNEL(finite)(d, dx + i * lddx)) bad |= BAD_FEATURE;
+    return bad;
+}
+
+int NAME(feature_backward)(const feature_map *map, enum feature_side side, size_t n,
+                           const REAL *x, size_t ldx, const REAL *dphi, size_t lddphi,
+                           const double *log_scale, REAL *dx, size_t lddx, int accumulate,
+                           int num_threads, void *work)
+{
+    if (!feature_is_explicit(map)) return GSL_EUNSUP;
+    if (n > 1 && (ldx < map->dim || lddphi < map->feat_dim || lddx < map->dim)) return GSL_EBADLEN;
+    if (num_threads < 1) num_threads = 1;
+    void *own = work ? NULL : malloc(feature_workspace(map, num_threads));
+    if (!work && !own) return GSL_ENOMEM;
+    char *base = (char *)align_up((uintptr_t)(work ? work : own));
+    const struct feature_kernels *kernels = feature_kernels_get();
+    const size_t rows = block_rows(map), blocks = (n + rows - 1) / rows, bytes = thread_bytes(map);
+    int bad = 0;
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1 && blocks > 1) reduction(| : bad)
+    {
+        void *mine = base + bytes * (size_t)omp_get_thread_num();
+#pragma omp for schedule(static)
+        for (size_t b = 0; b < blocks; b++) {
+            const size_t begin = b * rows, count = n - begin < rows ? n - begin : rows;
+            bad |= NAME(backward_rows)(map, kernels, side, count, x + begin * ldx, ldx, dphi + begin * lddphi,
+                                       lddphi, log_scale ? log_scale + begin : NULL, dx + begin * lddx,
+                                       lddx, accumulate, mine);
+        }
+    }
+    free(own);
+    return bad_status(bad);
+}
