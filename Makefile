@@ -140,7 +140,7 @@ verify: $(TABLES) $(BUILD)/bin/verify ## compare the profile's verdicts with the
 
 .PHONY: ledger
 ledger: $(BUILD)/bin/ledger ## write verdicts and numbers of the default profile into paper_notes.md
-	$(BUILD)/bin/ledger --ledger paper_notes.md --results $(BUILD)/default/results
+	$(BUILD)/bin/ledger --ledger paper_notes.md --results $(BUILD)/default/results --out paper_notes.md
 
 .PHONY: install uninstall
 install: $(STATIC) $(SHARED) ## install library, headers and pkg-config file (PREFIX=DIR, DESTDIR=DIR)

@@ -9,37 +9,11 @@
 #include <string.h>
 
 #include "common/stats.h"
+#include "experiments/cli/text_file.h"
 
 enum { NUM_CELLS = 6 };
 
 static const char *const sources[] = { "read", "recalled", "ours", NULL };
-
-static char *file_text(const char *path)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f) return NULL;
-    char *text = NULL;
-    size_t used = 0, room = 0;
-    for (;;) {
-        if (used + 1 >= room) {
-            room = room ? 2 * room : 1 << 16;
-            char *more = realloc(text, room);
-            if (!more) goto fail;
-            text = more;
-        }
-        const size_t got = fread(text + used, 1, room - used - 1, f);
-        if (!got) break;
-        used += got;
-    }
-    if (ferror(f) || memchr(text, '\0', used)) { errno = errno ? errno : EINVAL; goto fail; }
-    text[used] = '\0';
-    fclose(f);
-    return text;
-fail:
-    free(text);
-    fclose(f);
-    return NULL;
-}
 
 static char *trim(char *s)
 {
@@ -228,7 +202,7 @@ struct ledger *ledger_read(const char *path, char *error, size_t error_size)
 {
     struct ledger *l = calloc(1, sizeof *l);
     errno = 0;
-    char *text = l ? file_text(path) : NULL;
+    char *text = l ? text_file_read(path) : NULL;
     if (!text) {
         snprintf(error, error_size, "%s: %s", path, strerror(errno ? errno : ENOMEM));
         free(l);

@@ -1,0 +1,416 @@
+/* The report of a profile as one Markdown page for pandoc: summary of the verdicts,
+ * one section per entry of the ledger with its rows, numbers and figures, what is
+ * missing, where the numbers come from, and the appendix. Everything is taken
+ * from the ledger, the results and the captions of the plot scripts. */
+#include <ctype.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/atomic_file.h"
+#include "experiments/cli/cli.h"
+#include "experiments/cli/ledger.h"
+#include "experiments/cli/text_file.h"
+#include "experiments/cli/verdict_rows.h"
+
+enum { MAX_RUNS = 256, MAX_FIELDS = 64, PATH_SIZE = 4096 };
+
+struct config {
+    struct cli_common common;
+    const char *results, *figures, *plots, *appendix, *runs;
+};
+
+enum { OPT_RESULTS = 1, OPT_FIGURES, OPT_PLOTS, OPT_APPENDIX, OPT_RUNS };
+
+static const struct argp_option options[] = {
+    { "results", OPT_RESULTS, "DIR", 0, "The profile's results, where verdicts.csv and the tables are (required)", 0 },
+    { "figures", OPT_FIGURES, "DIR", 0, "The profile's figures, RUN.svg (required)", 0 },
+    { "plots", OPT_PLOTS, "DIR", 0, "The plot scripts, RUN.gp, whose captions are used (required)", 0 },
+    { "appendix", OPT_APPENDIX, "FILE", 0, "Markdown to put at the end (none)", 0 },
+    { "runs", OPT_RUNS, "A,B,..", 0, "The runs of the profile (none)", 0 },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case OPT_RESULTS: cfg->results = arg; return 0;
+    case OPT_FIGURES: cfg->figures = arg; return 0;
+    case OPT_PLOTS: cfg->plots = arg; return 0;
+    case OPT_APPENDIX: cfg->appendix = arg; return 0;
+    case OPT_RUNS: cfg->runs = arg; return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const char *check(void *p)
+{
+    const struct config *cfg = p;
+    if (!cfg->results) return "--results: required";
+    if (!cfg->figures) return "--figures: required";
+    if (!cfg->plots) return "--plots: required";
+    if (!cfg->common.ledger) return "--ledger: required";
+    return NULL;
+}
+
+/* The runs of the profile, and which of their figures the page has shown. */
+struct page {
+    const struct config *cfg;
+    const struct ledger *l;
+    const struct verdict_rows *v;
+    FILE *out;
+    char *run_names;                    /* storage */
+    const char *run[MAX_RUNS];
+    bool shown[MAX_RUNS];
+    size_t num_runs;
+};
+
+static bool exists(const char *dir, const char *stem, const char *extension)
+{
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "%s/%s%s", dir, stem, extension);
+    return !access(path, R_OK);
+}
+
+static size_t run_index(const struct page *p, const char *name)
+{
+    size_t i = 0;
+    while (i < p->num_runs && strcmp(p->run[i], name)) i++;
+    return i;
+}
+
+/* This profile's row, NULL when its run did not produce it. */
+static const struct verdict_row *produced(const struct page *p, const struct ledger_row *row)
+{
+    const struct verdict_row *r = verdict_rows_find(p->v, row->claim, row->row);
+    return r && run_index(p, r->program) < p->num_runs ? r : NULL;
+}
+
+static const char *verdict_of(const struct page *p, const struct ledger_row *row)
+{
+    const struct verdict_row *r = produced(p, row);
+    return r ? r->verdict : *row->run ? "no run" : "not tested";
+}
+
+static void put_verdict(const struct page *p, const char *verdict)
+{
+    fprintf(p->out, "[%s]{.verdict .", verdict);
+    for (const char *c = verdict; *c; c++) fputc(*c == ' ' ? '-' : *c, p->out);
+    fputc('}', p->out);
+}
+
+static void put_measured(const struct page *p, const struct ledger_row *row)
+{
+    char text[160] = "";
+    const struct verdict_row *r = produced(p, row);
+    if (r) interval_format(r->measured, text, sizeof text);
+    /* Pandoc would take "[..]" for a link. */
+    for (const char *c = text; *c; c++) {
+        if (*c == '[' || *c == ']') fputc('\\', p->out);
+        if (*c == '-') fputs("−", p->out);
+        else fputc(*c, p->out);
+    }
+}
+
+/* A rule as it is read: "in [a, b]" keeps its brackets, signs become mathematical. */
+static void put_rule(const struct page *p, const char *rule)
+{
+    for (const char *c = rule; *c; c++) {
+        if (!strncmp(c, "<=", 2)) { fputs("≤", p->out); c++; }
+        else if (!strncmp(c, ">=", 2)) { fputs("≥", p->out); c++; }
+        else if (*c == '-' && (c == rule || c[-1] != 'e')) fputs("−", p->out);
+        else { if (*c == '[' || *c == ']') fputc('\\', p->out); fputc(*c, p->out); }
+    }
+}
+
+static void put_summary(const struct page *p)
+{
+    static const char *const kinds[] = { "supported", "contradicted", "inconclusive", "not tested", "no run" };
+    enum { NUM_KINDS = sizeof kinds / sizeof *kinds };
+    size_t counts[NUM_KINDS] = { 0 };
+    for (size_t i = 0; i < p->l->num_rows; i++)
+        for (size_t k = 0; k < NUM_KINDS; k++) counts[k] += !strcmp(kinds[k], verdict_of(p, &p->l->rows[i]));
+    fputs("# Summary\n\n::: counts\n", p->out);
+    for (size_t k = 0; k < NUM_KINDS; k++)
+        if (counts[k] || k < 3) {
+            fprintf(p->out, "[%zu]{.count} ", counts[k]);
+            put_verdict(p, kinds[k]);
+            fputs("\n", p->out);
+        }
+    fputs(":::\n\nEach row is one decision: the verdict is *supported* when the whole 99.9 % interval of the measured quantity "
+          "lies inside the rule's margin, *contradicted* when it lies outside, else *inconclusive*. The rules were fixed before "
+          "the runs that they decide.\n\n::: rows\n| claim | quantity | measured | rule | verdict |\n|:--|:--|:--|:--|:--|\n", p->out);
+    for (size_t i = 0; i < p->l->num_rows; i++) {
+        const struct ledger_row *row = &p->l->rows[i];
+        fprintf(p->out, "| [%s](#%s) | %s | ", row->claim, row->claim, row->quantity);
+        put_measured(p, row);
+        fputs(" | ", p->out);
+        put_rule(p, row->rule);
+        fputs(" | ", p->out);
+        put_verdict(p, verdict_of(p, row));
+        fputs(" |\n", p->out);
+    }
+    fputs(":::\n\n", p->out);
+}
+
+/* The lines of RUN.gp's leading comment from "# Caption:" on. */
+static void put_caption(const struct page *p, const char *run)
+{
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "%s/%s.gp", p->cfg->plots, run);
+    char *text = text_file_read(path);
+    bool inside = false;
+    for (char *line = text, *next; line && *line == '#'; line = next) {
+        next = strchr(line, '\n');
+        if (next) *next++ = '\0';
+        line += strspn(line, "# \t");
+        if (!strncmp(line, "Caption:", 8)) { inside = true; line += 8 + strspn(line + 8, " "); }
+        if (inside) fprintf(p->out, "%s\n", line);
+    }
+    free(text);
+}
+
+static void put_figure(struct page *p, size_t run)
+{
+    const char *name = p->run[run];
+    if (p->shown[run] || !exists(p->cfg->figures, name, ".svg")) return;
+    p->shown[run] = true;
+    fprintf(p->out, "\n:::: {.figure #fig-%s}\n![](%s.svg){alt=\"figure %s\"}\n\n::: caption\n**%s.** ", name, name, name, name);
+    put_caption(p, name);
+    fputs(":::\n::::\n\n", p->out);
+}
+
+static void put_entry(struct page *p, const struct ledger_entry *e)
+{
+    fprintf(p->out, "\n## %s. %s {#%s}\n\n%s\n\n", e->id, e->title, e->id, e->text);
+    if (!e->num_rows) return;
+    fputs("::: rows\n| row | quantity | measured | $n$ | rule | verdict | figure |\n|:--|:--|:--|--:|:--|:--|:--|\n", p->out);
+    for (size_t i = e->first_row; i < e->first_row + e->num_rows; i++) {
+        const struct ledger_row *row = &p->l->rows[i];
+        const struct verdict_row *r = produced(p, row);
+        fprintf(p->out, "| %s | %s | ", row->row, row->quantity);
+        put_measured(p, row);
+        fputs(" | ", p->out);
+        if (r && r->measured.n) fprintf(p->out, "%zu", r->measured.n);
+        fputs(" | ", p->out);
+        put_rule(p, row->rule);
+        fputs(" | ", p->out);
+        put_verdict(p, verdict_of(p, row));
+        if (*row->run && exists(p->cfg->figures, row->run, ".svg")) fprintf(p->out, " | [%s](#fig-%s) |\n", row->run, row->run);
+        else fprintf(p->out, " | %s |\n", row->run);
+    }
+    fputs(":::\n\n", p->out);
+    for (size_t i = e->first_row; i < e->first_row + e->num_rows; i++) {
+        const size_t run = run_index(p, p->l->rows[i].run);
+        if (run < p->num_runs) put_figure(p, run);
+    }
+}
+
+static void put_entries(struct page *p)
+{
+    const struct ledger_entry *before = NULL;
+    for (size_t i = 0; i < p->l->num_entries; i++) {
+        const struct ledger_entry *e = &p->l->entries[i];
+        const char *heading = *e->subsection ? e->subsection : e->section;
+        const char *last = before ? (*before->subsection ? before->subsection : before->section) : "";
+        if (strcmp(heading, last)) fprintf(p->out, "\n# %s\n", heading);
+        put_entry(p, e);
+        before = e;
+    }
+    bool more = false;
+    for (size_t i = 0; i < p->num_runs; i++) {
+        if (p->shown[i] || !exists(p->cfg->figures, p->run[i], ".svg")) continue;
+        if (!more) fputs("\n# Further figures\n", p->out);
+        more = true;
+        put_figure(p, i);
+    }
+}
+
+static void put_gaps(const struct page *p)
+{
+    bool any = false;
+    fputs("\n# What is missing\n\n", p->out);
+    for (size_t i = 0; i < p->num_runs; i++) {
+        if (exists(p->cfg->results, p->run[i], ".csv")) continue;
+        any = true;
+        fprintf(p->out, "- The run `%s` has no table", p->run[i]);
+        char path[PATH_SIZE];
+        snprintf(path, sizeof path, "%s/%s.gap", p->cfg->results, p->run[i]);
+        char *why = text_file_read(path);
+        if (why) fprintf(p->out, ": %.*s", (int)strcspn(why, "\n"), why);
+        else fputs(".", p->out);
+        free(why);
+        fputs("\n", p->out);
+    }
+    for (size_t i = 0; i < p->l->num_rows; i++) {
+        const struct ledger_row *row = &p->l->rows[i];
+        if (produced(p, row)) continue;
+        any = true;
+        fprintf(p->out, "- [%s](#%s) `%s`: ", row->claim, row->claim, row->row);
+        if (*row->run) fprintf(p->out, "not produced by `%s` in this profile.\n", row->run);
+        else fputs("no run decides it; the entry says why.\n", p->out);
+    }
+    for (size_t i = 0; i < p->l->num_entries; i++)
+        if (!p->l->entries[i].num_rows) {
+            any = true;
+            fprintf(p->out, "- [%s](#%s): the entry has no rows.\n", p->l->entries[i].id, p->l->entries[i].id);
+        }
+    if (!any) fputs("Nothing.\n", p->out);
+}
+
+/* ---- where the numbers come from ------------------------------------------- */
+
+struct field { const char *key, *value; };
+
+/* key=value and key="several words" in the leading "#" lines, cut in place. */
+static size_t read_fields(char *text, struct field *field)
+{
+    size_t n = 0;
+    char *next;
+    for (char *line = text; line && *line == '#'; line = next) {
+        next = strchr(line, '\n');
+        if (next) *next++ = '\0';
+        for (char *c = line + 1; *c && n < MAX_FIELDS;) {
+            c += strspn(c, " \t");
+            char *key = c;
+            while (isalnum((unsigned char)*c) || *c == '_') c++;
+            if (*c != '=' || c == key) break;       /* a sentence, not fields */
+            *c++ = '\0';
+            const bool quoted = *c == '"';
+            c += quoted;
+            char *value = c;
+            c += strcspn(c, quoted ? "\"" : " \t");
+            if (*c) *c++ = '\0';
+            field[n++] = (struct field){ key, value };
+        }
+    }
+    return n;
+}
+
+static const char *field_value(const struct field *field, size_t n, const char *key)
+{
+    for (size_t i = 0; i < n; i++) if (!strcmp(field[i].key, key)) return field[i].value;
+    return NULL;
+}
+
+static void put_provenance(const struct page *p)
+{
+    static struct field field[MAX_RUNS][MAX_FIELDS];
+    static size_t num[MAX_RUNS];
+    static char *text[MAX_RUNS];
+    size_t first = p->num_runs;
+    for (size_t i = 0; i < p->num_runs; i++) {
+        char path[PATH_SIZE];
+        snprintf(path, sizeof path, "%s/%s.csv", p->cfg->results, p->run[i]);
+        text[i] = text_file_read(path);
+        num[i] = text[i] ? read_fields(text[i], field[i]) : 0;
+        if (num[i] && first == p->num_runs) first = i;
+    }
+    fputs("\n# Where the numbers come from\n\n", p->out);
+    if (first == p->num_runs) fputs("No run has left a table.\n", p->out);
+    else fputs("The same in all runs:\n\n", p->out);
+    /* A field is common when every table has it with one value. */
+    for (size_t k = 0; first < p->num_runs && k < num[first]; k++) {
+        const struct field *f = &field[first][k];
+        bool common = true;
+        for (size_t i = 0; i < p->num_runs; i++) {
+            const char *value = num[i] ? field_value(field[i], num[i], f->key) : f->value;
+            common = common && value && !strcmp(value, f->value);
+        }
+        if (common) fprintf(p->out, "- %s: `%s`\n", f->key, f->value);
+        for (size_t i = 0; common && i < p->num_runs; i++)
+            for (size_t j = 0; j < num[i]; j++)
+                if (!strcmp(field[i][j].key, f->key) && &field[i][j] != f) field[i][j].value = NULL;
+        if (common) field[first][k].value = NULL;
+    }
+    if (first < p->num_runs) fputs("\nBy run:\n\n", p->out);
+    for (size_t i = 0; i < p->num_runs; i++) {
+        if (!num[i]) continue;
+        fprintf(p->out, "- `%s`:", p->run[i]);
+        for (size_t j = 0; j < num[i]; j++)
+            if (field[i][j].value) fprintf(p->out, " %s `%s`", field[i][j].key, field[i][j].value);
+        fputs("\n", p->out);
+    }
+    for (size_t i = 0; i < p->num_runs; i++) free(text[i]);
+}
+
+/* The appendix, its headings one level lower, outside code blocks. */
+static int put_appendix(const struct page *p)
+{
+    if (!p->cfg->appendix) return EXIT_DONE;
+    char *text = text_file_read(p->cfg->appendix);
+    if (!text) return cli_fail(&p->cfg->common, EXIT_DATA, "%s: %s", p->cfg->appendix, strerror(errno));
+    bool code = false;
+    fputs("\n# Appendix\n\n", p->out);
+    for (const char *line = text; *line;) {
+        const size_t length = strcspn(line, "\n");
+        if (!strncmp(line, "```", 3)) code = !code;
+        if (!code && line[strspn(line, "#")] == ' ' && *line == '#') fputc('#', p->out);
+        fprintf(p->out, "%.*s\n", (int)length, line);
+        line += length + (line[length] == '\n');
+    }
+    free(text);
+    return EXIT_DONE;
+}
+
+static int put_page(struct page *p)
+{
+    fprintf(p->out, "---\ntitle: \"The neural tangent kernel of a prefix\"\nsubtitle: \"What was measured: the %s profile\"\nlang: en\n---\n\n",
+            p->cfg->common.profile);
+    fputs("A prefix is a number $m$ of trainable tokens put before the input of an attention layer. The paper *Toward(s) Infinite-Long "
+          "Prefix in Transformer* (arXiv:2406.14036) says what happens as $m$ grows: the training of the prefix becomes linear in its "
+          "neural tangent kernel, and a small summary $(Z, k)$, NTK-Attention, can stand in for the prefix. This page lists each of its "
+          "claims, our reading of it, and what our programs measured. It is generated from the results of the runs and from the "
+          "ledger `paper_notes.md`, in which every rule stands.\n\n", p->out);
+    if (strcmp(p->cfg->common.profile, "default"))
+        fprintf(p->out, "::: note\nThis is the **%s** profile. The ledger's verdicts are those of the default profile (`make reproduce`).\n:::\n\n",
+                p->cfg->common.profile);
+    put_summary(p);
+    put_entries(p);
+    put_gaps(p);
+    put_provenance(p);
+    return put_appendix(p);
+}
+
+int main(int argc, char **argv)
+{
+    struct config cfg = { 0 };
+    cli_parse(argc, argv, "Write the report of a profile as Markdown for pandoc", options, parse, check, &cfg.common);
+    char error[512], path[PATH_SIZE];
+    snprintf(path, sizeof path, "%s/verdicts.csv", cfg.results);
+    static struct page page;
+    struct atomic_file *file = NULL;
+    int code = EXIT_DATA;
+    struct ledger *l = ledger_read(cfg.common.ledger, error, sizeof error);
+    struct verdict_rows *v = l ? verdict_rows_read(path, error, sizeof error) : NULL;
+    page.run_names = strdup(cfg.runs ? cfg.runs : "");
+    if (!v || !page.run_names) { cli_fail(&cfg.common, code, "%s", v ? "out of memory" : error); goto done; }
+    for (char *name = strtok(page.run_names, ","); name; name = strtok(NULL, ",")) {
+        if (page.num_runs == MAX_RUNS) {
+            code = cli_fail(&cfg.common, EXIT_USAGE, "--runs: more than %d", (int)MAX_RUNS);
+            goto done;
+        }
+        page.run[page.num_runs++] = name;
+    }
+    if (atomic_file_open(cfg.common.out, &file, error, sizeof error)) {
+        code = cli_fail(&cfg.common, EXIT_FAILED, "%s: %s", cfg.common.out, error);
+        goto done;
+    }
+    page.cfg = &cfg;
+    page.l = l;
+    page.v = v;
+    page.out = atomic_file_stream(file);
+    code = put_page(&page);
+    if (code) atomic_file_discard(file);
+    else if (atomic_file_commit(file, error, sizeof error))
+        code = cli_fail(&cfg.common, EXIT_FAILED, "%s: %s", cfg.common.out, error);
+done:
+    free(page.run_names);
+    verdict_rows_free(v);
+    ledger_free(l);
+    return code;
+}

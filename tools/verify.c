@@ -1,0 +1,217 @@
+/* Compares the verdicts of a profile's runs with the ledger and prints them as a
+ * table. Fails (exit 1) when
+ *   - a row was decided by a rule other than the ledger's, or is not in the ledger;
+ *   - a recorded verdict does not follow from its own interval and rule;
+ *   - in the default profile a verdict differs from the ledger's, or a row of the
+ *     ledger was not produced; in any other profile a decided verdict
+ *     contradicts a decided one. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/stats.h"
+#include "experiments/cli/cli.h"
+#include "experiments/cli/ledger.h"
+#include "experiments/cli/verdict_rows.h"
+
+struct config {
+    struct cli_common common;
+    const char *results, *runs, *claim;
+};
+
+enum { OPT_RESULTS = 1, OPT_RUNS, OPT_CLAIM };
+
+static const struct argp_option options[] = {
+    { "results", OPT_RESULTS, "DIR", 0, "The profile's results, where verdicts.csv is (required)", 0 },
+    { "runs", OPT_RUNS, "A,B,..", 0, "The runs of the profile; rows of others are left aside (all)", 0 },
+    { "claim", OPT_CLAIM, "ID", 0, "Only the rows of this entry (all)", 0 },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case OPT_RESULTS: cfg->results = arg; return 0;
+    case OPT_RUNS: cfg->runs = arg; return 0;
+    case OPT_CLAIM: cfg->claim = arg; return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const char *check(void *p)
+{
+    const struct config *cfg = p;
+    if (!cfg->results) return "--results: required";
+    if (!cfg->common.ledger) return "--ledger: required";
+    return NULL;
+}
+
+/* Whether `name` is one of the words of a comma-separated list; NULL lists all. */
+static bool listed(const char *list, const char *name)
+{
+    const size_t n = strlen(name);
+    for (const char *p = list; p && *p; p += strcspn(p, ","), p += *p == ',')
+        if (strcspn(p, ",") == n && !strncmp(p, name, n)) return true;
+    return !list;
+}
+
+static bool decided(const char *verdict)
+{
+    return !strcmp(verdict, "supported") || !strcmp(verdict, "contradicted");
+}
+
+static size_t num_problems;
+
+static void problem(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static void problem(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fputs("verify: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    num_problems++;
+}
+
+static void compare(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v)
+{
+    const bool strict = !strcmp(cfg->common.profile, "default");
+    for (size_t i = 0; i < v->num_rows; i++) {
+        const struct verdict_row *r = &v->rows[i];
+        if (!listed(cfg->runs, r->program) || (cfg->claim && strcmp(cfg->claim, r->claim))) continue;
+        const struct ledger_row *want = ledger_find(l, r->claim, r->row);
+        if (!want) {
+            problem("%s %s, from %s, is not in the ledger", r->claim, r->row, r->program);
+            continue;
+        }
+        if (strcmp(want->run, r->program))
+            problem("%s %s comes from %s; the ledger names %s", r->claim, r->row, r->program, want->run);
+        if (strcmp(want->rule, r->rule)) {
+            problem("%s %s was decided by \"%s\"; the ledger's rule is \"%s\"", r->claim, r->row, r->rule, want->rule);
+            continue;
+        }
+        struct margin margin;
+        if (strcmp(r->verdict, "not tested") &&
+            (margin_parse(r->rule, &margin) || strcmp(verdict_name(verdict_by_margin(r->measured, margin)), r->verdict)))
+            problem("%s %s is recorded as %s, which does not follow from its interval and its rule", r->claim, r->row, r->verdict);
+        if (strict && strcmp(want->verdict, r->verdict))
+            problem("%s %s is %s; the ledger says %s", r->claim, r->row, r->verdict, *want->verdict ? want->verdict : "nothing yet");
+        if (!strict && decided(want->verdict) && decided(r->verdict) && strcmp(want->verdict, r->verdict))
+            problem("%s %s is %s; the ledger says %s", r->claim, r->row, r->verdict, want->verdict);
+    }
+    for (size_t i = 0; i < l->num_rows; i++) {
+        const struct ledger_row *want = &l->rows[i];
+        /* A row that names no run is one that no run decides. */
+        if (!*want->run || (cfg->claim && strcmp(cfg->claim, want->claim))) continue;
+        if (verdict_rows_find(v, want->claim, want->row)) continue;
+        if (strict) problem("%s %s was not produced by %s", want->claim, want->row, want->run);
+        else cli_warn(&cfg->common, "%s %s was not produced by %s", want->claim, want->row, want->run);
+    }
+}
+
+/* ---- the table ------------------------------------------------------------- */
+
+/* Characters of UTF-8 text. */
+static int width(const char *text)
+{
+    int n = 0;
+    for (; *text; text++) n += ((unsigned char)*text & 0xC0) != 0x80;
+    return n;
+}
+
+static void cell(const char *text, int columns)
+{
+    printf("%s%*s", text, columns - width(text) + 2, "");
+}
+
+static const char *colour_of(const char *verdict)
+{
+    if (!strcmp(verdict, "supported")) return "\033[32m";
+    if (!strcmp(verdict, "contradicted")) return "\033[31m";
+    return "\033[33m";
+}
+
+static void print_table(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v)
+{
+    const bool colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
+    int name_width = 5, number_width = 8, rule_width = 4;
+    enum { VERDICT_WIDTH = 12 };
+    size_t counts[4] = { 0 }, missing = 0;
+    char text[160];
+    /* The first pass measures, the second prints. */
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) {
+            cell("claim", name_width);
+            cell("verdict", VERDICT_WIDTH);
+            cell("measured, 99.9 % interval", number_width);
+            cell("rule", rule_width);
+            puts("quantity");
+        } else {
+            number_width = width("measured, 99.9 % interval");
+        }
+        for (size_t i = 0; i < l->num_rows; i++) {
+            const struct ledger_row *row = &l->rows[i];
+            if (cfg->claim && strcmp(cfg->claim, row->claim)) continue;
+            const struct verdict_row *r = verdict_rows_find(v, row->claim, row->row);
+            if (r && !listed(cfg->runs, r->program)) r = NULL;
+            const char *verdict = r ? r->verdict : *row->run ? "no run" : "not tested";
+            snprintf(text, sizeof text, "%s %s", row->claim, row->row);
+            if (!pass) {
+                if (width(text) > name_width) name_width = width(text);
+                if (width(row->rule) > rule_width) rule_width = width(row->rule);
+                if (r) interval_format(r->measured, text, sizeof text);
+                if (r && width(text) > number_width) number_width = width(text);
+                continue;
+            }
+            cell(text, name_width);
+            if (colour) fputs(colour_of(verdict), stdout);
+            cell(verdict, VERDICT_WIDTH);
+            if (colour) fputs("\033[0m", stdout);
+            *text = '\0';
+            if (r) interval_format(r->measured, text, sizeof text);
+            cell(text, number_width);
+            cell(row->rule, rule_width);
+            for (const char *p = row->quantity; *p; p++) if (*p != '$') putchar(*p);
+            putchar('\n');
+            bool counted = false;
+            for (int k = 0; k < 4; k++)
+                if (!strcmp(verdict, verdict_name((enum verdict)k))) { counts[k]++; counted = true; }
+            missing += !counted;
+        }
+    }
+    printf("%s profile: %zu supported, %zu contradicted, %zu inconclusive, %zu not tested, %zu without a run\n",
+           cfg->common.profile, counts[VERDICT_SUPPORTED], counts[VERDICT_CONTRADICTED], counts[VERDICT_INCONCLUSIVE],
+           counts[VERDICT_NOT_TESTED], missing);
+}
+
+int main(int argc, char **argv)
+{
+    struct config cfg = { 0 };
+    cli_parse(argc, argv, "Compare the verdicts of a profile with the ledger", options, parse, check, &cfg.common);
+    char error[512], path[4096];
+    snprintf(path, sizeof path, "%s/verdicts.csv", cfg.results);
+    struct ledger *l = ledger_read(cfg.common.ledger, error, sizeof error);
+    struct verdict_rows *v = l ? verdict_rows_read(path, error, sizeof error) : NULL;
+    int code = EXIT_DATA;
+    if (!v) { cli_fail(&cfg.common, code, "%s", error); goto done; }
+    if (cfg.claim && !ledger_entry(l, cfg.claim)) {
+        code = cli_fail(&cfg.common, EXIT_USAGE, "--claim: %s has no entry \"%s\"", cfg.common.ledger, cfg.claim);
+        goto done;
+    }
+    print_table(&cfg, l, v);
+    fflush(stdout);
+    compare(&cfg, l, v);
+    if (!v->num_rows && (!cfg.runs || *cfg.runs)) problem("%s: no verdicts at all", path);
+    code = num_problems ? EXIT_FAILED : EXIT_DONE;
+    if (ferror(stdout)) code = cli_fail(&cfg.common, EXIT_FAILED, "the table could not be written");
+done:
+    verdict_rows_free(v);
+    ledger_free(l);
+    return code;
+}
