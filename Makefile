@@ -6,7 +6,7 @@
 # BUILD=DIR                    where everything generated goes (default: build)
 # PREFIX=DIR DESTDIR=DIR       where `make install` puts the library
 
-VERSION := 0.1.0
+VERSION := $(shell sed -n 's/^\#define PREFIX_NTK_VERSION "\(.*\)"/\1/p' include/prefix_ntk/version.h)
 ABI     := 0
 
 PROFILE ?= default
@@ -41,7 +41,7 @@ PKG_LIBS   = $(eval PKG_LIBS := $$(shell pkg-config --define-variable=GSL_CBLAS_
 
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
 CFLAGS  ?= -O2 -g
-BASE     = -fopenmp -fPIC -fvisibility=hidden -D_GNU_SOURCE -DPREFIX_NTK_VERSION='"$(VERSION)"' -Iinclude -I. $(PKG_CFLAGS) $(WARN)
+BASE     = -fopenmp -fPIC -fvisibility=hidden -D_GNU_SOURCE -Iinclude -I. $(PKG_CFLAGS) $(WARN)
 # Results must not depend on what the compiler contracts, except in the kernels.
 STRICT   = -std=c11 -ffp-contract=off $(BASE)
 # Kernel files need GNU mode and contraction, or GCC emits no fused multiply-add.
@@ -276,5 +276,5 @@ APPENDIX := $(wildcard docs/derivations.md)
 $(PAGE): $(BUILD)/bin/report $(BUILD)/bin/verify $(TABLES) $(call DRAWN,$(RUNS)) paper_notes.md $(APPENDIX) docs/report.css
 	@mkdir -p $(@D)
 	@$(BUILD)/bin/report $(ROWS_ARGS) --profile $(PROFILE) --figures $(FIGURES) --plots plots $(APPENDIX:%=--appendix %) --out $(@D)/report.md
-	@pandoc --from markdown --to html5 --standalone --self-contained --mathml --toc --toc-depth=2 --columns=100000 \
+	@pandoc --from markdown --to html5 --standalone --self-contained --mathml --toc --toc-depth=1 --columns=100000 \
 	  --css docs/report.css --resource-path=.:$(FIGURES) --output $@ $(@D)/report.md

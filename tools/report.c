@@ -87,7 +87,7 @@ static size_t run_index(const struct page *p, const char *name)
 static const struct verdict_row *produced(const struct page *p, const struct ledger_row *row)
 {
     const struct verdict_row *r = verdict_rows_find(p->v, row->claim, row->row);
-    return r && run_index(p, r->program) < p->num_runs ? r : NULL;
+    return r && run_index(p, r->run) < p->num_runs ? r : NULL;
 }
 
 static const char *verdict_of(const struct page *p, const struct ledger_row *row)
@@ -103,28 +103,42 @@ static void put_verdict(const struct page *p, const char *verdict)
     fputc('}', p->out);
 }
 
-static void put_measured(const struct page *p, const struct ledger_row *row)
+/* Number and rule as they are read: brackets escaped, since pandoc would take them
+ * for a link, signs mathematical. */
+static void put_mathematical(const struct page *p, const char *text)
 {
-    char text[160] = "";
-    const struct verdict_row *r = produced(p, row);
-    if (r) interval_format(r->measured, text, sizeof text);
-    /* Pandoc would take "[..]" for a link. */
     for (const char *c = text; *c; c++) {
-        if (*c == '[' || *c == ']') fputc('\\', p->out);
-        if (*c == '-') fputs("−", p->out);
+        if (!strncmp(c, "<=", 2)) { fputs("≤", p->out); c++; }
+        else if (!strncmp(c, ">=", 2)) { fputs("≥", p->out); c++; }
+        else if (*c == '-') fputs("−", p->out);
+        else if (*c == '[' || *c == ']') fprintf(p->out, "\\%c", *c);
         else fputc(*c, p->out);
     }
 }
 
-/* A rule as it is read: "in [a, b]" keeps its brackets, signs become mathematical. */
-static void put_rule(const struct page *p, const char *rule)
+/* The number and its interval, each of them unbroken. */
+static void put_measured(const struct page *p, const struct ledger_row *row)
 {
-    for (const char *c = rule; *c; c++) {
-        if (!strncmp(c, "<=", 2)) { fputs("≤", p->out); c++; }
-        else if (!strncmp(c, ">=", 2)) { fputs("≥", p->out); c++; }
-        else if (*c == '-' && (c == rule || c[-1] != 'e')) fputs("−", p->out);
-        else { if (*c == '[' || *c == ']') fputc('\\', p->out); fputc(*c, p->out); }
-    }
+    const struct verdict_row *r = produced(p, row);
+    if (!r) return;
+    char text[160];
+    interval_format(r->measured, text, sizeof text);
+    char *interval = strchr(text, ' ');
+    if (interval) *interval++ = '\0';
+    fputc('[', p->out);
+    put_mathematical(p, text);
+    fputs("]{.number}", p->out);
+    if (!interval) return;
+    fputs(" [", p->out);
+    put_mathematical(p, interval);
+    fputs("]{.interval}", p->out);
+}
+
+static void put_rule(const struct page *p, const struct ledger_row *row)
+{
+    fputc('[', p->out);
+    put_mathematical(p, row->rule);
+    fputs("]{.number}", p->out);
 }
 
 static void put_summary(const struct page *p)
@@ -143,15 +157,15 @@ static void put_summary(const struct page *p)
         }
     fputs(":::\n\nEach row is one decision: the verdict is *supported* when the whole 99.9 % interval of the measured quantity "
           "lies inside the rule's margin, *contradicted* when it lies outside, else *inconclusive*. The rules were fixed before "
-          "the runs that they decide.\n\n::: rows\n| claim | quantity | measured | rule | verdict |\n|:--|:--|:--|:--|:--|\n", p->out);
+          "the runs that they decide.\n\n::: rows\n| claim | verdict | quantity | measured | rule |\n|:--|:--|:--|:--|:--|\n", p->out);
     for (size_t i = 0; i < p->l->num_rows; i++) {
         const struct ledger_row *row = &p->l->rows[i];
-        fprintf(p->out, "| [%s](#%s) | %s | ", row->claim, row->claim, row->quantity);
+        fprintf(p->out, "| [%s](#%s) | ", row->claim, row->claim);
+        put_verdict(p, verdict_of(p, row));
+        fprintf(p->out, " | %s | ", row->quantity);
         put_measured(p, row);
         fputs(" | ", p->out);
-        put_rule(p, row->rule);
-        fputs(" | ", p->out);
-        put_verdict(p, verdict_of(p, row));
+        put_rule(p, row);
         fputs(" |\n", p->out);
     }
     fputs(":::\n\n", p->out);
@@ -188,18 +202,18 @@ static void put_entry(struct page *p, const struct ledger_entry *e)
 {
     fprintf(p->out, "\n## %s. %s {#%s}\n\n%s\n\n", e->id, e->title, e->id, e->text);
     if (!e->num_rows) return;
-    fputs("::: rows\n| row | quantity | measured | $n$ | rule | verdict | figure |\n|:--|:--|:--|--:|:--|:--|:--|\n", p->out);
+    fputs("::: rows\n| row | verdict | quantity | measured | $n$ | rule | figure |\n|:--|:--|:--|:--|:--|:--|:--|\n", p->out);
     for (size_t i = e->first_row; i < e->first_row + e->num_rows; i++) {
         const struct ledger_row *row = &p->l->rows[i];
         const struct verdict_row *r = produced(p, row);
-        fprintf(p->out, "| %s | %s | ", row->row, row->quantity);
+        fprintf(p->out, "| %s | ", row->row);
+        put_verdict(p, verdict_of(p, row));
+        fprintf(p->out, " | %s | ", row->quantity);
         put_measured(p, row);
         fputs(" | ", p->out);
         if (r && r->measured.n) fprintf(p->out, "%zu", r->measured.n);
         fputs(" | ", p->out);
-        put_rule(p, row->rule);
-        fputs(" | ", p->out);
-        put_verdict(p, verdict_of(p, row));
+        put_rule(p, row);
         if (*row->run && exists(p->cfg->figures, row->run, ".svg")) fprintf(p->out, " | [%s](#fig-%s) |\n", row->run, row->run);
         else fprintf(p->out, " | %s |\n", row->run);
     }
@@ -266,7 +280,8 @@ static void put_gaps(const struct page *p)
 
 struct field { const char *key, *value; };
 
-/* key=value and key="several words" in the leading "#" lines, cut in place. */
+/* key=value and key="several words" in the leading "#" lines, and the line of
+ * options; cut in place. */
 static size_t read_fields(char *text, struct field *field)
 {
     size_t n = 0;
@@ -274,6 +289,11 @@ static size_t read_fields(char *text, struct field *field)
     for (char *line = text; line && *line == '#'; line = next) {
         next = strchr(line, '\n');
         if (next) *next++ = '\0';
+        static const char options_mark[] = "# options: ";
+        if (!strncmp(line, options_mark, sizeof options_mark - 1) && n < MAX_FIELDS) {
+            field[n++] = (struct field){ "options", line + sizeof options_mark - 1 };
+            continue;
+        }
         for (char *c = line + 1; *c && n < MAX_FIELDS;) {
             c += strspn(c, " \t");
             char *key = c;

@@ -84,14 +84,14 @@ static void compare(const struct config *cfg, const struct ledger *l, const stru
     const bool strict = !strcmp(cfg->common.profile, "default");
     for (size_t i = 0; i < v->num_rows; i++) {
         const struct verdict_row *r = &v->rows[i];
-        if (!listed(cfg->runs, r->program) || (cfg->claim && strcmp(cfg->claim, r->claim))) continue;
+        if (!listed(cfg->runs, r->run) || (cfg->claim && strcmp(cfg->claim, r->claim))) continue;
         const struct ledger_row *want = ledger_find(l, r->claim, r->row);
         if (!want) {
-            problem("%s %s, from %s, is not in the ledger", r->claim, r->row, r->program);
+            problem("%s %s, from %s, is not in the ledger", r->claim, r->row, r->run);
             continue;
         }
-        if (strcmp(want->run, r->program))
-            problem("%s %s comes from %s; the ledger names %s", r->claim, r->row, r->program, want->run);
+        if (strcmp(want->run, r->run))
+            problem("%s %s comes from %s; the ledger names %s", r->claim, r->row, r->run, want->run);
         if (strcmp(want->rule, r->rule)) {
             problem("%s %s was decided by \"%s\"; the ledger's rule is \"%s\"", r->claim, r->row, r->rule, want->rule);
             continue;
@@ -159,7 +159,7 @@ static void print_table(const struct config *cfg, const struct ledger *l, const 
             const struct ledger_row *row = &l->rows[i];
             if (cfg->claim && strcmp(cfg->claim, row->claim)) continue;
             const struct verdict_row *r = verdict_rows_find(v, row->claim, row->row);
-            if (r && !listed(cfg->runs, r->program)) r = NULL;
+            if (r && !listed(cfg->runs, r->run)) r = NULL;
             const char *verdict = r ? r->verdict : *row->run ? "no run" : "not tested";
             snprintf(text, sizeof text, "%s %s", row->claim, row->row);
             if (!pass) {

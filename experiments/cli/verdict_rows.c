@@ -43,10 +43,9 @@ static char *split_record(char *p, char **cell, size_t max, size_t *cells)
     }
 }
 
-/* An empty cell is NaN. */
-static bool number(const char *text, double *out)
+static bool number(const char *text, double empty, double *out)
 {
-    if (!*text) { *out = NAN; return true; }
+    if (!*text) { *out = empty; return true; }
     char *end;
     *out = strtod(text, &end);
     return !*end;
@@ -84,8 +83,8 @@ static int parse(struct verdict_rows *v, const char *path, char *error, size_t e
             v->rows = more;
         }
         struct verdict_row *r = &v->rows[v->num_rows];
-        if (cells != NUM_COLUMNS || !number(cell[VALUE], &r->measured.value) || !number(cell[CI_LO], &r->measured.lo) ||
-            !number(cell[CI_HI], &r->measured.hi) || !number(cell[COUNT], &count)) {
+        if (cells != NUM_COLUMNS || !number(cell[VALUE], NAN, &r->measured.value) || !number(cell[CI_LO], -INFINITY, &r->measured.lo) ||
+            !number(cell[CI_HI], INFINITY, &r->measured.hi) || !number(cell[COUNT], 0.0, &count)) {
             snprintf(error, error_size, "%s:%zu: not a verdict row", path, line);
             return -1;
         }
@@ -97,7 +96,9 @@ static int parse(struct verdict_rows *v, const char *path, char *error, size_t e
         r->verdict = cell[VERDICT];
         r->source = cell[SOURCE];
         r->program = cell[PROGRAM];
-        r->figure = cell[FIGURE];
+        char *suffix = strrchr(cell[FIGURE], '.');
+        if (suffix) *suffix = '\0';
+        r->run = cell[FIGURE];
         if (verdict_rows_find(v, r->claim, r->row)) {
             snprintf(error, error_size, "%s:%zu: %s %s stands there twice", path, line, r->claim, r->row);
             return -1;

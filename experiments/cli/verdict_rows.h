@@ -5,8 +5,9 @@
 #include "common/stats.h"
 
 struct verdict_row {
-    const char *claim, *row, *quantity, *rule, *verdict, *source, *program, *figure;
-    struct interval measured;  /* NaN where the cell is empty */
+    const char *claim, *row, *quantity, *rule, *verdict, *source, *program;
+    const char *run;           /* the stem of its figure */
+    struct interval measured;  /* an empty bound is an open one; an empty value is NaN */
 };
 
 struct verdict_rows {
