@@ -1,0 +1,295 @@
+/* The ledger, the verdict table, `verify`, `ledger` and `report`: good files pass,
+ * and each planted mistake is caught. */
+#include "experiments/cli/ledger.h"
+#include "experiments/cli/verdict_rows.h"
+#include "tests/support/check.h"
+#include "tests/support/run_program.h"
+#include "tests/support/scratch.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TABLE_HEAD "\n| row | quantity | rule | verdict | measured | run |\n|---|---|---|---|---|---|\n"
+
+static const char ledger_text[] =
+    "# Theory\n\nText before.\n\n"
+    "### T2. Convergence of $K_m$\n\n**Statement.** It converges.\n\n**Source.** read (abstract); derived.\n" TABLE_HEAD
+    "| slope | slope of the error, in $\\|K\\|$ | in [-0.55, -0.45] | supported | -0.5 | sweep |\n"
+    "| constant | measured over predicted | in [0.9, 1.1] | inconclusive |  | sweep |\n\n"
+    "# Ours\n\n## Kernels\n\n"
+    "### F1. A finding\n\n**Source.**\nours.\n" TABLE_HEAD
+    "| bound | largest score over B | <= 1 | contradicted | 3.2 | bounds |\n"
+    "| later | not decided | >= 0 | not tested |  |  |\n";
+
+static const char rows_header[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure\n";
+static const char slope_row[] = "T2,slope,\"slope, of\",\"in [-0.55, -0.45]\",-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n";
+static const char constant_row[] = "T2,constant,c,\"in [0.9, 1.1]\",1.0234,0.88,1.12,64,inconclusive,read,conv,sweep.svg\n";
+static const char bound_row[] = "F1,bound,m,<= 1,3.2,3.1,3.3,12,contradicted,ours,bounds,bounds.svg\n";
+
+/* Writes a verdict table of the rows given into the folder. */
+static void put_rows(void *state, const char *a, const char *b, const char *c)
+{
+    char text[2048];
+    snprintf(text, sizeof text, "%s%s%s%s", rows_header, a, b, c);
+    scratch_file(state, "verdicts.csv", text);
+}
+
+static struct outcome verify(void *state, const char *profile)
+{
+    return run_program("verify", "--ledger", scratch_path(state, "ledger.md"), "--results", scratch_path(state, ""),
+                       "--runs", "sweep,bounds", "--profile", profile, NULL);
+}
+
+/* `verify` fails in the profile and its complaint holds `says`. */
+static void check_caught(void *state, const char *profile, const char *says)
+{
+    struct outcome o = verify(state, profile);
+    if (o.code != 1 || !strstr(o.err, says)) {
+        print_error("exit %d, wanted 1 and \"%s\"; said: %s", o.code, says, o.err);
+        fail();
+    }
+    outcome_free(&o);
+}
+
+static void check_passes(void *state, const char *profile)
+{
+    struct outcome o = verify(state, profile);
+    if (o.code) { print_error("%s", o.err); fail(); }
+    outcome_free(&o);
+}
+
+static void test_ledger_is_read(void **state)
+{
+    char error[256];
+    struct ledger *l = ledger_read(scratch_file(*state, "l.md", ledger_text), error, sizeof error);
+    assert_non_null(l);
+    assert_int_equal(l->num_entries, 2);
+    assert_int_equal(l->num_rows, 4);
+    const struct ledger_entry *e = ledger_entry(l, "F1");
+    assert_non_null(e);
+    assert_string_equal(e->section, "Ours");
+    assert_string_equal(e->subsection, "Kernels");
+    assert_string_equal(e->source, "ours");
+    assert_int_equal(e->first_row, 2);
+    assert_int_equal(e->num_rows, 2);
+    assert_string_equal(l->entries[0].title, "Convergence of $K_m$");
+    assert_string_equal(l->entries[0].source, "read");
+    const struct ledger_row *r = ledger_find(l, "T2", "slope");
+    assert_non_null(r);
+    assert_string_equal(r->rule, "in [-0.55, -0.45]");
+    assert_string_equal(r->run, "sweep");
+    assert_int_equal(r->line, 13);
+    assert_null(ledger_find(l, "T2", "bound"));
+    assert_string_equal(ledger_find(l, "F1", "later")->run, "");
+    ledger_free(l);
+}
+
+static void test_bad_ledgers_are_refused(void **state)
+{
+    static const struct { const char *from, *to, *says; } cases[] = {
+        { "in [-0.55, -0.45]", "about -0.5", "not a rule" },
+        { "| supported |", "| proved |", "not a verdict" },
+        { "| constant |", "| slope |", "twice" },
+        { "### F1.", "### T2.", "twice" },
+        { "**Source.** read", "**Source.** rumour", "source" },
+        { "| 3.2 | bounds |", "| bounds |", "cells" },
+        { "| row | quantity", "| name | quantity", "columns" },
+        { "| bound |", "| bo und |", "character" },
+    };
+    char text[4096], error[256];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *at = strstr(ledger_text, cases[i].from);
+        assert_non_null(at);
+        snprintf(text, sizeof text, "%.*s%s%s", (int)(at - ledger_text), ledger_text, cases[i].to, at + strlen(cases[i].from));
+        const char *path = scratch_file(*state, "bad.md", text);
+        assert_null(ledger_read(path, error, sizeof error));
+        if (!strstr(error, cases[i].says) || !strstr(error, path)) { print_error("%s\n", error); fail(); }
+    }
+    assert_null(ledger_read(scratch_path(*state, "absent.md"), error, sizeof error));
+    assert_non_null(strstr(error, "absent.md"));
+}
+
+static void test_verdict_rows_are_read(void **state)
+{
+    char error[256];
+    put_rows(*state, "# metadata\n", slope_row, "F1,bound,\"say \"\"m\"\"\",<= 1,,,,,not tested,ours,bounds,bounds.svg");
+    struct verdict_rows *v = verdict_rows_read(scratch_path(*state, "verdicts.csv"), error, sizeof error);
+    assert_non_null(v);
+    assert_int_equal(v->num_rows, 2);
+    const struct verdict_row *r = verdict_rows_find(v, "T2", "slope");
+    assert_non_null(r);
+    assert_string_equal(r->quantity, "slope, of");
+    assert_string_equal(r->run, "sweep");
+    assert_int_equal(r->measured.n, 64);
+    assert_true(r->measured.lo == -0.5031);
+    r = verdict_rows_find(v, "F1", "bound");
+    assert_string_equal(r->quantity, "say \"m\"");
+    assert_true(isnan(r->measured.value));
+    verdict_rows_free(v);
+
+    put_rows(*state, slope_row, slope_row, "");
+    assert_null(verdict_rows_read(scratch_path(*state, "verdicts.csv"), error, sizeof error));
+    put_rows(*state, "T2,slope,0.5\n", "", "");
+    assert_null(verdict_rows_read(scratch_path(*state, "verdicts.csv"), error, sizeof error));
+    put_rows(*state, "T2,slope,q,<= 1,0.5x,0,1,3,supported,ours,a,a.svg\n", "", "");
+    assert_null(verdict_rows_read(scratch_path(*state, "verdicts.csv"), error, sizeof error));
+    v = verdict_rows_read(scratch_path(*state, "none.csv"), error, sizeof error);
+    assert_non_null(v);
+    assert_int_equal(v->num_rows, 0);
+    verdict_rows_free(v);
+}
+
+static void test_numbers_as_read(void **state)
+{
+    (void)state;
+    static const struct { struct interval x; const char *want; } cases[] = {
+        { { -0.49871234, -0.50312, -0.49424, 64 }, "-0.4987 [-0.5031, -0.4942]" },
+        { { 1.0234, 0.88, 1.12, 64 }, "1.02 [0.88, 1.12]" },
+        { { 3.0, 3.0, 3.0, 1 }, "3.000" },
+        { { 0.0, 0.0, 0.0, 1 }, "0" },
+        { { 3.17e-12, 2.9e-12, 3.4e-12, 5 }, "3.17e-12 [2.90e-12, 3.40e-12]" },
+        { { 12345678.0, 12000000.0, 12700000.0, 5 }, "1.235e7 [1.200e7, 1.270e7]" },
+        { { 0.5, -INFINITY, INFINITY, 1 }, "0.5000 [-∞, ∞]" },
+        { { 1234.5, 1100.0, 1400.0, 5 }, "1234 [1100, 1400]" },
+        { { 1.0, 1.0 - 1e-13, 1.0 + 1e-13, 5 }, "1.00000 [1.00000, 1.00000]" },
+        { { NAN, 0.0, 1.0, 5 }, "" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[160];
+        interval_format(cases[i].x, text, sizeof text);
+        assert_string_equal(text, cases[i].want);
+    }
+}
+
+static void test_verify_accepts_agreement(void **state)
+{
+    scratch_file(*state, "ledger.md", ledger_text);
+    put_rows(*state, slope_row, constant_row, bound_row);
+    check_passes(*state, "default");
+    check_passes(*state, "smoke");
+}
+
+static void test_verify_catches_rule_drift(void **state)
+{
+    scratch_file(*state, "ledger.md", ledger_text);
+    static const char drifted[] = "T2,slope,s,\"in [-0.60, -0.40]\",-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n";
+    put_rows(*state, drifted, constant_row, bound_row);
+    check_caught(*state, "default", "was decided by \"in [-0.60, -0.40]\"");
+    check_caught(*state, "smoke", "was decided by");
+}
+
+static void test_verify_catches_a_flipped_verdict(void **state)
+{
+    scratch_file(*state, "ledger.md", ledger_text);
+    /* A verdict that the interval does not bear out. */
+    static const char forged[] = "F1,bound,m,<= 1,3.2,3.1,3.3,12,supported,ours,bounds,bounds.svg\n";
+    put_rows(*state, slope_row, constant_row, forged);
+    check_caught(*state, "smoke", "does not follow");
+    /* A sound verdict that contradicts the ledger's. */
+    static const char flipped[] = "F1,bound,m,<= 1,0.7,0.6,0.8,12,supported,ours,bounds,bounds.svg\n";
+    put_rows(*state, slope_row, constant_row, flipped);
+    check_caught(*state, "default", "F1 bound is supported; the ledger says contradicted");
+    check_caught(*state, "smoke", "F1 bound is supported; the ledger says contradicted");
+}
+
+static void test_verify_by_profile(void **state)
+{
+    scratch_file(*state, "ledger.md", ledger_text);
+    /* Decided here, undecided in the ledger: only the default profile must agree. */
+    static const char decided[] = "T2,constant,c,\"in [0.9, 1.1]\",1.02,0.98,1.06,64,supported,read,conv,sweep.svg\n";
+    put_rows(*state, slope_row, decided, bound_row);
+    check_passes(*state, "smoke");
+    check_caught(*state, "default", "T2 constant is supported; the ledger says inconclusive");
+    /* Not produced. */
+    put_rows(*state, slope_row, bound_row, "");
+    check_passes(*state, "smoke");
+    check_caught(*state, "default", "T2 constant was not produced by sweep");
+    put_rows(*state, "", "", "");
+    check_caught(*state, "smoke", "no verdicts at all");
+}
+
+static void test_verify_catches_strangers(void **state)
+{
+    scratch_file(*state, "ledger.md", ledger_text);
+    put_rows(*state, slope_row, constant_row, bound_row);
+    static const char unknown[] = "T9,new,m,<= 1,0.7,0.6,0.8,12,supported,ours,bounds,bounds.svg\n";
+    put_rows(*state, slope_row, unknown, bound_row);
+    check_caught(*state, "smoke", "T9 new, from bounds, is not in the ledger");
+    static const char elsewhere[] = "F1,bound,m,<= 1,3.2,3.1,3.3,12,contradicted,ours,sweep,sweep.svg\n";
+    put_rows(*state, slope_row, constant_row, elsewhere);
+    check_caught(*state, "smoke", "F1 bound comes from sweep; the ledger names bounds");
+    /* Rows of a run that the profile no longer has are left aside. */
+    static const char retired[] = "T9,new,m,<= 1,0.7,0.6,0.8,12,supported,ours,old,old.svg\n";
+    put_rows(*state, slope_row, retired, bound_row);
+    check_passes(*state, "smoke");
+}
+
+static void test_ledger_is_rewritten(void **state)
+{
+    const char *path = scratch_file(*state, "ledger.md", ledger_text);
+    put_rows(*state, slope_row, constant_row, "F1,bound,m,<= 1,0.7,0.6,0.8,12,supported,ours,bounds,bounds.svg\n");
+    struct outcome o = run_program("ledger", "--ledger", path, "--results", scratch_path(*state, ""), "--out", path, NULL);
+    if (o.code) print_error("%s", o.err);
+    assert_int_equal(o.code, 0);
+    outcome_free(&o);
+    check_passes(*state, "default");
+    char error[256];
+    struct ledger *l = ledger_read(path, error, sizeof error);
+    assert_non_null(l);
+    assert_string_equal(ledger_find(l, "T2", "slope")->measured, "-0.4987 [-0.5031, -0.4942]");
+    assert_string_equal(ledger_find(l, "F1", "bound")->verdict, "supported");
+    assert_string_equal(ledger_find(l, "F1", "later")->verdict, "not tested");
+    assert_string_equal(l->entries[0].text, "\n**Statement.** It converges.\n\n**Source.** read (abstract); derived.\n");
+    ledger_free(l);
+
+    /* A number measured under another rule does not get in. */
+    put_rows(*state, "T2,slope,s,<= 0,-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n", "", "");
+    o = run_program("ledger", "--ledger", path, "--results", scratch_path(*state, ""), "--out", path, NULL);
+    CHECK_REFUSAL(o, 1, "ledger", "not by the rule");
+}
+
+static void test_page(void **state)
+{
+    scratch_file(*state, "ledger.md", ledger_text);
+    put_rows(*state, slope_row, constant_row, "");
+    scratch_file(*state, "sweep.csv", "# program=conv version=0.1.0 seed=7 blas=\"OpenBLAS x y\"\n# options: --dim 3\na\n1\n");
+    scratch_file(*state, "sweep.svg", "<svg/>");
+    scratch_file(*state, "sweep.gp", "# Caption: The error of $K_m$\n#   against $m$.\nplot\n");
+    const char *folder = scratch_path(*state, ""), *appendix = scratch_file(*state, "a.md", "# Proofs\n\n```\n# code\n```\n");
+    struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures", folder,
+                                   "--plots", folder, "--runs", "sweep,bounds", "--profile", "smoke", "--appendix", appendix, NULL);
+    assert_int_equal(o.code, 0);
+    static const char *const wanted[] = {
+        "[1]{.count} [supported]{.verdict .supported}", "[0]{.count} [contradicted]", "[1]{.count} [no run]{.verdict .no-run}",
+        "## T2. Convergence of $K_m$ {#T2}", "[−0.4987]{.number} [\\[−0.5031, −0.4942\\]]{.interval}", "| [sweep](#fig-sweep) |",
+        "![](sweep.svg)", "The error of $K_m$\nagainst $m$.", "- The run `bounds` has no table.", "- blas: `OpenBLAS x y`",
+        "- options: `--dim 3`", "## Proofs", "\n# code\n",
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (!strstr(o.out, wanted[i])) { print_error("the page lacks: %s\n", wanted[i]); fail(); }
+    outcome_free(&o);
+
+    o = run_program("report", "--results", folder, "--figures", folder, "--plots", folder, NULL);
+    assert_int_equal(o.code, 2);
+    outcome_free(&o);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ledger_is_read),
+        cmocka_unit_test(test_bad_ledgers_are_refused),
+        cmocka_unit_test(test_verdict_rows_are_read),
+        cmocka_unit_test(test_numbers_as_read),
+        cmocka_unit_test(test_verify_accepts_agreement),
+        cmocka_unit_test(test_verify_catches_rule_drift),
+        cmocka_unit_test(test_verify_catches_a_flipped_verdict),
+        cmocka_unit_test(test_verify_by_profile),
+        cmocka_unit_test(test_verify_catches_strangers),
+        cmocka_unit_test(test_ledger_is_rewritten),
+        cmocka_unit_test(test_page),
+    };
+    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
+}
