@@ -4,32 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <gsl/gsl_errno.h>
-#include "common/random.h"
 #include "theory/prefix_pass.h"
-
-int prefix_draw(uint64_t seed, uint64_t trial, enum prefix_signs law, double sigma,
-                gsl_matrix *W, gsl_vector *signs, int num_threads)
-{
-    const size_t m = W->size1, d = W->size2;
-    if (signs->size != m) return GSL_EBADLEN;
-    if (!(sigma > 0.0) || !isfinite(sigma)) return GSL_EDOM;
-    const int mirrored = law == PREFIX_SIGNS_MIRRORED;
-    if (mirrored && m % 2) return GSL_EINVAL;
-    const size_t drawn = mirrored ? m / 2 : m;
-#pragma omp parallel for schedule(static) num_threads(num_threads) if (num_threads > 1 && drawn * d > 65536)
-    for (size_t r = 0; r < drawn; r++) {
-        double *w = gsl_matrix_ptr(W, r, 0);
-        random_normal(seed, RANDOM_PREFIX, trial, r, w, d);
-        for (size_t k = 0; k < d; k++) w[k] *= sigma;
-        const double a = law == PREFIX_SIGNS_RANDOM ? random_sign(seed, RANDOM_SIGNS, trial, r) : 1.0;
-        gsl_vector_set(signs, r, a);
-        if (mirrored) {
-            memcpy(gsl_matrix_ptr(W, r + drawn, 0), w, d * sizeof *w);
-            gsl_vector_set(signs, r + drawn, -a);
-        }
-    }
-    return GSL_SUCCESS;
-}
 
 /* F = m sum / mass. */
 static void outputs(const struct prefix_pass *p, gsl_matrix *F)

@@ -1,0 +1,252 @@
+/* Pair moments in registers: see gram_kernel.h.
+ *
+ * One tile is GRAM_ROWS pairs by up to MAX_VECTORS vectors of columns: per token it
+ * loads the vectors, broadcasts the weights of the pairs and does all products. 24
+ * accumulators of 32 registers (12 of 16 where there are 16) hide the latency of the
+ * units and leave room for the operands. */
+#include "theory/gram_kernel.h"
+
+#include <math.h>
+#include <string.h>
+#include "common/isa.h"
+#include "theory/vmath.h"
+
+enum { LANES = VMATH_LANES };
+#if defined(ISA_AVX512)
+enum { MAX_VECTORS = 4 };
+#else
+enum { MAX_VECTORS = 2 };
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vdouble load(const double *p)
+{
+    vdouble v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE void store(double *p, vdouble v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+INLINE vdouble splat(double x)
+{
+    return x - (vdouble){ 0 };
+}
+
+INLINE double sum_lanes(vdouble v)
+{
+    double sum = v[0];
+    for (int i = 1; i < LANES; i++) sum += v[i];
+    return sum;
+}
+
+static void cut(struct gram_columns *columns)
+{
+    /* Up to half a vector of columns is cheaper one by one, with vectors along the
+     * tokens, than padded to a vector. */
+    const size_t rest = columns->count % LANES;
+    columns->num_vectors = columns->count / LANES + (rest > LANES / 2);
+    columns->num_panels = (columns->num_vectors + MAX_VECTORS - 1) / MAX_VECTORS;
+    columns->first_single = rest > LANES / 2 ? columns->count : columns->count - rest;
+}
+
+/* Panels are of equal width but for one vector: the first vector of panel p. */
+INLINE size_t panel_start(const struct gram_columns *columns, size_t p)
+{
+    const size_t base = columns->num_vectors / columns->num_panels;
+    const size_t wider = columns->num_vectors % columns->num_panels;
+    return p * base + (p < wider ? p : wider);
+}
+
+/* The features of one token in the order of the columns. */
+INLINE void features(const struct gram_columns *columns, const double *w, double a, double *row)
+{
+    const size_t d = columns->dim;
+    for (size_t k = 0; k < d; k++) {
+        const double wk = w[k];
+        for (size_t l = k; l < d; l++) row[l - k] = wk * w[l];
+        row += d - k;
+    }
+    if (columns->has_w) {
+        for (size_t k = 0; k < d; k++) row[k] = w[k];
+        row += d;
+    }
+    if (columns->has_b) {
+        for (size_t k = 0; k < d; k++) row[k] = a * w[k];
+        row += d;
+    }
+    if (columns->has_a) *row++ = a;
+    if (columns->has_one) *row = 1.0;
+}
+
+static int scores(const struct gram_columns *columns, const double *X, size_t padded_samples,
+                  const double *W, size_t tda, const double *signs, size_t sign_stride, size_t len,
+                  size_t first, size_t last, double *tokens, double *panels, double *singles,
+                  double *rho, double *top, double *scratch)
+{
+    const size_t d = columns->dim;
+    memset(scratch, 0, (columns->stride + GRAM_ALIGN) * sizeof *scratch);
+    for (size_t t = first; t < last; t++) {
+        const int exists = t < len;
+        const double a = exists ? signs[t * sign_stride] : 0.0;
+        if (exists) features(columns, W + t * tda, a, scratch);
+        else memset(scratch, 0, columns->stride * sizeof *scratch);
+        for (size_t p = 0, v = 0; p < columns->num_panels; p++) {
+            const size_t end = panel_start(columns, p + 1), width = (end - v) * LANES;
+            double *panel = panels + v * LANES * GRAM_TOKENS + t * width;
+            for (const double *from = scratch + v * LANES; v < end; v++, from += LANES, panel += LANES)
+                store(panel, load(from));
+        }
+        for (size_t c = columns->first_single; c < columns->count; c++)
+            singles[(c - columns->first_single) * GRAM_TOKENS + t] = scratch[c];
+        /* Tokens by coordinate, unsigned for the scores; the signs follow below. */
+        tokens[t] = 1.0;
+        for (size_t k = 0; k < d; k++) tokens[(k + 1) * GRAM_TOKENS + t] = exists ? W[t * tda + k] : 0.0;
+    }
+
+    vint64 refused = (vint64){ 0 };
+    for (size_t i = 0; i < padded_samples; i += GRAM_ROWS) {
+        const double *x = X + i * d;
+        for (size_t t = first; t < last; t += LANES) {
+            vdouble acc[GRAM_ROWS];
+            for (int r = 0; r < GRAM_ROWS; r++) acc[r] = splat(0.0);
+            for (size_t k = 0; k < d; k++) {
+                const vdouble w = load(tokens + (k + 1) * GRAM_TOKENS + t);
+                for (int r = 0; r < GRAM_ROWS; r++) acc[r] += x[(size_t)r * d + k] * w;
+            }
+            for (int r = 0; r < GRAM_ROWS; r++) {
+                const vint64 size = (vint64)acc[r] & INT64_MAX;
+                refused |= ~((vdouble)size <= GRAM_MAX_SCORE);
+                store(rho + (i + (size_t)r) * GRAM_TOKENS + t, acc[r]);
+            }
+        }
+    }
+    for (size_t i = 0; i < padded_samples; i++) {
+        const double *s = rho + i * GRAM_TOKENS;
+        vdouble best = splat(-INFINITY);
+        size_t t = first;
+        for (; t < last && t + LANES <= len; t += LANES) best = vmath_max(load(s + t), best);
+        double most = best[0];
+        for (int u = 1; u < LANES; u++) most = best[u] > most ? best[u] : most;
+        for (; t < last && t < len; t++) most = s[t] > most ? s[t] : most;
+        top[i] = most;
+    }
+
+    for (size_t t = first; t < last && t < len; t++) {
+        const double a = signs[t * sign_stride];
+        if (a != 1.0)
+            for (size_t k = 0; k < d; k++) tokens[(k + 1) * GRAM_TOKENS + t] *= a;
+    }
+    int any = 0;
+    for (int u = 0; u < LANES; u++) any |= refused[u] != 0;
+    return any;
+}
+
+static void weights(double *rho, double shift, size_t len, size_t padded)
+{
+    const vdouble k = splat(shift);
+    for (size_t t = 0; t < padded; t += LANES) store(rho + t, vmath_exp_scaled(load(rho + t), k));
+    for (size_t t = len; t < padded; t++) rho[t] = 0.0;
+}
+
+/* moments[r][v] += sum_t q[r][t] panel[t][v] for a panel of `vectors` vectors. */
+INLINE void tile(const double *restrict q, const double *restrict panel, size_t padded,
+                 double *restrict moments, size_t stride, const int vectors)
+{
+    vdouble acc[GRAM_ROWS][MAX_VECTORS];
+#pragma GCC unroll 6
+    for (int r = 0; r < GRAM_ROWS; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) acc[r][v] = splat(0.0);
+    for (size_t t = 0; t < padded; t++, panel += vectors * LANES) {
+        vdouble column[MAX_VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) column[v] = load(panel + v * LANES);
+#pragma GCC unroll 6
+        for (int r = 0; r < GRAM_ROWS; r++) {
+            const vdouble weight = splat(q[r * GRAM_TOKENS + t]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) acc[r][v] += weight * column[v];
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < GRAM_ROWS; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            double *m = moments + (size_t)r * stride + v * LANES;
+            store(m, load(m) + acc[r][v]);
+        }
+}
+
+/* The same for columns stored by token, vectors running along the tokens. */
+INLINE void dots(const double *restrict rows, const double *restrict columns, size_t padded,
+                 double *restrict sums, size_t stride, const int count)
+{
+    vdouble acc[GRAM_ROWS][4];
+#pragma GCC unroll 6
+    for (int r = 0; r < GRAM_ROWS; r++)
+#pragma GCC unroll 4
+        for (int c = 0; c < count; c++) acc[r][c] = splat(0.0);
+    for (size_t t = 0; t < padded; t += LANES) {
+        vdouble column[4];
+#pragma GCC unroll 4
+        for (int c = 0; c < count; c++) column[c] = load(columns + c * GRAM_TOKENS + t);
+#pragma GCC unroll 6
+        for (int r = 0; r < GRAM_ROWS; r++) {
+            const vdouble row = load(rows + r * GRAM_TOKENS + t);
+#pragma GCC unroll 4
+            for (int c = 0; c < count; c++) acc[r][c] += row * column[c];
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < GRAM_ROWS; r++)
+#pragma GCC unroll 4
+        for (int c = 0; c < count; c++) sums[(size_t)r * stride + (size_t)c] += sum_lanes(acc[r][c]);
+}
+
+static void sums(const double *rho, const double *tokens, size_t count, size_t padded, double *out,
+                 size_t stride)
+{
+    while (count >= 4) {
+        dots(rho, tokens, padded, out, stride, 4);
+        tokens += 4 * GRAM_TOKENS, out += 4, count -= 4;
+    }
+    if (count == 3) dots(rho, tokens, padded, out, stride, 3);
+    if (count == 2) dots(rho, tokens, padded, out, stride, 2);
+    if (count == 1) dots(rho, tokens, padded, out, stride, 1);
+}
+
+static void pairs(const struct gram_columns *columns, const double *rho, const unsigned *i,
+                  const unsigned *j, size_t padded, const double *panels, size_t first_panel,
+                  size_t last_panel, const double *singles, double *moments)
+{
+    double q[GRAM_ROWS * GRAM_TOKENS] __attribute__((aligned(64)));
+    for (int r = 0; r < GRAM_ROWS; r++) {
+        const double *left = rho + (size_t)i[r] * GRAM_TOKENS, *right = rho + (size_t)j[r] * GRAM_TOKENS;
+        for (size_t t = 0; t < padded; t += LANES)
+            store(q + r * GRAM_TOKENS + t, load(left + t) * load(right + t));
+    }
+    const size_t stride = columns->stride;
+    for (size_t p = first_panel; p < last_panel; p++) {
+        const size_t start = panel_start(columns, p), vectors = panel_start(columns, p + 1) - start;
+        const double *panel = panels + start * LANES * GRAM_TOKENS;
+        double *to = moments + start * LANES;
+        switch (vectors) {
+        case 1: tile(q, panel, padded, to, stride, 1); break;
+        case 2: tile(q, panel, padded, to, stride, 2); break;
+#if defined(ISA_AVX512)
+        case 3: tile(q, panel, padded, to, stride, 3); break;
+        default: tile(q, panel, padded, to, stride, 4); break;
+#endif
+        }
+    }
+    if (singles)
+        sums(q, singles, columns->count - columns->first_single, padded,
+             moments + columns->first_single, stride);
+}
+
+const struct gram_kernels ISA_NAME(gram_kernels) = { cut, scores, weights, pairs, sums };

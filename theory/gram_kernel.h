@@ -1,0 +1,76 @@
+/* Register kernels of the pair moments, one set per instruction set.
+ *
+ * For a block of tokens t = 0..len-1 and samples i the weights are
+ * rho_it = e^{<w_t, x_i>} 2^-shift_i, and for every pair (i <= j) and column c of
+ * per-token features phi the block adds sum_t rho_it rho_jt phi_ct to a row of
+ * moments. Columns, in this order: w_k w_l (k <= l); w_k; b_k = a w_k; a; 1 (each of
+ * the last four only if asked for). A pair costs num_columns fused multiply-adds
+ * per token, and nothing else is done per pair but the product of two weights.
+ *
+ * Lengths are padded with tokens of weight zero up to a multiple of 8. Buffers are
+ * 64-byte aligned. All sums run over tokens in an order that depends on the shape
+ * only. */
+#ifndef THEORY_GRAM_KERNEL_H
+#define THEORY_GRAM_KERNEL_H
+#include <stddef.h>
+
+enum {
+    GRAM_TOKENS = 256,      /* longest block, and the stride of every by-token buffer */
+    GRAM_ROWS = 6,          /* pairs (or samples) in a register tile */
+    GRAM_ALIGN = 8          /* doubles in a cache line */
+};
+
+/* Scores beyond this are refused: e^x would lose the exact power of two. */
+#define GRAM_MAX_SCORE 0x1p20
+
+struct gram_columns {
+    size_t dim, count;
+    int has_w, has_b, has_a, has_one;
+    size_t num_products;            /* d (d+1) / 2 */
+    size_t stride;                  /* of a row of moments: count, padded */
+    /* How the kernels cut them: vectors in panels, the rest one by one. */
+    size_t num_vectors, num_panels, first_single;
+};
+
+struct gram_kernels {
+    /* Fills the cut for this instruction set. */
+    void (*cut)(struct gram_columns *columns);
+
+    /* Tokens [first, last) (multiples of 8; tokens from len on are zero) of a block:
+     * transposes them, forms the features, and writes scores <w_t, x_i> to
+     * rho[i][t] with their maximum over the existing tokens in top[i]. X and rho have
+     * padded_samples rows (a multiple of GRAM_ROWS). Returns 0, or 1 when a score is not
+     * finite or beyond GRAM_MAX_SCORE.
+     *
+     * W        (len, dim) row-major, leading dimension tda; signs[t * sign_stride]
+     * tokens   (1 + dim, GRAM_TOKENS) out: ones, then b_k by token
+     * panels   out: count * GRAM_TOKENS features at most (+ padding), panel by panel
+     * singles  (4, GRAM_TOKENS) out: the columns left over
+     * scratch  stride + 8 doubles of the calling thread */
+    int (*scores)(const struct gram_columns *columns, const double *X, size_t padded_samples,
+                  const double *W, size_t tda, const double *signs, size_t sign_stride,
+                  size_t len, size_t first, size_t last, double *tokens, double *panels,
+                  double *singles, double *rho, double *top, double *scratch);
+
+    /* rho[t] <- e^rho[t] 2^-shift for one sample, 0 from token len on to padded. */
+    void (*weights)(double *rho, double shift, size_t len, size_t padded);
+
+    /* Adds the block to GRAM_ROWS rows of moments: pair r is (rho[i[r]], rho[j[r]]).
+     * Panels [first_panel, last_panel), and the left-over columns when `singles` is
+     * not NULL. */
+    void (*pairs)(const struct gram_columns *columns, const double *rho, const unsigned *i,
+                  const unsigned *j, size_t padded, const double *panels, size_t first_panel,
+                  size_t last_panel, const double *singles, double *moments);
+
+    /* Adds sum_t rho[r][t] tokens[c][t], c < count, to sums[r * stride + c] of
+     * GRAM_ROWS consecutive samples. */
+    void (*sums)(const double *rho, const double *tokens, size_t count, size_t padded,
+                 double *sums, size_t stride);
+};
+
+extern const struct gram_kernels gram_kernels_portable, gram_kernels_avx2, gram_kernels_avx512;
+
+/* Those of the instruction set in use. */
+const struct gram_kernels *gram_kernels_current(void);
+
+#endif

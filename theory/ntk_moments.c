@@ -1,0 +1,580 @@
+/* Pair moments of a prefix that arrives in pieces, and the kernels made of them. */
+#include "prefix_ntk/ntk.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <gsl/gsl_errno.h>
+#include <gsl/gsl_math.h>
+#include "theory/gram_kernel.h"
+
+enum {
+    TOKENS_PER_ITEM = 16,   /* of a block, prepared by one thread */
+    COLUMNS_PER_CHUNK = 192,/* whose features of a block stay in the L2 cache */
+    MAX_LEVELS = 64
+};
+
+/* A weight may exceed its sample's shift by this power of two before the shift is
+ * raised: products of two and their sums stay far from overflow, and random prefixes
+ * never get there. */
+static const double MAX_EXPONENT = 256.0;
+
+/* Sums over a range of tokens, all times 2^-(shift_i + shift_j). */
+struct node {
+    double *moments;        /* (num_groups * GRAM_ROWS, stride), by pair */
+    double *sums;           /* (padded_samples, sums_stride): sum rho, sum rho b */
+    double *shift;          /* (padded_samples), integers */
+};
+
+struct ntk_moments {
+    size_t num_samples, padded_samples, dim, num_pairs, num_groups;
+    enum prefix_signs law;
+    enum ntk_kernel kernel;
+    int num_threads, status;
+    const struct gram_kernels *kernels;
+    struct gram_columns columns;
+    size_t num_sums, sums_stride;
+    double *X;              /* (padded_samples, dim), zero rows at the end */
+    unsigned *left, *right; /* samples of a pair; the last pair repeated to whole groups */
+
+    /* Binary counter: level l holds 2^l whole leaves; the leaf in progress holds whole
+     * blocks; the block in progress holds tokens. */
+    size_t count, num_pending;
+    struct node levels[MAX_LEVELS], leaf, spare[2];
+    int has_shift;
+    double *pending_W, *pending_signs;
+
+    /* One block in work. */
+    double *rho, *tokens, *panels, *singles, *tops, *shift, *scratch;
+};
+
+static size_t round_up(size_t x, size_t unit)
+{
+    return (x + unit - 1) / unit * unit;
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static double *doubles(size_t count)
+{
+    if (count > SIZE_MAX / sizeof(double) - 64) return NULL;
+    double *p = aligned_alloc(64, round_up(count * sizeof(double), 64));
+    return p;
+}
+
+/* ---- shapes ------------------------------------------------------------------ */
+
+static struct gram_columns columns_of(size_t dim, enum prefix_signs law, enum ntk_kernel kernel)
+{
+    struct gram_columns c = { .dim = dim, .num_products = dim * (dim + 1) / 2 };
+    switch (law) {
+    case PREFIX_SIGNS_POSITIVE:     /* a = 1, b = w */
+        c.has_w = c.has_one = 1;
+        break;
+    case PREFIX_SIGNS_MIRRORED:     /* sums of a and b, and f, are exactly 0 */
+        c.has_w = c.has_one = kernel == NTK_FULL;
+        break;
+    default:
+        c.has_w = c.has_a = kernel == NTK_FULL;
+        c.has_b = c.has_one = 1;
+    }
+    c.count = c.num_products + (size_t)(c.has_w + c.has_b) * dim + (size_t)(c.has_a + c.has_one);
+    c.stride = round_up(c.count, GRAM_ALIGN);
+    return c;
+}
+
+static size_t groups_of(size_t num_samples)
+{
+    return (num_samples * (num_samples + 1) / 2 + GRAM_ROWS - 1) / GRAM_ROWS;
+}
+
+size_t ntk_moments_bytes(size_t n, size_t dim, enum prefix_signs law, enum ntk_kernel kernel,
+                         size_t prefix_len)
+{
+    const struct gram_columns columns = columns_of(dim, law, kernel);
+    const double padded = (double)n + GRAM_ROWS, block = GRAM_TOKENS * ((double)columns.stride + 3.0 * (double)dim + padded + 8.0);
+    const double node = (double)(groups_of(n) * GRAM_ROWS) * (double)columns.stride + padded * (double)(dim + 10);
+    /* Leaf, two spare nodes, the copy for assembly, and the levels in use. */
+    double nodes = 4.0;
+    for (size_t leaves = prefix_len / NTK_MOMENTS_LEAF; leaves; leaves /= 2) nodes += 1.0;
+    const double bytes = 8.0 * (nodes * node + block) + 24.0 * (double)(groups_of(n) * GRAM_ROWS);
+    return bytes < 0.5 * (double)SIZE_MAX ? (size_t)bytes : SIZE_MAX;
+}
+
+/* ---- nodes ------------------------------------------------------------------- */
+
+static void node_free(struct node *node)
+{
+    free(node->moments);
+    free(node->sums);
+    free(node->shift);
+    *node = (struct node){ 0 };
+}
+
+static int node_alloc(const struct ntk_moments *m, struct node *node)
+{
+    node->moments = doubles(m->num_groups * GRAM_ROWS * m->columns.stride);
+    node->sums = doubles(m->padded_samples * m->sums_stride);
+    node->shift = doubles(m->padded_samples);
+    if (node->moments && node->sums && node->shift) return GSL_SUCCESS;
+    node_free(node);
+    return GSL_ENOMEM;
+}
+
+static void node_clear(const struct ntk_moments *m, struct node *node)
+{
+    memset(node->moments, 0, m->num_groups * GRAM_ROWS * m->columns.stride * sizeof(double));
+    memset(node->sums, 0, m->padded_samples * m->sums_stride * sizeof(double));
+}
+
+static void node_copy(const struct ntk_moments *m, struct node *to, const struct node *from)
+{
+    memcpy(to->moments, from->moments, m->num_groups * GRAM_ROWS * m->columns.stride * sizeof(double));
+    memcpy(to->sums, from->sums, m->padded_samples * m->sums_stride * sizeof(double));
+    memcpy(to->shift, from->shift, m->padded_samples * sizeof(double));
+}
+
+/* A spare node, or a new one. */
+static int node_take(struct ntk_moments *m, struct node *node)
+{
+    for (int s = 0; s < 2; s++)
+        if (m->spare[s].moments) {
+            *node = m->spare[s];
+            m->spare[s] = (struct node){ 0 };
+            return GSL_SUCCESS;
+        }
+    return node_alloc(m, node);
+}
+
+static void node_give(struct ntk_moments *m, struct node *node)
+{
+    for (int s = 0; s < 2; s++)
+        if (!m->spare[s].moments) {
+            m->spare[s] = *node;
+            *node = (struct node){ 0 };
+            return;
+        }
+    node_free(node);
+}
+
+/* Moves a node to other shifts: powers of two, so exact but for what underflows,
+ * which is beyond the last bit of any sum it is added to. */
+static void node_shift(const struct ntk_moments *m, struct node *node, const double *shift)
+{
+    const size_t n = m->num_samples, stride = m->columns.stride;
+    int same = 1;
+    for (size_t i = 0; i < n; i++) same &= node->shift[i] == shift[i];
+    if (same) return;
+#pragma omp parallel for num_threads(m->num_threads) schedule(static)
+    for (size_t p = 0; p < m->num_groups * GRAM_ROWS; p++) {
+        const unsigned i = m->left[p], j = m->right[p];
+        const double change = node->shift[i] - shift[i] + node->shift[j] - shift[j];
+        if (change == 0.0) continue;
+        for (size_t c = 0; c < stride; c++)
+            node->moments[p * stride + c] = scalbn(node->moments[p * stride + c], (int)change);
+    }
+    for (size_t i = 0; i < n; i++) {
+        for (size_t c = 0; c < m->num_sums; c++) {
+            double *sum = node->sums + i * m->sums_stride + c;
+            *sum = scalbn(*sum, (int)(node->shift[i] - shift[i]));
+        }
+        node->shift[i] = shift[i];
+    }
+}
+
+/* later <- earlier + later, at the larger of their shifts; earlier stays as it is but
+ * for its shifts. */
+static void node_add(const struct ntk_moments *m, struct node *earlier, struct node *later)
+{
+    for (size_t i = 0; i < m->padded_samples; i++) m->shift[i] = fmax(earlier->shift[i], later->shift[i]);
+    node_shift(m, earlier, m->shift);
+    node_shift(m, later, m->shift);
+    const size_t size = m->num_groups * GRAM_ROWS * m->columns.stride;
+#pragma omp parallel for num_threads(m->num_threads) schedule(static)
+    for (size_t u = 0; u < size; u++) later->moments[u] = earlier->moments[u] + later->moments[u];
+    for (size_t u = 0; u < m->padded_samples * m->sums_stride; u++)
+        later->sums[u] = earlier->sums[u] + later->sums[u];
+}
+
+/* Puts a node of 2^level leaves behind those the counter holds. */
+static void counter_push(struct ntk_moments *m, struct node node, int level)
+{
+    for (; m->levels[level].moments; level++) {
+        node_add(m, &m->levels[level], &node);
+        node_give(m, &m->levels[level]);
+    }
+    m->levels[level] = node;
+}
+
+/* ---- alloc and free ------------------------------------------------------------ */
+
+struct ntk_moments *ntk_moments_alloc(const gsl_matrix *X, enum prefix_signs law,
+                                      enum ntk_kernel kernel, int num_threads)
+{
+    if (!X->size1 || !X->size2) return NULL;
+    struct ntk_moments *m = calloc(1, sizeof *m);
+    if (!m) return NULL;
+    const size_t n = X->size1, d = X->size2;
+    m->num_samples = n;
+    m->padded_samples = round_up(n, GRAM_ROWS);
+    m->dim = d;
+    m->num_pairs = n * (n + 1) / 2;
+    m->num_groups = groups_of(n);
+    m->law = law;
+    m->kernel = kernel;
+    m->num_threads = num_threads > 1 ? num_threads : 1;
+    m->kernels = gram_kernels_current();
+    m->columns = columns_of(d, law, kernel);
+    m->kernels->cut(&m->columns);
+    m->num_sums = law == PREFIX_SIGNS_MIRRORED ? 1 : 1 + d;
+    m->sums_stride = round_up(m->num_sums, GRAM_ALIGN);
+
+    const size_t rows = m->num_groups * GRAM_ROWS;
+    m->X = doubles(m->padded_samples * d);
+    m->left = malloc(rows * sizeof *m->left);
+    m->right = malloc(rows * sizeof *m->right);
+    m->pending_W = doubles(GRAM_TOKENS * d);
+    m->pending_signs = doubles(GRAM_TOKENS);
+    m->rho = doubles(m->padded_samples * GRAM_TOKENS);
+    m->tokens = doubles((1 + d) * GRAM_TOKENS);
+    m->panels = doubles(m->columns.stride * GRAM_TOKENS);
+    m->singles = doubles(4 * GRAM_TOKENS);
+    m->tops = doubles(GRAM_TOKENS / TOKENS_PER_ITEM * m->padded_samples);
+    m->shift = doubles(m->padded_samples);
+    m->scratch = doubles((size_t)m->num_threads * (m->columns.stride + GRAM_ALIGN));
+    if (!m->X || !m->left || !m->right || !m->pending_W || !m->pending_signs || !m->rho || !m->tokens ||
+        !m->panels || !m->singles || !m->tops || !m->shift || !m->scratch || node_alloc(m, &m->leaf)) {
+        ntk_moments_free(m);
+        return NULL;
+    }
+    memset(m->X, 0, m->padded_samples * d * sizeof *m->X);
+    for (size_t i = 0; i < n; i++) memcpy(m->X + i * d, gsl_matrix_const_ptr(X, i, 0), d * sizeof *m->X);
+    size_t p = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i; j < n; j++, p++) {
+            m->left[p] = (unsigned)i;
+            m->right[p] = (unsigned)j;
+        }
+    for (; p < rows; p++) m->left[p] = m->right[p] = (unsigned)(n - 1);
+    node_clear(m, &m->leaf);
+    memset(m->leaf.shift, 0, m->padded_samples * sizeof *m->leaf.shift);
+    return m;
+}
+
+void ntk_moments_free(struct ntk_moments *m)
+{
+    if (!m) return;
+    for (int l = 0; l < MAX_LEVELS; l++) node_free(&m->levels[l]);
+    node_free(&m->leaf);
+    for (int s = 0; s < 2; s++) node_free(&m->spare[s]);
+    free(m->X);
+    free(m->left);
+    free(m->right);
+    free(m->pending_W);
+    free(m->pending_signs);
+    free(m->rho);
+    free(m->tokens);
+    free(m->panels);
+    free(m->singles);
+    free(m->tops);
+    free(m->shift);
+    free(m->scratch);
+    free(m);
+}
+
+/* ---- one block ------------------------------------------------------------------ */
+
+/* What the scores of a block were refused for. */
+static int refusal(const struct ntk_moments *m, size_t len)
+{
+    for (size_t i = 0; i < m->num_samples; i++)
+        for (size_t t = 0; t < len; t++)
+            if (!isfinite(m->rho[i * GRAM_TOKENS + t])) return GSL_EDOM;
+    return GSL_ERANGE;
+}
+
+/* The first block sets the shifts to the maxima of its own scores; later ones raise
+ * those they exceed by far. */
+static void raise_shifts(struct ntk_moments *m, size_t num_items, int fresh, struct node *node)
+{
+    for (size_t i = 0; i < m->padded_samples; i++) {
+        double top = -INFINITY;
+        for (size_t item = 0; item < num_items; item++)
+            top = fmax(top, m->tops[item * m->padded_samples + i]);
+        const double exponent = rint(top * M_LOG2E), old = node->shift[i];
+        m->shift[i] = fresh || exponent > old + MAX_EXPONENT ? exponent : old;
+    }
+    if (fresh) memcpy(node->shift, m->shift, m->padded_samples * sizeof *m->shift);
+    else node_shift(m, node, m->shift);
+}
+
+/* Adds len <= GRAM_TOKENS tokens to a node. Every sum belongs to one item of work and is
+ * made in the order of the tokens, so the threads do not show in it. */
+static int block_add(struct ntk_moments *m, const double *W, size_t tda, const double *signs,
+                     size_t sign_stride, size_t len, int fresh, struct node *node)
+{
+    const struct gram_columns *columns = &m->columns;
+    const size_t padded = round_up(len, GRAM_ALIGN);
+    const size_t num_items = (padded + TOKENS_PER_ITEM - 1) / TOKENS_PER_ITEM;
+    const size_t scratch_size = columns->stride + GRAM_ALIGN;
+    int refused = 0;
+#pragma omp parallel for num_threads(m->num_threads) schedule(static) reduction(| : refused)
+    for (size_t item = 0; item < num_items; item++) {
+        const size_t first = item * TOKENS_PER_ITEM;
+        refused |= m->kernels->scores(columns, m->X, m->padded_samples, W, tda, signs, sign_stride, len,
+                                      first, smaller(first + TOKENS_PER_ITEM, padded), m->tokens,
+                                      m->panels, m->singles, m->rho, m->tops + item * m->padded_samples,
+                                      m->scratch + (size_t)omp_get_thread_num() * scratch_size);
+    }
+    if (refused) return refusal(m, len);
+    raise_shifts(m, num_items, fresh, node);
+
+    const size_t num_chunks = (columns->count + COLUMNS_PER_CHUNK - 1) / COLUMNS_PER_CHUNK;
+    const size_t num_panels = columns->num_panels;
+#pragma omp parallel num_threads(m->num_threads)
+    {
+#pragma omp for schedule(static)
+        for (size_t i = 0; i < m->padded_samples; i++)
+            m->kernels->weights(m->rho + i * GRAM_TOKENS, node->shift[i], len, padded);
+#pragma omp for schedule(static) nowait
+        for (size_t i = 0; i < m->padded_samples; i += GRAM_ROWS)
+            m->kernels->sums(m->rho + i * GRAM_TOKENS, m->tokens, m->num_sums, padded,
+                             node->sums + i * m->sums_stride, m->sums_stride);
+        /* All pairs before the next chunk of columns: its features stay in cache. */
+#pragma omp for schedule(dynamic, 2)
+        for (size_t item = 0; item < num_chunks * m->num_groups; item++) {
+            const size_t chunk = item / m->num_groups, p = item % m->num_groups * GRAM_ROWS;
+            m->kernels->pairs(columns, m->rho, m->left + p, m->right + p, padded, m->panels,
+                              num_panels * chunk / num_chunks, num_panels * (chunk + 1) / num_chunks,
+                              chunk + 1 == num_chunks ? m->singles : NULL,
+                              node->moments + p * columns->stride);
+        }
+    }
+    return GSL_SUCCESS;
+}
+
+/* ---- adding and merging ------------------------------------------------------------ */
+
+static int signs_allowed(const struct ntk_moments *m, const gsl_vector *signs)
+{
+    for (size_t r = 0; r < signs->size; r++) {
+        const double a = gsl_vector_get(signs, r);
+        if (a != 1.0 && (a != -1.0 || m->law == PREFIX_SIGNS_POSITIVE)) return 0;
+    }
+    return 1;
+}
+
+/* One whole block into the leaf, and the leaf into the counter when it is full. */
+static int leaf_add(struct ntk_moments *m, const double *W, size_t tda, const double *signs,
+                    size_t sign_stride)
+{
+    int status = block_add(m, W, tda, signs, sign_stride, GRAM_TOKENS, !m->has_shift, &m->leaf);
+    if (status) return status;
+    m->has_shift = 1;
+    m->count += GRAM_TOKENS;
+    if (m->count % NTK_MOMENTS_LEAF) return GSL_SUCCESS;
+    struct node next;
+    if ((status = node_take(m, &next))) return status;
+    node_clear(m, &next);
+    memcpy(next.shift, m->leaf.shift, m->padded_samples * sizeof *next.shift);
+    counter_push(m, m->leaf, 0);
+    m->leaf = next;
+    return GSL_SUCCESS;
+}
+
+int ntk_moments_add(struct ntk_moments *m, const gsl_matrix *W, const gsl_vector *signs)
+{
+    if (m->status) return m->status;
+    if (W->size2 != m->dim || signs->size != W->size1) return GSL_EBADLEN;
+    if (!signs_allowed(m, signs)) return GSL_EINVAL;
+    for (size_t r = 0; r < W->size1 && !m->status;) {
+        const double *w = gsl_matrix_const_ptr(W, r, 0), *a = gsl_vector_const_ptr(signs, r);
+        if (!m->num_pending && W->size1 - r >= GRAM_TOKENS) {
+            m->status = leaf_add(m, w, W->tda, a, signs->stride);
+            r += GRAM_TOKENS;
+            continue;
+        }
+        memcpy(m->pending_W + m->num_pending * m->dim, w, m->dim * sizeof *w);
+        m->pending_signs[m->num_pending] = *a;
+        r++;
+        if (++m->num_pending == GRAM_TOKENS) {
+            m->num_pending = 0;
+            m->status = leaf_add(m, m->pending_W, m->dim, m->pending_signs, 1);
+        }
+    }
+    return m->status;
+}
+
+int ntk_moments_merge(struct ntk_moments *into, const struct ntk_moments *from)
+{
+    if (into->status) return into->status;
+    if (from->status) return from->status;
+    const size_t leaves = from->count / NTK_MOMENTS_LEAF;
+    size_t unit = NTK_MOMENTS_LEAF;
+    while (unit < leaves * NTK_MOMENTS_LEAF) unit *= 2;
+    if (into->num_samples != from->num_samples || into->dim != from->dim || into->law != from->law ||
+        into->kernel != from->kernel || into->kernels != from->kernels || into->num_pending ||
+        into->count % unit ||
+        memcmp(into->X, from->X, into->padded_samples * into->dim * sizeof *into->X))
+        return GSL_EINVAL;
+    if (!from->count && !from->num_pending) return GSL_SUCCESS;
+
+    /* Earlier leaves are the higher levels. */
+    for (int l = MAX_LEVELS - 1; l >= 0; l--) {
+        if (!from->levels[l].moments) continue;
+        struct node node;
+        if ((into->status = node_take(into, &node))) return into->status;
+        node_copy(into, &node, &from->levels[l]);
+        counter_push(into, node, l);
+        into->count += (size_t)NTK_MOMENTS_LEAF << l;
+    }
+    node_copy(into, &into->leaf, &from->leaf);
+    into->count += from->count % NTK_MOMENTS_LEAF;
+    into->has_shift = from->has_shift;
+    memcpy(into->pending_W, from->pending_W, from->num_pending * from->dim * sizeof *into->pending_W);
+    memcpy(into->pending_signs, from->pending_signs, from->num_pending * sizeof *into->pending_signs);
+    into->num_pending = from->num_pending;
+    return GSL_SUCCESS;
+}
+
+size_t ntk_moments_count(const struct ntk_moments *m)
+{
+    return m->count + m->num_pending;
+}
+
+/* ---- assembly ---------------------------------------------------------------------- */
+
+/* The moments of one pair by name; each may be missing (then it is 0, or another one
+ * stands for it). */
+struct pair_moments {
+    const double *ww, *w, *b;       /* sum q w w^T (upper), q w = q a b, q b */
+    double a, one;                  /* sum q a, sum q */
+};
+
+static struct pair_moments pair_moments(const struct ntk_moments *m, const double *row)
+{
+    const struct gram_columns *c = &m->columns;
+    struct pair_moments p = { .ww = row };
+    row += c->num_products;
+    if (c->has_w) p.w = row, row += c->dim;
+    if (c->has_b) p.b = row, row += c->dim;
+    if (c->has_a) p.a = *row++;
+    if (c->has_one) p.one = *row;
+    if (m->law == PREFIX_SIGNS_POSITIVE) p.b = p.w, p.a = p.one;
+    return p;
+}
+
+static double norm(const double *x, size_t n)
+{
+    double sum = 0.0;
+    for (size_t k = 0; k < n; k++) sum += x[k] * x[k];
+    return sqrt(sum);
+}
+
+/* Fills blocks (i, j) and (j, i). Returns the square of the norm of the terms.
+ *
+ *   K_ij = m / (Z_i Z_j) sum_r q_r [ a^2 I + x_j (a b - a f_j)^T + (a b - a f_i) x_i^T
+ *                                    + <x_i, x_j> (b - f_i)(b - f_j)^T ],  q = rho_i rho_j */
+static double assemble_pair(const struct ntk_moments *m, enum ntk_kernel kernel, size_t i, size_t j,
+                            const double *row, double scale, const double *f, gsl_matrix *gram)
+{
+    const size_t d = m->dim;
+    const struct pair_moments p = pair_moments(m, row);
+    const double *xi = m->X + i * d, *xj = m->X + j * d, *fi = f + i * d, *fj = f + j * d;
+    double c = 0.0, ww = 0.0;
+    for (size_t k = 0; k < d; k++) c += xi[k] * xj[k];
+
+    const double *product = p.ww;
+    for (size_t k = 0; k < d; k++)
+        for (size_t l = k; l < d; l++, product++) {
+            ww += (l > k ? 2.0 : 1.0) * *product * *product;
+            /* Entry (k, l) of block (i, j), then (l, k). */
+            for (int turn = 0; turn < (k == l ? 1 : 2); turn++) {
+                const size_t u = turn ? l : k, v = turn ? k : l;
+                double central = *product, value = 0.0;
+                if (p.b) central += p.one * fi[u] * fj[v] - (fi[u] * p.b[v] + p.b[u] * fj[v]);
+                value = c * central;
+                if (kernel == NTK_FULL) {
+                    value += xj[u] * (p.w[v] - p.a * fj[v]) + (p.w[u] - p.a * fi[u]) * xi[v];
+                    if (u == v) value += p.one;
+                }
+                value *= scale;
+                gsl_matrix_set(gram, i * d + u, j * d + v, value);
+                gsl_matrix_set(gram, j * d + v, i * d + u, value);
+            }
+        }
+
+    const double norm_fi = norm(fi, d), norm_fj = norm(fj, d);
+    double terms = sqrt(ww);
+    if (p.b) terms += norm(p.b, d) * (norm_fi + norm_fj) + fabs(p.one) * norm_fi * norm_fj;
+    terms *= fabs(c);
+    if (kernel == NTK_FULL)
+        terms += sqrt((double)d) * p.one + norm(p.w, d) * (norm(xi, d) + norm(xj, d)) +
+                 fabs(p.a) * (norm_fi * norm(xi, d) + norm_fj * norm(xj, d));
+    terms *= scale;
+    return (i == j ? 1.0 : 2.0) * terms * terms;
+}
+
+static int assemble(const struct ntk_moments *m, const struct node *node, enum ntk_kernel kernel,
+                    gsl_matrix *gram, double *cancellation)
+{
+    const size_t n = m->num_samples, d = m->dim;
+    const int mirrored = m->law == PREFIX_SIGNS_MIRRORED;
+    double *f = calloc(n * d, sizeof *f), *terms = malloc(n * sizeof *terms);
+    if (!f || !terms) {
+        free(f);
+        free(terms);
+        return GSL_ENOMEM;
+    }
+    if (!mirrored)
+        for (size_t i = 0; i < n; i++) {
+            const double *sums = node->sums + i * m->sums_stride;
+            for (size_t k = 0; k < d; k++) f[i * d + k] = sums[1 + k] / sums[0];
+        }
+    /* Twins double m, the moments and both masses: nothing in all. */
+    const double prefix_len = (double)ntk_moments_count(m);
+#pragma omp parallel for num_threads(m->num_threads) schedule(dynamic, 1)
+    for (size_t i = 0; i < n; i++) {
+        terms[i] = 0.0;
+        for (size_t j = i; j < n; j++) {
+            const size_t p = i * n - i * (i + 1) / 2 + j;
+            const double scale = prefix_len / (node->sums[i * m->sums_stride] * node->sums[j * m->sums_stride]);
+            terms[i] += assemble_pair(m, kernel, i, j, node->moments + p * m->columns.stride, scale, f, gram);
+        }
+    }
+    double all_terms = 0.0, all = 0.0;
+    for (size_t i = 0; i < n; i++) all_terms += terms[i];
+    for (size_t i = 0; i < n * d; i++)
+        for (size_t j = 0; j < n * d; j++) all += gsl_pow_2(gsl_matrix_get(gram, i, j));
+    free(f);
+    free(terms);
+    if (cancellation) *cancellation = all_terms > 0.0 ? sqrt(all_terms / all) : 1.0;
+    return isfinite(all) && isfinite(all_terms) ? GSL_SUCCESS : GSL_EDOM;
+}
+
+int ntk_moments_gram(struct ntk_moments *m, enum ntk_kernel kernel, gsl_matrix *gram,
+                     double *cancellation)
+{
+    if (m->status) return m->status;
+    if (gram->size1 != m->num_samples * m->dim || gram->size2 != gram->size1) return GSL_EBADLEN;
+    if (!ntk_moments_count(m) || (kernel == NTK_FULL && m->kernel != NTK_FULL)) return GSL_EINVAL;
+
+    /* The latest first: the block in progress onto a copy of the leaf, then the levels
+     * from the lowest. */
+    struct node sum;
+    int status = node_take(m, &sum);
+    if (status) return status;
+    node_copy(m, &sum, &m->leaf);
+    if (m->num_pending)
+        status = block_add(m, m->pending_W, m->dim, m->pending_signs, 1, m->num_pending,
+                           !m->has_shift, &sum);
+    for (int l = 0; l < MAX_LEVELS && !status; l++)
+        if (m->levels[l].moments) node_add(m, &m->levels[l], &sum);
+    if (!status) status = assemble(m, &sum, kernel, gram, cancellation);
+    node_give(m, &sum);
+    return status;
+}
