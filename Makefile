@@ -268,7 +268,7 @@ $(FIGURES)/%.png: plots/%.gp plots/style.gp $(RESULTS)/%.csv
 
 space := $() $()
 comma := ,
-ROWS_ARGS   = --ledger paper_notes.md --results $(RESULTS) --runs $(subst $(space),$(comma),$(strip $(RUNS)))
+ROWS_ARGS   = --ledger paper_notes.md --results $(RESULTS) --runs=$(subst $(space),$(comma),$(strip $(RUNS)))
 VERIFY_ARGS = $(ROWS_ARGS) --profile $(PROFILE)
 
 APPENDIX := $(wildcard docs/derivations.md)
