@@ -2,6 +2,7 @@
 # Fetches a data set named in data/pins into its cache, checks it, unpacks it:
 #
 #   data/fetch.sh SET            e.g. mnist
+#   data/fetch.sh --check SET    only says, by exit 0 or 3, whether the cache has it
 #
 # The cache is PREFIX_NTK_DATA, or data/cache. A cache that is complete and right is
 # left alone. Nothing partial or wrong is ever kept. Exit 3 when the data cannot be
@@ -18,7 +19,9 @@ fail() {
     exit 3
 }
 
-[ $# -eq 1 ] || { echo "usage: data/fetch.sh SET" >&2; exit 2; }
+check=
+if [ "${1-}" = --check ]; then check=yes; shift; fi
+[ $# -eq 1 ] || { echo "usage: data/fetch.sh [--check] SET" >&2; exit 2; }
 set_name=$1
 package=$(grep "^package $set_name " "$pins") || { echo "fetch.sh: $set_name: no such data set" >&2; exit 2; }
 # shellcheck disable=SC2086
@@ -38,6 +41,7 @@ is_complete() {
 }
 
 is_complete "$cache/$set_name" && exit 0
+[ -z "$check" ] || exit 3
 mkdir -p "$cache" || fail "$cache: cannot be made"
 exec 9> "$cache/.lock" || fail "$cache: cannot be written"
 flock 9
