@@ -56,8 +56,8 @@ struct attn_shape {
 
 /* Element (b, h, i, c) is data[b * batch + h * head + i * row + c]. */
 struct attn_in  { const float *data; ptrdiff_t batch, head, row; };
-/* A gradient with batch or head stride 0 receives the sum over it. A gradient with
- * data NULL is not wanted. Other outputs need distinct rows. */
+/* A gradient (but that of q) with batch or head stride 0 receives the sum over it. A
+ * gradient with data NULL is not wanted. Other outputs need distinct rows. */
 struct attn_out { float *data; ptrdiff_t batch, head, row; };
 
 /* Views of arrays without gaps, (batch, heads, len, dim). */
@@ -122,7 +122,8 @@ PREFIX_NTK_API int attn_exact_forward(const struct attn_shape *shape, float scal
  * dQ = scale dS K, dK = scale dS^T Q, dV = P^T d_out, over prefix and input keys alike. */
 struct attn_exact_grads { struct attn_out q, k, v, prefix_k, prefix_v; };
 
-PREFIX_NTK_API size_t attn_exact_backward_workspace(const struct attn_shape *shape, size_t prefix_len, int num_threads);
+PREFIX_NTK_API size_t attn_exact_backward_workspace(const struct attn_shape *shape, size_t prefix_len,
+                                                    const struct attn_exact_grads *grads, int num_threads);
 
 /* q, k, v, prefix, out and rows of the forward call; gradients are overwritten. Keys
  * no query sees get 0; rows whose D is not positive and finite contribute nothing. */
@@ -160,7 +161,7 @@ PREFIX_NTK_API int attn_ntk_forward(const struct attn_shape *shape, float scale,
 struct attn_ntk_grads { struct attn_out q, k, v, Z, kvec; };
 
 PREFIX_NTK_API size_t attn_ntk_backward_workspace(const struct attn_shape *shape, const struct attn_summary *summary,
-                                                  int num_threads);
+                                                  const struct attn_ntk_grads *grads, int num_threads);
 
 PREFIX_NTK_API int attn_ntk_backward(const struct attn_shape *shape, float scale,
                                      struct attn_in q, struct attn_in k, struct attn_in v,

@@ -1,0 +1,112 @@
+/* Between attention.c (shapes, tasks, memory) and attention_kernel.c (arithmetic,
+ * compiled once per instruction set). Everything here concerns one query head. */
+#ifndef ATTENTION_INTERNAL_H
+#define ATTENTION_INTERNAL_H
+#include <stddef.h>
+
+enum {
+    ATTN_PANEL = 64,          /* keys of a transposed panel: (head_dim, 64) */
+    ATTN_STRIP = 256,         /* scores of a row group kept between max, exp and P V */
+    ATTN_QUERIES = 192,       /* largest query block of a forward task */
+    ATTN_GRAD_QUERIES = 96,   /* tile of the backward pass: queries ... */
+    ATTN_GRAD_KEYS = 128,     /* ... by keys */
+    ATTN_ALIGN = 64           /* bytes: panels and padded rows start at multiples of it */
+};
+
+/* Row length of padded copies: head_dim rounded up to the widest vector. */
+static inline size_t attn_padded(size_t head_dim) { return (head_dim + 15) / 16 * 16; }
+static inline size_t attn_panels(size_t len) { return (len + ATTN_PANEL - 1) / ATTN_PANEL; }
+
+/* Keys and values of one head: rows, or panels made before (then `len` rows were
+ * packed from the start of the panels). */
+struct attn_keys {
+    size_t len;
+    const float *k, *v;
+    ptrdiff_t k_row, v_row;
+    const float *k_panels, *v_panels;   /* NULL: made on the fly from the rows */
+};
+
+struct attn_forward_block {
+    size_t rows, head_dim;
+    const float *q;
+    ptrdiff_t q_row;
+    float scale2;                 /* scale * log2(e) */
+    struct attn_keys prefix, input;
+    int causal;
+    ptrdiff_t bound;              /* causal: row i sees input keys j < bound + i */
+    /* Summary; feat_dim 0: none. phi (rows, feat_dim) is overwritten; NULL: elu1 of q. */
+    size_t feat_dim;
+    float *phi;
+    const double *phi_log;        /* NULL, or features are e^{phi_log[i]} phi[i] */
+    const float *Z, *kvec;
+    ptrdiff_t Z_row;
+    float *out;
+    ptrdiff_t out_row;
+    float (*stats)[2];            /* NULL: not wanted */
+    int partial;                  /* leave values unnormalised */
+    float *scratch;               /* attn_forward_scratch floats, aligned */
+};
+
+/* What the backward pass reads of the queries of one head, made once per task. */
+struct attn_grad_rows {
+    size_t rows;
+    float *q;                     /* (rows, padded): scale2 q */
+    float *g;                     /* (rows, padded): d_out / D, 0 where D is bad */
+    float *dq;                    /* (rows, padded): sum dS K, to be multiplied by scale */
+    float *shift, *delta;         /* M (+inf where D is bad), <d_out, out> / D */
+};
+
+struct attn_backward_block {
+    size_t head_dim;
+    struct attn_grad_rows rows;
+    struct attn_keys keys;        /* of this task; panels from its first key on */
+    int causal;
+    ptrdiff_t bound;              /* causal: row i sees keys j < bound + i of this task */
+    float *dk, *dv;               /* NULL: not wanted */
+    ptrdiff_t dk_row, dv_row;
+    int add;                      /* add to dk, dv instead of overwriting */
+    float *scratch;               /* attn_backward_scratch floats, aligned */
+};
+
+/* Feature part of the backward pass for rows of one head. */
+struct attn_feature_grad {
+    size_t rows, head_dim, feat_dim;
+    const float *q;               /* as the caller gave it */
+    ptrdiff_t q_row;
+    const float *g;               /* (rows, padded): d_out / D */
+    const float *shift, *delta;
+    float *phi;                   /* (rows, feat_dim); with elu1 made here */
+    int elu1;
+    const double *phi_log;
+    const float *Z, *kvec;
+    ptrdiff_t Z_row;
+    float *dphi;                  /* (rows, feat_dim padded) out; with elu1 scratch */
+    float *dq;                    /* elu1: (rows, padded) +=; else not touched */
+    float *dZ, *dk;               /* (feat_dim, padded), (feat_dim): += */
+    float *scratch;               /* attn_feature_scratch floats, aligned */
+};
+
+/* Floats of scratch. */
+size_t attn_forward_scratch(size_t rows, size_t head_dim);
+size_t attn_backward_scratch(size_t head_dim);
+size_t attn_feature_scratch(size_t head_dim);
+
+/* Returns the first row whose D is not positive and finite, or `rows`. */
+#define ATTN_KERNELS(isa)                                                                    \
+    size_t attn_forward_block_##isa(const struct attn_forward_block *b);                     \
+    void attn_grad_prepare_##isa(const struct attn_grad_rows *r, size_t head_dim,            \
+                                 const float *q, ptrdiff_t q_row, float scale2,              \
+                                 const float *out, ptrdiff_t out_row,                        \
+                                 const float *d_out, ptrdiff_t d_out_row,                    \
+                                 const float (*stats)[2]);                                   \
+    void attn_backward_block_##isa(const struct attn_backward_block *b);                     \
+    void attn_feature_backward_##isa(const struct attn_feature_grad *f);                     \
+    void attn_pack_panels_##isa(const float *x, ptrdiff_t row, size_t len, size_t head_dim,  \
+                                float *panels);                                              \
+    void attn_pack_rows_##isa(const float *x, ptrdiff_t row, size_t len, size_t head_dim,    \
+                              float *rows);
+ATTN_KERNELS(portable)
+ATTN_KERNELS(avx2)
+ATTN_KERNELS(avx512)
+
+#endif

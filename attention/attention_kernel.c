@@ -1,0 +1,849 @@
+/* The arithmetic of prefix attention, one source for every instruction set.
+ *
+ * One register tile serves every product: C (6 rows x NV vectors) += A x B, A read as
+ * broadcast scalars through two strides, B a row-major panel. Scores take A = Q and B a
+ * transposed panel of 64 keys; P V takes A = P and V as it lies; the backward products
+ * read P and dS transposed through the strides of A. */
+#include "attention/attention_internal.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "common/isa.h"
+
+#if defined(ISA_AVX512)
+#include <immintrin.h>
+enum { VW = 16, NV = 4 };
+#define WIDTH 16
+#elif defined(ISA_AVX2)
+#include <immintrin.h>
+enum { VW = 8, NV = 2 };
+#define WIDTH 8
+#else
+enum { VW = 4, NV = 2 };
+#define WIDTH 4
+#endif
+/* Rows of a tile; narrow outputs (at most two AVX-512 vectors) take twice as many, so
+ * that enough independent sums are in flight. */
+enum { MR = 6, WIDE = 2 * MR, STRIP_LD = ATTN_STRIP + 16, GRAD_LD = ATTN_GRAD_KEYS + 16 };
+
+typedef float vf __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t vi __attribute__((vector_size(4 * WIDTH)));
+typedef float vf_any __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+INLINE vf load(const float *p) { return *(const vf_any *)p; }
+INLINE void store(float *p, vf x) { *(vf_any *)p = x; }
+INLINE vf splat(float x) { return x - (vf){ 0 }; }
+INLINE vi splat_int(int32_t x) { return x - (vi){ 0 }; }
+INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
+INLINE size_t round16(size_t n) { return (n + 15) / 16 * 16; }
+
+/* mask (all ones or zero per lane) ? a : b. */
+INLINE vf choose(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+
+INLINE vf vmax(vf a, vf b)
+{
+#if defined(ISA_AVX512)
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(ISA_AVX2)
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+INLINE vi lane_index(void)
+{
+    vi x;
+    for (int i = 0; i < VW; i++) x[i] = i;
+    return x;
+}
+
+INLINE float horizontal_sum(vf x)
+{
+#if defined(ISA_AVX512)
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float sum = 0.0f;
+    for (int i = 0; i < VW; i++) sum += x[i];
+    return sum;
+#endif
+}
+
+INLINE float horizontal_max(vf x)
+{
+#if defined(ISA_AVX512)
+    return _mm512_reduce_max_ps((__m512)x);
+#else
+    float max = x[0];
+    for (int i = 1; i < VW; i++) max = x[i] > max ? x[i] : max;
+    return max;
+#endif
+}
+
+/* 2^x for x up to 0 and a little above: relative error 1e-7; 0 far below, where the
+ * float32 sum it enters cannot see it; NaN stays NaN, -inf gives 0. */
+INLINE vf vexp2(vf x)
+{
+#if defined(ISA_AVX512)
+    /* 2^f on [0, 1), best relative error 8.2e-8 with p(0) = 1, then 2^floor(x). */
+    const vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    vf p = splat(0x1.e974fa8e82295p-10f);
+    p = p * f + splat(0x1.27785516df8e9p-7f);
+    p = p * f + splat(0x1.c91ce6429c3fap-5f);
+    p = p * f + splat(0x1.ebdb56d7f848fp-3f);
+    p = p * f + splat(0x1.62e4ba8ec91e6p-1f);
+    p = p * f + splat(1.0f);
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
+#else
+    /* Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
+    const vf magic = splat(0x1.8p23f), n = x + magic, f = x - (n - magic);
+    vf p = splat(0x1.43fffc90db59cp-13f);
+    p = p * f + splat(0x1.5f48c04f62e50p-10f);
+    p = p * f + splat(0x1.3b2a1b7152befp-7f);
+    p = p * f + splat(0x1.c6aecc669b6ddp-5f);
+    p = p * f + splat(0x1.ebfbe045f4d3cp-3f);
+    p = p * f + splat(0x1.62e430d034702p-1f);
+    p = p * f + splat(1.0f);
+    const vi bits = (vi)p + ((vi)n << 23);
+    return (vf)(bits & ~(x <= splat(-125.0f)));
+#endif
+}
+
+/* 2^e as a float, saturating to 0 and inf. */
+INLINE float power_of_two(int e)
+{
+    if (e < -126) return e < -149 ? 0.0f : ldexpf(1.0f, e);
+    if (e > 127) return INFINITY;
+    union { uint32_t bits; float value; } u = { (uint32_t)(e + 127) << 23 };
+    return u.value;
+}
+
+/* ---- packing ---------------------------------------------------------------- */
+
+#if WIDTH == 16
+#define LANES(f, t) { f(0, t), f(1, t), f(2, t), f(3, t), f(4, t), f(5, t), f(6, t), f(7, t), \
+                      f(8, t), f(9, t), f(10, t), f(11, t), f(12, t), f(13, t), f(14, t), f(15, t) }
+#elif WIDTH == 8
+#define LANES(f, t) { f(0, t), f(1, t), f(2, t), f(3, t), f(4, t), f(5, t), f(6, t), f(7, t) }
+#else
+#define LANES(f, t) { f(0, t), f(1, t), f(2, t), f(3, t) }
+#endif
+#define FIRST(lane, t) (((lane) & (t)) ? WIDTH + (lane) - (t) : (lane))
+#define SECOND(lane, t) (((lane) & (t)) ? WIDTH + (lane) : (lane) + (t))
+
+/* One stage exchanges the off-diagonal t x t blocks of every 2t x 2t block. */
+#define STAGE(t)                                                            \
+    do {                                                                    \
+        UNROLL for (int i = 0; i < VW; i++)                                 \
+            if (!(i & (t))) {                                               \
+                const vf a = x[i], b = x[i + (t)];                          \
+                x[i] = __builtin_shuffle(a, b, (vi)LANES(FIRST, t));        \
+                x[i + (t)] = __builtin_shuffle(a, b, (vi)LANES(SECOND, t)); \
+            }                                                               \
+    } while (0)
+
+INLINE void transpose_square(vf x[VW])
+{
+#if WIDTH == 16
+    STAGE(8);
+#endif
+#if WIDTH >= 8
+    STAGE(4);
+#endif
+    STAGE(2);
+    STAGE(1);
+}
+
+/* Rows 0..len-1 of x as panels of 64: panel p is (head_dim, 64), entry (c, j) is
+ * x[64 p + j][c]; 0 beyond len. */
+void ISA_NAME(attn_pack_panels)(const float *x, ptrdiff_t row, size_t len, size_t head_dim, float *panels)
+{
+    float square[VW * VW];
+    for (size_t j = 0; j < attn_panels(len) * ATTN_PANEL; j += VW) {
+        float *to = panels + j / ATTN_PANEL * ATTN_PANEL * head_dim + j % ATTN_PANEL;
+        const size_t keys = j < len ? least(VW, len - j) : 0;
+        for (size_t c = 0; c < head_dim; c += VW) {
+            const size_t cols = least(VW, head_dim - c);
+            vf block[VW];
+            if (keys == VW && cols == VW) {
+                UNROLL for (int i = 0; i < VW; i++) block[i] = load(x + (ptrdiff_t)(j + i) * row + c);
+            } else {
+                memset(square, 0, sizeof square);
+                for (size_t i = 0; i < keys; i++)
+                    memcpy(square + i * VW, x + (ptrdiff_t)(j + i) * row + c, cols * sizeof *square);
+                UNROLL for (int i = 0; i < VW; i++) block[i] = load(square + i * VW);
+            }
+            transpose_square(block);
+            if (cols == VW) {
+                UNROLL for (int i = 0; i < VW; i++) store(to + (c + i) * ATTN_PANEL, block[i]);
+            } else {
+                UNROLL for (int i = 0; i < VW; i++) store(square + i * VW, block[i]);
+                for (size_t i = 0; i < cols; i++) store(to + (c + i) * ATTN_PANEL, load(square + i * VW));
+            }
+        }
+    }
+}
+
+/* Rows padded with zeros to a multiple of 16 columns. */
+void ISA_NAME(attn_pack_rows)(const float *x, ptrdiff_t row, size_t len, size_t head_dim, float *rows)
+{
+    const size_t padded = attn_padded(head_dim);
+    for (size_t j = 0; j < len; j++) {
+        const float *from = x + (ptrdiff_t)j * row;
+        float *to = rows + j * padded;
+        memcpy(to, from, head_dim * sizeof *to);
+        for (size_t c = head_dim; c < padded; c++) to[c] = 0.0f;
+    }
+}
+
+/* ---- register tiles -------------------------------------------------------------- */
+
+/* acc[r][v] += sum_k A[r ars + k aks] B[k b_row + vector v]. */
+INLINE void multiply(const int rows, const int nv, size_t kc, const float *A, ptrdiff_t ars, ptrdiff_t aks,
+                     const float *B, ptrdiff_t b_row, vf acc[WIDE][NV])
+{
+    for (size_t k = 0; k < kc; k++, B += b_row, A += aks) {
+        vf b[NV];
+        UNROLL for (int v = 0; v < nv; v++) b[v] = load(B + v * VW);
+        UNROLL for (int r = 0; r < rows; r++) {
+            const vf a = splat(A[r * ars]);
+            UNROLL for (int v = 0; v < nv; v++) acc[r][v] += a * b[v];
+        }
+    }
+}
+
+/* Scores of `rows` queries against nv vectors of keys: stored to S, maxima taken.
+ * limit: NULL, or per row how many of these keys it may see; the others become -inf. */
+struct score_tile {
+    size_t head_dim;
+    const float *q;               /* rows, stride padded */
+    ptrdiff_t q_row;
+    const float *panel;
+    const int *limit;
+    float *S;                     /* stride STRIP_LD */
+    vf *max;
+};
+
+INLINE void score_tile(const int rows, const int nv, const struct score_tile *t)
+{
+    vf acc[WIDE][NV];
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++) acc[r][v] = (vf){ 0 };
+    multiply(rows, nv, t->head_dim, t->q, t->q_row, 1, t->panel, ATTN_PANEL, acc);
+    if (t->limit)
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++)
+            acc[r][v] = choose(lane_index() + v * VW < splat_int(t->limit[r]), acc[r][v], splat(-INFINITY));
+    UNROLL for (int r = 0; r < rows; r++) {
+        vf max = t->max[r];
+        UNROLL for (int v = 0; v < nv; v++) {
+            max = vmax(acc[r][v], max);
+            store(t->S + r * STRIP_LD + v * VW, acc[r][v]);
+        }
+        t->max[r] = max;
+    }
+}
+
+/* C = alpha C + A B, alpha per row (NULL: 1; zero: C is not read). */
+struct product_tile {
+    size_t kc;
+    const float *A;
+    ptrdiff_t a_row, a_k;         /* one of them is 1 */
+    const float *B;
+    ptrdiff_t b_row;
+    float *C;
+    ptrdiff_t c_row;
+    const float *alpha;
+};
+
+INLINE void product_tile(const int rows, const int nv, const struct product_tile *t)
+{
+    vf acc[WIDE][NV];
+    if (t->alpha) {
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++)
+            acc[r][v] = t->alpha[r] * load(t->C + r * t->c_row + v * VW);
+    } else {
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++)
+            acc[r][v] = load(t->C + r * t->c_row + v * VW);
+    }
+    if (t->a_k == 1) multiply(rows, nv, t->kc, t->A, t->a_row, 1, t->B, t->b_row, acc);
+    else multiply(rows, nv, t->kc, t->A, 1, t->a_k, t->B, t->b_row, acc);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++)
+        store(t->C + r * t->c_row + v * VW, acc[r][v]);
+}
+
+/* One tile of the backward pass: P = 2^(s - shift), dS = P (G v - delta). */
+struct grad_tile {
+    size_t head_dim;
+    const float *q, *g;           /* rows, stride padded */
+    ptrdiff_t row;
+    const float *k_panel, *v_panel;
+    const float *shift, *delta;
+    const int *limit;             /* as in score_tile; hidden keys get P = dS = 0 */
+    float *P, *dS;                /* stride GRAD_LD */
+};
+
+INLINE void grad_tile(const int rows, const int nv, const struct grad_tile *t)
+{
+    vf acc[WIDE][NV];
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++) acc[r][v] = (vf){ 0 };
+    multiply(rows, nv, t->head_dim, t->q, t->row, 1, t->k_panel, ATTN_PANEL, acc);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++) {
+        vf p = vexp2(acc[r][v] - splat(t->shift[r]));
+        if (t->limit) p = choose(lane_index() + v * VW < splat_int(t->limit[r]), p, (vf){ 0 });
+        store(t->P + r * GRAD_LD + v * VW, p);
+    }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++) acc[r][v] = (vf){ 0 };
+    multiply(rows, nv, t->head_dim, t->g, t->row, 1, t->v_panel, ATTN_PANEL, acc);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++)
+        store(t->dS + r * GRAD_LD + v * VW, load(t->P + r * GRAD_LD + v * VW) * (acc[r][v] - splat(t->delta[r])));
+}
+
+/* Every tile that occurs, as a function of its own: rows 1..6 with any number of
+ * vectors, rows 7..12 with up to two. */
+#define TILES(X, kind)                                                              \
+    X(kind, 1, 1) X(kind, 2, 1) X(kind, 3, 1) X(kind, 4, 1) X(kind, 5, 1) X(kind, 6, 1) \
+    X(kind, 1, 2) X(kind, 2, 2) X(kind, 3, 2) X(kind, 4, 2) X(kind, 5, 2) X(kind, 6, 2)
+#if WIDTH == 16
+#define TILES_WIDE(X, kind)                                                         \
+    X(kind, 1, 3) X(kind, 2, 3) X(kind, 3, 3) X(kind, 4, 3) X(kind, 5, 3) X(kind, 6, 3) \
+    X(kind, 1, 4) X(kind, 2, 4) X(kind, 3, 4) X(kind, 4, 4) X(kind, 5, 4) X(kind, 6, 4)
+#define TILES_TALL(X, kind)                                                         \
+    X(kind, 7, 1) X(kind, 8, 1) X(kind, 9, 1) X(kind, 10, 1) X(kind, 11, 1) X(kind, 12, 1) \
+    X(kind, 7, 2) X(kind, 8, 2) X(kind, 9, 2) X(kind, 10, 2) X(kind, 11, 2) X(kind, 12, 2)
+#else
+#define TILES_WIDE(X, kind)
+#define TILES_TALL(X, kind)
+#endif
+#define DEFINE_TILE(kind, R, V) \
+    static __attribute__((noinline)) void kind##_##R##_##V(const struct kind *t) { kind(R, V, t); }
+#define NAME_TILE(kind, R, V) [R][V] = kind##_##R##_##V,
+
+TILES(DEFINE_TILE, score_tile) TILES_WIDE(DEFINE_TILE, score_tile)
+TILES(DEFINE_TILE, grad_tile) TILES_WIDE(DEFINE_TILE, grad_tile)
+TILES(DEFINE_TILE, product_tile) TILES_WIDE(DEFINE_TILE, product_tile) TILES_TALL(DEFINE_TILE, product_tile)
+
+static void (*const score_tiles[MR + 1][NV + 1])(const struct score_tile *) = {
+    TILES(NAME_TILE, score_tile) TILES_WIDE(NAME_TILE, score_tile)
+};
+static void (*const grad_tiles[MR + 1][NV + 1])(const struct grad_tile *) = {
+    TILES(NAME_TILE, grad_tile) TILES_WIDE(NAME_TILE, grad_tile)
+};
+static void (*const product_tiles[WIDE + 1][NV + 1])(const struct product_tile *) = {
+    TILES(NAME_TILE, product_tile) TILES_WIDE(NAME_TILE, product_tile) TILES_TALL(NAME_TILE, product_tile)
+};
+
+/* Rows per tile for an output of `cols` (a multiple of 16) columns. */
+INLINE size_t tile_rows(size_t cols) { return WIDTH == 16 && cols <= 32 ? (size_t)WIDE : (size_t)MR; }
+
+/* One group of rows (at most tile_rows(cols)) against all columns. */
+static void product_group(size_t rows, size_t cols, size_t kc, const float *A, ptrdiff_t a_row, ptrdiff_t a_k,
+                          const float *B, ptrdiff_t b_row, float *C, ptrdiff_t c_row, const float *alpha)
+{
+    for (size_t c = 0; c < cols; c += NV * VW) {
+        const struct product_tile t = { kc, A, a_row, a_k, B + c, b_row, C + c, c_row, alpha };
+        product_tiles[rows][least(NV, (cols - c) / VW)](&t);
+    }
+}
+
+/* C (rows, cols) += A B. */
+static void product(size_t rows, size_t cols, size_t kc, const float *A, ptrdiff_t a_row, ptrdiff_t a_k,
+                    const float *B, ptrdiff_t b_row, float *C, ptrdiff_t c_row)
+{
+    const size_t step = tile_rows(cols);
+    for (size_t r = 0; r < rows; r += step)
+        product_group(least(step, rows - r), cols, kc, A + (ptrdiff_t)r * a_row, a_row, a_k, B, b_row,
+                      C + (ptrdiff_t)r * c_row, c_row, NULL);
+}
+
+/* ---- forward ---------------------------------------------------------------------- */
+
+/* Consecutive keys in the strip. */
+struct piece {
+    size_t cols, col0;            /* keys, and where they start in the strip (multiple of 16) */
+    const float *panels;
+    const float *v;
+    ptrdiff_t v_row;
+    int causal;
+    ptrdiff_t bound;              /* causal: row i sees the first bound + i keys */
+};
+
+/* State of the rows of a block. */
+struct forward_rows {
+    size_t padded;
+    float *q, *acc;               /* (rows, padded) */
+    float *mass;                  /* (rows, VW): lanes of the running sum */
+    float *shift;                 /* (rows): M */
+    float *strip;                 /* (WIDE, STRIP_LD) */
+};
+
+/* Whether rows of this stride can be read as they lie. */
+INLINE int rows_usable(size_t head_dim, ptrdiff_t row)
+{
+    return head_dim % 16 == 0 && row >= 0 && (size_t)row <= 2 * head_dim;
+}
+
+static void make_piece(const struct attn_keys *keys, size_t from, size_t cols, size_t head_dim, float *panels,
+                       float *rows, struct piece *piece)
+{
+    piece->cols = cols;
+    if (keys->k_panels) {
+        piece->panels = keys->k_panels + from * head_dim;
+    } else {
+        ISA_NAME(attn_pack_panels)(keys->k + (ptrdiff_t)from * keys->k_row, keys->k_row, cols, head_dim, panels);
+        piece->panels = panels;
+    }
+    piece->v = keys->v + (ptrdiff_t)from * keys->v_row;
+    piece->v_row = keys->v_row;
+    if (keys->k_panels || rows_usable(head_dim, keys->v_row)) return;
+    ISA_NAME(attn_pack_rows)(piece->v, piece->v_row, cols, head_dim, rows);
+    piece->v = rows;
+    piece->v_row = (ptrdiff_t)attn_padded(head_dim);
+}
+
+/* Keys of a piece that some row of r0 .. r0+rows-1 sees. */
+INLINE size_t visible(const struct piece *p, size_t last_row)
+{
+    if (!p->causal) return p->cols;
+    const ptrdiff_t seen = p->bound + (ptrdiff_t)last_row;
+    return seen <= 0 ? 0 : least(p->cols, (size_t)seen);
+}
+
+/* Rows r0 .. r0+rows-1 (rows at most WIDE) against the pieces of one strip. */
+static void forward_group(const struct forward_rows *s, size_t r0, size_t rows, size_t head_dim,
+                          const struct piece *pieces, size_t num_pieces)
+{
+    const size_t padded = s->padded;
+    size_t seen[2], cols = 0;
+    vf max[WIDE];
+    UNROLL for (int r = 0; r < WIDE; r++) max[r] = splat(-INFINITY);
+
+    for (size_t i = 0; i < num_pieces; i++) {
+        const struct piece *p = &pieces[i];
+        seen[i] = visible(p, r0 + rows - 1);
+        if (!seen[i]) continue;
+        const size_t end = round16(seen[i]);
+        cols = p->col0 + end;
+        for (size_t sub = 0; sub < rows; sub += MR) {
+            const size_t n = least(MR, rows - sub);
+            for (size_t c = 0; c < end; c += NV * VW) {
+                int limit[MR], masked = 0;
+                const size_t nv = least(NV, (end - c) / VW);
+                for (size_t r = 0; r < n; r++) {
+                    const ptrdiff_t keys = (ptrdiff_t)visible(p, r0 + sub + r) - (ptrdiff_t)c;
+                    limit[r] = keys < 0 ? 0 : keys > NV * VW ? NV * VW : (int)keys;
+                    masked |= limit[r] < (int)(nv * VW);
+                }
+                const struct score_tile t = {
+                    head_dim, s->q + (r0 + sub) * padded, (ptrdiff_t)padded,
+                    p->panels + c / ATTN_PANEL * ATTN_PANEL * head_dim + c % ATTN_PANEL,
+                    masked ? limit : NULL, s->strip + sub * STRIP_LD + p->col0 + c, max + sub
+                };
+                score_tiles[n][nv](&t);
+            }
+        }
+    }
+    if (!cols) return;
+
+    float alpha[WIDE];
+    for (size_t r = 0; r < rows; r++) {
+        const float old = s->shift[r0 + r];
+        const float top = ceilf(horizontal_max(max[r]));
+        const float shift = top > old ? top : old;
+        /* All keys hidden so far: any finite shift gives 2^-inf = 0. */
+        const vf m = splat(shift == -INFINITY ? 0.0f : shift);
+        alpha[r] = shift == old || old == -INFINITY ? 1.0f : power_of_two(old - shift < -200.0f ? -200 : (int)(old - shift));
+        s->shift[r0 + r] = shift;
+        float *S = s->strip + r * STRIP_LD;
+        vf sum = alpha[r] * load(s->mass + (r0 + r) * VW), sum2 = (vf){ 0 };
+        size_t c = 0;
+        for (; c + 2 * VW <= cols; c += 2 * VW) {
+            const vf p = vexp2(load(S + c) - m), p2 = vexp2(load(S + c + VW) - m);
+            store(S + c, p);
+            store(S + c + VW, p2);
+            sum += p;
+            sum2 += p2;
+        }
+        for (; c < cols; c += VW) {
+            const vf p = vexp2(load(S + c) - m);
+            store(S + c, p);
+            sum += p;
+        }
+        store(s->mass + (r0 + r) * VW, sum + sum2);
+    }
+
+    const float *scale = alpha;
+    for (size_t i = 0; i < num_pieces; i++) {
+        if (!seen[i]) continue;
+        product_group(rows, padded, seen[i], s->strip + pieces[i].col0, STRIP_LD, 1, pieces[i].v, pieces[i].v_row,
+                      s->acc + r0 * padded, (ptrdiff_t)padded, scale);
+        scale = NULL;
+    }
+}
+
+static void forward_keys(const struct attn_forward_block *b, const struct forward_rows *s, float *panels, float *v_rows)
+{
+    const size_t d = b->head_dim, step = tile_rows(s->padded);
+    size_t inputs = b->input.len;
+    if (b->causal) {
+        const ptrdiff_t most = b->bound + (ptrdiff_t)b->rows - 1;
+        inputs = most <= 0 ? 0 : least(inputs, (size_t)most);
+    }
+    size_t prefix_done = 0, input_done = 0;
+    while (prefix_done < b->prefix.len || input_done < inputs) {
+        struct piece pieces[2];
+        size_t num_pieces = 0, used = 0;
+        if (prefix_done < b->prefix.len) {
+            const size_t n = least(ATTN_STRIP, b->prefix.len - prefix_done);
+            struct piece *p = &pieces[num_pieces++];
+            *p = (struct piece){ 0 };
+            make_piece(&b->prefix, prefix_done, n, d, panels, v_rows, p);
+            prefix_done += n;
+            used = round16(n);
+        }
+        if (prefix_done == b->prefix.len && input_done < inputs) {
+            /* Whole panels, unless the rest fits. */
+            const size_t left = inputs - input_done, room = ATTN_STRIP - used;
+            const size_t n = left <= room ? left : room / ATTN_PANEL * ATTN_PANEL;
+            if (n) {
+                struct piece *p = &pieces[num_pieces++];
+                *p = (struct piece){ .col0 = used, .causal = b->causal, .bound = b->bound - (ptrdiff_t)input_done };
+                make_piece(&b->input, input_done, n, d, panels + attn_panels(used) * ATTN_PANEL * d,
+                           v_rows + used * s->padded, p);
+                input_done += n;
+            }
+        }
+        for (size_t r = 0; r < b->rows; r += step)
+            forward_group(s, r, least(step, b->rows - r), d, pieces, num_pieces);
+    }
+}
+
+/* elu(z) + 1, z = x root, of one row padded with 0. */
+INLINE void elu1_row(const float *x, size_t head_dim, size_t padded, float root, float *phi)
+{
+    const float log2e = 0x1.715476p+0f;
+    memmove(phi, x, head_dim * sizeof *phi);
+    for (size_t c = head_dim; c < padded; c++) phi[c] = -INFINITY;
+    for (size_t c = 0; c < padded; c += VW) {
+        const vf z = load(phi + c) * root;
+        const vi positive = z > (vf){ 0 };
+        const vf e = vexp2(choose(positive, (vf){ 0 }, z) * log2e);
+        store(phi + c, choose(positive, z + 1.0f, e));
+    }
+}
+
+static double dot(const float *a, const float *b, size_t n)
+{
+    vf sum = { 0 };
+    size_t i = 0;
+    for (; i + VW <= n; i += VW) sum += load(a + i) * load(b + i);
+    double total = horizontal_sum(sum);
+    for (; i < n; i++) total += (double)a[i] * (double)b[i];
+    return total;
+}
+
+static int all_zero(const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (x[i] != 0.0f) return 0;
+    return 1;
+}
+
+/* x *= 2^e, exact as far as the result is representable. */
+static void scale_row(float *x, size_t n, int e)
+{
+    while (e) {
+        const int part = e > 126 ? 126 : e < -126 ? -126 : e;
+        const float f = power_of_two(part);
+        for (size_t i = 0; i < n; i++) x[i] *= f;
+        e -= part;
+    }
+}
+
+/* The summary joins as feat_dim more keys whose weights are the features. After the
+ * keys, so that the joint shift is known: 2^-shift alone may overflow. */
+static void forward_summary(const struct attn_forward_block *b, const struct forward_rows *s, float *v_rows)
+{
+    const size_t d = b->head_dim, r = b->feat_dim, padded = s->padded, step = tile_rows(padded);
+    int empty = all_zero(b->kvec, r);
+    for (size_t f = 0; f < r && empty; f++) empty = all_zero(b->Z + (ptrdiff_t)f * b->Z_row, d);
+    if (empty) return;
+
+    const size_t phi_row = b->phi ? r : padded;
+    float *phi = b->phi ? b->phi : s->q, alpha[ATTN_QUERIES];
+    const float root = (float)pow((double)d, -0.25);
+    for (size_t i = 0; i < b->rows; i++) {
+        float *row = phi + i * phi_row;
+        if (!b->phi) elu1_row(b->q + (ptrdiff_t)i * b->q_row, d, padded, root, row);
+        const double log2_scale = b->phi_log ? b->phi_log[i] * 0x1.71547652b82fep+0 : 0.0;
+        const double whole = floor(log2_scale);
+        double mass = dot(row, b->kvec, r);
+        if (log2_scale != whole) {
+            const float part = (float)exp2(log2_scale - whole);
+            for (size_t f = 0; f < r; f++) row[f] *= part;
+            mass *= part;
+        }
+        /* mass 2^whole; its exponent bounds log2 of it. A mass of 0 leaves the shift alone. */
+        int e;
+        double m = frexp(mass, &e);
+        const double limit = 1e9, top = m != 0.0 ? e + fmin(fmax(whole, -limit), limit) : -INFINITY;
+        const float old = s->shift[i];
+        const double shift = fmax(top, old == -INFINITY && top == -INFINITY ? 0.0 : (double)old);
+        alpha[i] = old == -INFINITY ? 1.0f : power_of_two((double)old - shift < -200.0 ? -200 : (int)((double)old - shift));
+        s->shift[i] = (float)shift;
+        const double by = fmin(fmax(whole - shift, -400.0), 400.0);
+        scale_row(row, phi_row, (int)by);
+        float *sum = s->mass + i * VW;
+        for (int v = 0; v < VW; v++) sum[v] *= alpha[i];
+        sum[0] += (float)ldexp(mass, (int)by);
+    }
+    /* In blocks of features, so that padded rows of Z fit the scratch of V. */
+    for (size_t f = 0; f < r; f += ATTN_STRIP) {
+        const size_t n = least(ATTN_STRIP, r - f);
+        const float *Z = b->Z + (ptrdiff_t)f * b->Z_row;
+        ptrdiff_t Z_row = b->Z_row;
+        if (!rows_usable(d, Z_row)) {
+            ISA_NAME(attn_pack_rows)(Z, Z_row, n, d, v_rows);
+            Z = v_rows;
+            Z_row = (ptrdiff_t)padded;
+        }
+        for (size_t i = 0; i < b->rows; i += step)
+            product_group(least(step, b->rows - i), padded, n, phi + i * phi_row + f, (ptrdiff_t)phi_row, 1, Z, Z_row,
+                          s->acc + i * padded, (ptrdiff_t)padded, f ? NULL : alpha + i);
+    }
+}
+
+size_t ISA_NAME(attn_forward_block)(const struct attn_forward_block *b)
+{
+    const size_t d = b->head_dim, padded = attn_padded(d), rows = b->rows;
+    struct forward_rows s = { .padded = padded };
+    float *at = b->scratch;
+    s.q = at, at += rows * padded;
+    s.acc = at, at += rows * padded;
+    s.mass = at, at += rows * 16;
+    s.strip = at, at += WIDE * STRIP_LD;
+    s.shift = at, at += round16(rows);
+    float *panels = at;
+    at += (ATTN_STRIP / ATTN_PANEL + 1) * ATTN_PANEL * d;
+    float *v_rows = at;
+
+    for (size_t i = 0; i < rows; i++) {
+        const float *q = b->q + (ptrdiff_t)i * b->q_row;
+        for (size_t c = 0; c < d; c++) s.q[i * padded + c] = b->scale2 * q[c];
+        s.shift[i] = -INFINITY;
+    }
+    memset(s.acc, 0, rows * padded * sizeof(float));
+    memset(s.mass, 0, rows * 16 * sizeof(float));
+    forward_keys(b, &s, panels, v_rows);
+    if (b->feat_dim) forward_summary(b, &s, v_rows);
+
+    size_t first_bad = rows;
+    for (size_t i = 0; i < rows; i++) {
+        const float D = horizontal_sum(load(s.mass + i * VW));
+        const int good = D > 0.0f && D < INFINITY;
+        if (!good && first_bad == rows) first_bad = i;
+        const float by = b->partial ? 1.0f : good ? 1.0f / D : 0.0f;
+        float *out = b->out + (ptrdiff_t)i * b->out_row;
+        const float *acc = s.acc + i * padded;
+        if (good || b->partial)
+            for (size_t c = 0; c < d; c++) out[c] = acc[c] * by;
+        else
+            memset(out, 0, d * sizeof *out);
+        if (b->stats) {
+            b->stats[i][0] = s.shift[i];
+            b->stats[i][1] = D;
+        }
+    }
+    return first_bad;
+}
+
+/* ---- backward --------------------------------------------------------------------------- */
+
+void ISA_NAME(attn_grad_prepare)(const struct attn_grad_rows *r, size_t head_dim, const float *q, ptrdiff_t q_row,
+                                 float scale2, const float *out, ptrdiff_t out_row, const float *d_out,
+                                 ptrdiff_t d_out_row, const float (*stats)[2])
+{
+    const size_t padded = attn_padded(head_dim);
+    for (size_t i = 0; i < r->rows; i++) {
+        const float *qi = q + (ptrdiff_t)i * q_row, *oi = out + (ptrdiff_t)i * out_row;
+        const float *gi = d_out + (ptrdiff_t)i * d_out_row, D = stats[i][1];
+        const int good = D > 0.0f && D < INFINITY;
+        const float by = good ? 1.0f / D : 0.0f;
+        float *to_q = r->q + i * padded, *to_g = r->g + i * padded;
+        for (size_t c = 0; c < head_dim; c++) {
+            to_q[c] = scale2 * qi[c];
+            to_g[c] = by * gi[c];
+        }
+        for (size_t c = head_dim; c < padded; c++) to_q[c] = to_g[c] = 0.0f;
+        r->delta[i] = good ? (float)dot(to_g, oi, head_dim) : 0.0f;
+        r->shift[i] = good ? stats[i][0] : INFINITY;
+    }
+    if (r->dq) memset(r->dq, 0, r->rows * padded * sizeof(float));
+}
+
+/* dst (rows, head_dim) = or += by * src (rows, padded). */
+static void write_rows(const float *src, size_t padded, size_t rows, size_t head_dim, float by, float *dst,
+                       ptrdiff_t dst_row, int add)
+{
+    for (size_t j = 0; j < rows; j++) {
+        float *to = dst + (ptrdiff_t)j * dst_row;
+        const float *from = src + j * padded;
+        if (add) for (size_t c = 0; c < head_dim; c++) to[c] += by * from[c];
+        else for (size_t c = 0; c < head_dim; c++) to[c] = by * from[c];
+    }
+}
+
+/* P and dS of rows i0 .. i0+rows-1 against keys 0..keys-1 of the block; row i sees the
+ * first bound + i of them when causal. */
+static void grad_weights(const struct attn_backward_block *b, size_t i0, size_t rows, size_t keys, ptrdiff_t bound,
+                         const float *k_panels, const float *v_panels, float *P, float *dS)
+{
+    const size_t d = b->head_dim, padded = attn_padded(d), all = round16(keys);
+    for (size_t r = 0; r < rows; r += MR) {
+        const size_t n = least(MR, rows - r);
+        const ptrdiff_t last = b->causal ? bound + (ptrdiff_t)(i0 + r + n - 1) : (ptrdiff_t)keys;
+        const size_t seen = last <= 0 ? 0 : least(keys, (size_t)last), end = round16(seen);
+        for (size_t c = 0; c < end; c += NV * VW) {
+            int limit[MR], masked = 0;
+            const size_t nv = least(NV, (end - c) / VW);
+            for (size_t i = 0; b->causal && i < n; i++) {
+                const ptrdiff_t left = bound + (ptrdiff_t)(i0 + r + i) - (ptrdiff_t)c;
+                limit[i] = left < 0 ? 0 : left > NV * VW ? NV * VW : (int)left;
+                masked |= limit[i] < (int)(nv * VW);
+            }
+            const size_t panel = c / ATTN_PANEL * ATTN_PANEL * d + c % ATTN_PANEL;
+            const struct grad_tile t = {
+                d, b->rows.q + (i0 + r) * padded, b->rows.g + (i0 + r) * padded, (ptrdiff_t)padded,
+                k_panels + panel, v_panels + panel, b->rows.shift + i0 + r, b->rows.delta + i0 + r,
+                masked ? limit : NULL, P + r * GRAD_LD + c, dS + r * GRAD_LD + c
+            };
+            grad_tiles[n][nv](&t);
+        }
+        for (size_t i = r; i < r + n && end < all; i++) {
+            memset(P + i * GRAD_LD + end, 0, (all - end) * sizeof *P);
+            memset(dS + i * GRAD_LD + end, 0, (all - end) * sizeof *dS);
+        }
+    }
+}
+
+void ISA_NAME(attn_backward_block)(const struct attn_backward_block *b)
+{
+    const size_t d = b->head_dim, padded = attn_padded(d), step = tile_rows(padded);
+    float *at = b->scratch;
+    float *P = at;        at += ATTN_GRAD_QUERIES * GRAD_LD;
+    float *dS = at;       at += ATTN_GRAD_QUERIES * GRAD_LD;
+    float *dK = at;       at += ATTN_GRAD_KEYS * padded;
+    float *dV = at;       at += ATTN_GRAD_KEYS * padded;
+    float *K_rows = at;   at += ATTN_GRAD_KEYS * padded;
+    float *K_panels = at; at += ATTN_GRAD_KEYS * d;
+    float *V_panels = at;
+
+    for (size_t j0 = 0; j0 < b->keys.len; j0 += ATTN_GRAD_KEYS) {
+        const size_t keys = least(ATTN_GRAD_KEYS, b->keys.len - j0);
+        const ptrdiff_t bound = b->bound - (ptrdiff_t)j0;
+        /* Row i sees keys below bound + i: the first row that sees any is 1 - bound. */
+        const size_t first = b->causal && bound < 1 ? (size_t)(1 - bound) : 0;
+        memset(dK, 0, keys * padded * sizeof *dK);
+        memset(dV, 0, keys * padded * sizeof *dV);
+        if (first < b->rows.rows) {
+            const float *kt = K_panels, *vt = V_panels, *k = b->keys.k + (ptrdiff_t)j0 * b->keys.k_row;
+            ptrdiff_t k_row = b->keys.k_row;
+            if (b->keys.k_panels) {
+                kt = b->keys.k_panels + j0 * d;
+                vt = b->keys.v_panels + j0 * d;
+            } else {
+                ISA_NAME(attn_pack_panels)(k, k_row, keys, d, K_panels);
+                ISA_NAME(attn_pack_panels)(b->keys.v + (ptrdiff_t)j0 * b->keys.v_row, b->keys.v_row, keys, d, V_panels);
+                if (!rows_usable(d, k_row)) {
+                    ISA_NAME(attn_pack_rows)(k, k_row, keys, d, K_rows);
+                    k = K_rows;
+                    k_row = (ptrdiff_t)padded;
+                }
+            }
+            for (size_t i0 = first; i0 < b->rows.rows; i0 += ATTN_GRAD_QUERIES) {
+                const size_t rows = least(ATTN_GRAD_QUERIES, b->rows.rows - i0);
+                const float *g = b->rows.g + i0 * padded, *q = b->rows.q + i0 * padded;
+                grad_weights(b, i0, rows, keys, bound, kt, vt, P, dS);
+                for (size_t j = 0; j < keys; j += step) {
+                    const size_t n = least(step, keys - j);
+                    const ptrdiff_t start = b->causal ? (ptrdiff_t)j - bound + 1 - (ptrdiff_t)i0 : 0;
+                    const size_t from = start <= 0 ? 0 : least(rows, (size_t)start);
+                    product_group(n, padded, rows - from, P + from * GRAD_LD + j, 1, GRAD_LD, g + from * padded,
+                                  (ptrdiff_t)padded, dV + j * padded, (ptrdiff_t)padded, NULL);
+                    product_group(n, padded, rows - from, dS + from * GRAD_LD + j, 1, GRAD_LD, q + from * padded,
+                                  (ptrdiff_t)padded, dK + j * padded, (ptrdiff_t)padded, NULL);
+                }
+                for (size_t r = 0; r < rows; r += step) {
+                    const size_t n = least(step, rows - r);
+                    const ptrdiff_t last = b->causal ? bound + (ptrdiff_t)(i0 + r + n - 1) : (ptrdiff_t)keys;
+                    const size_t seen = last <= 0 ? 0 : least(keys, (size_t)last);
+                    product_group(n, padded, seen, dS + r * GRAD_LD, GRAD_LD, 1, k, k_row,
+                                  b->rows.dq + (i0 + r) * padded, (ptrdiff_t)padded, NULL);
+                }
+            }
+        }
+        /* q carries scale * log2(e): scale dS^T Q = ln 2 dS^T q. */
+        if (b->dk) write_rows(dK, padded, keys, d, 0x1.62e43p-1f, b->dk + (ptrdiff_t)j0 * b->dk_row, b->dk_row, b->add);
+        if (b->dv) write_rows(dV, padded, keys, d, 1.0f, b->dv + (ptrdiff_t)j0 * b->dv_row, b->dv_row, b->add);
+    }
+}
+
+void ISA_NAME(attn_feature_backward)(const struct attn_feature_grad *f)
+{
+    const size_t d = f->head_dim, padded = attn_padded(d), r = f->feat_dim;
+    const size_t phi_row = f->elu1 ? padded : r, dphi_row = (r + ATTN_PANEL - 1) / ATTN_PANEL * ATTN_PANEL;
+    const float root = (float)pow((double)d, -0.25);
+    float *panel = f->scratch, weight[ATTN_GRAD_QUERIES];
+
+    /* phi <- phi 2^-M: what the features weigh relative to D. */
+    for (size_t i = 0; i < f->rows; i++) {
+        const double log2_scale = f->phi_log ? f->phi_log[i] * 0x1.71547652b82fep+0 : 0.0;
+        weight[i] = (float)exp2(log2_scale - (double)f->shift[i]);
+        if (f->elu1) elu1_row(f->q + (ptrdiff_t)i * f->q_row, d, padded, root, f->phi + i * phi_row);
+    }
+    /* dphi = (d_out Z^T - (d_out.T) k^T) / D, as the features were written. */
+    for (size_t c = 0; c < r; c += ATTN_PANEL) {
+        const size_t cols = least(ATTN_PANEL, r - c);
+        ISA_NAME(attn_pack_panels)(f->Z + (ptrdiff_t)c * f->Z_row, f->Z_row, cols, d, panel);
+        for (size_t i = 0; i < f->rows; i++) {
+            float *to = f->dphi + i * dphi_row + c;
+            for (size_t j = 0; j < cols; j++) to[j] = -f->delta[i] * f->kvec[c + j];
+            for (size_t j = cols; j < ATTN_PANEL; j++) to[j] = 0.0f;
+        }
+        product(f->rows, ATTN_PANEL, d, f->g, (ptrdiff_t)padded, 1, panel, ATTN_PANEL, f->dphi + c, (ptrdiff_t)dphi_row);
+    }
+    for (size_t i = 0; i < f->rows; i++) {
+        float *phi = f->phi + i * phi_row, *dphi = f->dphi + i * dphi_row;
+        if (f->elu1) {
+            /* elu' = 1 above 0 and e^z = phi below: min(phi, 1). */
+            float *dq = f->dq + i * padded;
+            for (size_t c = 0; c < d; c++) dq[c] += weight[i] * root * dphi[c] * (phi[c] < 1.0f ? phi[c] : 1.0f);
+        } else {
+            for (size_t c = 0; c < r; c++) dphi[c] *= weight[i];
+        }
+        for (size_t c = 0; c < r; c++) phi[c] *= weight[i];
+        if (f->dk)
+            for (size_t c = 0; c < r; c++) f->dk[c] -= f->delta[i] * phi[c];
+    }
+    if (f->dZ) product(r, padded, f->rows, f->phi, 1, (ptrdiff_t)phi_row, f->g, (ptrdiff_t)padded, f->dZ, (ptrdiff_t)padded);
+}
+
+#if defined(ISA_PORTABLE)
+size_t attn_forward_scratch(size_t rows, size_t head_dim)
+{
+    const size_t padded = attn_padded(head_dim);
+    return 2 * rows * padded + rows * 16 + WIDE * STRIP_LD + round16(rows) +
+           (ATTN_STRIP / ATTN_PANEL + 1) * ATTN_PANEL * head_dim + ATTN_STRIP * padded;
+}
+
+size_t attn_backward_scratch(size_t head_dim)
+{
+    const size_t padded = attn_padded(head_dim);
+    return 2 * ATTN_GRAD_QUERIES * GRAD_LD + 3 * ATTN_GRAD_KEYS * padded + 2 * ATTN_GRAD_KEYS * head_dim;
+}
+
+size_t attn_feature_scratch(size_t head_dim) { return ATTN_PANEL * head_dim; }
+#endif
