@@ -58,7 +58,7 @@ echo "setup: installing $missing"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 # shellcheck disable=SC2086  # a list of words
-apt-get install -y -qq --no-install-recommends $missing >/dev/null
+apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends $missing >/dev/null
 check
 if [ -n "$missing" ]; then
     echo "setup: still missing after the installation: $missing" >&2
