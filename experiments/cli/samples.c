@@ -2,7 +2,9 @@
 
 #include <errno.h>
 #include <math.h>
+#include <gsl/gsl_errno.h>
 #include "common/random.h"
+#include "data/mnist.h"
 
 error_t samples_parse(struct samples_options *options, int key, const char *arg, struct argp_state *state)
 {
@@ -27,6 +29,7 @@ const char *samples_check(const struct samples_options *options, bool targets_ne
 {
     if (options->inputs && options->dataset) return "--inputs and --dataset exclude each other";
     if (options->targets && !options->inputs) return "--targets needs --inputs";
+    if (options->dataset && targets_needed && options->dim < 10) return "--dataset mnist needs --dim 10 or more";
     if (targets_needed && options->inputs && !options->targets) return "--inputs needs --targets";
     return NULL;
 }
@@ -53,6 +56,15 @@ static int load_files(const struct cli_common *cfg, const struct samples_options
     return 0;
 }
 
+static int load_mnist(const struct cli_common *cfg, const struct samples_options *options, gsl_matrix **X,
+                      gsl_matrix **Y)
+{
+    char why[512] = "";
+    const int status = mnist_load(options->num_samples, 0, options->dim, cfg->seed, X, Y, NULL, NULL, why, sizeof why);
+    if (!status) return 0;
+    return cli_fail(cfg, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", why);
+}
+
 static int draw(const struct cli_common *cfg, const struct samples_options *options, uint64_t trial,
                 gsl_matrix **X, gsl_matrix **Y)
 {
@@ -69,7 +81,8 @@ int samples_load(const struct cli_common *cfg, const struct samples_options *opt
 {
     *X = NULL;
     if (Y) *Y = NULL;
-    int code = options->inputs ? load_files(cfg, options, X, Y) : draw(cfg, options, trial, X, Y);
+    int code = options->inputs ? load_files(cfg, options, X, Y)
+             : options->dataset ? load_mnist(cfg, options, X, Y) : draw(cfg, options, trial, X, Y);
     if (!code && options->inputs_out) code = cli_write_matrix(cfg, options->inputs_out, *X);
     if (!code && options->targets_out && Y) code = cli_write_matrix(cfg, options->targets_out, *Y);
     if (code) {
