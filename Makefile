@@ -6,7 +6,7 @@
 # BUILD=DIR                    where everything generated goes (default: build)
 # PREFIX=DIR DESTDIR=DIR       where `make install` puts the library
 
-VERSION := $(shell sed -n 's/^\#define PREFIX_NTK_VERSION "\(.*\)"/\1/p' include/prefix_ntk/version.h)
+VERSION := $(shell sed -n 's/^.define PREFIX_NTK_VERSION "\(.*\)"/\1/p' include/prefix_ntk/version.h)
 ABI     := 0
 
 PROFILE ?= default
@@ -99,9 +99,10 @@ PAGE    := $(BUILD)/$(PROFILE)/report/index.html
 TABLES  := $(RUNS:%=$(RESULTS)/%.csv)
 DRAWN    = $(foreach r,$(1),$(if $(wildcard plots/$(r).gp),$(FIGURES)/$(r).svg $(FIGURES)/$(r).png))
 
+hash := \#
 # The runs that decide the rows of entry ID.
-CLAIM_RUNS := $(if $(ID),$(shell awk -F '|' -v id='$(ID)' '/^\#/ { inside = index($$0, "\#\#\# " id ".") == 1 } \
-                inside && /^\|/ { gsub(/ /, "", $$7); print $$7 }' paper_notes.md | sort -u))
+CLAIM_RUNS := $(if $(ID),$(shell awk -F '|' -v id='$(ID)' '/^$(hash)/ { inside = index($$0, "$(hash)$(hash)$(hash) " id ".") == 1 } \
+                inside && /^\|/ { run = $$(NF - 1); gsub(/ /, "", run); print run }' paper_notes.md | sort -u))
 CLAIM_RUNS := $(filter $(RUNS),$(CLAIM_RUNS))
 CLAIM_FILES := $(CLAIM_RUNS:%=$(RESULTS)/%.csv) $(call DRAWN,$(CLAIM_RUNS))
 
@@ -259,7 +260,7 @@ endif
 
 define draw
 	@mkdir -p $(@D)
-	@if [ -e $(RESULTS)/$*.csv ]; then gnuplot -e "csv='$(RESULTS)/$*.csv'; dir='$(RESULTS)'; out='$@'" $<; else rm -f $@; fi
+	@if [ -e $(RESULTS)/$*.csv ]; then LC_ALL=C.UTF-8 gnuplot -e "csv='$(RESULTS)/$*.csv'; dir='$(RESULTS)'; out='$@'" $<; else rm -f $@; fi
 endef
 $(FIGURES)/%.svg: plots/%.gp plots/style.gp $(RESULTS)/%.csv
 	$(draw)

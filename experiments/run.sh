@@ -5,7 +5,8 @@
 #
 # The table goes to BUILD/PROFILE/results/STEM.csv, verdict rows to verdicts.csv beside it. STEM.key holds a hash of the
 # program, its options, the files these name, the data set, and the ledger's rules for the run (not its verdicts). A timed
-# run has the machine to itself; others share it. A run whose data set is not in the cache is left out: exit 0, no table.
+# run has the machine to itself; others share it. A run whose data set is not in the cache is left out: exit 0, no table,
+# the reason in STEM.gap.
 set -u
 export LC_ALL=C
 
@@ -35,8 +36,10 @@ case $dataset in
 '' | synthetic) dataset= ;;
 *)
     if ! data/fetch.sh --check "$dataset"; then
-        echo "$stem: left out, its data set $dataset is not in the cache (make data)" >&2
+        reason="its data set $dataset is not in the cache (make data)"
+        echo "$stem: left out, $reason" >&2
         rm -f "$table" "$key_file"
+        printf '%s\n' "$reason" > "$results/$stem.gap"
         exit 0
     fi ;;
 esac
@@ -44,6 +47,7 @@ esac
 # claim, row, quantity and rule of every decision of this run.
 rules=$(awk -F '|' -v stem="$stem" '
     /^### / { claim = $0; sub(/^### /, "", claim); sub(/\..*/, "", claim) }
+    { gsub(/\\\|/, "/") }
     /^\|/ { run = $(NF - 1); gsub(/ /, "", run); if (run == stem) print claim "|" $2 "|" $3 "|" $4 }' "$ledger")
 
 key=$({
@@ -63,7 +67,7 @@ if [ -f "$table" ] && [ "$(cat "$key_file" 2> /dev/null)" = "$key" ] && has_verd
     echo "$stem: unchanged" >&2
     exit 0
 fi
-rm -f "$key_file"
+rm -f "$key_file" "$results/$stem.gap"
 
 exec 9> "$build/runs.lock" || exit 1
 flock $lock 9
