@@ -40,6 +40,10 @@ case $dataset in
         echo "$stem: left out, $reason" >&2
         rm -f "$table" "$key_file"
         printf '%s\n' "$reason" > "$results/$stem.gap"
+        if [ -f "$verdicts" ]; then
+            exec 9> "$verdicts.lock" && flock 9
+            grep -v ",$stem\.svg\$" "$verdicts" > "$verdicts.left" && mv "$verdicts.left" "$verdicts"
+        fi
         exit 0
     fi ;;
 esac
