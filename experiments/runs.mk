@@ -4,3 +4,7 @@ RUNS        :=
 TIMED       :=
 NEEDS_MNIST :=
 
+# The kernel of a prefix.
+RUNS        += ntk_convergence ntk_convergence_mnist
+PROG_ntk_convergence_mnist := ntk_convergence
+NEEDS_MNIST += ntk_convergence_mnist
