@@ -196,6 +196,40 @@ static void test_no_file_no_memory(void **state)
     assert_int_equal(journal_close(NULL, 0), EXIT_FAILED);
 }
 
+/* The state within a unit: the last save of its key counts, other keys, lengths,
+ * identities and damaged files give nothing; a finished run leaves no file. */
+static void test_state_within_a_unit(void **state)
+{
+    const char *out = scratch_path(*state, "f.csv");
+    const struct cli_common cfg = run_with(out);
+    double x[3], big[1000];
+    char path[4096];
+    snprintf(path, sizeof path, "%s.state.now", out);
+    for (int i = 0; i < 1000; i++) big[i] = sqrt(i);
+    struct journal *j = journal_open(&cfg, "x");
+    assert_false(journal_saved(j, "descent", x, 3));
+    assert_int_equal(journal_save(j, "descent", big, 1000), 0);
+    assert_int_equal(journal_save(j, "descent", three, 3), 0);
+    assert_true(journal_saved(j, "descent", x, 3));
+    assert_memory_equal(x, three, sizeof x);
+    assert_false(journal_saved(j, "descent", x, 2));
+    assert_false(journal_saved(j, "ascent!", x, 3));
+    assert_int_equal(journal_close(j, 130), 130);
+    j = journal_open(&cfg, "y");
+    assert_false(journal_saved(j, "descent", x, 3));
+    journal_close(j, 143);
+    j = journal_open(&cfg, "x");
+    assert_true(journal_saved(j, "descent", x, 3));
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    fseek(file, -20, SEEK_END);
+    fputc(7, file);
+    fclose(file);
+    assert_false(journal_saved(j, "descent", x, 3));
+    assert_int_equal(journal_close(j, 0), 0);
+    assert_int_not_equal(access(path, F_OK), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -206,6 +240,7 @@ int main(void)
         cmocka_unit_test(test_killed),
         cmocka_unit_test(test_one_user_at_a_time),
         cmocka_unit_test(test_no_file_no_memory),
+        cmocka_unit_test(test_state_within_a_unit),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

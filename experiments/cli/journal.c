@@ -30,6 +30,8 @@ struct journal {
     char *path;
     int fd;                  /* -1: nothing is remembered */
     off_t end;               /* of the last whole record */
+    char *now_path;          /* of the state within a unit */
+    uint64_t identity;
     void *units;           /* tree of struct unit by key */
     size_t num_units;
     time_t synced_s;
@@ -153,13 +155,19 @@ static int load_records(struct journal *j, off_t file_size)
     }
 }
 
+static struct header header_of(uint64_t identity)
+{
+    struct header header = { .identity = identity };
+    memcpy(header.magic, magic, sizeof magic);
+    header.hash = hash_bytes(HASH_START, &header, offsetof(struct header, hash));
+    return header;
+}
+
 /* Leaves the file ending where the next record goes. */
 static int load(struct journal *j, uint64_t identity)
 {
     struct stat st;
-    struct header found, wanted = { .identity = identity };
-    memcpy(wanted.magic, magic, sizeof magic);
-    wanted.hash = hash_bytes(HASH_START, &wanted, offsetof(struct header, hash));
+    struct header found, wanted = header_of(identity);
     if (fstat(j->fd, &st)) return -1;
     if (read_exactly(j->fd, &found, sizeof found) && !memcmp(&found, &wanted, sizeof found)) {
         j->end = sizeof found;
@@ -180,6 +188,7 @@ static void journal_free(struct journal *j)
     tdestroy(j->units, unit_free);
     if (j->fd >= 0) close(j->fd);
     pthread_mutex_destroy(&j->lock);
+    free(j->now_path);
     free(j->path);
     free(j);
 }
@@ -202,8 +211,9 @@ struct journal *journal_open(const struct cli_common *cfg, const char *identity)
     j->fd = -1;
     pthread_mutex_init(&j->lock, NULL);
     if (!has_state(cfg->out)) return j;
-    if (asprintf(&j->path, "%s.state", cfg->out) < 0) {
-        j->path = NULL;
+    if (asprintf(&j->path, "%s.state", cfg->out) < 0) j->path = NULL;
+    if (asprintf(&j->now_path, "%s.state.now", cfg->out) < 0) j->now_path = NULL;
+    if (!j->path || !j->now_path) {
         cli_fail(cfg, EXIT_FAILED, "out of memory");
         journal_free(j);
         return NULL;
@@ -214,7 +224,8 @@ struct journal *journal_open(const struct cli_common *cfg, const char *identity)
         journal_free(j);
         return NULL;
     }
-    if (j->fd < 0 || load(j, hash_identity(cfg, identity))) {
+    j->identity = hash_identity(cfg, identity);
+    if (j->fd < 0 || load(j, j->identity)) {
         cli_fail(cfg, EXIT_FAILED, "%s: %s", j->path, strerror(errno));
         journal_free(j);
         return NULL;
@@ -292,11 +303,69 @@ int journal_put(struct journal *j, const char *key, const double *x, size_t n)
     return code;
 }
 
+/* The saved state is a header and one record, as in the journal. */
+int journal_saved(struct journal *j, const char *key, double *out, size_t n)
+{
+    const struct header wanted = header_of(j->identity);
+    const struct record_head head = { strlen(key), n };
+    const size_t before = sizeof head + head.key_size, size = before + n * sizeof *out + sizeof(uint64_t);
+    struct header found;
+    int same = 0;
+    if (j->fd < 0) return 0;
+    const int fd = open(j->now_path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    char *stored = malloc(size);
+    if (stored && read_exactly(fd, &found, sizeof found) && !memcmp(&found, &wanted, sizeof found)
+        && read_exactly(fd, stored, size) && !memcmp(stored, &head, sizeof head)
+        && !memcmp(stored + sizeof head, key, head.key_size)) {
+        uint64_t hash;
+        memcpy(&hash, stored + size - sizeof hash, sizeof hash);
+        same = hash == hash_bytes(HASH_START, stored, size - sizeof hash);
+        if (same) memcpy(out, stored + before, n * sizeof *out);
+    }
+    free(stored);
+    close(fd);
+    return same;
+}
+
+int journal_save(struct journal *j, const char *key, const double *x, size_t n)
+{
+    if (j->fd < 0) return EXIT_DONE;
+    const struct header header = header_of(j->identity);
+    size_t size = 0;
+    char *record = make_record(key, x, n, &size), *part = NULL;
+    if (asprintf(&part, "%s.part", j->now_path) < 0) part = NULL;
+    if (!record || !part) {
+        free(record);
+        free(part);
+        return cli_fail(j->cfg, EXIT_FAILED, "%s: out of memory", j->now_path);
+    }
+    const int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    bool done = fd >= 0 && write_exactly(fd, &header, sizeof header) && write_exactly(fd, record, size)
+                && !fdatasync(fd);
+    if (fd >= 0 && close(fd)) done = false;
+    if (done && rename(part, j->now_path)) done = false;
+    const int error = errno;
+    if (!done) unlink(part);
+    free(record);
+    free(part);
+    return done ? EXIT_DONE : cli_fail(j->cfg, EXIT_FAILED, "%s: %s", j->now_path, strerror(error));
+}
+
 int journal_close(struct journal *j, int code)
 {
     if (!j) return code ? code : EXIT_FAILED;
     const bool interrupted = code == 130 || code == 143;
-    if (j->fd >= 0 && (!interrupted || !j->num_units)) unlink(j->path);
+    if (j->fd >= 0 && !interrupted) {
+        char *part = NULL;
+        unlink(j->now_path);
+        /* Left by a kill in the middle of a save. */
+        if (asprintf(&part, "%s.part", j->now_path) >= 0) {
+            unlink(part);
+            free(part);
+        }
+    }
+    if (j->fd >= 0 && (!interrupted || (!j->num_units && access(j->now_path, F_OK)))) unlink(j->path);
     journal_free(j);
     return code;
 }
