@@ -152,7 +152,7 @@ install: $(STATIC) $(SHARED) ## install library, headers and pkg-config file (PR
 	ln -sf libprefix_ntk.so.$(ABI) $(INSTALL)/lib/libprefix_ntk.so
 	printf '%s\n' 'prefix=$(abspath $(PREFIX))' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' 'Name: prefix_ntk' \
 	  'Description: attention with a long prefix, its kernel summary, and its neural tangent kernel' 'Version: $(VERSION)' \
-	  'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lprefix_ntk' 'Libs.private: -fopenmp $(PKG_LIBS)' \
+	  'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lprefix_ntk -lgsl' 'Libs.private: -fopenmp $(PKG_LIBS)' \
 	  > $(INSTALL)/lib/pkgconfig/prefix_ntk.pc
 uninstall: ## remove what install put there
 	rm -f $(INSTALL)/lib/libprefix_ntk.* $(INSTALL)/lib/pkgconfig/prefix_ntk.pc
