@@ -34,7 +34,7 @@ ARCH    := $(shell uname -m)
 ISAS    := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512)
 
 # Asked for when first used, so that this file can be read before `make setup` has installed pkg-config.
-PKGS       := gsl openblas sleef
+PKGS       := gsl openblas
 PKG_CFLAGS = $(eval PKG_CFLAGS := $$(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
 # OpenBLAS is the CBLAS of GSL here.
 PKG_LIBS   = $(eval PKG_LIBS := $$(shell pkg-config --define-variable=GSL_CBLAS_LIB= --libs $(PKGS)) -lm)$(PKG_LIBS)
