@@ -260,19 +260,32 @@ static void put_gaps(const struct page *p)
         free(why);
         fputs("\n", p->out);
     }
+    /* Rows without a verdict of this profile, together by run, at the first of them. */
     for (size_t i = 0; i < p->l->num_rows; i++) {
-        const struct ledger_row *row = &p->l->rows[i];
-        if (produced(p, row)) continue;
+        const char *run = p->l->rows[i].run;
+        bool first = !produced(p, &p->l->rows[i]);
+        for (size_t j = 0; j < i && first; j++) first = produced(p, &p->l->rows[j]) || strcmp(p->l->rows[j].run, run);
+        if (!first) continue;
         any = true;
-        fprintf(p->out, "- [%s](#%s) `%s`: ", row->claim, row->claim, row->row);
-        if (*row->run) fprintf(p->out, "not produced by `%s` in this profile.\n", row->run);
-        else fputs("no run decides it; the entry says why.\n", p->out);
-    }
-    for (size_t i = 0; i < p->l->num_entries; i++)
-        if (!p->l->entries[i].num_rows) {
-            any = true;
-            fprintf(p->out, "- [%s](#%s): the entry has no rows.\n", p->l->entries[i].id, p->l->entries[i].id);
+        if (*run) fprintf(p->out, "- Not produced by `%s` in this profile:", run);
+        else fputs("- Decided by no run, the entry says why:", p->out);
+        const char *before = "";
+        for (size_t j = i; j < p->l->num_rows; j++) {
+            const struct ledger_row *row = &p->l->rows[j];
+            if (produced(p, row) || strcmp(row->run, run)) continue;
+            fprintf(p->out, "%s [%s](#%s) %s", before, row->claim, row->claim, row->row);
+            before = ",";
         }
+        fputs("\n", p->out);
+    }
+    const char *before = "- Entries without rows:";
+    for (size_t i = 0; i < p->l->num_entries; i++) {
+        if (p->l->entries[i].num_rows) continue;
+        fprintf(p->out, "%s [%s](#%s)", before, p->l->entries[i].id, p->l->entries[i].id);
+        before = ",";
+        any = true;
+    }
+    if (!strcmp(before, ",")) fputs("\n", p->out);
     if (!any) fputs("Nothing.\n", p->out);
 }
 
