@@ -54,33 +54,37 @@ static void cut(struct gram_columns *columns)
     columns->first_single = rest > LANES / 2 ? columns->count : columns->count - rest;
 }
 
-/* Panels are of equal width but for one vector: the first vector of panel p. */
-INLINE size_t panel_start(const struct gram_columns *columns, size_t p)
+/* Panels are of equal width, the first `wider` one vector more. */
+struct widths { size_t base, wider; };
+
+INLINE struct widths panel_widths(const struct gram_columns *columns)
 {
-    const size_t base = columns->num_vectors / columns->num_panels;
-    const size_t wider = columns->num_vectors % columns->num_panels;
-    return p * base + (p < wider ? p : wider);
+    const size_t panels = columns->num_panels ? columns->num_panels : 1;
+    return (struct widths){ columns->num_vectors / panels, columns->num_vectors % panels };
 }
 
-/* The features of one token in the order of the columns. */
+/* The features of one token in the order of the columns, zeros up to a whole vector.
+ * Whole vectors are stored from the start of each run; what goes beyond its end is
+ * overwritten by the next. w has LANES readable numbers behind it. */
 INLINE void features(const struct gram_columns *columns, const double *w, double a, double *row)
 {
     const size_t d = columns->dim;
     for (size_t k = 0; k < d; k++) {
-        const double wk = w[k];
-        for (size_t l = k; l < d; l++) row[l - k] = wk * w[l];
+        const vdouble wk = splat(w[k]);
+        for (size_t l = k; l < d; l += LANES) store(row + (l - k), wk * load(w + l));
         row += d - k;
     }
     if (columns->has_w) {
-        for (size_t k = 0; k < d; k++) row[k] = w[k];
+        for (size_t k = 0; k < d; k += LANES) store(row + k, load(w + k));
         row += d;
     }
     if (columns->has_b) {
-        for (size_t k = 0; k < d; k++) row[k] = a * w[k];
+        for (size_t k = 0; k < d; k += LANES) store(row + k, splat(a) * load(w + k));
         row += d;
     }
     if (columns->has_a) *row++ = a;
-    if (columns->has_one) *row = 1.0;
+    if (columns->has_one) *row++ = 1.0;
+    store(row, splat(0.0));
 }
 
 static int scores(const struct gram_columns *columns, const double *X, size_t padded_samples,
@@ -89,23 +93,27 @@ static int scores(const struct gram_columns *columns, const double *X, size_t pa
                   double *rho, double *top, double *scratch)
 {
     const size_t d = columns->dim;
-    memset(scratch, 0, (columns->stride + GRAM_ALIGN) * sizeof *scratch);
+    const struct widths widths = panel_widths(columns);
+    double *w = scratch, *row = scratch + d + GRAM_ALIGN, a[GRAM_ITEM];
+    memset(w, 0, (d + GRAM_ALIGN) * sizeof *w);
     for (size_t t = first; t < last; t++) {
-        const int exists = t < len;
-        const double a = exists ? signs[t * sign_stride] : 0.0;
-        if (exists) features(columns, W + t * tda, a, scratch);
-        else memset(scratch, 0, columns->stride * sizeof *scratch);
-        for (size_t p = 0, v = 0; p < columns->num_panels; p++) {
-            const size_t end = panel_start(columns, p + 1), width = (end - v) * LANES;
-            double *panel = panels + v * LANES * GRAM_TOKENS + t * width;
-            for (const double *from = scratch + v * LANES; v < end; v++, from += LANES, panel += LANES)
-                store(panel, load(from));
+        if (t < len) memcpy(w, W + t * tda, d * sizeof *w);
+        else memset(w, 0, d * sizeof *w);
+        a[t - first] = t < len ? signs[t * sign_stride] : 0.0;
+        features(columns, w, a[t - first], row);
+        const double *from = row;
+        double *panel = panels;
+        for (size_t p = 0; p < columns->num_panels; p++) {
+            const size_t width = (widths.base + (p < widths.wider)) * LANES;
+            for (size_t v = 0; v < width; v += LANES) store(panel + t * width + v, load(from + v));
+            panel += width * GRAM_TOKENS;
+            from += width;
         }
         for (size_t c = columns->first_single; c < columns->count; c++)
-            singles[(c - columns->first_single) * GRAM_TOKENS + t] = scratch[c];
-        /* Tokens by coordinate, unsigned for the scores; the signs follow below. */
+            singles[(c - columns->first_single) * GRAM_TOKENS + t] = row[c];
+        /* Tokens by coordinate, without signs for the scores; those come below. */
         tokens[t] = 1.0;
-        for (size_t k = 0; k < d; k++) tokens[(k + 1) * GRAM_TOKENS + t] = exists ? W[t * tda + k] : 0.0;
+        for (size_t k = 0; k < d; k++) tokens[(k + 1) * GRAM_TOKENS + t] = w[k];
     }
 
     vint64 refused = (vint64){ 0 };
@@ -115,8 +123,8 @@ static int scores(const struct gram_columns *columns, const double *X, size_t pa
             vdouble acc[GRAM_ROWS];
             for (int r = 0; r < GRAM_ROWS; r++) acc[r] = splat(0.0);
             for (size_t k = 0; k < d; k++) {
-                const vdouble w = load(tokens + (k + 1) * GRAM_TOKENS + t);
-                for (int r = 0; r < GRAM_ROWS; r++) acc[r] += x[(size_t)r * d + k] * w;
+                const vdouble coordinate = load(tokens + (k + 1) * GRAM_TOKENS + t);
+                for (int r = 0; r < GRAM_ROWS; r++) acc[r] += x[(size_t)r * d + k] * coordinate;
             }
             for (int r = 0; r < GRAM_ROWS; r++) {
                 const vint64 size = (vint64)acc[r] & INT64_MAX;
@@ -136,11 +144,12 @@ static int scores(const struct gram_columns *columns, const double *X, size_t pa
         top[i] = most;
     }
 
-    for (size_t t = first; t < last && t < len; t++) {
-        const double a = signs[t * sign_stride];
-        if (a != 1.0)
-            for (size_t k = 0; k < d; k++) tokens[(k + 1) * GRAM_TOKENS + t] *= a;
-    }
+    if (columns->has_b)
+        for (size_t k = 1; k <= d; k++)
+            for (size_t t = first; t < last; t += LANES) {
+                double *b = tokens + k * GRAM_TOKENS + t;
+                store(b, load(a + (t - first)) * load(b));
+            }
     int any = 0;
     for (int u = 0; u < LANES; u++) any |= refused[u] != 0;
     return any;
@@ -231,8 +240,10 @@ static void pairs(const struct gram_columns *columns, const double *rho, const u
             store(q + r * GRAM_TOKENS + t, load(left + t) * load(right + t));
     }
     const size_t stride = columns->stride;
+    const struct widths widths = panel_widths(columns);
     for (size_t p = first_panel; p < last_panel; p++) {
-        const size_t start = panel_start(columns, p), vectors = panel_start(columns, p + 1) - start;
+        const size_t start = p * widths.base + (p < widths.wider ? p : widths.wider);
+        const size_t vectors = widths.base + (p < widths.wider);
         const double *panel = panels + start * LANES * GRAM_TOKENS;
         double *to = moments + start * LANES;
         switch (vectors) {

@@ -16,6 +16,7 @@
 
 enum {
     GRAM_TOKENS = 256,      /* longest block, and the stride of every by-token buffer */
+    GRAM_ITEM = 16,         /* tokens of a block prepared by one thread */
     GRAM_ROWS = 6,          /* pairs (or samples) in a register tile */
     GRAM_ALIGN = 8          /* doubles in a cache line */
 };
@@ -36,17 +37,17 @@ struct gram_kernels {
     /* Fills the cut for this instruction set. */
     void (*cut)(struct gram_columns *columns);
 
-    /* Tokens [first, last) (multiples of 8; tokens from len on are zero) of a block:
+    /* Tokens [first, last) (multiples of 8, GRAM_ITEM at most; tokens from len on are zero) of a block:
      * transposes them, forms the features, and writes scores <w_t, x_i> to
      * rho[i][t] with their maximum over the existing tokens in top[i]. X and rho have
      * padded_samples rows (a multiple of GRAM_ROWS). Returns 0, or 1 when a score is not
      * finite or beyond GRAM_MAX_SCORE.
      *
      * W        (len, dim) row-major, leading dimension tda; signs[t * sign_stride]
-     * tokens   (1 + dim, GRAM_TOKENS) out: ones, then b_k by token
+     * tokens   (1 + dim, GRAM_TOKENS) out: ones, then b_k (w_k without that column)
      * panels   out: count * GRAM_TOKENS features at most (+ padding), panel by panel
      * singles  (4, GRAM_TOKENS) out: the columns left over
-     * scratch  stride + 8 doubles of the calling thread */
+     * scratch  dim + stride + 16 doubles of the calling thread */
     int (*scores)(const struct gram_columns *columns, const double *X, size_t padded_samples,
                   const double *W, size_t tda, const double *signs, size_t sign_stride,
                   size_t len, size_t first, size_t last, double *tokens, double *panels,

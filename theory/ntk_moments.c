@@ -10,7 +10,6 @@
 #include "theory/gram_kernel.h"
 
 enum {
-    TOKENS_PER_ITEM = 16,   /* of a block, prepared by one thread */
     COLUMNS_PER_CHUNK = 192,/* whose features of a block stay in the L2 cache */
     MAX_LEVELS = 64
 };
@@ -85,6 +84,12 @@ static struct gram_columns columns_of(size_t dim, enum prefix_signs law, enum nt
     c.count = c.num_products + (size_t)(c.has_w + c.has_b) * dim + (size_t)(c.has_a + c.has_one);
     c.stride = round_up(c.count, GRAM_ALIGN);
     return c;
+}
+
+/* A line of cache more keeps the threads' parts apart. */
+static size_t scratch_of(const struct gram_columns *columns)
+{
+    return round_up(columns->dim, GRAM_ALIGN) + columns->stride + 3 * GRAM_ALIGN;
 }
 
 static size_t groups_of(size_t num_samples)
@@ -243,9 +248,9 @@ struct ntk_moments *ntk_moments_alloc(const gsl_matrix *X, enum prefix_signs law
     m->tokens = doubles((1 + d) * GRAM_TOKENS);
     m->panels = doubles(m->columns.stride * GRAM_TOKENS);
     m->singles = doubles(4 * GRAM_TOKENS);
-    m->tops = doubles(GRAM_TOKENS / TOKENS_PER_ITEM * m->padded_samples);
+    m->tops = doubles(GRAM_TOKENS / GRAM_ITEM * m->padded_samples);
     m->shift = doubles(m->padded_samples);
-    m->scratch = doubles((size_t)m->num_threads * (m->columns.stride + GRAM_ALIGN));
+    m->scratch = doubles((size_t)m->num_threads * scratch_of(&m->columns));
     if (!m->X || !m->left || !m->right || !m->pending_W || !m->pending_signs || !m->rho || !m->tokens ||
         !m->panels || !m->singles || !m->tops || !m->shift || !m->scratch || node_alloc(m, &m->leaf)) {
         ntk_moments_free(m);
@@ -319,14 +324,14 @@ static int block_add(struct ntk_moments *m, const double *W, size_t tda, const d
 {
     const struct gram_columns *columns = &m->columns;
     const size_t padded = round_up(len, GRAM_ALIGN);
-    const size_t num_items = (padded + TOKENS_PER_ITEM - 1) / TOKENS_PER_ITEM;
-    const size_t scratch_size = columns->stride + GRAM_ALIGN;
+    const size_t num_items = (padded + GRAM_ITEM - 1) / GRAM_ITEM;
+    const size_t scratch_size = scratch_of(columns);
     int refused = 0;
 #pragma omp parallel for num_threads(m->num_threads) schedule(static) reduction(| : refused)
     for (size_t item = 0; item < num_items; item++) {
-        const size_t first = item * TOKENS_PER_ITEM;
+        const size_t first = item * GRAM_ITEM;
         refused |= m->kernels->scores(columns, m->X, m->padded_samples, W, tda, signs, sign_stride, len,
-                                      first, smaller(first + TOKENS_PER_ITEM, padded), m->tokens,
+                                      first, smaller(first + GRAM_ITEM, padded), m->tokens,
                                       m->panels, m->singles, m->rho, m->tops + item * m->padded_samples,
                                       m->scratch + (size_t)omp_get_thread_num() * scratch_size);
     }
@@ -488,6 +493,7 @@ static double assemble_pair(const struct ntk_moments *m, enum ntk_kernel kernel,
     double c = 0.0, ww = 0.0;
     for (size_t k = 0; k < d; k++) c += xi[k] * xj[k];
 
+    double *block = gsl_matrix_ptr(gram, i * d, j * d), *mirror = gsl_matrix_ptr(gram, j * d, i * d);
     const double *product = p.ww;
     for (size_t k = 0; k < d; k++)
         for (size_t l = k; l < d; l++, product++) {
@@ -495,16 +501,16 @@ static double assemble_pair(const struct ntk_moments *m, enum ntk_kernel kernel,
             /* Entry (k, l) of block (i, j), then (l, k). */
             for (int turn = 0; turn < (k == l ? 1 : 2); turn++) {
                 const size_t u = turn ? l : k, v = turn ? k : l;
-                double central = *product, value = 0.0;
-                if (p.b) central += p.one * fi[u] * fj[v] - (fi[u] * p.b[v] + p.b[u] * fj[v]);
-                value = c * central;
+                double value = *product;
+                if (p.b) value += p.one * fi[u] * fj[v] - (fi[u] * p.b[v] + p.b[u] * fj[v]);
+                value *= c;
                 if (kernel == NTK_FULL) {
                     value += xj[u] * (p.w[v] - p.a * fj[v]) + (p.w[u] - p.a * fi[u]) * xi[v];
                     if (u == v) value += p.one;
                 }
                 value *= scale;
-                gsl_matrix_set(gram, i * d + u, j * d + v, value);
-                gsl_matrix_set(gram, j * d + v, i * d + u, value);
+                block[u * gram->tda + v] = value;
+                mirror[v * gram->tda + u] = value;
             }
         }
 
