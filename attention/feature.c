@@ -67,14 +67,6 @@ static double favor_offset(const feature_map *map, const double *z)
     return 0.5 * (square + log((double)map->feat_dim));
 }
 
-static double largest(const double *t, size_t n)
-{
-    double most = t[0];
-    for (size_t i = 1; i < n; i++)
-        if (t[i] > most) most = t[i];
-    return most;
-}
-
 /* Factors of the monomials by degree, and the power of two z is divided by, so that
  * no feature leaves the range. Returns the base-2 logarithm taken out. */
 static long polynomial_scale(const feature_map *map, enum feature_side side, double z_max, int scaled,

@@ -47,6 +47,13 @@ struct feature_kernels {
     /* out[i] = e^{t[i] - shift} */
     void (*exp_32)(size_t n, const double *t, double shift, float *out);
     void (*exp_64)(size_t n, const double *t, double shift, double *out);
+    /* w[i] *= dphi[i]; the sum of the products */
+    double (*weigh_32)(size_t n, const float *dphi, double *w);
+    double (*weigh_64)(size_t n, const double *dphi, double *w);
+    double (*max_64)(size_t n, const double *x);              /* n >= 1 */
+    /* largest |x[i]| */
+    double (*max_abs_32)(size_t n, const float *x);
+    double (*max_abs_64)(size_t n, const double *x);
     /* 1 when no number is Inf or NaN */
     int (*finite_32)(size_t n, const float *x);
     int (*finite_64)(size_t n, const double *x);

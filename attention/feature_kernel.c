@@ -86,6 +86,14 @@ static inline double exp_64(double x)
 #undef NAME
 #undef ROOT
 
+static double max_64(size_t n, const double *x)
+{
+    double most = x[0];
+#pragma omp simd reduction(max : most)
+    for (size_t i = 1; i < n; i++) most = x[i] > most ? x[i] : most;
+    return most;
+}
+
 const struct feature_kernels ISA_NAME(feature_kernels);
 const struct feature_kernels ISA_NAME(feature_kernels) = {
     .elu1_32 = elu1_32, .elu1_64 = elu1_64,
@@ -93,5 +101,7 @@ const struct feature_kernels ISA_NAME(feature_kernels) = {
     .monomial_32 = monomial_32, .monomial_64 = monomial_64,
     .monomial_back_32 = monomial_back_32, .monomial_back_64 = monomial_back_64,
     .exp_32 = exp_rows_32, .exp_64 = exp_rows_64,
+    .weigh_32 = weigh_32, .weigh_64 = weigh_64,
+    .max_64 = max_64, .max_abs_32 = max_abs_32, .max_abs_64 = max_abs_64,
     .finite_32 = finite_32, .finite_64 = finite_64,
 };

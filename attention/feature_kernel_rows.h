@@ -96,6 +96,28 @@ static void NAME(exp_rows)(size_t n, const double *t, double shift, REAL *out)
     for (size_t i = 0; i < n; i++) out[i] = (REAL)exp_64(t[i] - shift);
 }
 
+static double NAME(weigh)(size_t n, const REAL *dphi, double *w)
+{
+    double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < n; i++) {
+        w[i] *= (double)dphi[i];
+        sum += w[i];
+    }
+    return sum;
+}
+
+static double NAME(max_abs)(size_t n, const REAL *x)
+{
+    REAL most = (REAL)0;
+#pragma omp simd reduction(max : most)
+    for (size_t i = 0; i < n; i++) {
+        const REAL size = x[i] < (REAL)0 ? -x[i] : x[i];
+        most = size > most ? size : most;
+    }
+    return (double)most;
+}
+
 static int NAME(finite)(size_t n, const REAL *x)
 {
     REAL sum = (REAL)0;

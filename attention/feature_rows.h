@@ -1,21 +1,12 @@
 /* The drivers of one number type: included with REAL, NAME, KERNEL and LIMIT. */
 
-static double NAME(max_abs)(const REAL *x, size_t n)
-{
-    REAL most = 0;
-    for (size_t i = 0; i < n; i++) {
-        const REAL size = x[i] < 0 ? -x[i] : x[i];
-        if (size > most) most = size;
-    }
-    return (double)most;
-}
-
 /* z of a polynomial map, divided by a power of two, and the factors to go with it. */
-static long NAME(polynomial_row)(const feature_map *map, enum feature_side side, const REAL *x, int scaled,
-                                 REAL *z, REAL *factor, int *z_shift)
+static long NAME(polynomial_row)(const feature_map *map, const struct feature_kernels *kernels,
+                                 enum feature_side side, const REAL *x, int scaled, REAL *z, REAL *factor,
+                                 int *z_shift)
 {
     double f[FEATURE_MAX_DEGREE + 1];
-    const double z_max = NAME(max_abs)(x, map->dim) * map->z_scale;
+    const double z_max = kernels->KERNEL(max_abs)(map->dim, x) * map->z_scale;
     const long log2_scale = polynomial_scale(map, side, z_max, scaled, LIMIT, z_shift, f);
     for (size_t j = 0; j <= map->degree; j++) factor[j] = (REAL)f[j];
     const double scale = ldexp(map->z_scale, -*z_shift);
@@ -53,7 +44,7 @@ static int NAME(forward_rows)(const feature_map *map, const struct feature_kerne
         NAME(favor_exponents)(map, rows, x, ldx, z, t);
         for (size_t i = 0; i < rows; i++) {
             const double offset = favor_offset(map, z + i * d);
-            const double most = log_scale ? largest(t + i * r, r) : offset;
+            const double most = log_scale ? kernels->max_64(r, t + i * r) : offset;
             kernels->KERNEL(exp)(r, t + i * r, most, phi + i * ldphi);
             if (log_scale) log_scale[i] = most - offset;
         }
@@ -62,7 +53,7 @@ static int NAME(forward_rows)(const feature_map *map, const struct feature_kerne
         for (size_t i = 0; i < rows; i++) {
             int z_shift;
             const long log2_scale =
-                NAME(polynomial_row)(map, side, x + i * ldx, log_scale != NULL, z, factor, &z_shift);
+                NAME(polynomial_row)(map, kernels, side, x + i * ldx, log_scale != NULL, z, factor, &z_shift);
             kernels->KERNEL(monomial)(map, z, factor, phi + i * ldphi);
             if (log_scale) log_scale[i] = (double)log2_scale * 0.69314718055994530942;
         }
@@ -119,9 +110,8 @@ static int NAME(backward_rows)(const feature_map *map, const struct feature_kern
         NAME(favor_exponents)(map, rows, x, ldx, z, t);
         for (size_t i = 0; i < rows; i++) {
             const double shift = favor_offset(map, z + i * d) + (log_scale ? log_scale[i] : 0.0);
-            double total = 0.0;
             kernels->exp_64(r, t + i * r, shift, w + i * r);
-            for (size_t a = 0; a < r; a++) total += w[i * r + a] *= (double)dphi[i * lddphi + a];
+            const double total = kernels->KERNEL(weigh)(r, dphi + i * lddphi, w + i * r);
             for (size_t c = 0; c < d; c++) dz[i * d + c] = -total * z[i * d + c];
         }
         cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)rows, (blasint)d, (blasint)r, 1.0,
@@ -135,7 +125,7 @@ static int NAME(backward_rows)(const feature_map *map, const struct feature_kern
         REAL *z = work, *dz = z + d, *raw = dz + d, *draw = raw + r, factor[FEATURE_MAX_DEGREE + 1];
         for (size_t i = 0; i < rows; i++) {
             int z_shift;
-            NAME(polynomial_row)(map, side, x + i * ldx, log_scale != NULL, z, factor, &z_shift);
+            NAME(polynomial_row)(map, kernels, side, x + i * ldx, log_scale != NULL, z, factor, &z_shift);
             kernels->KERNEL(monomial_back)(map, z, factor, dphi + i * lddphi, raw, draw, dz);
             const double scale = ldexp(map->z_scale, -z_shift);
             for (size_t c = 0; c < d; c++) {
