@@ -332,6 +332,14 @@ int feature_is_polynomial(const feature_map *map)
     return !feature_is_positive(map);
 }
 
+int feature_sides_differ(const feature_map *map)
+{
+    if (!feature_is_polynomial(map)) return 0;
+    for (size_t j = 0; j <= map->degree; j++)
+        if (map->side[FEATURE_VALUE][j] != map->side[FEATURE_MASS][j]) return 1;
+    return 0;
+}
+
 int feature_is_explicit(const feature_map *map)
 {
     return feature_is_positive(map) || map->first != NULL;

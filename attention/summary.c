@@ -1,0 +1,150 @@
+/* Plug-in summaries: streamed, merged, differentiated. */
+#include "prefix_ntk/summary.h"
+
+#include <cblas.h>
+#include <gsl/gsl_errno.h>
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attention/feature_internal.h"
+#include "attention/linear_state.h"
+
+enum { MAX_LANES = 8, ALIGN = 64 };
+
+struct attn_fold {
+    const feature_map *map;
+    size_t value_dim, lanes;
+    size_t count, next_block;
+    struct linear_state lane[MAX_LANES];
+    double *store;                          /* the lanes, one after another */
+};
+
+/* Fewer lanes for very large sums: what is lost is parallelism, not memory. */
+static size_t lane_count(size_t state_doubles)
+{
+    const size_t lanes = ((size_t)1 << 23) / (state_doubles ? state_doubles : 1);
+    return lanes > MAX_LANES ? MAX_LANES : lanes ? lanes : 1;
+}
+
+size_t attn_fold_block(const feature_map *map)
+{
+    const size_t rows = ((size_t)1 << 18) / (map->feat_dim ? map->feat_dim : 1);
+    return rows > 256 ? 256 : rows < 16 ? 16 : rows;
+}
+
+size_t attn_fold_bytes(size_t feat_dim, size_t value_dim)
+{
+    size_t state, bytes;
+    if (__builtin_mul_overflow(feat_dim, value_dim + 1, &state) || value_dim + 1 == 0) return SIZE_MAX;
+    if (__builtin_mul_overflow(state, lane_count(state) * sizeof(double), &bytes)) return SIZE_MAX;
+    return bytes;
+}
+
+int attn_fold_alloc(const feature_map *map, size_t value_dim, struct attn_fold **out)
+{
+    *out = NULL;
+    if (!feature_is_explicit(map)) return GSL_EUNSUP;
+    if (value_dim == 0) return GSL_EINVAL;
+    const size_t bytes = attn_fold_bytes(map->feat_dim, value_dim);
+    if (bytes == SIZE_MAX) return GSL_EOVRFLW;
+    struct attn_fold *fold = calloc(1, sizeof *fold);
+    if (fold) fold->store = malloc(bytes);
+    if (!fold || !fold->store) {
+        free(fold);
+        return GSL_ENOMEM;
+    }
+    const size_t state = map->feat_dim * (value_dim + 1);
+    fold->map = map;
+    fold->value_dim = value_dim;
+    fold->lanes = lane_count(state);
+    for (size_t l = 0; l < fold->lanes; l++)
+        fold->lane[l] = (struct linear_state){ map->feat_dim, value_dim, 0.0, fold->store + l * state };
+    attn_fold_reset(fold);
+    *out = fold;
+    return GSL_SUCCESS;
+}
+
+void attn_fold_free(struct attn_fold *fold)
+{
+    if (!fold) return;
+    free(fold->store);
+    free(fold);
+}
+
+void attn_fold_reset(struct attn_fold *fold)
+{
+    fold->count = fold->next_block = 0;
+    for (size_t l = 0; l < fold->lanes; l++) linear_state_clear(&fold->lane[l]);
+}
+
+size_t attn_fold_count(const struct attn_fold *fold)
+{
+    return fold->count;
+}
+
+int attn_fold_merge(struct attn_fold *into, const struct attn_fold *from)
+{
+    if (into->map != from->map || into->value_dim != from->value_dim) return GSL_EBADLEN;
+    for (size_t l = 0; l < into->lanes; l++) linear_state_merge(&into->lane[l], &from->lane[l]);
+    into->count += from->count;
+    into->next_block += from->next_block;
+    return GSL_SUCCESS;
+}
+
+/* Per thread: keys in double, values with the unit column, log-scales, features and
+ * mass features or their gradients, gradients in the keys, the features' own scratch. */
+static size_t scratch_doubles(const feature_map *map, size_t value_dim)
+{
+    return attn_fold_block(map) * (2 * map->dim + 2 * (value_dim + 1) + 1 + 3 * map->feat_dim);
+}
+
+static size_t thread_bytes(const feature_map *map, size_t value_dim)
+{
+    const size_t bytes = scratch_doubles(map, value_dim) * sizeof(double) + feature_workspace(map, 1);
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+size_t attn_fold_workspace(const feature_map *map, size_t value_dim, int num_threads)
+{
+    const size_t threads = num_threads > 1 ? (size_t)num_threads : 1;
+    return thread_bytes(map, value_dim) * (threads < MAX_LANES ? threads : MAX_LANES) + ALIGN;
+}
+
+/* The lanes' sum, pairwise in a fixed order. Lane 0 of `lane` is overwritten. */
+static void add_lanes(struct linear_state *lane, size_t lanes)
+{
+    for (size_t step = 1; step < lanes; step *= 2)
+        for (size_t l = 0; l + step < lanes; l += 2 * step) linear_state_merge(&lane[l], &lane[l + step]);
+}
+
+/* The sum of all lanes in fresh memory (the fold goes on being added to). */
+static int read_state(const struct attn_fold *fold, struct linear_state *sum)
+{
+    const size_t state = fold->map->feat_dim * (fold->value_dim + 1);
+    struct linear_state lane[MAX_LANES];
+    double *copy = malloc(state * fold->lanes * sizeof *copy);
+    if (!copy) return GSL_ENOMEM;
+    memcpy(copy, fold->store, state * fold->lanes * sizeof *copy);
+    for (size_t l = 0; l < fold->lanes; l++) {
+        lane[l] = fold->lane[l];
+        lane[l].Zk = copy + l * state;
+    }
+    add_lanes(lane, fold->lanes);
+    *sum = lane[0];
+    return GSL_SUCCESS;
+}
+
+#define REAL float
+#define NAME(f) f##_f32
+#include "attention/summary_rows.h"
+#undef REAL
+#undef NAME
+
+#define REAL double
+#define NAME(f) f##_f64
+#include "attention/summary_rows.h"
+#undef REAL
+#undef NAME

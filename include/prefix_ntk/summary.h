@@ -1,0 +1,80 @@
+/* A prefix folded into a summary (Z, k), and back.
+ *
+ *   Z = Phi(K_P)^T V_P  (feat_dim, value_dim)      k = Phi(K_P)^T 1  (feat_dim)
+ *
+ * (plug-in summary of arXiv:2406.14036v2; phi of feature.h, its VALUE side in Z and
+ * its MASS side in k). Summaries add: tokens may come in any number of calls, in
+ * constant memory, and folds made by different threads or processes merge. Sums are
+ * kept in double precision and in eight interleaved lanes, added in a fixed tree:
+ * the result depends on the tokens and on where calls are split, not on threads;
+ * calls split at multiples of attn_fold_block give the bits of one call.
+ *
+ * Favor features span hundreds of orders of magnitude, so sums carry a scale of
+ * their own: Z and k are e^{log_scale} times the stored numbers. Conventions of
+ * feature.h (rows with strides, codes, threads). A fold is one caller's at a time. */
+#ifndef PREFIX_NTK_SUMMARY_H
+#define PREFIX_NTK_SUMMARY_H
+#include <stddef.h>
+#include "prefix_ntk/export.h"
+#include "prefix_ntk/feature.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct attn_fold;
+
+/* An empty sum. The map must outlive it. GSL_EUNSUP the map is not explicit (use
+ * feature_score on the scores instead); GSL_EINVAL value_dim = 0; GSL_EOVRFLW; GSL_ENOMEM. */
+PREFIX_NTK_API int attn_fold_alloc(const feature_map *map, size_t value_dim, struct attn_fold **fold);
+PREFIX_NTK_API void attn_fold_free(struct attn_fold *fold);          /* accepts NULL */
+
+/* Bytes attn_fold_alloc takes for feat_dim features; SIZE_MAX when that overflows. */
+PREFIX_NTK_API size_t attn_fold_bytes(size_t feat_dim, size_t value_dim);
+
+/* Tokens per block. */
+PREFIX_NTK_API size_t attn_fold_block(const feature_map *map);
+
+/* Scratch of attn_fold_add and attn_fold_backward, any number of tokens. */
+PREFIX_NTK_API size_t attn_fold_workspace(const feature_map *map, size_t value_dim, int num_threads);
+
+/* Adds n tokens: K (n, dim), V (n, value_dim). work: attn_fold_workspace bytes or NULL.
+ * GSL_EDOM a number is not finite, GSL_EBADLEN, GSL_ENOMEM; the fold is then spoilt
+ * (attn_fold_reset). */
+PREFIX_NTK_API int attn_fold_add_f32(struct attn_fold *fold, size_t n, const float *K, size_t ldk,
+                                     const float *V, size_t ldv, int num_threads, void *work);
+PREFIX_NTK_API int attn_fold_add_f64(struct attn_fold *fold, size_t n, const double *K, size_t ldk,
+                                     const double *V, size_t ldv, int num_threads, void *work);
+
+PREFIX_NTK_API void attn_fold_reset(struct attn_fold *fold);
+
+/* into += from, same map and value_dim (GSL_EBADLEN). */
+PREFIX_NTK_API int attn_fold_merge(struct attn_fold *into, const struct attn_fold *from);
+
+/* Tokens added so far. */
+PREFIX_NTK_API size_t attn_fold_count(const struct attn_fold *fold);
+
+/* Z (feat_dim, value_dim, no gaps) and k (feat_dim). log_scale NULL: the true numbers,
+ * GSL_EOVRFLW when one is out of range. An empty fold gives zeros and scale 0. */
+PREFIX_NTK_API int attn_fold_read_f32(const struct attn_fold *fold, float *Z, float *k, double *log_scale);
+PREFIX_NTK_API int attn_fold_read_f64(const struct attn_fold *fold, double *Z, double *k, double *log_scale);
+
+/* From the gradients in Z and k as read (stored numbers, log_scale of that read; 0
+ * for true ones) to those in the tokens:
+ *   dV = Phi dZ     dK = J_phi(K)^T (V dZ^T) + J_phi(K)^T (1 dk^T)
+ * accumulate: 0 overwrites dK, dV, 1 adds. */
+PREFIX_NTK_API int attn_fold_backward_f32(const feature_map *map, size_t value_dim, size_t n,
+                                          const float *K, size_t ldk, const float *V, size_t ldv,
+                                          const double *dZ, const double *dk, double log_scale,
+                                          float *dK, size_t lddk, float *dV, size_t lddv,
+                                          int accumulate, int num_threads, void *work);
+PREFIX_NTK_API int attn_fold_backward_f64(const feature_map *map, size_t value_dim, size_t n,
+                                          const double *K, size_t ldk, const double *V, size_t ldv,
+                                          const double *dZ, const double *dk, double log_scale,
+                                          double *dK, size_t lddk, double *dV, size_t lddv,
+                                          int accumulate, int num_threads, void *work);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
