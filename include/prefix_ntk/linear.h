@@ -38,7 +38,7 @@ PREFIX_NTK_API size_t attn_linear_backward_workspace(const struct attn_shape *sh
  * contribute nothing (GSL_EDOM is then returned as by forward, the rest being right).
  * grads: q, k, v, Z, kvec as attn_ntk_backward's, of the summary's shape, each with
  * data NULL when not wanted; a summary head shared by query heads or by batch entries
- * (stride 0) receives the sum over them. */
+ * (stride 0) receives the sum over them; those of q, k, v must not overlap (GSL_EINVAL). */
 PREFIX_NTK_API int attn_linear_backward(const struct attn_shape *shape,
                                         struct attn_in q, struct attn_in k, struct attn_in v,
                                         const struct attn_summary *summary, struct attn_in d_out,
