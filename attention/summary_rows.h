@@ -49,11 +49,13 @@ int NAME(attn_fold_add)(struct attn_fold *fold, size_t n, const REAL *K, size_t 
         for (size_t l = 0; l < lanes; l++) {
             /* Block number next_block + b goes to lane (next_block + b) mod lanes. */
             const size_t first = (l + lanes - fold->next_block % lanes) % lanes;
-            for (size_t b = first; b < blocks && !bad; b += lanes) {
+            int status = GSL_SUCCESS;
+            for (size_t b = first; b < blocks && !status; b += lanes) {
                 const size_t begin = b * block, rows = n - begin < block ? n - begin : block;
-                bad = NAME(add_block)(&fold->lane[l], map, rows, K + begin * ldk, ldk, V + begin * ldv, ldv,
-                                      differ, mine);
+                status = NAME(add_block)(&fold->lane[l], map, rows, K + begin * ldk, ldk, V + begin * ldv, ldv,
+                                         differ, mine);
             }
+            bad = status > bad ? status : bad;
         }
     }
     free(own);
@@ -152,7 +154,7 @@ int NAME(attn_fold_backward)(const feature_map *map, size_t value_dim, size_t n,
             const int status =
                 NAME(backward_block)(map, value_dim, rows, K + begin * ldk, ldk, V + begin * ldv, ldv, dZ, dk, log_scale,
                                      dK + begin * lddk, lddk, dV + begin * lddv, lddv, accumulate, differ, mine);
-            if (status > bad) bad = status;
+            bad = status > bad ? status : bad;
         }
     }
     free(own);
