@@ -279,3 +279,6 @@ $(PAGE): $(BUILD)/bin/report $(BUILD)/bin/verify $(TABLES) $(call DRAWN,$(RUNS))
 	@$(BUILD)/bin/report $(ROWS_ARGS) --profile $(PROFILE) --figures $(FIGURES) --plots plots $(APPENDIX:%=--appendix %) --out $(@D)/report.md
 	@pandoc --from markdown --to html5 --standalone --self-contained --mathml --toc --toc-depth=1 --columns=100000 \
 	  --css docs/report.css --resource-path=.:$(FIGURES) --output $@ $(@D)/report.md
+
+# Headers an object was made from, as the compiler wrote them down.
+-include $(shell find $(O) -name '*.d' 2>/dev/null)
