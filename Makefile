@@ -34,7 +34,7 @@ ARCH    := $(shell uname -m)
 ISAS    := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512)
 
 # Asked for when first used, so that this file can be read before `make setup` has installed pkg-config.
-PKGS       := gsl openblas
+PKGS       := gsl openblas sleef
 PKG_CFLAGS = $(eval PKG_CFLAGS := $$(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
 # OpenBLAS is the CBLAS of GSL here.
 PKG_LIBS   = $(eval PKG_LIBS := $$(shell pkg-config --define-variable=GSL_CBLAS_LIB= --libs $(PKGS)) -lm)$(PKG_LIBS)
@@ -143,6 +143,11 @@ verify: $(TABLES) $(BUILD)/bin/verify ## compare the profile's verdicts with the
 ledger: $(BUILD)/bin/ledger ## write verdicts and numbers of the default profile into paper_notes.md
 	$(BUILD)/bin/ledger --ledger paper_notes.md --results $(BUILD)/default/results --out paper_notes.md
 
+.PHONY: bench
+bench: $(BUILD)/bin/bench_gram ## time the kernels of theory against this machine's peaks (nothing else should be running)
+	@set -o pipefail; $(BUILD)/bin/bench_gram $(BENCH_ARGS) | awk -F, '/^$(hash)/ { next } \
+	  { for (i = 1; i <= NF; i++) printf "%-17s", ($$i ~ /^[0-9.e+-]+$$/ ? sprintf("%.5g", $$i) : $$i); print "" }'
+
 .PHONY: install uninstall
 install: $(STATIC) $(SHARED) ## install library, headers and pkg-config file (PREFIX=DIR, DESTDIR=DIR)
 	install -d $(INSTALL)/include/prefix_ntk $(INSTALL)/lib/pkgconfig
@@ -152,7 +157,7 @@ install: $(STATIC) $(SHARED) ## install library, headers and pkg-config file (PR
 	ln -sf libprefix_ntk.so.$(ABI) $(INSTALL)/lib/libprefix_ntk.so
 	printf '%s\n' 'prefix=$(abspath $(PREFIX))' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' 'Name: prefix_ntk' \
 	  'Description: attention with a long prefix, its kernel summary, and its neural tangent kernel' 'Version: $(VERSION)' \
-	  'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lprefix_ntk -lgsl' 'Libs.private: -fopenmp $(PKG_LIBS)' \
+	  'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lprefix_ntk' 'Libs.private: -fopenmp $(PKG_LIBS)' \
 	  > $(INSTALL)/lib/pkgconfig/prefix_ntk.pc
 uninstall: ## remove what install put there
 	rm -f $(INSTALL)/lib/libprefix_ntk.* $(INSTALL)/lib/pkgconfig/prefix_ntk.pc
@@ -175,7 +180,7 @@ help: ## list the targets
 # ---- objects, libraries, programs, tests -----------------------------------------------------------------------------
 
 # Goals that set the machine up before anything is compiled.
-SETS_UP := reproduce test claim figures report verify
+SETS_UP := reproduce test claim figures report verify bench
 SETUP   := $(if $(filter $(SETS_UP),$(MAKECMDGOALS)),setup)
 
 .PHONY: FORCE

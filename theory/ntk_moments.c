@@ -11,6 +11,11 @@
 
 enum {
     COLUMNS_PER_CHUNK = 192,/* whose features of a block stay in the L2 cache */
+    MAX_BATCH = 8,          /* blocks between two meetings of the threads */
+    MAX_BATCH_FEATURES = 1 << 20,
+    MAX_GROUPS_PER_ITEM = 8,/* of pairs, taken through a batch by one thread */
+    MIN_ITEMS = 16,         /* enough to share among threads, where there are as many */
+    ITEMS_PER_BLOCK = GRAM_TOKENS / GRAM_ITEM,
     MAX_LEVELS = 64
 };
 
@@ -44,7 +49,8 @@ struct ntk_moments {
     int has_shift;
     double *pending_W, *pending_signs;
 
-    /* One block in work. */
+    /* A batch of blocks in work, buffers of gram_kernel.h by block. */
+    size_t max_batch;
     double *rho, *tokens, *panels, *singles, *tops, *shift, *scratch;
 };
 
@@ -97,11 +103,19 @@ static size_t groups_of(size_t num_samples)
     return (num_samples * (num_samples + 1) / 2 + GRAM_ROWS - 1) / GRAM_ROWS;
 }
 
+/* Blocks in a batch: fewer where their features would leave the caches. */
+static size_t batch_of(const struct gram_columns *columns)
+{
+    const size_t fit = MAX_BATCH_FEATURES / (columns->stride * GRAM_TOKENS);
+    return fit < 1 ? 1 : fit > MAX_BATCH ? MAX_BATCH : fit;
+}
+
 size_t ntk_moments_bytes(size_t n, size_t dim, enum prefix_signs law, enum ntk_kernel kernel,
                          size_t prefix_len)
 {
     const struct gram_columns columns = columns_of(dim, law, kernel);
-    const double padded = (double)n + GRAM_ROWS, block = GRAM_TOKENS * ((double)columns.stride + 3.0 * (double)dim + padded + 8.0);
+    const double padded = (double)n + GRAM_ROWS;
+    const double block = (double)batch_of(&columns) * GRAM_TOKENS * ((double)columns.stride + 3.0 * (double)dim + padded + 8.0);
     const double node = (double)(groups_of(n) * GRAM_ROWS) * (double)columns.stride + padded * (double)(dim + 10);
     /* Leaf, two spare nodes, the copy for assembly, and the levels in use. */
     double nodes = 4.0;
@@ -244,11 +258,12 @@ struct ntk_moments *ntk_moments_alloc(const gsl_matrix *X, enum prefix_signs law
     m->right = malloc(rows * sizeof *m->right);
     m->pending_W = doubles(GRAM_TOKENS * d);
     m->pending_signs = doubles(GRAM_TOKENS);
-    m->rho = doubles(m->padded_samples * GRAM_TOKENS);
-    m->tokens = doubles((1 + d) * GRAM_TOKENS);
-    m->panels = doubles(m->columns.stride * GRAM_TOKENS);
-    m->singles = doubles(4 * GRAM_TOKENS);
-    m->tops = doubles(GRAM_TOKENS / GRAM_ITEM * m->padded_samples);
+    m->max_batch = batch_of(&m->columns);
+    m->rho = doubles(m->max_batch * m->padded_samples * GRAM_TOKENS);
+    m->tokens = doubles(m->max_batch * (1 + d) * GRAM_TOKENS);
+    m->panels = doubles(m->max_batch * m->columns.stride * GRAM_TOKENS);
+    m->singles = doubles(m->max_batch * 4 * GRAM_TOKENS);
+    m->tops = doubles(m->max_batch * ITEMS_PER_BLOCK * m->padded_samples);
     m->shift = doubles(m->padded_samples);
     m->scratch = doubles((size_t)m->num_threads * scratch_of(&m->columns));
     if (!m->X || !m->left || !m->right || !m->pending_W || !m->pending_signs || !m->rho || !m->tokens ||
@@ -291,72 +306,101 @@ void ntk_moments_free(struct ntk_moments *m)
     free(m);
 }
 
-/* ---- one block ------------------------------------------------------------------ */
+/* ---- a batch of blocks ------------------------------------------------------------ */
 
-/* What the scores of a block were refused for. */
-static int refusal(const struct ntk_moments *m, size_t len)
+/* Whole blocks, or a single one that is not. */
+struct batch {
+    const double *W, *signs;
+    size_t tda, sign_stride, num_blocks, len;   /* len: tokens of a block */
+};
+
+/* Features and scores of every block. GSL_SUCCESS, or why the scores are refused. */
+static int batch_prepare(struct ntk_moments *m, const struct batch *b)
 {
-    for (size_t i = 0; i < m->num_samples; i++)
-        for (size_t t = 0; t < len; t++)
-            if (!isfinite(m->rho[i * GRAM_TOKENS + t])) return GSL_EDOM;
+    const size_t padded = round_up(b->len, GRAM_ALIGN), scratch_size = scratch_of(&m->columns);
+    const size_t per_block = (padded + GRAM_ITEM - 1) / GRAM_ITEM, rho_size = m->padded_samples * GRAM_TOKENS;
+    int refused = 0;
+#pragma omp parallel for num_threads(m->num_threads) schedule(static) reduction(| : refused)
+    for (size_t item = 0; item < b->num_blocks * per_block; item++) {
+        const size_t u = item / per_block, first = item % per_block * GRAM_ITEM, token = u * GRAM_TOKENS;
+        refused |= m->kernels->scores(
+            &m->columns, m->X, m->padded_samples, b->W + token * b->tda, b->tda, b->signs + token * b->sign_stride,
+            b->sign_stride, b->len, first, smaller(first + GRAM_ITEM, padded),
+            m->tokens + u * (1 + m->dim) * GRAM_TOKENS, m->panels + u * m->columns.stride * GRAM_TOKENS,
+            m->singles + u * 4 * GRAM_TOKENS, m->rho + u * rho_size,
+            m->tops + (u * ITEMS_PER_BLOCK + first / GRAM_ITEM) * m->padded_samples,
+            m->scratch + (size_t)omp_get_thread_num() * scratch_size);
+    }
+    if (!refused) return GSL_SUCCESS;
+    for (size_t u = 0; u < b->num_blocks; u++)
+        for (size_t i = 0; i < m->num_samples; i++)
+            for (size_t t = 0; t < b->len; t++)
+                if (!isfinite(m->rho[u * rho_size + i * GRAM_TOKENS + t])) return GSL_EDOM;
     return GSL_ERANGE;
 }
 
-/* The first block sets the shifts to the maxima of its own scores; later ones raise
- * those they exceed by far. */
-static void raise_shifts(struct ntk_moments *m, size_t num_items, int fresh, struct node *node)
+/* Sets m->shift to what block u wants, given the shifts before it: the first block
+ * of all its own maxima, a later one higher ones only where it exceeds the old by
+ * far. Returns whether that is a change. */
+static int block_shift(struct ntk_moments *m, size_t u, size_t len, int fresh, const double *old)
 {
+    const double *tops = m->tops + u * ITEMS_PER_BLOCK * m->padded_samples;
+    int change = 0;
     for (size_t i = 0; i < m->padded_samples; i++) {
         double top = -INFINITY;
-        for (size_t item = 0; item < num_items; item++)
-            top = fmax(top, m->tops[item * m->padded_samples + i]);
-        const double exponent = rint(top * M_LOG2E), old = node->shift[i];
-        m->shift[i] = fresh || exponent > old + MAX_EXPONENT ? exponent : old;
+        for (size_t item = 0; item * GRAM_ITEM < len; item++) top = fmax(top, tops[item * m->padded_samples + i]);
+        const double exponent = rint(top * M_LOG2E);
+        m->shift[i] = fresh || exponent > old[i] + MAX_EXPONENT ? exponent : old[i];
+        change |= m->shift[i] != old[i];
     }
-    if (fresh) memcpy(node->shift, m->shift, m->padded_samples * sizeof *m->shift);
-    else node_shift(m, node, m->shift);
+    return change;
 }
 
-/* Adds len <= GRAM_TOKENS tokens to a node. Every sum belongs to one item of work and is
- * made in the order of the tokens, so the threads do not show in it. */
-static int block_add(struct ntk_moments *m, const double *W, size_t tda, const double *signs,
-                     size_t sign_stride, size_t len, int fresh, struct node *node)
+/* Adds blocks of tokens to a node; *done: how many of them, at least one. Every sum
+ * belongs to one item of work and is made in the order of the tokens, so the
+ * threads do not show in it. */
+static int batch_add(struct ntk_moments *m, const struct batch *b, int fresh, struct node *node, size_t *done)
 {
-    const struct gram_columns *columns = &m->columns;
-    const size_t padded = round_up(len, GRAM_ALIGN);
-    const size_t num_items = (padded + GRAM_ITEM - 1) / GRAM_ITEM;
-    const size_t scratch_size = scratch_of(columns);
-    int refused = 0;
-#pragma omp parallel for num_threads(m->num_threads) schedule(static) reduction(| : refused)
-    for (size_t item = 0; item < num_items; item++) {
-        const size_t first = item * GRAM_ITEM;
-        refused |= m->kernels->scores(columns, m->X, m->padded_samples, W, tda, signs, sign_stride, len,
-                                      first, smaller(first + GRAM_ITEM, padded), m->tokens,
-                                      m->panels, m->singles, m->rho, m->tops + item * m->padded_samples,
-                                      m->scratch + (size_t)omp_get_thread_num() * scratch_size);
-    }
-    if (refused) return refusal(m, len);
-    raise_shifts(m, num_items, fresh, node);
+    const int status = batch_prepare(m, b);
+    if (status) return status;
 
+    /* Shifts change between blocks as if there were no batches: a block that wants
+     * other ones ends the batch, and is prepared again as the first of the next. */
+    if (block_shift(m, 0, b->len, fresh, node->shift)) {
+        if (fresh) memcpy(node->shift, m->shift, m->padded_samples * sizeof *m->shift);
+        else node_shift(m, node, m->shift);
+    }
+    size_t blocks = 1;
+    while (blocks < b->num_blocks && !block_shift(m, blocks, b->len, 0, node->shift)) blocks++;
+    *done = blocks;
+
+    const struct gram_columns *columns = &m->columns;
+    const size_t padded = round_up(b->len, GRAM_ALIGN), rho_size = m->padded_samples * GRAM_TOKENS;
     const size_t num_chunks = (columns->count + COLUMNS_PER_CHUNK - 1) / COLUMNS_PER_CHUNK;
-    const size_t num_panels = columns->num_panels;
+    const size_t share = smaller(m->num_groups / MIN_ITEMS, MAX_GROUPS_PER_ITEM), per_item = share ? share : 1;
+    const size_t per_chunk = (m->num_groups + per_item - 1) / per_item;
 #pragma omp parallel num_threads(m->num_threads)
     {
 #pragma omp for schedule(static)
-        for (size_t i = 0; i < m->padded_samples; i++)
-            m->kernels->weights(m->rho + i * GRAM_TOKENS, node->shift[i], len, padded);
+        for (size_t row = 0; row < blocks * m->padded_samples; row++)
+            m->kernels->weights(m->rho + row * GRAM_TOKENS, node->shift[row % m->padded_samples], b->len, padded);
 #pragma omp for schedule(static) nowait
         for (size_t i = 0; i < m->padded_samples; i += GRAM_ROWS)
-            m->kernels->sums(m->rho + i * GRAM_TOKENS, m->tokens, m->num_sums, padded,
-                             node->sums + i * m->sums_stride, m->sums_stride);
-        /* All pairs before the next chunk of columns: its features stay in cache. */
-#pragma omp for schedule(dynamic, 2)
-        for (size_t item = 0; item < num_chunks * m->num_groups; item++) {
-            const size_t chunk = item / m->num_groups, p = item % m->num_groups * GRAM_ROWS;
-            m->kernels->pairs(columns, m->rho, m->left + p, m->right + p, padded, m->panels,
-                              num_panels * chunk / num_chunks, num_panels * (chunk + 1) / num_chunks,
-                              chunk + 1 == num_chunks ? m->singles : NULL,
-                              node->moments + p * columns->stride);
+            for (size_t u = 0; u < blocks; u++)
+                m->kernels->sums(m->rho + u * rho_size + i * GRAM_TOKENS, m->tokens + u * (1 + m->dim) * GRAM_TOKENS,
+                                 m->num_sums, padded, node->sums + i * m->sums_stride, m->sums_stride);
+#pragma omp for schedule(dynamic, 1)
+        for (size_t item = 0; item < num_chunks * per_chunk; item++) {
+            const size_t chunk = item / per_chunk, first = item % per_chunk * per_item;
+            const size_t last = smaller(first + per_item, m->num_groups);
+            for (size_t u = 0; u < blocks; u++)
+                for (size_t p = first * GRAM_ROWS; p < last * GRAM_ROWS; p += GRAM_ROWS)
+                    m->kernels->pairs(columns, m->rho + u * rho_size, m->left + p, m->right + p, padded,
+                                      m->panels + u * columns->stride * GRAM_TOKENS,
+                                      columns->num_panels * chunk / num_chunks,
+                                      columns->num_panels * (chunk + 1) / num_chunks,
+                                      chunk + 1 == num_chunks ? m->singles + u * 4 * GRAM_TOKENS : NULL,
+                                      node->moments + p * columns->stride);
         }
     }
     return GSL_SUCCESS;
@@ -373,14 +417,16 @@ static int signs_allowed(const struct ntk_moments *m, const gsl_vector *signs)
     return 1;
 }
 
-/* One whole block into the leaf, and the leaf into the counter when it is full. */
-static int leaf_add(struct ntk_moments *m, const double *W, size_t tda, const double *signs,
-                    size_t sign_stride)
+/* Whole blocks into the leaf, and the leaf into the counter when it is full. *done: the
+ * number of blocks taken. */
+static int leaf_add(struct ntk_moments *m, struct batch b, size_t *done)
 {
-    int status = block_add(m, W, tda, signs, sign_stride, GRAM_TOKENS, !m->has_shift, &m->leaf);
+    const size_t room = (NTK_MOMENTS_LEAF - m->count % NTK_MOMENTS_LEAF) / GRAM_TOKENS;
+    b.num_blocks = smaller(smaller(b.num_blocks, room), m->max_batch);
+    int status = batch_add(m, &b, !m->has_shift, &m->leaf, done);
     if (status) return status;
     m->has_shift = 1;
-    m->count += GRAM_TOKENS;
+    m->count += *done * GRAM_TOKENS;
     if (m->count % NTK_MOMENTS_LEAF) return GSL_SUCCESS;
     struct node next;
     if ((status = node_take(m, &next))) return status;
@@ -391,16 +437,23 @@ static int leaf_add(struct ntk_moments *m, const double *W, size_t tda, const do
     return GSL_SUCCESS;
 }
 
+static struct batch pending_batch(const struct ntk_moments *m, size_t len)
+{
+    return (struct batch){ m->pending_W, m->pending_signs, m->dim, 1, 1, len };
+}
+
 int ntk_moments_add(struct ntk_moments *m, const gsl_matrix *W, const gsl_vector *signs)
 {
     if (m->status) return m->status;
     if (W->size2 != m->dim || signs->size != W->size1) return GSL_EBADLEN;
     if (!signs_allowed(m, signs)) return GSL_EINVAL;
+    size_t done = 0;
     for (size_t r = 0; r < W->size1 && !m->status;) {
         const double *w = gsl_matrix_const_ptr(W, r, 0), *a = gsl_vector_const_ptr(signs, r);
-        if (!m->num_pending && W->size1 - r >= GRAM_TOKENS) {
-            m->status = leaf_add(m, w, W->tda, a, signs->stride);
-            r += GRAM_TOKENS;
+        const size_t whole = (W->size1 - r) / GRAM_TOKENS;
+        if (!m->num_pending && whole) {
+            m->status = leaf_add(m, (struct batch){ w, a, W->tda, signs->stride, whole, GRAM_TOKENS }, &done);
+            r += done * GRAM_TOKENS;
             continue;
         }
         memcpy(m->pending_W + m->num_pending * m->dim, w, m->dim * sizeof *w);
@@ -408,7 +461,7 @@ int ntk_moments_add(struct ntk_moments *m, const gsl_matrix *W, const gsl_vector
         r++;
         if (++m->num_pending == GRAM_TOKENS) {
             m->num_pending = 0;
-            m->status = leaf_add(m, m->pending_W, m->dim, m->pending_signs, 1);
+            m->status = leaf_add(m, pending_batch(m, GRAM_TOKENS), &done);
         }
     }
     return m->status;
@@ -575,9 +628,11 @@ int ntk_moments_gram(struct ntk_moments *m, enum ntk_kernel kernel, gsl_matrix *
     int status = node_take(m, &sum);
     if (status) return status;
     node_copy(m, &sum, &m->leaf);
-    if (m->num_pending)
-        status = block_add(m, m->pending_W, m->dim, m->pending_signs, 1, m->num_pending,
-                           !m->has_shift, &sum);
+    if (m->num_pending) {
+        const struct batch pending = pending_batch(m, m->num_pending);
+        size_t done;
+        status = batch_add(m, &pending, !m->has_shift, &sum, &done);
+    }
     for (int l = 0; l < MAX_LEVELS && !status; l++)
         if (m->levels[l].moments) node_add(m, &m->levels[l], &sum);
     if (!status) status = assemble(m, &sum, kernel, gram, cancellation);
