@@ -159,7 +159,8 @@ static int loss_ratio_after(const struct problem *p, double step_size, size_t st
 }
 
 /* The largest c = eta m lambda_max(K) with which a loss far inside the linear regime,
- * residual along the top eigenvector, falls over 200 steps. */
+ * residual along the top eigenvector, never grows in 200 steps. (Its end value would
+ * not do: an unstable descent can leave that regime and come back.) */
 static int critical_step(const struct config *cfg, enum instance instance, size_t trial, double *critical, double *per_lambda_key)
 {
     enum { SHORT = 2048 };
@@ -168,9 +169,9 @@ static int critical_step(const struct config *cfg, enum instance instance, size_
     int status = problem_make(&p, cfg, instance, trial, SHORT, "top", 1e-5);
     for (int round = 0; round < 14 && !status; round++) {
         const double c = 0.5 * (lo + hi);
-        double ratio = NAN;
-        status = loss_ratio_after(&p, c / (SHORT * p.lambda_max), 200, &ratio, NULL, NULL);
-        if (ratio < 1.0) lo = c;
+        double ratio = NAN, peak = INFINITY;
+        status = loss_ratio_after(&p, c / (SHORT * p.lambda_max), 200, &ratio, &peak, NULL);
+        if (peak <= 1.0) lo = c;
         else hi = c;
     }
     *critical = 0.5 * (lo + hi);
