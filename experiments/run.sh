@@ -42,7 +42,7 @@ case $dataset in
         printf '%s\n' "$reason" > "$results/$stem.gap"
         if [ -f "$verdicts" ]; then
             exec 9> "$verdicts.lock" && flock 9
-            grep -v ",$stem\.svg\$" "$verdicts" > "$verdicts.left" && mv "$verdicts.left" "$verdicts"
+            sed "/,$stem\.svg\$/d" "$verdicts" > "$verdicts.left" && mv "$verdicts.left" "$verdicts"
         fi
         exit 0
     fi ;;
