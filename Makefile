@@ -34,7 +34,7 @@ ARCH    := $(shell uname -m)
 ISAS    := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512)
 
 # Asked for when first used, so that this file can be read before `make setup` has installed pkg-config.
-PKGS       := gsl openblas sleef
+PKGS       := gsl openblas
 PKG_CFLAGS = $(eval PKG_CFLAGS := $$(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
 # OpenBLAS is the CBLAS of GSL here.
 PKG_LIBS   = $(eval PKG_LIBS := $$(shell pkg-config --define-variable=GSL_CBLAS_LIB= --libs $(PKGS)) -lm)$(PKG_LIBS)
@@ -157,7 +157,7 @@ install: $(STATIC) $(SHARED) ## install library, headers and pkg-config file (PR
 	ln -sf libprefix_ntk.so.$(ABI) $(INSTALL)/lib/libprefix_ntk.so
 	printf '%s\n' 'prefix=$(abspath $(PREFIX))' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' 'Name: prefix_ntk' \
 	  'Description: attention with a long prefix, its kernel summary, and its neural tangent kernel' 'Version: $(VERSION)' \
-	  'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lprefix_ntk' 'Libs.private: -fopenmp $(PKG_LIBS)' \
+	  'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lprefix_ntk -lgsl' 'Libs.private: -fopenmp $(PKG_LIBS)' \
 	  > $(INSTALL)/lib/pkgconfig/prefix_ntk.pc
 uninstall: ## remove what install put there
 	rm -f $(INSTALL)/lib/libprefix_ntk.* $(INSTALL)/lib/pkgconfig/prefix_ntk.pc

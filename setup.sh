@@ -37,7 +37,6 @@ check() {
     include Random123/philox.h librandom123-dev
     module gsl libgsl-dev
     module openblas libopenblas-dev
-    module sleef libsleef-dev
     module cmocka libcmocka-dev
     # The figures name this font.
     [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || fc-list 2>/dev/null | grep -q 'DejaVu Sans' ||

@@ -261,12 +261,13 @@ static struct forward_plan plan_forward(const struct attn_shape *s, size_t prefi
     const size_t heads = s->batch * s->heads, keys = prefix_len + s->len_k;
     struct forward_plan plan = { .splits = 1, .split_keys = keys };
     size_t blocks = ceil_div(s->len_q, ATTN_QUERIES);
-    /* With few heads cut finer, down to 96 rows, ... */
-    if (heads * blocks < ENOUGH_TASKS) blocks = most(blocks, least(ceil_div(ENOUGH_TASKS, heads), s->len_q / 96));
+    /* With few heads split the keys, which costs least, ... */
+    const bool split = !feat_dim && keys >= 2 * SPLIT_KEYS;
+    if (!split && heads * blocks < ENOUGH_TASKS) blocks = most(blocks, least(ceil_div(ENOUGH_TASKS, heads), s->len_q / 96));
     plan.block_rows = ceil_div(ceil_div(s->len_q, blocks), 6) * 6;
     plan.blocks = ceil_div(s->len_q, plan.block_rows);
-    /* ... then split the keys. (A summary needs the shift of all keys first.) */
-    if (!feat_dim && heads * plan.blocks < ENOUGH_TASKS && keys >= 2 * SPLIT_KEYS) {
+    /* ... or cut the queries finer, down to 96 rows. (A summary needs the shift of all keys.) */
+    if (split && heads * plan.blocks < ENOUGH_TASKS) {
         const size_t splits = least(ceil_div(ENOUGH_TASKS, heads * plan.blocks), keys / SPLIT_KEYS);
         plan.split_keys = ceil_div(ceil_div(keys, splits), ATTN_STRIP) * ATTN_STRIP;
         plan.splits = ceil_div(keys, plan.split_keys);
@@ -390,6 +391,7 @@ static void merge_row(float *into, float into_row[2], const float *from, const f
     const float shift = fmaxf(into_row[0], from_row[0]);
     if (from_row[0] == -INFINITY) return;
     const float a = into_row[0] == -INFINITY ? 0.0f : exp2f(into_row[0] - shift), b = exp2f(from_row[0] - shift);
+#pragma omp simd
     for (size_t c = 0; c < d; c++) into[c] = a * into[c] + b * from[c];
     into_row[0] = shift;
     into_row[1] = a * into_row[1] + b * from_row[1];

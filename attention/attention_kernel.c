@@ -114,6 +114,34 @@ INLINE vf vexp2(vf x)
 #endif
 }
 
+INLINE vf vceil(vf x)
+{
+#if defined(ISA_AVX512)
+    return (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
+#elif defined(ISA_AVX2)
+    return (vf)_mm256_ceil_ps((__m256)x);
+#else
+    for (int i = 0; i < VW; i++) x[i] = ceilf(x[i]);
+    return x;
+#endif
+}
+
+/* to = by * from, n numbers; to may be from. */
+INLINE void scaled(float *to, const float *from, float by, size_t n)
+{
+    size_t i = 0;
+    for (; i + VW <= n; i += VW) store(to + i, by * load(from + i));
+    for (; i < n; i++) to[i] = by * from[i];
+}
+
+/* to += by * from. */
+INLINE void add_scaled(float *to, const float *from, float by, size_t n)
+{
+    size_t i = 0;
+    for (; i + VW <= n; i += VW) store(to + i, load(to + i) + by * load(from + i));
+    for (; i < n; i++) to[i] += by * from[i];
+}
+
 /* 2^e as a float, saturating to 0 and inf. */
 INLINE float power_of_two(int e)
 {
@@ -157,6 +185,29 @@ INLINE void transpose_square(vf x[VW])
 #endif
     STAGE(2);
     STAGE(1);
+}
+
+/* to[r] = largest lane of x[r], r < rows; x holds 16 vectors, -inf beyond rows. */
+INLINE void row_maxima(const vf *x, size_t rows, float *to)
+{
+#if WIDTH >= 8
+/* Lanes without bit t: maxima over l and l + t of a; with it: of b. Folding x[i] with x[i + t]
+ * for t = 4, 2, 1 leaves row r in the lanes that are r modulo 8. */
+#define FOLD(a, b, t) vmax(__builtin_shuffle(a, b, (vi)LANES(FIRST, t)), __builtin_shuffle(a, b, (vi)LANES(SECOND, t)))
+#define FOLD_EIGHT(x) \
+    FOLD(FOLD(FOLD((x)[0], (x)[4], 4), FOLD((x)[2], (x)[6], 4), 2), FOLD(FOLD((x)[1], (x)[5], 4), FOLD((x)[3], (x)[7], 4), 2), 1)
+    const vf low = FOLD_EIGHT(x);
+#if WIDTH == 16
+    store(to, FOLD(low, rows > 8 ? FOLD_EIGHT(x + 8) : low, 8));
+#else
+    (void)rows;
+    store(to, low);
+#endif
+#undef FOLD
+#undef FOLD_EIGHT
+#else
+    for (size_t r = 0; r < rows; r++) to[r] = horizontal_max(x[r]);
+#endif
 }
 
 /* Rows 0..len-1 of x as panels of 64: panel p is (head_dim, 64), entry (c, j) is
@@ -247,7 +298,10 @@ INLINE void score_tile(const int rows, const int nv, const struct score_tile *t)
     }
 }
 
-/* C = alpha C + A B, alpha per row (NULL: 1; zero: C is not read). */
+/* C = alpha C + A B, alpha per row. */
+static const float from_zero[1], as_is[1];  /* alphas of their own: C is not read; 1 */
+
+
 struct product_tile {
     size_t kc;
     const float *A;
@@ -262,7 +316,9 @@ struct product_tile {
 INLINE void product_tile(const int rows, const int nv, const struct product_tile *t)
 {
     vf acc[WIDE][NV];
-    if (t->alpha) {
+    if (t->alpha == from_zero) {
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++) acc[r][v] = (vf){ 0 };
+    } else if (t->alpha != as_is) {
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++)
             acc[r][v] = t->alpha[r] * load(t->C + r * t->c_row + v * VW);
     } else {
@@ -349,14 +405,14 @@ static void product_group(size_t rows, size_t cols, size_t kc, const float *A, p
     }
 }
 
-/* C (rows, cols) += A B. */
+/* C (rows, cols) += A B, or = with from_zero. */
 static void product(size_t rows, size_t cols, size_t kc, const float *A, ptrdiff_t a_row, ptrdiff_t a_k,
-                    const float *B, ptrdiff_t b_row, float *C, ptrdiff_t c_row)
+                    const float *B, ptrdiff_t b_row, float *C, ptrdiff_t c_row, const float *alpha)
 {
     const size_t step = tile_rows(cols);
     for (size_t r = 0; r < rows; r += step)
         product_group(least(step, rows - r), cols, kc, A + (ptrdiff_t)r * a_row, a_row, a_k, B, b_row,
-                      C + (ptrdiff_t)r * c_row, c_row, NULL);
+                      C + (ptrdiff_t)r * c_row, c_row, alpha);
 }
 
 /* ---- forward ---------------------------------------------------------------------- */
@@ -376,8 +432,9 @@ struct forward_rows {
     size_t padded;
     float *q, *acc;               /* (rows, padded) */
     float *mass;                  /* (rows, VW): lanes of the running sum */
-    float *shift;                 /* (rows): M */
+    float *shift;                 /* (rows, and 16 more): M */
     float *strip;                 /* (WIDE, STRIP_LD) */
+    int fresh;                    /* acc and mass are not set yet */
 };
 
 /* Whether rows of this stride can be read as they lie. */
@@ -412,14 +469,20 @@ INLINE size_t visible(const struct piece *p, size_t last_row)
     return seen <= 0 ? 0 : least(p->cols, (size_t)seen);
 }
 
+static void clear_rows(const struct forward_rows *s, size_t r0, size_t rows)
+{
+    memset(s->acc + r0 * s->padded, 0, rows * s->padded * sizeof(float));
+    memset(s->mass + r0 * VW, 0, rows * VW * sizeof(float));
+}
+
 /* Rows r0 .. r0+rows-1 (rows at most WIDE) against the pieces of one strip. */
 static void forward_group(const struct forward_rows *s, size_t r0, size_t rows, size_t head_dim,
                           const struct piece *pieces, size_t num_pieces)
 {
     const size_t padded = s->padded;
     size_t seen[2], cols = 0;
-    vf max[WIDE];
-    UNROLL for (int r = 0; r < WIDE; r++) max[r] = splat(-INFINITY);
+    vf max[16];
+    UNROLL for (int r = 0; r < 16; r++) max[r] = splat(-INFINITY);
 
     for (size_t i = 0; i < num_pieces; i++) {
         const struct piece *p = &pieces[i];
@@ -428,14 +491,15 @@ static void forward_group(const struct forward_rows *s, size_t r0, size_t rows, 
         const size_t end = round16(seen[i]);
         cols = p->col0 + end;
         for (size_t sub = 0; sub < rows; sub += MR) {
-            const size_t n = least(MR, rows - sub);
+            const size_t n = least(MR, rows - sub), fewest = visible(p, r0 + sub);
             for (size_t c = 0; c < end; c += NV * VW) {
-                int limit[MR], masked = 0;
+                int limit[MR];
                 const size_t nv = least(NV, (end - c) / VW);
-                for (size_t r = 0; r < n; r++) {
+                /* Some key of the tile hidden from the first row, who sees least? */
+                const int masked = c + nv * VW > fewest;
+                for (size_t r = 0; masked && r < n; r++) {
                     const ptrdiff_t keys = (ptrdiff_t)visible(p, r0 + sub + r) - (ptrdiff_t)c;
                     limit[r] = keys < 0 ? 0 : keys > NV * VW ? NV * VW : (int)keys;
-                    masked |= limit[r] < (int)(nv * VW);
                 }
                 const struct score_tile t = {
                     head_dim, s->q + (r0 + sub) * padded, (ptrdiff_t)padded,
@@ -446,19 +510,28 @@ static void forward_group(const struct forward_rows *s, size_t r0, size_t rows, 
             }
         }
     }
-    if (!cols) return;
+    if (!cols) {
+        if (s->fresh) clear_rows(s, r0, rows);
+        return;
+    }
 
-    float alpha[WIDE];
+    /* The joint shift so far, an integer so that rescaling is exact, and what the sums
+     * made with the old one are multiplied by. While all keys are hidden it is -inf, and
+     * any finite number serves: 2^(-inf) = 0. */
+    float top[16], alpha[16], used[16];
+    row_maxima(max, rows, top);
+    for (size_t r = 0; r < rows; r += VW) {
+        const vf old = load(s->shift + r0 + r), none = splat(-INFINITY);
+        vf shift = vmax(vceil(load(top + r)), old);
+        shift = choose(lane_index() + (int)r < splat_int((int)rows), shift, old);
+        store(s->shift + r0 + r, shift);
+        store(alpha + r, choose(old == shift, splat(1.0f), vexp2(old - shift)));
+        store(used + r, choose(shift == none, (vf){ 0 }, shift));
+    }
     for (size_t r = 0; r < rows; r++) {
-        const float old = s->shift[r0 + r];
-        const float top = ceilf(horizontal_max(max[r]));
-        const float shift = top > old ? top : old;
-        /* All keys hidden so far: any finite shift gives 2^-inf = 0. */
-        const vf m = splat(shift == -INFINITY ? 0.0f : shift);
-        alpha[r] = shift == old || old == -INFINITY ? 1.0f : power_of_two(old - shift < -200.0f ? -200 : (int)(old - shift));
-        s->shift[r0 + r] = shift;
-        float *S = s->strip + r * STRIP_LD;
-        vf sum = alpha[r] * load(s->mass + (r0 + r) * VW), sum2 = (vf){ 0 };
+        float *S = s->strip + r * STRIP_LD, *mass = s->mass + (r0 + r) * VW;
+        const vf m = splat(used[r]);
+        vf sum = s->fresh ? (vf){ 0 } : alpha[r] * load(mass), sum2 = (vf){ 0 };
         size_t c = 0;
         for (; c + 2 * VW <= cols; c += 2 * VW) {
             const vf p = vexp2(load(S + c) - m), p2 = vexp2(load(S + c + VW) - m);
@@ -472,19 +545,19 @@ static void forward_group(const struct forward_rows *s, size_t r0, size_t rows, 
             store(S + c, p);
             sum += p;
         }
-        store(s->mass + (r0 + r) * VW, sum + sum2);
+        store(mass, sum + sum2);
     }
 
-    const float *scale = alpha;
+    const float *scale = s->fresh ? from_zero : alpha;
     for (size_t i = 0; i < num_pieces; i++) {
         if (!seen[i]) continue;
         product_group(rows, padded, seen[i], s->strip + pieces[i].col0, STRIP_LD, 1, pieces[i].v, pieces[i].v_row,
                       s->acc + r0 * padded, (ptrdiff_t)padded, scale);
-        scale = NULL;
+        scale = as_is;
     }
 }
 
-static void forward_keys(const struct attn_forward_block *b, const struct forward_rows *s, float *panels, float *v_rows)
+static void forward_keys(const struct attn_forward_block *b, struct forward_rows *s, float *panels, float *v_rows)
 {
     const size_t d = b->head_dim, step = tile_rows(s->padded);
     size_t inputs = b->input.len;
@@ -493,6 +566,7 @@ static void forward_keys(const struct attn_forward_block *b, const struct forwar
         inputs = most <= 0 ? 0 : least(inputs, (size_t)most);
     }
     size_t prefix_done = 0, input_done = 0;
+    s->fresh = 1;
     while (prefix_done < b->prefix.len || input_done < inputs) {
         struct piece pieces[2];
         size_t num_pieces = 0, used = 0;
@@ -518,21 +592,32 @@ static void forward_keys(const struct attn_forward_block *b, const struct forwar
         }
         for (size_t r = 0; r < b->rows; r += step)
             forward_group(s, r, least(step, b->rows - r), d, pieces, num_pieces);
+        s->fresh = 0;
     }
+    if (s->fresh) clear_rows(s, 0, b->rows);
 }
 
-/* elu(z) + 1, z = x root, of one row padded with 0. */
+/* elu(x root) + 1. */
+INLINE vf elu1(vf x, float root)
+{
+    const vf z = x * root;
+    const vi positive = z > (vf){ 0 };
+    const vf e = vexp2(choose(positive, (vf){ 0 }, z) * 0x1.715476p+0f);
+    return choose(positive, z + 1.0f, e);
+}
+
+/* Of one row, padded with 0 to a multiple of 16. */
 INLINE void elu1_row(const float *x, size_t head_dim, size_t padded, float root, float *phi)
 {
-    const float log2e = 0x1.715476p+0f;
-    memmove(phi, x, head_dim * sizeof *phi);
-    for (size_t c = head_dim; c < padded; c++) phi[c] = -INFINITY;
-    for (size_t c = 0; c < padded; c += VW) {
-        const vf z = load(phi + c) * root;
-        const vi positive = z > (vf){ 0 };
-        const vf e = vexp2(choose(positive, (vf){ 0 }, z) * log2e);
-        store(phi + c, choose(positive, z + 1.0f, e));
-    }
+    size_t c = 0;
+    for (; c + VW <= head_dim; c += VW) store(phi + c, elu1(load(x + c), root));
+    if (c == padded) return;
+    float rest[16] = { 0 };
+    const size_t left = head_dim - c;
+    if (left) memcpy(rest, x + c, left * sizeof *rest);
+    for (size_t i = 0; i < left; i += VW) store(rest + i, elu1(load(rest + i), root));
+    for (size_t i = left; i < 16; i++) rest[i] = 0.0f;
+    memcpy(phi + c, rest, (padded - c) * sizeof *rest);
 }
 
 static double dot(const float *a, const float *b, size_t n)
@@ -555,12 +640,22 @@ static int all_zero(const float *x, size_t n)
 /* x *= 2^e, exact as far as the result is representable. */
 static void scale_row(float *x, size_t n, int e)
 {
-    while (e) {
+    do {
         const int part = e > 126 ? 126 : e < -126 ? -126 : e;
-        const float f = power_of_two(part);
-        for (size_t i = 0; i < n; i++) x[i] *= f;
+        scaled(x, x, power_of_two(part), n);
         e -= part;
-    }
+    } while (e);
+}
+
+/* An integer e with |mass| <= 2^e < 4 |mass|; mass is not 0. */
+INLINE int exponent_above(double mass)
+{
+    int e;
+    union { double value; uint64_t bits; } u = { mass };
+    e = (int)(u.bits >> 52 & 0x7ff);
+    if (!e) frexp(mass, &e);
+    else e -= 1022;
+    return e;
 }
 
 /* The summary joins as feat_dim more keys whose weights are the features. After the
@@ -578,27 +673,35 @@ static void forward_summary(const struct attn_forward_block *b, const struct for
     for (size_t i = 0; i < b->rows; i++) {
         float *row = phi + i * phi_row;
         if (!b->phi) elu1_row(b->q + (ptrdiff_t)i * b->q_row, d, padded, root, row);
-        const double log2_scale = b->phi_log ? b->phi_log[i] * 0x1.71547652b82fep+0 : 0.0;
-        const double whole = floor(log2_scale);
         double mass = dot(row, b->kvec, r);
-        if (log2_scale != whole) {
+        int whole = 0;
+        if (b->phi_log && b->phi_log[i] != 0.0) {
+            /* e^log = 2^whole part, part in [1, 2). */
+            const double log2_scale = fmin(fmax(b->phi_log[i] * 0x1.71547652b82fep+0, -1e8), 1e8);
+            whole = (int)floor(log2_scale);
             const float part = (float)exp2(log2_scale - whole);
-            for (size_t f = 0; f < r; f++) row[f] *= part;
+            scaled(row, row, part, r);
             mass *= part;
         }
-        /* mass 2^whole; its exponent bounds log2 of it. A mass of 0 leaves the shift alone. */
-        int e;
-        double m = frexp(mass, &e);
-        const double limit = 1e9, top = m != 0.0 ? e + fmin(fmax(whole, -limit), limit) : -INFINITY;
+        /* mass 2^whole; its exponent bounds its logarithm. A mass of 0 leaves the shift alone. */
         const float old = s->shift[i];
-        const double shift = fmax(top, old == -INFINITY && top == -INFINITY ? 0.0 : (double)old);
-        alpha[i] = old == -INFINITY ? 1.0f : power_of_two((double)old - shift < -200.0 ? -200 : (int)((double)old - shift));
-        s->shift[i] = (float)shift;
-        const double by = fmin(fmax(whole - shift, -400.0), 400.0);
+        float shift = old;
+        if (mass != 0.0) {
+            const float top = (float)(whole + exponent_above(mass));
+            shift = top > old ? top : old;
+        } else if (old == -INFINITY) {
+            shift = 0.0f;
+        }
+        s->shift[i] = shift;
+        const float down = old - shift;
+        alpha[i] = down == 0.0f ? 1.0f : down < -150.0f ? 0.0f : power_of_two((int)down);
+        /* Beyond +-1000 everything has overflowed or vanished. */
+        float by = (float)whole - shift;
+        by = by < -1000.0f ? -1000.0f : by > 1000.0f ? 1000.0f : by;
         scale_row(row, phi_row, (int)by);
         float *sum = s->mass + i * VW;
-        for (int v = 0; v < VW; v++) sum[v] *= alpha[i];
-        sum[0] += (float)ldexp(mass, (int)by);
+        if (down != 0.0f) scaled(sum, sum, alpha[i], VW);
+        sum[0] += (float)(by > -120.0f && by < 120.0f ? mass * power_of_two((int)by) : ldexp(mass, (int)by));
     }
     /* In blocks of features, so that padded rows of Z fit the scratch of V. */
     for (size_t f = 0; f < r; f += ATTN_STRIP) {
@@ -612,7 +715,7 @@ static void forward_summary(const struct attn_forward_block *b, const struct for
         }
         for (size_t i = 0; i < b->rows; i += step)
             product_group(least(step, b->rows - i), padded, n, phi + i * phi_row + f, (ptrdiff_t)phi_row, 1, Z, Z_row,
-                          s->acc + i * padded, (ptrdiff_t)padded, f ? NULL : alpha + i);
+                          s->acc + i * padded, (ptrdiff_t)padded, f ? as_is : alpha + i);
     }
 }
 
@@ -625,18 +728,13 @@ size_t ISA_NAME(attn_forward_block)(const struct attn_forward_block *b)
     s.acc = at, at += rows * padded;
     s.mass = at, at += rows * 16;
     s.strip = at, at += WIDE * STRIP_LD;
-    s.shift = at, at += round16(rows);
+    s.shift = at, at += round16(rows) + 16;
     float *panels = at;
     at += (ATTN_STRIP / ATTN_PANEL + 1) * ATTN_PANEL * d;
     float *v_rows = at;
 
-    for (size_t i = 0; i < rows; i++) {
-        const float *q = b->q + (ptrdiff_t)i * b->q_row;
-        for (size_t c = 0; c < d; c++) s.q[i * padded + c] = b->scale2 * q[c];
-        s.shift[i] = -INFINITY;
-    }
-    memset(s.acc, 0, rows * padded * sizeof(float));
-    memset(s.mass, 0, rows * 16 * sizeof(float));
+    for (size_t i = 0; i < rows; i++) scaled(s.q + i * padded, b->q + (ptrdiff_t)i * b->q_row, b->scale2, d);
+    for (size_t i = 0; i < round16(rows) + 16; i += VW) store(s.shift + i, splat(-INFINITY));
     forward_keys(b, &s, panels, v_rows);
     if (b->feat_dim) forward_summary(b, &s, v_rows);
 
@@ -645,13 +743,9 @@ size_t ISA_NAME(attn_forward_block)(const struct attn_forward_block *b)
         const float D = horizontal_sum(load(s.mass + i * VW));
         const int good = D > 0.0f && D < INFINITY;
         if (!good && first_bad == rows) first_bad = i;
-        const float by = b->partial ? 1.0f : good ? 1.0f / D : 0.0f;
         float *out = b->out + (ptrdiff_t)i * b->out_row;
-        const float *acc = s.acc + i * padded;
-        if (good || b->partial)
-            for (size_t c = 0; c < d; c++) out[c] = acc[c] * by;
-        else
-            memset(out, 0, d * sizeof *out);
+        if (good || b->partial) scaled(out, s.acc + i * padded, b->partial ? 1.0f : 1.0f / D, d);
+        else memset(out, 0, d * sizeof *out);
         if (b->stats) {
             b->stats[i][0] = s.shift[i];
             b->stats[i][1] = D;
@@ -673,10 +767,8 @@ void ISA_NAME(attn_grad_prepare)(const struct attn_grad_rows *r, size_t head_dim
         const int good = D > 0.0f && D < INFINITY;
         const float by = good ? 1.0f / D : 0.0f;
         float *to_q = r->q + i * padded, *to_g = r->g + i * padded;
-        for (size_t c = 0; c < head_dim; c++) {
-            to_q[c] = scale2 * qi[c];
-            to_g[c] = by * gi[c];
-        }
+        scaled(to_q, qi, scale2, head_dim);
+        scaled(to_g, gi, by, head_dim);
         for (size_t c = head_dim; c < padded; c++) to_q[c] = to_g[c] = 0.0f;
         r->delta[i] = good ? (float)dot(to_g, oi, head_dim) : 0.0f;
         r->shift[i] = good ? stats[i][0] : INFINITY;
@@ -691,8 +783,8 @@ static void write_rows(const float *src, size_t padded, size_t rows, size_t head
     for (size_t j = 0; j < rows; j++) {
         float *to = dst + (ptrdiff_t)j * dst_row;
         const float *from = src + j * padded;
-        if (add) for (size_t c = 0; c < head_dim; c++) to[c] += by * from[c];
-        else for (size_t c = 0; c < head_dim; c++) to[c] = by * from[c];
+        if (add) add_scaled(to, from, by, head_dim);
+        else scaled(to, from, by, head_dim);
     }
 }
 
@@ -707,12 +799,12 @@ static void grad_weights(const struct attn_backward_block *b, size_t i0, size_t 
         const ptrdiff_t last = b->causal ? bound + (ptrdiff_t)(i0 + r + n - 1) : (ptrdiff_t)keys;
         const size_t seen = last <= 0 ? 0 : least(keys, (size_t)last), end = round16(seen);
         for (size_t c = 0; c < end; c += NV * VW) {
-            int limit[MR], masked = 0;
+            int limit[MR];
             const size_t nv = least(NV, (end - c) / VW);
-            for (size_t i = 0; b->causal && i < n; i++) {
+            const int masked = b->causal && bound + (ptrdiff_t)(i0 + r) < (ptrdiff_t)(c + nv * VW);
+            for (size_t i = 0; masked && i < n; i++) {
                 const ptrdiff_t left = bound + (ptrdiff_t)(i0 + r + i) - (ptrdiff_t)c;
                 limit[i] = left < 0 ? 0 : left > NV * VW ? NV * VW : (int)left;
-                masked |= limit[i] < (int)(nv * VW);
             }
             const size_t panel = c / ATTN_PANEL * ATTN_PANEL * d + c % ATTN_PANEL;
             const struct grad_tile t = {
@@ -746,9 +838,10 @@ void ISA_NAME(attn_backward_block)(const struct attn_backward_block *b)
         const ptrdiff_t bound = b->bound - (ptrdiff_t)j0;
         /* Row i sees keys below bound + i: the first row that sees any is 1 - bound. */
         const size_t first = b->causal && bound < 1 ? (size_t)(1 - bound) : 0;
-        memset(dK, 0, keys * padded * sizeof *dK);
-        memset(dV, 0, keys * padded * sizeof *dV);
-        if (first < b->rows.rows) {
+        if (first >= b->rows.rows) {
+            memset(dK, 0, keys * padded * sizeof *dK);
+            memset(dV, 0, keys * padded * sizeof *dV);
+        } else {
             const float *kt = K_panels, *vt = V_panels, *k = b->keys.k + (ptrdiff_t)j0 * b->keys.k_row;
             ptrdiff_t k_row = b->keys.k_row;
             if (b->keys.k_panels) {
@@ -766,22 +859,23 @@ void ISA_NAME(attn_backward_block)(const struct attn_backward_block *b)
             for (size_t i0 = first; i0 < b->rows.rows; i0 += ATTN_GRAD_QUERIES) {
                 const size_t rows = least(ATTN_GRAD_QUERIES, b->rows.rows - i0);
                 const float *g = b->rows.g + i0 * padded, *q = b->rows.q + i0 * padded;
+                const float *fresh = i0 == first ? from_zero : as_is;
                 grad_weights(b, i0, rows, keys, bound, kt, vt, P, dS);
                 for (size_t j = 0; j < keys; j += step) {
                     const size_t n = least(step, keys - j);
                     const ptrdiff_t start = b->causal ? (ptrdiff_t)j - bound + 1 - (ptrdiff_t)i0 : 0;
                     const size_t from = start <= 0 ? 0 : least(rows, (size_t)start);
                     product_group(n, padded, rows - from, P + from * GRAD_LD + j, 1, GRAD_LD, g + from * padded,
-                                  (ptrdiff_t)padded, dV + j * padded, (ptrdiff_t)padded, NULL);
+                                  (ptrdiff_t)padded, dV + j * padded, (ptrdiff_t)padded, fresh);
                     product_group(n, padded, rows - from, dS + from * GRAD_LD + j, 1, GRAD_LD, q + from * padded,
-                                  (ptrdiff_t)padded, dK + j * padded, (ptrdiff_t)padded, NULL);
+                                  (ptrdiff_t)padded, dK + j * padded, (ptrdiff_t)padded, fresh);
                 }
                 for (size_t r = 0; r < rows; r += step) {
                     const size_t n = least(step, rows - r);
                     const ptrdiff_t last = b->causal ? bound + (ptrdiff_t)(i0 + r + n - 1) : (ptrdiff_t)keys;
                     const size_t seen = last <= 0 ? 0 : least(keys, (size_t)last);
                     product_group(n, padded, seen, dS + r * GRAD_LD, GRAD_LD, 1, k, k_row,
-                                  b->rows.dq + (i0 + r) * padded, (ptrdiff_t)padded, NULL);
+                                  b->rows.dq + (i0 + r) * padded, (ptrdiff_t)padded, as_is);
                 }
             }
         }
@@ -800,9 +894,12 @@ void ISA_NAME(attn_feature_backward)(const struct attn_feature_grad *f)
 
     /* phi <- phi 2^-M: what the features weigh relative to D. */
     for (size_t i = 0; i < f->rows; i++) {
-        const double log2_scale = f->phi_log ? f->phi_log[i] * 0x1.71547652b82fep+0 : 0.0;
-        weight[i] = (float)exp2(log2_scale - (double)f->shift[i]);
         if (f->elu1) elu1_row(f->q + (ptrdiff_t)i * f->q_row, d, padded, root, f->phi + i * phi_row);
+        const float shift = f->shift[i];
+        if (f->phi_log && f->phi_log[i] != 0.0)
+            weight[i] = (float)exp2(f->phi_log[i] * 0x1.71547652b82fep+0 - (double)shift);
+        else
+            weight[i] = shift > 150.0f ? 0.0f : shift < -128.0f ? INFINITY : power_of_two(-(int)shift);
     }
     /* dphi = (d_out Z^T - (d_out.T) k^T) / D, as the features were written. */
     for (size_t c = 0; c < r; c += ATTN_PANEL) {
@@ -810,32 +907,36 @@ void ISA_NAME(attn_feature_backward)(const struct attn_feature_grad *f)
         ISA_NAME(attn_pack_panels)(f->Z + (ptrdiff_t)c * f->Z_row, f->Z_row, cols, d, panel);
         for (size_t i = 0; i < f->rows; i++) {
             float *to = f->dphi + i * dphi_row + c;
-            for (size_t j = 0; j < cols; j++) to[j] = -f->delta[i] * f->kvec[c + j];
+            scaled(to, f->kvec + c, -f->delta[i], cols);
             for (size_t j = cols; j < ATTN_PANEL; j++) to[j] = 0.0f;
         }
-        product(f->rows, ATTN_PANEL, d, f->g, (ptrdiff_t)padded, 1, panel, ATTN_PANEL, f->dphi + c, (ptrdiff_t)dphi_row);
+        product(f->rows, ATTN_PANEL, d, f->g, (ptrdiff_t)padded, 1, panel, ATTN_PANEL, f->dphi + c, (ptrdiff_t)dphi_row, as_is);
     }
     for (size_t i = 0; i < f->rows; i++) {
         float *phi = f->phi + i * phi_row, *dphi = f->dphi + i * dphi_row;
         if (f->elu1) {
-            /* elu' = 1 above 0 and e^z = phi below: min(phi, 1). */
+            /* elu' = 1 above 0 and e^z = phi below: min(phi, 1). Padded columns have dphi = 0. */
             float *dq = f->dq + i * padded;
-            for (size_t c = 0; c < d; c++) dq[c] += weight[i] * root * dphi[c] * (phi[c] < 1.0f ? phi[c] : 1.0f);
+            const vf by = splat(weight[i] * root);
+            for (size_t c = 0; c < padded; c += VW) {
+                const vf p = load(phi + c);
+                store(dq + c, load(dq + c) + by * load(dphi + c) * choose(p < splat(1.0f), p, splat(1.0f)));
+            }
         } else {
-            for (size_t c = 0; c < r; c++) dphi[c] *= weight[i];
+            scaled(dphi, dphi, weight[i], r);
         }
-        for (size_t c = 0; c < r; c++) phi[c] *= weight[i];
-        if (f->dk)
-            for (size_t c = 0; c < r; c++) f->dk[c] -= f->delta[i] * phi[c];
+        scaled(phi, phi, weight[i], phi_row);
+        if (f->dk) add_scaled(f->dk, phi, -f->delta[i], r);
     }
-    if (f->dZ) product(r, padded, f->rows, f->phi, 1, (ptrdiff_t)phi_row, f->g, (ptrdiff_t)padded, f->dZ, (ptrdiff_t)padded);
+    if (f->dZ)
+        product(r, padded, f->rows, f->phi, 1, (ptrdiff_t)phi_row, f->g, (ptrdiff_t)padded, f->dZ, (ptrdiff_t)padded, as_is);
 }
 
 #if defined(ISA_PORTABLE)
 size_t attn_forward_scratch(size_t rows, size_t head_dim)
 {
     const size_t padded = attn_padded(head_dim);
-    return 2 * rows * padded + rows * 16 + WIDE * STRIP_LD + round16(rows) +
+    return 2 * rows * padded + rows * 16 + WIDE * STRIP_LD + round16(rows) + 16 +
            (ATTN_STRIP / ATTN_PANEL + 1) * ATTN_PANEL * head_dim + ATTN_STRIP * padded;
 }
 

@@ -11,14 +11,14 @@ set xtics 1, 4
 set xlabel 'prefix length m'
 set tmargin at screen 0.90
 set bmargin at screen 0.14
-set key at screen 0.775, 0.88 left top
+set key at screen 0.785, 0.88 left top
 laws = 'random positive'
 pick(name, kernel, law) = stringcolumn('kernel') eq kernel && stringcolumn('signs') eq law ? column(name) : NaN
 set multiplot
 do for [panel=1:2] {
     kernel = word('full key', panel)
-    set lmargin at screen (panel == 1 ? 0.085 : 0.46)
-    set rmargin at screen (panel == 1 ? 0.38 : 0.755)
+    set lmargin at screen (panel == 1 ? 0.105 : 0.47)
+    set rmargin at screen (panel == 1 ? 0.40 : 0.765)
     set title (panel == 1 ? 'full kernel K' : 'key kernel H') enhanced
     set ylabel (panel == 1 ? 'relative error of the kernel' : '')
     if (panel == 1) { unset key } else { set key }

@@ -10,9 +10,9 @@ if (!exists("fig_height")) fig_height = 540
 
 set encoding utf8
 if (out[strlen(out)-3:] eq '.svg') {
-    set terminal svg size fig_width,fig_height dynamic enhanced font 'DejaVu Sans,15' background rgb 'white' linewidth 1.4
+    set terminal svg size fig_width,fig_height dynamic enhanced font 'DejaVu Sans,16' background rgb 'white' linewidth 1.4
 } else {
-    set terminal pngcairo size 2*fig_width,2*fig_height enhanced font 'DejaVu Sans,15' fontscale 2 background rgb 'white' linewidth 2.8 pointscale 2
+    set terminal pngcairo size 2*fig_width,2*fig_height enhanced font 'DejaVu Sans,12' fontscale 2 background rgb 'white' linewidth 2.8 pointscale 2.7 dashlength 1.6
 }
 set output out
 

@@ -141,13 +141,20 @@ static void put_rule(const struct page *p, const struct ledger_row *row)
     fputs("]{.number}", p->out);
 }
 
+static const char *const kinds[] = { "supported", "contradicted", "inconclusive", "not tested", "no run" };
+enum { NUM_KINDS = sizeof kinds / sizeof *kinds };
+
+/* Adds the verdicts of num_rows rows from `first` on to counts, by kind. */
+static void count_verdicts(const struct page *p, size_t first, size_t num_rows, size_t counts[NUM_KINDS])
+{
+    for (size_t i = first; i < first + num_rows; i++)
+        for (size_t k = 0; k < NUM_KINDS; k++) counts[k] += !strcmp(kinds[k], verdict_of(p, &p->l->rows[i]));
+}
+
 static void put_summary(const struct page *p)
 {
-    static const char *const kinds[] = { "supported", "contradicted", "inconclusive", "not tested", "no run" };
-    enum { NUM_KINDS = sizeof kinds / sizeof *kinds };
     size_t counts[NUM_KINDS] = { 0 };
-    for (size_t i = 0; i < p->l->num_rows; i++)
-        for (size_t k = 0; k < NUM_KINDS; k++) counts[k] += !strcmp(kinds[k], verdict_of(p, &p->l->rows[i]));
+    count_verdicts(p, 0, p->l->num_rows, counts);
     fputs("# Summary\n\n::: counts\n", p->out);
     for (size_t k = 0; k < NUM_KINDS; k++)
         if (counts[k] || k < 3) {
@@ -155,9 +162,24 @@ static void put_summary(const struct page *p)
             put_verdict(p, kinds[k]);
             fputs("\n", p->out);
         }
-    fputs(":::\n\nEach row is one decision: the verdict is *supported* when the whole 99.9 % interval of the measured quantity "
-          "lies inside the rule's margin, *contradicted* when it lies outside, else *inconclusive*. The rules were fixed before "
-          "the runs that they decide.\n\n::: rows\n| claim | verdict | quantity | measured | rule |\n|:--|:--|:--|:--|:--|\n", p->out);
+    fputs(":::\n\nEach verdict is one decision: *supported* when the whole 99.9 % interval of the measured quantity lies inside the "
+          "rule's margin, *contradicted* when it lies outside, else *inconclusive*. The rules were fixed before the runs that they "
+          "decide. Claims of the paper are T (theory), M (method) and E (experiments); F are findings of this project.\n\n"
+          "::: rows\n| claim |   | verdicts |\n|:--|:--|:--|\n", p->out);
+    for (size_t i = 0; i < p->l->num_entries; i++) {
+        const struct ledger_entry *e = &p->l->entries[i];
+        size_t own[NUM_KINDS] = { 0 };
+        count_verdicts(p, e->first_row, e->num_rows, own);
+        fprintf(p->out, "| [%s](#%s) | %s | ", e->id, e->id, e->title);
+        for (size_t k = 0; k < NUM_KINDS; k++)
+            if (own[k]) {
+                fprintf(p->out, "%zu ", own[k]);
+                put_verdict(p, kinds[k]);
+                fputc(' ', p->out);
+            }
+        fputs("|\n", p->out);
+    }
+    fputs(":::\n\n## Every verdict\n\n::: rows\n| claim | verdict | quantity | measured | rule |\n|:--|:--|:--|:--|:--|\n", p->out);
     for (size_t i = 0; i < p->l->num_rows; i++) {
         const struct ledger_row *row = &p->l->rows[i];
         fprintf(p->out, "| [%s](#%s) | ", row->claim, row->claim);
@@ -260,19 +282,32 @@ static void put_gaps(const struct page *p)
         free(why);
         fputs("\n", p->out);
     }
+    /* Rows without a verdict of this profile, together by run, at the first of them. */
     for (size_t i = 0; i < p->l->num_rows; i++) {
-        const struct ledger_row *row = &p->l->rows[i];
-        if (produced(p, row)) continue;
+        const char *run = p->l->rows[i].run;
+        bool first = !produced(p, &p->l->rows[i]);
+        for (size_t j = 0; j < i && first; j++) first = produced(p, &p->l->rows[j]) || strcmp(p->l->rows[j].run, run);
+        if (!first) continue;
         any = true;
-        fprintf(p->out, "- [%s](#%s) `%s`: ", row->claim, row->claim, row->row);
-        if (*row->run) fprintf(p->out, "not produced by `%s` in this profile.\n", row->run);
-        else fputs("no run decides it; the entry says why.\n", p->out);
-    }
-    for (size_t i = 0; i < p->l->num_entries; i++)
-        if (!p->l->entries[i].num_rows) {
-            any = true;
-            fprintf(p->out, "- [%s](#%s): the entry has no rows.\n", p->l->entries[i].id, p->l->entries[i].id);
+        if (*run) fprintf(p->out, "- Not produced by `%s` in this profile:", run);
+        else fputs("- Decided by no run, the entry says why:", p->out);
+        const char *before = "";
+        for (size_t j = i; j < p->l->num_rows; j++) {
+            const struct ledger_row *row = &p->l->rows[j];
+            if (produced(p, row) || strcmp(row->run, run)) continue;
+            fprintf(p->out, "%s [%s](#%s) %s", before, row->claim, row->claim, row->row);
+            before = ",";
         }
+        fputs("\n", p->out);
+    }
+    const char *before = "- Entries without rows:";
+    for (size_t i = 0; i < p->l->num_entries; i++) {
+        if (p->l->entries[i].num_rows) continue;
+        fprintf(p->out, "%s [%s](#%s)", before, p->l->entries[i].id, p->l->entries[i].id);
+        before = ",";
+        any = true;
+    }
+    if (!strcmp(before, ",")) fputs("\n", p->out);
     if (!any) fputs("Nothing.\n", p->out);
 }
 

@@ -5,7 +5,7 @@
  *   - in the default profile a verdict differs from the ledger's, or a row of the
  *     ledger was not produced; in any other profile a decided verdict
  *     contradicts a decided one. */
-#include <math.h>
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,6 +79,30 @@ static void problem(const char *format, ...)
     num_problems++;
 }
 
+/* Whether the row should have come from a run and did not. A row that names no run
+ * is one that no run decides. */
+static bool is_missing(const struct config *cfg, const struct verdict_rows *v, const struct ledger_row *want)
+{
+    return *want->run && !(cfg->claim && strcmp(cfg->claim, want->claim)) && !verdict_rows_find(v, want->claim, want->row);
+}
+
+/* One line per run, at its first row. */
+static void list_missing(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v, bool strict)
+{
+    for (size_t i = 0; i < l->num_rows; i++) {
+        const char *run = l->rows[i].run;
+        bool first = is_missing(cfg, v, &l->rows[i]);
+        for (size_t j = 0; j < i && first; j++) first = !(is_missing(cfg, v, &l->rows[j]) && !strcmp(l->rows[j].run, run));
+        if (!first) continue;
+        fprintf(stderr, "verify: not produced by %s:", run);
+        for (size_t j = i; j < l->num_rows; j++)
+            if (is_missing(cfg, v, &l->rows[j]) && !strcmp(l->rows[j].run, run))
+                fprintf(stderr, "%s %s %s", j == i ? "" : ",", l->rows[j].claim, l->rows[j].row);
+        fputc('\n', stderr);
+        num_problems += strict;
+    }
+}
+
 static void compare(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v)
 {
     const bool strict = !strcmp(cfg->common.profile, "default");
@@ -105,14 +129,7 @@ static void compare(const struct config *cfg, const struct ledger *l, const stru
         if (!strict && decided(want->verdict) && decided(r->verdict) && strcmp(want->verdict, r->verdict))
             problem("%s %s is %s; the ledger says %s", r->claim, r->row, r->verdict, want->verdict);
     }
-    for (size_t i = 0; i < l->num_rows; i++) {
-        const struct ledger_row *want = &l->rows[i];
-        /* A row that names no run is one that no run decides. */
-        if (!*want->run || (cfg->claim && strcmp(cfg->claim, want->claim))) continue;
-        if (verdict_rows_find(v, want->claim, want->row)) continue;
-        if (strict) problem("%s %s was not produced by %s", want->claim, want->row, want->run);
-        else cli_warn(&cfg->common, "%s %s was not produced by %s", want->claim, want->row, want->run);
-    }
+    list_missing(cfg, l, v, strict);
 }
 
 /* ---- the table ------------------------------------------------------------- */
@@ -123,6 +140,40 @@ static int width(const char *text)
     int n = 0;
     for (; *text; text++) n += ((unsigned char)*text & 0xC0) != 0x80;
     return n;
+}
+
+/* The LaTeX of a quantity as plain text: letters for the commands that have one,
+ * the word itself for others, no dollar signs and braces. */
+static void put_plain(const char *text)
+{
+    static const struct { const char *command, *text; } known[] = {
+        { "lambda", "λ" }, { "sigma", "σ" }, { "eta", "η" }, { "varepsilon", "ε" }, { "epsilon", "ε" }, { "rho", "ρ" }, { "phi", "φ" },
+        { "Phi", "Φ" }, { "mu", "μ" }, { "delta", "δ" }, { "sum", "Σ" }, { "infty", "∞" }, { "le", "≤ " }, { "ge", "≥ " }, { "to", "→ " },
+        { "lVert", "‖" }, { "rVert", "‖" }, { "lvert", "|" }, { "rvert", "|" }, { "sqrt", "√" }, { "times", "×" }, { "cdot", "·" },
+        { "langle", "<" }, { "rangle", ">" }, { "mathcal", "" }, { "mathrm", "" }, { "mathbb", "" }, { "left", "" }, { "right", "" },
+    };
+    for (const char *p = text; *p;) {
+        if (*p == '\\' && isalpha((unsigned char)p[1])) {
+            size_t n = 0;
+            while (isalpha((unsigned char)p[1 + n])) n++;
+            size_t k = 0;
+            while (k < sizeof known / sizeof *known && (strlen(known[k].command) != n || strncmp(known[k].command, p + 1, n))) k++;
+            if (k < sizeof known / sizeof *known) {
+                fputs(known[k].text, stdout);
+                p += 1 + n;
+                p += *p == ' ';
+            } else {
+                printf("%.*s", (int)n, p + 1);
+                p += 1 + n;
+            }
+        } else if (*p == '\\' && p[1]) {
+            fputs(p[1] == '|' ? "‖" : " ", stdout);
+            p += 2;
+        } else {
+            if (!strchr("${}", *p)) putchar(*p);
+            p++;
+        }
+    }
 }
 
 static void cell(const char *text, int columns)
@@ -177,7 +228,7 @@ static void print_table(const struct config *cfg, const struct ledger *l, const 
             if (r) interval_format(r->measured, text, sizeof text);
             cell(text, number_width);
             cell(row->rule, rule_width);
-            for (const char *p = row->quantity; *p; p++) if (*p != '$') putchar(*p);
+            put_plain(row->quantity);
             putchar('\n');
             bool counted = false;
             for (int k = 0; k < 4; k++)

@@ -94,6 +94,11 @@ PREFIX_NTK_API void ntk_sweep_free(struct ntk_sweep *sweep);
 PREFIX_NTK_API int ntk_sweep_step(struct ntk_sweep *sweep, size_t prefix_len, enum ntk_kernel kernel,
                                   gsl_matrix *gram);
 
+/* The Jacobian itself, (n d, prefix_len d), row i d + k, column r d + q: dF_k(x_i)/dw_rq, for
+ * small prefixes: the kernel is (1/m) J J'. */
+PREFIX_NTK_API int ntk_jacobian(const gsl_matrix *W, const gsl_vector *signs, const gsl_matrix *X,
+                                enum ntk_kernel kernel, gsl_matrix *jacobian);
+
 /* Infinite-prefix limit between two sets of inputs: (n1 d, n2 d). `law` matters
  * through E[a] (positive: 1, else 0). */
 PREFIX_NTK_API int ntk_limit(const gsl_matrix *X1, const gsl_matrix *X2, double sigma,
@@ -119,6 +124,9 @@ PREFIX_NTK_API int ntk_eigenvalues(const gsl_matrix *symmetric, gsl_vector *eige
 
 /* The smallest of them alone. */
 PREFIX_NTK_API int ntk_lambda_min(const gsl_matrix *symmetric, double *lambda_min);
+
+/* Singular values of any matrix, descending: min(rows, columns) of them. */
+PREFIX_NTK_API int ntk_singular_values(const gsl_matrix *A, gsl_vector *values);
 
 #ifdef __cplusplus
 }
