@@ -262,7 +262,7 @@ static void test_page(void **state)
                                    "--plots", folder, "--runs", "sweep,bounds", "--profile", "smoke", "--appendix", appendix, NULL);
     assert_int_equal(o.code, 0);
     static const char *const wanted[] = {
-        "[1]{.count} [supported]{.verdict .supported}", "[0]{.count} [contradicted]", "[1]{.count} [no run]{.verdict .no-run}",
+        "[[1]{.count} [supported]{.verdict .supported}", "[[0]{.count} [contradicted]", "[[1]{.count} [no run]{.verdict .no-run}",
         "## T2. Convergence of $K_m$ {#T2}", "[−0.4987]{.number} [\\[−0.5031, −0.4942\\]]{.interval}", "| [sweep](#fig-sweep) |",
         "![](sweep.svg)", "The error of $K_m$\nagainst $m$.", "- The run `bounds` has no table.", "- blas: `OpenBLAS x y`",
         "- options: `--dim 3`", "## Proofs", "\n# code\n",

@@ -158,14 +158,14 @@ static void put_summary(const struct page *p)
     fputs("# Summary\n\n::: counts\n", p->out);
     for (size_t k = 0; k < NUM_KINDS; k++)
         if (counts[k] || k < 3) {
-            fprintf(p->out, "[%zu]{.count} ", counts[k]);
+            fprintf(p->out, "[[%zu]{.count} ", counts[k]);
             put_verdict(p, kinds[k]);
-            fputs("\n", p->out);
+            fputs("]{.pair}\n", p->out);
         }
     fputs(":::\n\nEach verdict is one decision: *supported* when the whole 99.9 % interval of the measured quantity lies inside the "
           "rule's margin, *contradicted* when it lies outside, else *inconclusive*. The rules were fixed before the runs that they "
           "decide. Claims of the paper are T (theory), M (method) and E (experiments); F are findings of this project.\n\n"
-          "::: rows\n| claim |   | verdicts |\n|:--|:--|:--|\n", p->out);
+          "::: glance\n| claim |   | verdicts |\n|:--|:--|:--|\n", p->out);
     for (size_t i = 0; i < p->l->num_entries; i++) {
         const struct ledger_entry *e = &p->l->entries[i];
         size_t own[NUM_KINDS] = { 0 };
@@ -173,9 +173,9 @@ static void put_summary(const struct page *p)
         fprintf(p->out, "| [%s](#%s) | %s | ", e->id, e->id, e->title);
         for (size_t k = 0; k < NUM_KINDS; k++)
             if (own[k]) {
-                fprintf(p->out, "%zu ", own[k]);
+                fprintf(p->out, "[%zu ", own[k]);
                 put_verdict(p, kinds[k]);
-                fputc(' ', p->out);
+                fputs("]{.pair} ", p->out);
             }
         fputs("|\n", p->out);
     }
