@@ -683,15 +683,16 @@ static void forward_summary(const struct attn_forward_block *b, const struct for
             scaled(row, row, part, r);
             mass *= part;
         }
-        /* mass 2^whole; its exponent bounds its logarithm. A mass of 0 leaves the shift alone. */
+        /* mass 2^whole; its exponent bounds its logarithm. */
         const float old = s->shift[i];
         float shift = old;
         if (mass != 0.0) {
             const float top = (float)(whole + exponent_above(mass));
             shift = top > old ? top : old;
-        } else if (old == -INFINITY) {
-            shift = 0.0f;
         }
+        /* Features times 2^-shift must not overflow, however small all masses are. */
+        const float lowest = (float)(whole - 60);
+        shift = shift > lowest ? shift : lowest;
         s->shift[i] = shift;
         const float down = old - shift;
         alpha[i] = down == 0.0f ? 1.0f : down < -150.0f ? 0.0f : power_of_two((int)down);
