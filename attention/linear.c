@@ -18,6 +18,7 @@
 
 #include "attention/feature_internal.h"
 #include "attention/linear_state.h"
+#include "attention/linear_wide.h"
 
 enum { CHUNK = 64, ALIGN = 64 };
 
@@ -52,12 +53,19 @@ struct scratch {
 struct job {
     const struct attn_shape *shape;
     const feature_map *map;
-    const struct attn_summary *summary;
+    const struct attn_summary *summary;   /* in float32, or ... */
+    const struct attn_wide_summary *wide; /* ... in double */
+    size_t summary_heads;                 /* 0: no prefix */
     struct attn_in q, k, v;
-    struct attn_out out;
+    struct attn_out out;                  /* data NULL: not wanted */
     struct attn_in d_out;
     const struct attn_ntk_grads *grads;   /* NULL: forward */
-    bool differ, prefix;
+    double *wide_dZk;                     /* as wide->Zk; NULL: not wanted */
+    /* NTK-Attention: partial results of the input keys, and the rows of the whole. */
+    const float *dense_values;
+    const attn_row *dense_rows;
+    attn_row *rows_out;
+    bool differ;
     struct scratch *threads;
     double *dZk;                          /* (batch, summary heads, feat_dim, dim + 1) */
     size_t first_bad;                     /* ((b heads + h) (len_q + 1) + row), SIZE_MAX: none */
@@ -89,11 +97,6 @@ static void lay_out(const struct job *job, bool backward, struct scratch *t, str
     t->feature = take(a, (feature_workspace(job->map, 1) + sizeof(double) - 1) / sizeof(double));
 }
 
-static size_t summary_heads(const struct job *job)
-{
-    return job->prefix ? job->summary->heads : 0;
-}
-
 static void lay_out_all(struct job *job, bool backward, int num_threads, struct arena *a)
 {
     const struct attn_shape *s = job->shape;
@@ -103,7 +106,7 @@ static void lay_out_all(struct job *job, bool backward, int num_threads, struct 
         struct scratch measured;
         lay_out(job, backward, job->threads ? &job->threads[t] : &measured, a);
     }
-    job->dZk = backward ? take(a, s->batch * summary_heads(job) * job->map->feat_dim * (s->head_dim + 1)) : NULL;
+    job->dZk = backward ? take(a, s->batch * job->summary_heads * job->map->feat_dim * (s->head_dim + 1)) : NULL;
 }
 
 /* ---- one head ------------------------------------------------------------------- */
@@ -192,7 +195,13 @@ static void start_state(const struct head *head)
     struct linear_state *state = &head->t->state;
     const size_t cols = state->value_dim + 1;
     linear_state_clear(state);
-    if (!job->prefix) return;
+    if (!job->summary_heads) return;
+    if (job->wide) {
+        const size_t at = head->b * job->wide->batch + head->zh * job->wide->head, size = state->feat_dim * cols;
+        memcpy(state->Zk, job->wide->Zk + at * size, size * sizeof(double));
+        state->scale = job->wide->scale[at];
+        return;
+    }
     const float *mass = element(job->summary->k, head->b, head->zh, 0);
     for (size_t a = 0; a < state->feat_dim; a++) {
         const float *row = element(job->summary->Z, head->b, head->zh, a);
@@ -286,7 +295,15 @@ static int forward_head(const struct head *head, bool gradients)
         if (status) return status;
         chunk_sums(head, all, some, unit);
         for (size_t i = 0; i < count; i++) {
-            const double *num = t->num + i * cols;
+            const size_t at = (head->b * job->shape->heads + head->h) * len_q + i0 + i;
+            double *num = t->num + i * cols;
+            if (job->dense_rows) {
+                /* Beside true masses the queries' own scales count: take them in, and out again. */
+                unit[i] += t->q.log_scale[i];
+                attn_dense_add(num, d, &unit[i], job->dense_rows[at], job->dense_values + at * d);
+                if (job->rows_out) attn_dense_row(unit[i], num[d], job->rows_out[at]);
+                unit[i] -= t->q.log_scale[i];
+            }
             const bool good = num[d] > 0.0 && isfinite(num[d]);
             if (!good) note_bad(job, head, i0 + i);
             if (gradients) {
@@ -298,7 +315,8 @@ static int forward_head(const struct head *head, bool gradients)
                 }
                 dnum[d] = good ? -along / num[d] : 0.0;
                 if (!good) unit[i] = HUGE_VAL;                /* weight 0 wherever e^{-M_i} is taken */
-            } else {
+            }
+            if (job->out.data) {
                 float *out = output(job->out, head->b, head->h, i0 + i);
                 for (size_t c = 0; c < d; c++) out[c] = good ? (float)(num[c] / num[d]) : 0.0f;
             }
@@ -442,10 +460,12 @@ static int key_gradients(const struct head *head, bool add)
         }
         end = j0;
     }
-    if (!status && job->prefix && (job->grads->Z.data || job->grads->kvec.data)) {
+    if (!status && job->summary_heads && (job->grads->Z.data || job->grads->kvec.data || job->wide_dZk)) {
         status = add_queries(head, 0, pending);
-        double *to = job->dZk + (head->b * job->summary->heads + head->zh) * r * cols;
-        const double factor = t->state.scale > -HUGE_VAL ? exp(t->state.scale) : 0.0;
+        double *to = job->dZk + (head->b * job->summary_heads + head->zh) * r * cols;
+        /* The stored numbers are e^{-scale} times the true ones. */
+        const double scale = job->wide ? job->wide->scale[head->b * job->wide->batch + head->zh * job->wide->head] : 0.0;
+        const double factor = t->state.scale > -HUGE_VAL && scale > -HUGE_VAL ? exp(t->state.scale + scale) : 0.0;
         for (size_t e = 0; e < r * cols; e++) to[e] += factor * t->state.Zk[e];
     }
     return status;
@@ -457,11 +477,11 @@ static void run_unit(struct job *job, size_t unit, struct scratch *t)
     const struct attn_shape *s = job->shape;
     const size_t group = s->heads / s->kv_heads;
     struct head head = { .job = job, .t = t, .b = unit / s->kv_heads, .kv = unit % s->kv_heads };
-    head.keys = s->key_lengths ? s->key_lengths[head.b] : s->len_k;
+    head.keys = job->dense_rows ? 0 : s->key_lengths ? s->key_lengths[head.b] : s->len_k;
     int status = GSL_SUCCESS;
     for (size_t g = 0; g < group && !status; g++) {
         head.h = head.kv * group + g;
-        head.zh = job->prefix ? head.h / (s->heads / job->summary->heads) : 0;
+        head.zh = job->summary_heads ? head.h / (s->heads / job->summary_heads) : 0;
         status = forward_head(&head, job->grads != NULL);
         if (!job->grads || status) continue;
         if (job->grads->q.data) status = query_gradients(&head);
@@ -483,7 +503,7 @@ static void run_unit(struct job *job, size_t unit, struct scratch *t)
 static void write_summary_gradient(const struct job *job, struct attn_out to, bool mass)
 {
     const struct attn_shape *s = job->shape;
-    const size_t heads = job->summary->heads, r = job->map->feat_dim, cols = s->head_dim + 1, size = r * cols;
+    const size_t heads = job->summary_heads, r = job->map->feat_dim, cols = s->head_dim + 1, size = r * cols;
     const size_t first = mass ? cols - 1 : 0, count = mass ? 1 : cols - 1;
     if (!to.data) return;
     for (size_t b = 0; b < (to.batch ? s->batch : 1); b++)
@@ -499,25 +519,50 @@ static void write_summary_gradient(const struct job *job, struct attn_out to, bo
                 }
 }
 
+/* The same into the double summaries' own indexing. */
+static void write_wide_gradient(const struct job *job)
+{
+    const struct attn_wide_summary *wide = job->wide;
+    const size_t size = job->map->feat_dim * (job->map->dim + 1), heads = job->summary_heads;
+    for (size_t b = 0; b < job->shape->batch; b++)
+        for (size_t h = 0; h < heads; h++) {
+            double *to = job->wide_dZk + (b * wide->batch + h * wide->head) * size;
+            const double *from = job->dZk + (b * heads + h) * size;
+            const bool first = (!b || wide->batch) && (!h || wide->head);
+            for (size_t e = 0; e < size; e++) to[e] = first ? from[e] : to[e] + from[e];
+        }
+}
+
 /* ---- calls -------------------------------------------------------------------------- */
 
-static int set_up(struct job *job, const struct attn_shape *s, const struct attn_summary *summary)
+static int set_up(struct job *job, const struct attn_shape *s, const feature_map *map, size_t heads)
 {
-    if (!s || !summary || !summary->map || !s->batch || !s->heads || !s->kv_heads || s->heads % s->kv_heads || !s->len_q ||
-        !s->head_dim)
+    if (!s || !map || !s->batch || !s->heads || !s->kv_heads || s->heads % s->kv_heads || !s->len_q || !s->head_dim)
         return GSL_EINVAL;
     for (size_t b = 0; s->key_lengths && b < s->batch; b++)
         if (s->key_lengths[b] > s->len_k) return GSL_EINVAL;
-    if (feature_head_dim(summary->map) != s->head_dim) return GSL_EBADLEN;
-    if (!feature_is_explicit(summary->map)) return GSL_EUNSUP;
-    job->prefix = summary->Z.data != NULL;
-    if (job->prefix && (!summary->k.data || (summary->heads != s->heads && summary->heads != s->kv_heads))) return GSL_EINVAL;
+    if (feature_head_dim(map) != s->head_dim) return GSL_EBADLEN;
+    if (!feature_is_explicit(map)) return GSL_EUNSUP;
+    if (heads && heads != s->heads && heads != s->kv_heads) return GSL_EINVAL;
     job->shape = s;
-    job->map = summary->map;
-    job->summary = summary;
-    job->differ = feature_sides_differ(summary->map);
+    job->map = map;
+    job->summary_heads = heads;
+    job->differ = feature_sides_differ(map);
     job->first_bad = SIZE_MAX;
     return GSL_SUCCESS;
+}
+
+static int set_up_narrow(struct job *job, const struct attn_shape *s, const struct attn_summary *summary)
+{
+    if (!summary || (summary->Z.data && (!summary->k.data || !summary->heads))) return GSL_EINVAL;
+    job->summary = summary;
+    return set_up(job, s, summary->map, summary->Z.data ? summary->heads : 0);
+}
+
+static int set_up_wide(struct job *job, const struct attn_shape *s, const struct attn_wide_summary *wide)
+{
+    job->wide = wide;
+    return set_up(job, s, wide->map, wide->Zk ? wide->heads : 0);
 }
 
 static size_t bytes_needed(struct job *job, bool backward, int num_threads)
@@ -530,7 +575,7 @@ static size_t bytes_needed(struct job *job, bool backward, int num_threads)
 static size_t workspace(const struct attn_shape *shape, const struct attn_summary *summary, int num_threads, bool backward)
 {
     struct job job = { 0 };
-    return set_up(&job, shape, summary) ? 0 : bytes_needed(&job, backward, num_threads);
+    return set_up_narrow(&job, shape, summary) ? 0 : bytes_needed(&job, backward, num_threads);
 }
 
 size_t attn_linear_forward_workspace(const struct attn_shape *shape, const struct attn_summary *summary, int num_threads)
@@ -553,13 +598,14 @@ static int run(struct job *job, void *work, size_t work_bytes, int num_threads, 
     if (!work && !own) return GSL_ENOMEM;
     struct arena a = { (char *)(((uintptr_t)(work ? work : own) + ALIGN - 1) / ALIGN * ALIGN), 0 };
     lay_out_all(job, backward, num_threads, &a);
-    if (backward && job->prefix)
-        memset(job->dZk, 0, s->batch * summary_heads(job) * job->map->feat_dim * (s->head_dim + 1) * sizeof(double));
+    if (backward && job->summary_heads)
+        memset(job->dZk, 0, s->batch * job->summary_heads * job->map->feat_dim * (s->head_dim + 1) * sizeof(double));
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic) if (num_threads > 1 && units > 1)
     for (size_t unit = 0; unit < units; unit++) run_unit(job, unit, &job->threads[omp_get_thread_num()]);
-    if (backward && job->prefix && !job->status) {
+    if (backward && job->summary_heads && !job->status) {
         write_summary_gradient(job, job->grads->Z, false);
         write_summary_gradient(job, job->grads->kvec, true);
+        if (job->wide_dZk) write_wide_gradient(job);
     }
     free(own);
     if (job->first_bad != SIZE_MAX && failure) {
@@ -574,7 +620,7 @@ int attn_linear_forward(const struct attn_shape *shape, struct attn_in q, struct
                         void *work, size_t work_bytes, int num_threads, struct attn_failure *failure)
 {
     struct job job = { .q = q, .k = k, .v = v, .out = out };
-    const int status = set_up(&job, shape, summary);
+    const int status = set_up_narrow(&job, shape, summary);
     if (status) return status;
     if (!q.data || !out.data || (shape->len_k && (!k.data || !v.data)) || num_threads < 1) return GSL_EINVAL;
     return run(&job, work, work_bytes, num_threads, failure);
@@ -592,11 +638,128 @@ int attn_linear_backward(const struct attn_shape *shape, struct attn_in q, struc
                          void *work, size_t work_bytes, int num_threads)
 {
     struct job job = { .q = q, .k = k, .v = v, .d_out = d_out, .grads = grads };
-    const int status = set_up(&job, shape, summary);
+    const int status = set_up_narrow(&job, shape, summary);
     if (status) return status;
     if (!grads || !q.data || !d_out.data || (shape->len_k && (!k.data || !v.data)) || num_threads < 1) return GSL_EINVAL;
     if (overlaps(shape, shape->heads, grads->q) || overlaps(shape, shape->kv_heads, grads->k) ||
         overlaps(shape, shape->kv_heads, grads->v))
         return GSL_EINVAL;
     return run(&job, work, work_bytes, num_threads, NULL);
+}
+
+/* ---- in double ------------------------------------------------------------------------ */
+
+static const double LN2 = 0.69314718055994530942;
+
+void attn_dense_add(double *num, size_t head_dim, double *unit, const float *row, const float *values)
+{
+    const double mass = row[1];
+    const double there = mass > 0.0 ? (double)row[0] * LN2 : -HUGE_VAL;
+    const double size = *unit > -HUGE_VAL && num[head_dim] != 0.0 ? *unit + log(fabs(num[head_dim])) : -HUGE_VAL;
+    const double most = fmax(there, size);
+    if (!(most > -HUGE_VAL)) return;                          /* no mass on either side */
+    const double keep = *unit > -HUGE_VAL ? exp(*unit - most) : 0.0, add = exp(there - most);
+    for (size_t c = 0; c < head_dim; c++) num[c] = keep * num[c] + add * (double)values[c];
+    num[head_dim] = keep * num[head_dim] + add * mass;
+    *unit = most;
+}
+
+void attn_dense_row(double unit, double d, float *row)
+{
+    const double log2_d = d > 0.0 ? unit / LN2 + log2(d) : -HUGE_VAL;
+    row[0] = (float)ceil(log2_d);
+    row[1] = d > 0.0 ? (float)exp2(log2_d - (double)row[0]) : 0.0f;
+}
+
+/* Whether every summary is zero (or there is none). */
+static bool is_zero(const struct job *job)
+{
+    const struct attn_wide_summary *wide = job->wide;
+    const size_t size = job->map->feat_dim * (job->map->dim + 1);
+    for (size_t b = 0; b < (wide->batch ? job->shape->batch : 1); b++)
+        for (size_t h = 0; h < (wide->head ? job->summary_heads : job->summary_heads ? 1 : 0); h++) {
+            const double *Zk = wide->Zk + (b * wide->batch + h * wide->head) * size;
+            for (size_t e = 0; e < size; e++)
+                if (Zk[e] != 0.0) return false;
+        }
+    return true;
+}
+
+int attn_wide_linear(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
+                     const struct attn_wide_summary *summary, struct attn_out out, struct attn_in d_out,
+                     const struct attn_wide_grads *grads, int num_threads, struct attn_failure *failure)
+{
+    struct job job = { .q = q, .k = k, .v = v, .out = out, .d_out = d_out };
+    const struct attn_ntk_grads narrow = grads ? (struct attn_ntk_grads){ .q = grads->q, .k = grads->k, .v = grads->v }
+                                               : (struct attn_ntk_grads){ 0 };
+    const int status = set_up_wide(&job, shape, summary);
+    if (status) return status;
+    if (grads) {
+        job.grads = &narrow;
+        job.wide_dZk = grads->dZk;
+    }
+    return run(&job, NULL, 0, num_threads, failure);
+}
+
+int attn_wide_ntk(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
+                  const struct attn_wide_summary *summary, struct attn_out out, struct attn_in d_out,
+                  const struct attn_wide_grads *grads, int num_threads, struct attn_failure *failure)
+{
+    struct job job = { .q = q, .k = k, .v = v, .out = out, .d_out = d_out };
+    const struct attn_ntk_grads feature_part = { .q = grads ? grads->q : (struct attn_out){ 0 } };
+    int status = set_up_wide(&job, shape, summary);
+    if (status) return status;
+    const size_t d = shape->head_dim, rows = shape->batch * shape->heads * shape->len_q;
+    const float scale = (float)(1.0 / sqrt((double)d));
+    float *values = malloc(rows * d * sizeof *values), *dq = NULL;
+    attn_row *dense = malloc(rows * sizeof *dense), *whole = NULL;
+    status = GSL_ENOMEM;
+    if (!values || !dense) goto done;
+    status = attn_partial_forward(shape, scale, q, k, v, NULL, attn_dense_out(values, shape->heads, shape->len_q, d),
+                                  dense, NULL, 0, num_threads);
+    if (status) goto done;
+    if (grads) {
+        status = GSL_ENOMEM;
+        whole = malloc(rows * sizeof *whole);
+        dq = malloc(rows * d * sizeof *dq);
+        if (!whole || !dq) goto done;
+        job.grads = &feature_part;
+        job.wide_dZk = grads->dZk;
+    }
+    job.dense_values = values;
+    job.dense_rows = (const attn_row *)dense;
+    job.rows_out = whole;
+    status = run(&job, NULL, 0, num_threads, failure);
+    /* Z = k = 0 is plain attention to the bit: the kernels' own division. */
+    if (!status && is_zero(&job))
+        status = attn_exact_forward(shape, scale, q, k, v, NULL, out, NULL, NULL, 0, num_threads, failure);
+    if (status || !grads) goto done;
+    const struct attn_in result = { out.data, out.batch, out.head, out.row };
+    const struct attn_exact_grads dense_part = { .q = attn_dense_out(dq, shape->heads, shape->len_q, d),
+                                                 .k = grads->k, .v = grads->v };
+    status = attn_exact_backward(shape, scale, q, k, v, NULL, result, (const attn_row *)whole, d_out, &dense_part,
+                                 NULL, 0, num_threads);
+    for (size_t b = 0; !status && b < shape->batch; b++)
+        for (size_t h = 0; h < shape->heads; h++)
+            for (size_t i = 0; i < shape->len_q; i++) {
+                float *to = output(grads->q, b, h, i);
+                const float *from = dq + ((b * shape->heads + h) * shape->len_q + i) * d;
+                for (size_t c = 0; c < d; c++) to[c] += from[c];
+            }
+done:
+    free(values);
+    free(dq);
+    free(dense);
+    free(whole);
+    return status;
+}
+
+size_t attn_wide_bytes(const struct attn_shape *shape, const struct attn_wide_summary *summary, int backward,
+                       int num_threads)
+{
+    struct job job = { 0 };
+    if (set_up_wide(&job, shape, summary)) return 0;
+    const size_t rows = shape->batch * shape->heads * shape->len_q;
+    return bytes_needed(&job, backward != 0, num_threads) +
+           rows * (2 * shape->head_dim * sizeof(float) + 2 * sizeof(attn_row));
 }
