@@ -164,7 +164,7 @@ uninstall: ## remove what install put there
 	rm -rf $(INSTALL)/include/prefix_ntk
 
 .PHONY: fuzz
-fuzz: $(FUZZERS) ## run the fuzz drivers for FUZZ_SECONDS each (60)
+fuzz: $(FUZZERS) ## run the fuzz drivers for FUZZ_SECONDS each (60); best with SAN=address
 	@for f in $(FUZZERS); do echo "$$f"; $$f $(or $(FUZZ_SECONDS),60) || exit 1; done
 
 .PHONY: clean distclean
