@@ -1,0 +1,36 @@
+#!/bin/sh
+# Runs what the README shows: the commands of its section on programs, and the C program of its section on the library,
+# compiled with pkg-config against an installed library.
+#
+#   tests/readme.sh            after `make all`; works in a folder of its own
+set -eu
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+ln -s "$root/build" build
+
+# block SECTION LANGUAGE: the code blocks of that language in that section.
+block() {
+    awk -v section="## $1" -v fence="\`\`\`$2" '
+        /^## / { inside = $0 == section; next }
+        inside && $0 == fence { code = 1; next }
+        /^```$/ { code = 0; next }
+        code' "$root/README.md"
+}
+
+block "The programs" sh > commands.sh
+[ -s commands.sh ] || { echo "readme: no commands in the section on programs" >&2; exit 1; }
+sh -eu commands.sh
+echo "readme: the commands run"
+
+block "The library" c > example.c
+if [ -s example.c ]; then
+    make -s -C "$root" install PREFIX="$work/installed"
+    # shellcheck disable=SC2046
+    gcc -std=c11 -Wall -Wextra -Werror -o example example.c \
+        $(PKG_CONFIG_PATH=installed/lib/pkgconfig pkg-config --cflags --libs prefix_ntk) -lm
+    LD_LIBRARY_PATH=installed/lib ./example
+    echo "readme: the library's example runs"
+fi
