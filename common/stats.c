@@ -71,6 +71,20 @@ int stats_median_bootstrap(const double *x, size_t n, double level, uint64_t see
     return GSL_SUCCESS;
 }
 
+/* x with P(Beta(a, b) <= x) = p, by bisection: GSL's own inverse returns NaN at some
+ * arguments in range, such as p = 0.9995, a = 2, b = 999. */
+static double beta_quantile(double p, double a, double b)
+{
+    double lo = 0.0, hi = 1.0;
+    for (int i = 0; i < 64; i++) {
+        const double mid = 0.5 * (lo + hi);
+        if (gsl_cdf_beta_P(mid, a, b) < p) lo = mid;
+        else hi = mid;
+    }
+    /* Relative accuracy for rates far below 2^-64 is not wanted: trials are fewer. */
+    return 0.5 * (lo + hi);
+}
+
 int stats_rate(double successes, double trials, double level, struct interval *out)
 {
     if (!is_level(level)) return GSL_EINVAL;
@@ -78,8 +92,8 @@ int stats_rate(double successes, double trials, double level, struct interval *o
     const double tail = 0.5 * (1.0 - level), failures = trials - successes;
     *out = (struct interval){
         .value = successes / trials,
-        .lo = successes > 0.0 ? gsl_cdf_beta_Pinv(tail, successes, failures + 1.0) : 0.0,
-        .hi = failures > 0.0 ? gsl_cdf_beta_Qinv(tail, successes + 1.0, failures) : 1.0,
+        .lo = successes > 0.0 ? beta_quantile(tail, successes, failures + 1.0) : 0.0,
+        .hi = failures > 0.0 ? beta_quantile(1.0 - tail, successes + 1.0, failures) : 1.0,
         .n = (size_t)trials,
     };
     return GSL_SUCCESS;

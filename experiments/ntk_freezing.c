@@ -127,7 +127,6 @@ static int report(const struct config *cfg, const gsl_matrix *X, const struct un
             table_num(t, table_median.hi);
             table_end_row(t);
             if (i != longest) continue;
-            if (cfg->shares[h] == 1.0) verdicts_add(v, "F1", "at-threshold", mean);
             if (cfg->shares[h] == 1.0) verdicts_add(v, "F1", "at-threshold-median", median);
             if (cfg->shares[h] == 1.5) verdicts_add(v, "F1", "beyond", mean);
             if (cfg->shares[h] == 0.25 && !stats_mean(y, cfg->num_trials, 0.999, &square))

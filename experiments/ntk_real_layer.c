@@ -68,7 +68,8 @@ static const char *check(void *config)
     return NULL;
 }
 
-/* The layer: weights scaled so that queries x~_i and values are of length about 1. */
+/* The layer; W_K is scaled so that the longest query x~_i has length 1 (beyond, F1: the
+ * kernel of a longer query needs a longer prefix to converge). */
 struct layer { gsl_matrix *inputs, *W_V, *X; };
 
 static gsl_matrix *gaussian(const struct config *cfg, uint64_t which, size_t rows, size_t cols, double scale)
@@ -96,15 +97,24 @@ static int layer_fill(const struct config *cfg, struct layer *layer)
     layer->W_V = gaussian(cfg, 2, d, cfg->out_dim, 1.0 / sqrt((double)d));
     layer->inputs = gsl_matrix_alloc(cfg->seq_len, d);
     layer->X = gsl_matrix_alloc(cfg->num_samples, d);
-    struct prefix_layer *real = NULL;
+    struct prefix_layer *real;
     int status = GSL_ENOMEM;
     if (!queries || !W_Q || !W_K || !layer->W_V || !layer->inputs || !layer->X) goto done;
     samples_sphere(cfg->c.seed, RANDOM_INPUTS, 0, 0, queries);
     samples_sphere(cfg->c.seed, RANDOM_TOKENS, 0, 0, layer->inputs);
-    if (!(real = prefix_layer_alloc(queries, layer->inputs, W_Q, W_K, layer->W_V))) goto done;
-    status = gsl_matrix_memcpy(layer->X, prefix_layer_queries(real));
+    for (int pass = 0; pass < 2; pass++) {
+        if (!(real = prefix_layer_alloc(queries, layer->inputs, W_Q, W_K, layer->W_V))) goto done;
+        gsl_matrix_memcpy(layer->X, prefix_layer_queries(real));
+        prefix_layer_free(real);
+        double longest = 0.0;
+        for (size_t i = 0; i < cfg->num_samples; i++) {
+            gsl_vector_const_view x = gsl_matrix_const_row(layer->X, i);
+            longest = fmax(longest, gsl_blas_dnrm2(&x.vector));
+        }
+        gsl_matrix_scale(W_K, 1.0 / longest);
+    }
+    status = GSL_SUCCESS;
 done:
-    prefix_layer_free(real);
     gsl_matrix_free(W_K);
     gsl_matrix_free(W_Q);
     gsl_matrix_free(queries);

@@ -5,6 +5,6 @@ TIMED       :=
 NEEDS_MNIST :=
 
 # The kernel of a prefix.
-RUNS        += ntk_convergence ntk_convergence_mnist
+RUNS        += prefix_gradient ntk_convergence ntk_convergence_mnist ntk_freezing ntk_spectrum ntk_prefix_needed ntk_rank ntk_real_layer score_concentration
 PROG_ntk_convergence_mnist := ntk_convergence
 NEEDS_MNIST += ntk_convergence_mnist

@@ -3,3 +3,10 @@
 # The kernel of a prefix.
 ARGS_ntk_convergence       := --kernel full,key --signs random,positive,mirrored --num-samples 16 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096 --num-trials 24
 ARGS_ntk_convergence_mnist := --dataset mnist --num-samples 32 --dim 10 --kernel full,key --signs random,positive --sigma 0.5 --prefix-len 256,1024,4096 --num-trials 8
+ARGS_prefix_gradient       := --step 1e-3,1e-5,1e-7
+ARGS_ntk_freezing          := --num-samples 8 --dim 4 --prefix-len 256,4096 --num-trials 16
+ARGS_ntk_spectrum          := --num-instances 200 --num-draws 8 --prefix-len 256,4096 --num-trials 16
+ARGS_ntk_prefix_needed     := --num-instances 12 --num-trials 10 --max-prefix-len 16384
+ARGS_ntk_rank              := --num-samples 5 --dim 3 --prefix-len 12
+ARGS_ntk_real_layer        := --seq-len 32 --prefix-len 1024,4096 --num-trials 8
+ARGS_score_concentration   := --prefix-len 1,16,256,4096 --num-trials 100
