@@ -46,12 +46,8 @@ INLINE double sum_lanes(vdouble v)
 
 static void cut(struct gram_columns *columns)
 {
-    /* Up to half a vector of columns is cheaper one by one, with vectors along the
-     * tokens, than padded to a vector. */
-    const size_t rest = columns->count % LANES;
-    columns->num_vectors = columns->count / LANES + (rest > LANES / 2);
+    columns->num_vectors = (columns->num_wide + LANES - 1) / LANES;
     columns->num_panels = (columns->num_vectors + MAX_VECTORS - 1) / MAX_VECTORS;
-    columns->first_single = rest > LANES / 2 ? columns->count : columns->count - rest;
 }
 
 /* Panels are of equal width, the first `wider` one vector more. */
@@ -59,11 +55,10 @@ struct widths { size_t base, wider; };
 
 INLINE struct widths panel_widths(const struct gram_columns *columns)
 {
-    const size_t panels = columns->num_panels ? columns->num_panels : 1;
-    return (struct widths){ columns->num_vectors / panels, columns->num_vectors % panels };
+    return (struct widths){ columns->num_vectors / columns->num_panels, columns->num_vectors % columns->num_panels };
 }
 
-/* The features of one token in the order of the columns, zeros up to a whole vector.
+/* The wide columns of one token, zeros up to a whole vector.
  * Whole vectors are stored from the start of each run; what goes beyond its end is
  * overwritten by the next. w has LANES readable numbers behind it. */
 INLINE void features(const struct gram_columns *columns, const double *w, double a, double *row)
@@ -82,8 +77,6 @@ INLINE void features(const struct gram_columns *columns, const double *w, double
         for (size_t k = 0; k < d; k += LANES) store(row + k, splat(a) * load(w + k));
         row += d;
     }
-    if (columns->has_a) *row++ = a;
-    if (columns->has_one) *row++ = 1.0;
     store(row, splat(0.0));
 }
 
@@ -109,8 +102,8 @@ static int scores(const struct gram_columns *columns, const double *X, size_t pa
             panel += width * GRAM_TOKENS;
             from += width;
         }
-        for (size_t c = columns->first_single; c < columns->count; c++)
-            singles[(c - columns->first_single) * GRAM_TOKENS + t] = row[c];
+        if (columns->has_a) singles[t] = a[t - first];
+        if (columns->has_one) singles[(size_t)columns->has_a * GRAM_TOKENS + t] = 1.0;
         /* Tokens by coordinate, without signs for the scores; those come below. */
         tokens[t] = 1.0;
         for (size_t k = 0; k < d; k++) tokens[(k + 1) * GRAM_TOKENS + t] = w[k];
@@ -256,8 +249,7 @@ static void pairs(const struct gram_columns *columns, const double *rho, const u
         }
     }
     if (singles)
-        sums(q, singles, columns->count - columns->first_single, padded,
-             moments + columns->first_single, stride);
+        sums(q, singles, columns->num_singles, padded, moments + columns->first_single, stride);
 }
 
 const struct gram_kernels ISA_NAME(gram_kernels) = { cut, scores, weights, pairs, sums };

@@ -3,9 +3,11 @@
  * For a block of tokens t = 0..len-1 and samples i the weights are
  * rho_it = e^{<w_t, x_i>} 2^-shift_i, and for every pair (i <= j) and column c of
  * per-token features phi the block adds sum_t rho_it rho_jt phi_ct to a row of
- * moments. Columns, in this order: w_k w_l (k <= l); w_k; b_k = a w_k; a; 1 (each of
- * the last four only if asked for). A pair costs num_columns fused multiply-adds
- * per token, and nothing else is done per pair but the product of two weights.
+ * moments. Columns, in this order: w_k w_l (k <= l); w_k; b_k = a w_k; and, each of them
+ * a column by itself, a; 1. The last four only if asked for. A pair costs one fused
+ * multiply-add per column and token, and nothing else but the product of two weights.
+ *
+ * A column's sum has the same bits whatever other columns there are.
  *
  * Lengths are padded with tokens of weight zero up to a multiple of 8. Buffers are
  * 64-byte aligned. All sums run over tokens in an order that depends on the shape
@@ -25,12 +27,13 @@ enum {
 #define GRAM_MAX_SCORE 0x1p20
 
 struct gram_columns {
-    size_t dim, count;
+    size_t dim;
     int has_w, has_b, has_a, has_one;
     size_t num_products;            /* d (d+1) / 2 */
-    size_t stride;                  /* of a row of moments: count, padded */
-    /* How the kernels cut them: vectors in panels, the rest one by one. */
-    size_t num_vectors, num_panels, first_single;
+    size_t num_wide;                /* columns before a and 1 */
+    size_t first_single;            /* where a and 1 are in a row of moments */
+    size_t num_singles, stride;     /* of a row */
+    size_t num_vectors, num_panels; /* how the kernels cut the wide columns */
 };
 
 struct gram_kernels {
@@ -45,9 +48,9 @@ struct gram_kernels {
      *
      * W        (len, dim) row-major, leading dimension tda; signs[t * sign_stride]
      * tokens   (1 + dim, GRAM_TOKENS) out: ones, then b_k (w_k without that column)
-     * panels   out: count * GRAM_TOKENS features at most (+ padding), panel by panel
-     * singles  (4, GRAM_TOKENS) out: the columns left over
-     * scratch  dim + stride + 16 doubles of the calling thread */
+     * panels   out: the wide columns, first_single * GRAM_TOKENS numbers, panel by panel
+     * singles  (2, GRAM_TOKENS) out: a and 1, those there are
+     * scratch  dim + first_single + 16 doubles of the calling thread */
     int (*scores)(const struct gram_columns *columns, const double *X, size_t padded_samples,
                   const double *W, size_t tda, const double *signs, size_t sign_stride,
                   size_t len, size_t first, size_t last, double *tokens, double *panels,
@@ -57,8 +60,7 @@ struct gram_kernels {
     void (*weights)(double *rho, double shift, size_t len, size_t padded);
 
     /* Adds the block to GRAM_ROWS rows of moments: pair r is (rho[i[r]], rho[j[r]]).
-     * Panels [first_panel, last_panel), and the left-over columns when `singles` is
-     * not NULL. */
+     * Panels [first_panel, last_panel), and a and 1 when `singles` is not NULL. */
     void (*pairs)(const struct gram_columns *columns, const double *rho, const unsigned *i,
                   const unsigned *j, size_t padded, const double *panels, size_t first_panel,
                   size_t last_panel, const double *singles, double *moments);

@@ -87,15 +87,17 @@ static struct gram_columns columns_of(size_t dim, enum prefix_signs law, enum nt
         c.has_w = c.has_a = kernel == NTK_FULL;
         c.has_b = c.has_one = 1;
     }
-    c.count = c.num_products + (size_t)(c.has_w + c.has_b) * dim + (size_t)(c.has_a + c.has_one);
-    c.stride = round_up(c.count, GRAM_ALIGN);
+    c.num_wide = c.num_products + (size_t)(c.has_w + c.has_b) * dim;
+    c.first_single = round_up(c.num_wide, GRAM_ALIGN);
+    c.num_singles = (size_t)(c.has_a + c.has_one);
+    c.stride = round_up(c.first_single + c.num_singles, GRAM_ALIGN);
     return c;
 }
 
 /* A line of cache more keeps the threads' parts apart. */
 static size_t scratch_of(const struct gram_columns *columns)
 {
-    return round_up(columns->dim, GRAM_ALIGN) + columns->stride + 3 * GRAM_ALIGN;
+    return round_up(columns->dim, GRAM_ALIGN) + columns->first_single + 3 * GRAM_ALIGN;
 }
 
 static size_t groups_of(size_t num_samples)
@@ -106,7 +108,7 @@ static size_t groups_of(size_t num_samples)
 /* Blocks in a batch: fewer where their features would leave the caches. */
 static size_t batch_of(const struct gram_columns *columns)
 {
-    const size_t fit = MAX_BATCH_FEATURES / (columns->stride * GRAM_TOKENS);
+    const size_t fit = MAX_BATCH_FEATURES / (columns->first_single * GRAM_TOKENS);
     return fit < 1 ? 1 : fit > MAX_BATCH ? MAX_BATCH : fit;
 }
 
@@ -115,7 +117,7 @@ size_t ntk_moments_bytes(size_t n, size_t dim, enum prefix_signs law, enum ntk_k
 {
     const struct gram_columns columns = columns_of(dim, law, kernel);
     const double padded = (double)n + GRAM_ROWS;
-    const double block = (double)batch_of(&columns) * GRAM_TOKENS * ((double)columns.stride + 3.0 * (double)dim + padded + 8.0);
+    const double block = (double)batch_of(&columns) * GRAM_TOKENS * ((double)columns.first_single + 3.0 * (double)dim + padded + 8.0);
     const double node = (double)(groups_of(n) * GRAM_ROWS) * (double)columns.stride + padded * (double)(dim + 10);
     /* Leaf, two spare nodes, the copy for assembly, and the levels in use. */
     double nodes = 4.0;
@@ -261,8 +263,8 @@ struct ntk_moments *ntk_moments_alloc(const gsl_matrix *X, enum prefix_signs law
     m->max_batch = batch_of(&m->columns);
     m->rho = doubles(m->max_batch * m->padded_samples * GRAM_TOKENS);
     m->tokens = doubles(m->max_batch * (1 + d) * GRAM_TOKENS);
-    m->panels = doubles(m->max_batch * m->columns.stride * GRAM_TOKENS);
-    m->singles = doubles(m->max_batch * 4 * GRAM_TOKENS);
+    m->panels = doubles(m->max_batch * m->columns.first_single * GRAM_TOKENS);
+    m->singles = doubles(m->max_batch * 2 * GRAM_TOKENS);
     m->tops = doubles(m->max_batch * ITEMS_PER_BLOCK * m->padded_samples);
     m->shift = doubles(m->padded_samples);
     m->scratch = doubles((size_t)m->num_threads * scratch_of(&m->columns));
@@ -326,8 +328,8 @@ static int batch_prepare(struct ntk_moments *m, const struct batch *b)
         refused |= m->kernels->scores(
             &m->columns, m->X, m->padded_samples, b->W + token * b->tda, b->tda, b->signs + token * b->sign_stride,
             b->sign_stride, b->len, first, smaller(first + GRAM_ITEM, padded),
-            m->tokens + u * (1 + m->dim) * GRAM_TOKENS, m->panels + u * m->columns.stride * GRAM_TOKENS,
-            m->singles + u * 4 * GRAM_TOKENS, m->rho + u * rho_size,
+            m->tokens + u * (1 + m->dim) * GRAM_TOKENS, m->panels + u * m->columns.first_single * GRAM_TOKENS,
+            m->singles + u * 2 * GRAM_TOKENS, m->rho + u * rho_size,
             m->tops + (u * ITEMS_PER_BLOCK + first / GRAM_ITEM) * m->padded_samples,
             m->scratch + (size_t)omp_get_thread_num() * scratch_size);
     }
@@ -376,7 +378,7 @@ static int batch_add(struct ntk_moments *m, const struct batch *b, int fresh, st
 
     const struct gram_columns *columns = &m->columns;
     const size_t padded = round_up(b->len, GRAM_ALIGN), rho_size = m->padded_samples * GRAM_TOKENS;
-    const size_t num_chunks = (columns->count + COLUMNS_PER_CHUNK - 1) / COLUMNS_PER_CHUNK;
+    const size_t num_chunks = (columns->num_wide + COLUMNS_PER_CHUNK - 1) / COLUMNS_PER_CHUNK;
     const size_t share = smaller(m->num_groups / MIN_ITEMS, MAX_GROUPS_PER_ITEM), per_item = share ? share : 1;
     const size_t per_chunk = (m->num_groups + per_item - 1) / per_item;
 #pragma omp parallel num_threads(m->num_threads)
@@ -396,10 +398,10 @@ static int batch_add(struct ntk_moments *m, const struct batch *b, int fresh, st
             for (size_t u = 0; u < blocks; u++)
                 for (size_t p = first * GRAM_ROWS; p < last * GRAM_ROWS; p += GRAM_ROWS)
                     m->kernels->pairs(columns, m->rho + u * rho_size, m->left + p, m->right + p, padded,
-                                      m->panels + u * columns->stride * GRAM_TOKENS,
+                                      m->panels + u * columns->first_single * GRAM_TOKENS,
                                       columns->num_panels * chunk / num_chunks,
                                       columns->num_panels * (chunk + 1) / num_chunks,
-                                      chunk + 1 == num_chunks ? m->singles + u * 4 * GRAM_TOKENS : NULL,
+                                      chunk + 1 == num_chunks ? m->singles + u * 2 * GRAM_TOKENS : NULL,
                                       node->moments + p * columns->stride);
         }
     }
@@ -517,11 +519,12 @@ static struct pair_moments pair_moments(const struct ntk_moments *m, const doubl
 {
     const struct gram_columns *c = &m->columns;
     struct pair_moments p = { .ww = row };
+    const double *singles = row + c->first_single;
     row += c->num_products;
     if (c->has_w) p.w = row, row += c->dim;
-    if (c->has_b) p.b = row, row += c->dim;
-    if (c->has_a) p.a = *row++;
-    if (c->has_one) p.one = *row;
+    if (c->has_b) p.b = row;
+    if (c->has_a) p.a = *singles++;
+    if (c->has_one) p.one = *singles;
     if (m->law == PREFIX_SIGNS_POSITIVE) p.b = p.w, p.a = p.one;
     return p;
 }
