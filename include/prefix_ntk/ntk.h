@@ -42,8 +42,8 @@ struct ntk_moments;
 
 /* Of inputs X (copied). `law` says what may be left out: POSITIVE all signs are 1;
  * MIRRORED only the first half of the prefix is added, its twins of opposite sign
- * are understood. `kernel`: NTK_FULL serves both kernels, NTK_KEY only H, for less and with the same bits. NULL:
- * no memory, or X empty. */
+ * are understood. `kernel`: NTK_FULL serves both kernels, NTK_KEY only H, for less and
+ * with the same bits. NULL: no memory, or X empty. */
 PREFIX_NTK_API struct ntk_moments *ntk_moments_alloc(const gsl_matrix *X, enum prefix_signs law,
                                                      enum ntk_kernel kernel, int num_threads);
 PREFIX_NTK_API void ntk_moments_free(struct ntk_moments *moments);
