@@ -68,6 +68,19 @@ static int read_half(const char *folder, int images, struct idx *image, struct i
     return GSL_SUCCESS;
 }
 
+int mnist_images(struct idx *images, char *why, size_t why_size)
+{
+    char folder[PATH_MAX];
+    find_folder(folder);
+    int status = read_file(folder, TRAIN_IMAGES, images, (struct reason){ why, why_size });
+    if (!status && (images->shape[1] != SIDE || images->shape[2] != SIDE)) {
+        status = refuse((struct reason){ why, why_size }, GSL_EINVAL, "%s/%s: images of %zu x %zu", folder,
+                        file_names[TRAIN_IMAGES], images->shape[1], images->shape[2]);
+        idx_free(images);
+    }
+    return status;
+}
+
 /* basis (1 + 784, 784): the mean of the images, then the principal components by
  * decreasing variance. Sums of products of bytes are whole numbers below 2^53, so
  * the covariance has no rounding that could depend on the machine. */

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <gsl/gsl_matrix.h>
+#include "data/idx.h"
 
 enum { MNIST_PIXELS = 784, MNIST_CLASSES = 10 };
 
@@ -26,5 +27,8 @@ enum { MNIST_PIXELS = 784, MNIST_CLASSES = 10 };
 int mnist_load(size_t num_train, size_t num_test, size_t dim, uint64_t seed, gsl_matrix **X,
                gsl_matrix **Y, gsl_matrix **X_test, gsl_matrix **Y_test, char *why,
                size_t why_size);
+
+/* The training images as they are, (60000, 28, 28) bytes; the same files and codes. */
+int mnist_images(struct idx *images, char *why, size_t why_size);
 
 #endif

@@ -8,3 +8,10 @@ NEEDS_MNIST :=
 RUNS        += prefix_gradient ntk_convergence ntk_convergence_mnist ntk_freezing ntk_spectrum ntk_prefix_needed ntk_rank ntk_real_layer score_concentration
 PROG_ntk_convergence_mnist := ntk_convergence
 NEEDS_MNIST += ntk_convergence_mnist
+
+# NTK-Attention in place of a prefix.
+RUNS        += attention_error attention_error_trained attention_error_mnist attention_features
+PROG_attention_error_trained := attention_error
+PROG_attention_error_mnist   := attention_error
+PROG_attention_features      := attention_error
+NEEDS_MNIST += attention_error_mnist
