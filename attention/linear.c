@@ -62,8 +62,7 @@ struct job {
     const struct attn_ntk_grads *grads;   /* NULL: forward */
     double *wide_dZk;                     /* as wide->Zk; NULL: not wanted */
     /* NTK-Attention: partial results of the input keys, and the rows of the whole. */
-    const float *dense_values;
-    const attn_row *dense_rows;
+    const struct attn_dense *dense;
     attn_row *rows_out;
     bool differ;
     struct scratch *threads;
@@ -297,10 +296,10 @@ static int forward_head(const struct head *head, bool gradients)
         for (size_t i = 0; i < count; i++) {
             const size_t at = (head->b * job->shape->heads + head->h) * len_q + i0 + i;
             double *num = t->num + i * cols;
-            if (job->dense_rows) {
+            if (job->dense) {
                 /* Beside true masses the queries' own scales count: take them in, and out again. */
                 unit[i] += t->q.log_scale[i];
-                attn_dense_add(num, d, &unit[i], job->dense_rows[at], job->dense_values + at * d);
+                attn_dense_add(num, d, &unit[i], job->dense, at);
                 if (job->rows_out) attn_dense_row(unit[i], num[d], job->rows_out[at]);
                 unit[i] -= t->q.log_scale[i];
             }
@@ -477,7 +476,7 @@ static void run_unit(struct job *job, size_t unit, struct scratch *t)
     const struct attn_shape *s = job->shape;
     const size_t group = s->heads / s->kv_heads;
     struct head head = { .job = job, .t = t, .b = unit / s->kv_heads, .kv = unit % s->kv_heads };
-    head.keys = job->dense_rows ? 0 : s->key_lengths ? s->key_lengths[head.b] : s->len_k;
+    head.keys = job->dense ? 0 : s->key_lengths ? s->key_lengths[head.b] : s->len_k;
     int status = GSL_SUCCESS;
     for (size_t g = 0; g < group && !status; g++) {
         head.h = head.kv * group + g;
@@ -649,42 +648,6 @@ int attn_linear_backward(const struct attn_shape *shape, struct attn_in q, struc
 
 /* ---- in double ------------------------------------------------------------------------ */
 
-static const double LN2 = 0.69314718055994530942;
-
-void attn_dense_add(double *num, size_t head_dim, double *unit, const float *row, const float *values)
-{
-    const double mass = row[1];
-    const double there = mass > 0.0 ? (double)row[0] * LN2 : -HUGE_VAL;
-    const double size = *unit > -HUGE_VAL && num[head_dim] != 0.0 ? *unit + log(fabs(num[head_dim])) : -HUGE_VAL;
-    const double most = fmax(there, size);
-    if (!(most > -HUGE_VAL)) return;                          /* no mass on either side */
-    const double keep = *unit > -HUGE_VAL ? exp(*unit - most) : 0.0, add = exp(there - most);
-    for (size_t c = 0; c < head_dim; c++) num[c] = keep * num[c] + add * (double)values[c];
-    num[head_dim] = keep * num[head_dim] + add * mass;
-    *unit = most;
-}
-
-void attn_dense_row(double unit, double d, float *row)
-{
-    const double log2_d = d > 0.0 ? unit / LN2 + log2(d) : -HUGE_VAL;
-    row[0] = (float)ceil(log2_d);
-    row[1] = d > 0.0 ? (float)exp2(log2_d - (double)row[0]) : 0.0f;
-}
-
-/* Whether every summary is zero (or there is none). */
-static bool is_zero(const struct job *job)
-{
-    const struct attn_wide_summary *wide = job->wide;
-    const size_t size = job->map->feat_dim * (job->map->dim + 1);
-    for (size_t b = 0; b < (wide->batch ? job->shape->batch : 1); b++)
-        for (size_t h = 0; h < (wide->head ? job->summary_heads : job->summary_heads ? 1 : 0); h++) {
-            const double *Zk = wide->Zk + (b * wide->batch + h * wide->head) * size;
-            for (size_t e = 0; e < size; e++)
-                if (Zk[e] != 0.0) return false;
-        }
-    return true;
-}
-
 int attn_wide_linear(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
                      const struct attn_wide_summary *summary, struct attn_out out, struct attn_in d_out,
                      const struct attn_wide_grads *grads, int num_threads, struct attn_failure *failure)
@@ -707,50 +670,26 @@ int attn_wide_ntk(const struct attn_shape *shape, struct attn_in q, struct attn_
 {
     struct job job = { .q = q, .k = k, .v = v, .out = out, .d_out = d_out };
     const struct attn_ntk_grads feature_part = { .q = grads ? grads->q : (struct attn_out){ 0 } };
+    struct attn_dense dense;
+    attn_row *rows = NULL;
     int status = set_up_wide(&job, shape, summary);
+    if (!status) status = attn_dense_alloc(shape, &dense);
     if (status) return status;
-    const size_t d = shape->head_dim, rows = shape->batch * shape->heads * shape->len_q;
-    const float scale = (float)(1.0 / sqrt((double)d));
-    float *values = malloc(rows * d * sizeof *values), *dq = NULL;
-    attn_row *dense = malloc(rows * sizeof *dense), *whole = NULL;
-    status = GSL_ENOMEM;
-    if (!values || !dense) goto done;
-    status = attn_partial_forward(shape, scale, q, k, v, NULL, attn_dense_out(values, shape->heads, shape->len_q, d),
-                                  dense, NULL, 0, num_threads);
-    if (status) goto done;
-    if (grads) {
-        status = GSL_ENOMEM;
-        whole = malloc(rows * sizeof *whole);
-        dq = malloc(rows * d * sizeof *dq);
-        if (!whole || !dq) goto done;
+    status = attn_dense_forward(shape, q, k, v, NULL, &dense, num_threads);
+    if (!status && grads) {
+        rows = malloc(shape->batch * shape->heads * shape->len_q * sizeof *rows);
+        status = rows ? GSL_SUCCESS : GSL_ENOMEM;
         job.grads = &feature_part;
         job.wide_dZk = grads->dZk;
     }
-    job.dense_values = values;
-    job.dense_rows = (const attn_row *)dense;
-    job.rows_out = whole;
-    status = run(&job, NULL, 0, num_threads, failure);
-    /* Z = k = 0 is plain attention to the bit: the kernels' own division. */
-    if (!status && is_zero(&job))
-        status = attn_exact_forward(shape, scale, q, k, v, NULL, out, NULL, NULL, 0, num_threads, failure);
-    if (status || !grads) goto done;
-    const struct attn_in result = { out.data, out.batch, out.head, out.row };
-    const struct attn_exact_grads dense_part = { .q = attn_dense_out(dq, shape->heads, shape->len_q, d),
-                                                 .k = grads->k, .v = grads->v };
-    status = attn_exact_backward(shape, scale, q, k, v, NULL, result, (const attn_row *)whole, d_out, &dense_part,
-                                 NULL, 0, num_threads);
-    for (size_t b = 0; !status && b < shape->batch; b++)
-        for (size_t h = 0; h < shape->heads; h++)
-            for (size_t i = 0; i < shape->len_q; i++) {
-                float *to = output(grads->q, b, h, i);
-                const float *from = dq + ((b * shape->heads + h) * shape->len_q + i) * d;
-                for (size_t c = 0; c < d; c++) to[c] += from[c];
-            }
-done:
-    free(values);
-    free(dq);
-    free(dense);
-    free(whole);
+    job.dense = &dense;
+    job.rows_out = rows;
+    if (!status) status = run(&job, NULL, 0, num_threads, failure);
+    if (!status && grads)
+        status = attn_dense_backward(shape, q, k, v, out, (const attn_row *)rows, d_out, grads->q, grads->k, grads->v,
+                                     num_threads);
+    attn_dense_free(&dense);
+    free(rows);
     return status;
 }
 
@@ -759,7 +698,5 @@ size_t attn_wide_bytes(const struct attn_shape *shape, const struct attn_wide_su
 {
     struct job job = { 0 };
     if (set_up_wide(&job, shape, summary)) return 0;
-    const size_t rows = shape->batch * shape->heads * shape->len_q;
-    return bytes_needed(&job, backward != 0, num_threads) +
-           rows * (2 * shape->head_dim * sizeof(float) + 2 * sizeof(attn_row));
+    return bytes_needed(&job, backward != 0, num_threads) + attn_wide_exact_bytes(shape, backward);
 }

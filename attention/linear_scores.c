@@ -22,8 +22,7 @@ struct job {
     struct attn_in d_out;
     const struct attn_score_grads *grads;
     double scale;
-    const float *dense_values;           /* ntk: partial results of the input keys */
-    const attn_row *dense_rows;
+    const struct attn_dense *dense;      /* ntk: sums over the input keys */
     attn_row *rows_out;
     double *prefix_grads;                /* (batch, kv_heads, prefix_len, 2 dim): dK, dV */
     double *key_grads;                   /* (threads, len_k, 2 dim), linear */
@@ -185,7 +184,7 @@ static void run_block(struct job *job, const struct block *x, const struct keys 
         const size_t at = (x->b * job->shape->heads + x->h) * job->shape->len_q + x->i0 + i;
         double *num = t->num + i * cols, *dnum = t->dnum + i * cols;
         t->unit[i] = 0.0;
-        if (job->dense_rows) attn_dense_add(num, d, &t->unit[i], job->dense_rows[at], job->dense_values + at * d);
+        if (job->dense) attn_dense_add(num, d, &t->unit[i], job->dense, at);
         const bool good = num[d] > 0.0 && isfinite(num[d]);
         if (!good) note_bad(job, at);
         if (job->rows_out) attn_dense_row(t->unit[i], num[d], job->rows_out[at]);
@@ -255,10 +254,10 @@ static void write_prefix_gradients(const struct job *job, struct attn_out to, si
 
 size_t attn_wide_scores_bytes(const struct attn_shape *s, size_t prefix_len, int backward, int num_threads)
 {
-    const size_t rows = s->batch * s->heads * s->len_q, d = s->head_dim;
+    const size_t d = s->head_dim;
     size_t doubles = scratch_doubles(d) * (size_t)num_threads;
     if (backward) doubles += (s->batch * s->kv_heads * prefix_len + (size_t)num_threads * s->len_k) * 2 * d;
-    return doubles * sizeof(double) + rows * (2 * d * sizeof(float) + 2 * sizeof(attn_row));
+    return doubles * sizeof(double) + attn_wide_exact_bytes(s, backward);
 }
 
 int attn_wide_scores(const struct attn_shape *s, struct attn_in q, struct attn_in k, struct attn_in v,
@@ -270,9 +269,8 @@ int attn_wide_scores(const struct attn_shape *s, struct attn_in q, struct attn_i
     const size_t d = s->head_dim, rows = s->batch * s->heads * s->len_q, units = s->batch * s->kv_heads;
     struct job job = { .shape = s, .map = map, .prefix = prefix, .q = q, .k = k, .v = v, .linear = linear != 0, .out = out,
                        .d_out = d_out, .grads = grads, .scale = 1.0 / sqrt((double)d), .first_bad = SIZE_MAX };
-    const float scale = (float)job.scale;
-    float *values = NULL, *dq = NULL;
-    attn_row *dense = NULL, *whole = NULL;
+    struct attn_dense dense = { NULL, NULL };
+    attn_row *whole = NULL;
     double *scratch = malloc(scratch_doubles(d) * (size_t)num_threads * sizeof *scratch);
     int status = GSL_ENOMEM;
     if (!scratch) goto done;
@@ -280,18 +278,10 @@ int attn_wide_scores(const struct attn_shape *s, struct attn_in q, struct attn_i
     if (grads && linear && s->len_k && !(job.key_grads = malloc((size_t)num_threads * s->len_k * 2 * d * sizeof(double))))
         goto done;
     if (!linear) {
-        values = malloc(rows * d * sizeof *values);
-        dense = malloc(rows * sizeof *dense);
-        if (grads) {
-            whole = malloc(rows * sizeof *whole);
-            dq = malloc(rows * d * sizeof *dq);
-        }
-        if (!values || !dense || (grads && (!whole || !dq))) goto done;
-        status = attn_partial_forward(s, scale, q, k, v, NULL, attn_dense_out(values, s->heads, s->len_q, d), dense,
-                                      NULL, 0, num_threads);
-        if (status) goto done;
-        job.dense_values = values;
-        job.dense_rows = (const attn_row *)dense;
+        if (grads && !(whole = malloc(rows * sizeof *whole))) goto done;
+        if ((status = attn_dense_alloc(s, &dense))) goto done;
+        if ((status = attn_dense_forward(s, q, k, v, NULL, &dense, num_threads))) goto done;
+        job.dense = &dense;
         job.rows_out = whole;
     }
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic) if (num_threads > 1 && units > 1)
@@ -309,25 +299,13 @@ int attn_wide_scores(const struct attn_shape *s, struct attn_in q, struct attn_i
         write_prefix_gradients(&job, grads->prefix_k, 0);
         write_prefix_gradients(&job, grads->prefix_v, d);
     }
-    if (linear) goto done;
-    const struct attn_in result = { out.data, out.batch, out.head, out.row };
-    const struct attn_exact_grads dense_part = { .q = attn_dense_out(dq, s->heads, s->len_q, d), .k = grads->k, .v = grads->v };
-    status = attn_exact_backward(s, scale, q, k, v, NULL, result, (const attn_row *)whole, d_out, &dense_part, NULL, 0,
-                                 num_threads);
-    for (size_t b = 0; !status && b < s->batch; b++)
-        for (size_t h = 0; h < s->heads; h++)
-            for (size_t i = 0; i < s->len_q; i++) {
-                float *to = output(grads->q, b, h, i);
-                const float *from = dq + ((b * s->heads + h) * s->len_q + i) * d;
-                for (size_t c = 0; c < d; c++) to[c] += from[c];
-            }
+    if (!linear)
+        status = attn_dense_backward(s, q, k, v, out, (const attn_row *)whole, d_out, grads->q, grads->k, grads->v, num_threads);
 done:
     free(scratch);
     free(job.prefix_grads);
     free(job.key_grads);
-    free(values);
-    free(dq);
-    free(dense);
+    attn_dense_free(&dense);
     free(whole);
     return status;
 }

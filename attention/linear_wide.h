@@ -44,17 +44,44 @@ int attn_wide_scores(const struct attn_shape *shape, struct attn_in q, struct at
                      struct attn_out out, struct attn_in d_out, const struct attn_score_grads *grads,
                      int num_threads, struct attn_failure *failure);
 
+/* Softmax attention over prefix (NULL: none) and input keys: the same, without features. */
+int attn_wide_exact(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
+                    const struct attn_prefix *prefix, struct attn_out out, struct attn_in d_out,
+                    const struct attn_exact_grads *grads, int num_threads, struct attn_failure *failure);
+
 /* Bytes the calls take beyond their arguments. */
 size_t attn_wide_bytes(const struct attn_shape *shape, const struct attn_wide_summary *summary, int backward,
                        int num_threads);
 size_t attn_wide_scores_bytes(const struct attn_shape *shape, size_t prefix_len, int backward, int num_threads);
 
-/* For the implementations: num = [N, D] (head_dim + 1), in units of e^{*unit}, plus a row
- * of a partial result (mass row[1], in units of 2^row[0], and its values); *unit becomes
- * that of the sum. */
-void attn_dense_add(double *num, size_t head_dim, double *unit, const float *row, const float *values);
+size_t attn_wide_exact_bytes(const struct attn_shape *shape, int backward);
+
+/* ---- for the implementations ------------------------------------------------------- */
+
+/* What softmax attention over some keys has summed up, per (batch, head, query) row:
+ * sums (rows, head_dim + 1) = [sum e^s v, sum e^s] in units of 2^shift, shift -inf without
+ * keys. The kernels run over blocks of keys and their sums are added in double: the
+ * values of a long prefix cancel, and float32 sums of n of them lose sqrt(n) 2^-25 of
+ * what is left. */
+struct attn_dense { double *sums, *shift; };
+
+int attn_dense_alloc(const struct attn_shape *shape, struct attn_dense *dense);    /* empty sums */
+void attn_dense_free(struct attn_dense *dense);
+/* Adds the prefix (NULL: none) and the input keys. */
+int attn_dense_forward(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
+                       const struct attn_prefix *prefix, const struct attn_dense *dense, int num_threads);
+
+/* num = [N, D] (head_dim + 1), in units of e^{*unit}, plus row `at` of dense; *unit
+ * becomes that of the sum. */
+void attn_dense_add(double *num, size_t head_dim, double *unit, const struct attn_dense *dense, size_t at);
 
 /* ln D = unit + ln d as a row of attention.h. */
 void attn_dense_row(double unit, double d, float *row);
+
+/* Gradients of the dense part once the rows of the whole are known; that in q is added
+ * to what grads->q holds. */
+int attn_dense_backward(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
+                        struct attn_out out, const attn_row *rows, struct attn_in d_out,
+                        struct attn_out dq, struct attn_out dk, struct attn_out dv, int num_threads);
 
 #endif

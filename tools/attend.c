@@ -471,23 +471,12 @@ static int alloc_outputs(const struct config *cfg, const struct inputs *in, cons
 
 static int run_exact(const struct config *cfg, const struct inputs *in, struct outputs *o, struct attn_failure *failure)
 {
-    const struct attn_shape *s = &in->shape;
-    const float scale = (float)(1.0 / sqrt((double)s->head_dim));
-    const struct attn_in q = view(&in->t[Q]), k = view(&in->t[K]), v = view(&in->t[V]);
-    const struct attn_out out = out_like(&in->t[Q], o->result);
-    attn_row *rows = NULL;
-    if (cfg->grads && !(rows = malloc(s->batch * s->heads * s->len_q * sizeof *rows))) return GSL_ENOMEM;
-    int status = attn_exact_forward(s, scale, q, k, v, &in->prefix, out, rows, NULL, 0, cfg->c.threads, failure);
-    if (!status && cfg->grads) {
-        const struct attn_exact_grads grads = { out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
-                                                out_like(&in->t[V], o->grads[V]), out_like(&in->t[PREFIX_K], o->grads[PREFIX_K]),
-                                                out_like(&in->t[PREFIX_V], o->grads[PREFIX_V]) };
-        const struct attn_in result = { out.data, out.batch, out.head, out.row };
-        status = attn_exact_backward(s, scale, q, k, v, &in->prefix, result, (const attn_row *)rows, view(&in->t[GRAD]),
-                                     &grads, NULL, 0, cfg->c.threads);
-    }
-    free(rows);
-    return status;
+    const struct attn_exact_grads grads = { out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
+                                            out_like(&in->t[V], o->grads[V]), out_like(&in->t[PREFIX_K], o->grads[PREFIX_K]),
+                                            out_like(&in->t[PREFIX_V], o->grads[PREFIX_V]) };
+    return attn_wide_exact(&in->shape, view(&in->t[Q]), view(&in->t[K]), view(&in->t[V]), &in->prefix,
+                           out_like(&in->t[Q], o->result), view(&in->t[GRAD]), cfg->grads ? &grads : NULL, cfg->c.threads,
+                           failure);
 }
 
 static int run_scores(const struct config *cfg, const struct inputs *in, const feature_map *map, struct outputs *o,
@@ -587,7 +576,7 @@ static int memory_needed(const struct config *cfg, const struct inputs *in, cons
     double bytes = (double)in->t[Q].a.size * 4.0;
     for (int i = Q; cfg->grads && i <= PREFIX_V; i++) bytes += (double)in->t[i].a.size * 4.0;
     if (cfg->method == EXACT) {
-        bytes += (double)attn_exact_forward_workspace(&in->shape, m, cfg->c.threads);
+        bytes += (double)attn_wide_exact_bytes(&in->shape, cfg->grads != NULL);
     } else if (!listed) {
         bytes += (double)attn_wide_scores_bytes(&in->shape, m, cfg->grads != NULL, cfg->c.threads);
     } else {
