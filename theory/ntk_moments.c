@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <gsl/gsl_errno.h>
-#include <gsl/gsl_math.h>
 #include "theory/gram_kernel.h"
 
 enum {
@@ -536,17 +535,21 @@ static double norm(const double *x, size_t n)
     return sqrt(sum);
 }
 
-/* Fills blocks (i, j) and (j, i). Returns the square of the norm of the terms.
+/* Squares of Frobenius norms: of the kernel, and of the terms it is made of. */
+struct squares { double kernel, terms; };
+
+/* Fills blocks (i, j) and (j, i), and adds both to *squares.
  *
  *   K_ij = m / (Z_i Z_j) sum_r q_r [ a^2 I + x_j (a b - a f_j)^T + (a b - a f_i) x_i^T
  *                                    + <x_i, x_j> (b - f_i)(b - f_j)^T ],  q = rho_i rho_j */
-static double assemble_pair(const struct ntk_moments *m, enum ntk_kernel kernel, size_t i, size_t j,
-                            const double *row, double scale, const double *f, gsl_matrix *gram)
+static void assemble_pair(const struct ntk_moments *m, enum ntk_kernel kernel, size_t i, size_t j,
+                          const double *row, double scale, const double *f, gsl_matrix *gram,
+                          struct squares *squares)
 {
     const size_t d = m->dim;
     const struct pair_moments p = pair_moments(m, row);
     const double *xi = m->X + i * d, *xj = m->X + j * d, *fi = f + i * d, *fj = f + j * d;
-    double c = 0.0, ww = 0.0;
+    double c = 0.0, ww = 0.0, square = 0.0;
     for (size_t k = 0; k < d; k++) c += xi[k] * xj[k];
 
     double *block = gsl_matrix_ptr(gram, i * d, j * d), *mirror = gsl_matrix_ptr(gram, j * d, i * d);
@@ -565,6 +568,7 @@ static double assemble_pair(const struct ntk_moments *m, enum ntk_kernel kernel,
                     if (u == v) value += p.one;
                 }
                 value *= scale;
+                square += value * value;
                 block[u * gram->tda + v] = value;
                 mirror[v * gram->tda + u] = value;
             }
@@ -578,7 +582,9 @@ static double assemble_pair(const struct ntk_moments *m, enum ntk_kernel kernel,
         terms += sqrt((double)d) * p.one + norm(p.w, d) * (norm(xi, d) + norm(xj, d)) +
                  fabs(p.a) * (norm_fi * norm(xi, d) + norm_fj * norm(xj, d));
     terms *= scale;
-    return (i == j ? 1.0 : 2.0) * terms * terms;
+    const double times = i == j ? 1.0 : 2.0;
+    squares->kernel += times * square;
+    squares->terms += times * terms * terms;
 }
 
 static int assemble(const struct ntk_moments *m, const struct node *node, enum ntk_kernel kernel,
@@ -586,10 +592,11 @@ static int assemble(const struct ntk_moments *m, const struct node *node, enum n
 {
     const size_t n = m->num_samples, d = m->dim;
     const int mirrored = m->law == PREFIX_SIGNS_MIRRORED;
-    double *f = calloc(n * d, sizeof *f), *terms = malloc(n * sizeof *terms);
-    if (!f || !terms) {
+    double *f = calloc(n * d, sizeof *f);
+    struct squares *squares = calloc(n, sizeof *squares), all = { 0.0, 0.0 };
+    if (!f || !squares) {
         free(f);
-        free(terms);
+        free(squares);
         return GSL_ENOMEM;
     }
     if (!mirrored)
@@ -600,22 +607,20 @@ static int assemble(const struct ntk_moments *m, const struct node *node, enum n
     /* Twins double m, the moments and both masses: nothing in all. */
     const double prefix_len = (double)ntk_moments_count(m);
 #pragma omp parallel for num_threads(m->num_threads) schedule(dynamic, 1)
-    for (size_t i = 0; i < n; i++) {
-        terms[i] = 0.0;
+    for (size_t i = 0; i < n; i++)
         for (size_t j = i; j < n; j++) {
             const size_t p = i * n - i * (i + 1) / 2 + j;
             const double scale = prefix_len / (node->sums[i * m->sums_stride] * node->sums[j * m->sums_stride]);
-            terms[i] += assemble_pair(m, kernel, i, j, node->moments + p * m->columns.stride, scale, f, gram);
+            assemble_pair(m, kernel, i, j, node->moments + p * m->columns.stride, scale, f, gram, &squares[i]);
         }
+    for (size_t i = 0; i < n; i++) {
+        all.kernel += squares[i].kernel;
+        all.terms += squares[i].terms;
     }
-    double all_terms = 0.0, all = 0.0;
-    for (size_t i = 0; i < n; i++) all_terms += terms[i];
-    for (size_t i = 0; i < n * d; i++)
-        for (size_t j = 0; j < n * d; j++) all += gsl_pow_2(gsl_matrix_get(gram, i, j));
     free(f);
-    free(terms);
-    if (cancellation) *cancellation = all_terms > 0.0 ? sqrt(all_terms / all) : 1.0;
-    return isfinite(all) && isfinite(all_terms) ? GSL_SUCCESS : GSL_EDOM;
+    free(squares);
+    if (cancellation) *cancellation = all.terms > 0.0 ? sqrt(all.terms / all.kernel) : 1.0;
+    return isfinite(all.kernel) && isfinite(all.terms) ? GSL_SUCCESS : GSL_EDOM;
 }
 
 int ntk_moments_gram(struct ntk_moments *m, enum ntk_kernel kernel, gsl_matrix *gram,
