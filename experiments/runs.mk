@@ -15,3 +15,9 @@ PROG_attention_error_trained := attention_error
 PROG_attention_error_mnist   := attention_error
 PROG_attention_features      := attention_error
 NEEDS_MNIST += attention_error_mnist
+
+# What attention with a prefix costs.
+RUNS        += attention_cost attention_cost_length attention_cost_shapes
+PROG_attention_cost_length := attention_cost
+PROG_attention_cost_shapes := attention_cost
+TIMED       += attention_cost attention_cost_length attention_cost_shapes
