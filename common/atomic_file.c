@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <gsl/gsl_errno.h>
 #include <libgen.h>
+#include <limits.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -14,11 +16,43 @@ struct atomic_file {
     FILE *stream;
     char *target;      /* NULL when written directly */
     char *part;
+    int slot;          /* in open_parts, or -1 */
 };
+
+/* Names of part files where a signal handler can read them: a slot that is `named`
+ * does not change. A process has a few outputs; one too many is merely not listed. */
+enum { NUM_SLOTS = 16 };
+enum { SLOT_FREE, SLOT_TAKEN, SLOT_NAMED };
+static struct { atomic_int state; char path[PATH_MAX]; } open_parts[NUM_SLOTS];
+
+static int list_part(const char *path)
+{
+    const size_t size = strlen(path) + 1;
+    for (int i = 0; i < NUM_SLOTS && size <= PATH_MAX; i++) {
+        int free_slot = SLOT_FREE;
+        if (!atomic_compare_exchange_strong(&open_parts[i].state, &free_slot, SLOT_TAKEN)) continue;
+        memcpy(open_parts[i].path, path, size);
+        atomic_store(&open_parts[i].state, SLOT_NAMED);
+        return i;
+    }
+    return -1;
+}
+
+static void unlist_part(const struct atomic_file *file)
+{
+    if (file->slot >= 0) atomic_store(&open_parts[file->slot].state, SLOT_FREE);
+}
+
+void atomic_file_remove_parts(void)
+{
+    for (int i = 0; i < NUM_SLOTS; i++)
+        if (atomic_load(&open_parts[i].state) == SLOT_NAMED) unlink(open_parts[i].path);
+}
 
 static void file_free(struct atomic_file *file)
 {
     if (!file) return;
+    unlist_part(file);
     free(file->target);
     free(file->part);
     free(file);
@@ -65,6 +99,7 @@ int atomic_file_open(const char *path, struct atomic_file **out, char *why, size
     struct atomic_file *file = calloc(1, sizeof *file);
     int fd = -1;
     if (!file) goto no_memory;
+    file->slot = -1;
     struct stat st;
     const int named = named_descriptor(path);
     if (named >= 0) {
@@ -82,6 +117,7 @@ int atomic_file_open(const char *path, struct atomic_file **out, char *why, size
             goto no_memory;
         }
         fd = open_locked(file->part);
+        if (fd >= 0) file->slot = list_part(file->part);
         if (fd >= 0 && !stat(file->target, &st)) (void)!fchmod(fd, st.st_mode & 0777);
     }
     if (fd < 0) {

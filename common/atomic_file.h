@@ -28,4 +28,8 @@ int atomic_file_commit(struct atomic_file *file, char *why, size_t why_size);
 /* Removes the part file, leaves the target as it was, frees. Accepts NULL. */
 void atomic_file_discard(struct atomic_file *file);
 
+/* Removes the part files of all open files, for a process about to end; may be called
+ * from a signal handler. */
+void atomic_file_remove_parts(void);
+
 #endif

@@ -16,13 +16,14 @@
 
 /* ---- the program -------------------------------------------------------------- */
 
-enum { KEY_SIGMA = 256, KEY_LEN, KEY_RATES, KEY_LAW, KEY_LAWS, KEY_MATRIX, KEY_VECTOR, KEY_RAISE, KEY_CODE, KEY_BYTES };
+enum { KEY_SIGMA = 256, KEY_LEN, KEY_RATES, KEY_LAW, KEY_LAWS, KEY_MATRIX, KEY_VECTOR, KEY_RAISE, KEY_CODE, KEY_BYTES, KEY_DEAF };
 
 static struct {
     struct cli_common common;
     double sigma, *rates;
     size_t *lens, num_lens, num_rates, num_laws, signal, code, bytes;
     int law, *laws;
+    bool deaf;
     const char *matrix, *vector;
 } cfg = { .sigma = 0.7 };
 
@@ -38,6 +39,7 @@ static const struct argp_option options[] = {
     { .name = "vector", .key = KEY_VECTOR, .arg = "FILE", .doc = "a vector (default none)" },
     { .name = "raise", .key = KEY_RAISE, .arg = "N", .doc = "raise this signal (default none)" },
     { .name = "code", .key = KEY_CODE, .arg = "N", .doc = "fail with this code (default 0)" },
+    { .name = "deaf", .key = KEY_DEAF, .doc = "do not look whether a signal came" },
     { .name = "bytes", .key = KEY_BYTES, .arg = "N", .doc = "memory wanted (default 0)" },
     { 0 }
 };
@@ -54,6 +56,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_VECTOR: cfg.vector = arg; return 0;
     case KEY_RAISE: return cli_parse_size(state, key, arg, 1, 31, &cfg.signal);
     case KEY_CODE: return cli_parse_size(state, key, arg, 0, 3, &cfg.code);
+    case KEY_DEAF: cfg.deaf = true; return 0;
     case KEY_BYTES: return cli_parse_size(state, key, arg, 0, SIZE_MAX, &cfg.bytes);
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -87,6 +90,7 @@ static int program(int argc, char **argv)
         if (m) table_text(t, "matrix"), table_int(t, m->size1 * m->size2), table_num(t, gsl_matrix_get(m, m->size1 - 1, 0)), table_end_row(t);
         if (v) table_text(t, "vector"), table_int(t, v->size), table_empty(t), table_end_row(t);
         if (cfg.signal) raise((int)cfg.signal);
+        while (cfg.deaf) pause();
         code = cli_interrupted();
         if (cfg.code) code = cli_fail(&cfg.common, (int)cfg.code, "told to fail");
         code = table_close(t, code);
@@ -284,6 +288,11 @@ static void test_signals(void **state)
         outcome_free(&o);
         assert_int_equal(scratch_count(*state), count);
     }
+    /* Within a unit of work without end it is ended, and leaves nothing either. */
+    struct outcome o = RUN("--out", path, "--raise", "15", "--deaf");
+    assert_int_equal(o.code, 143);
+    outcome_free(&o);
+    assert_int_equal(scratch_count(*state), count);
 }
 
 static void test_memory(void **state)

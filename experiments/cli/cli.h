@@ -69,7 +69,7 @@ int cli_status(const struct cli_common *cfg, int gsl_status, const char *what);
 int cli_memory(const struct cli_common *cfg, double bytes, const char *what);
 
 /* 0, or 130/143 once SIGINT/SIGTERM has arrived; poll between units of work and
- * return it from main. */
+ * return it from main. A program that has not ended after 3 seconds is ended. */
 int cli_interrupted(void);
 
 /* ---- arrays from files (by extension .npy or .csv) ---------------------- */

@@ -1,5 +1,6 @@
 #include "experiments/cli/cli.h"
 
+#include "common/atomic_file.h"
 #include "common/isa.h"
 #include "common/threads.h"
 #include "prefix_ntk/version.h"
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- messages ------------------------------------------------------------------ */
 
@@ -57,11 +59,23 @@ int cli_memory(const struct cli_common *cfg, double bytes, const char *what)
 
 /* ---- interruption --------------------------------------------------------------- */
 
+/* Time for a program to notice between two units of work and to end in order. A unit
+ * that takes longer is cut off: finished ones are in the journal anyway. */
+enum { GRACE_S = 3 };
+
 static volatile sig_atomic_t signal_received;
 
 static void on_signal(int number)
 {
     signal_received = number;
+    alarm(GRACE_S);
+}
+
+static void on_grace_over(int number)
+{
+    (void)number;
+    atomic_file_remove_parts();
+    _exit(128 + (int)signal_received);
 }
 
 static void catch_signals(void)
@@ -71,6 +85,8 @@ static void catch_signals(void)
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = on_grace_over;
+    sigaction(SIGALRM, &action, NULL);
     /* A reader that went away is a failed write, reported like any other. */
     signal(SIGPIPE, SIG_IGN);
 }
