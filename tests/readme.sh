@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs what the README shows: the commands of its section on programs, and the C program of its section on the library,
-# compiled with pkg-config against an installed library.
+# compiled with pkg-config against an installed library, and its
+# Python example, where there is a python3.
 #
 #   tests/readme.sh            after `make all`; works in a folder of its own
 set -eu
@@ -33,4 +34,10 @@ if [ -s example.c ]; then
         $(PKG_CONFIG_PATH=installed/lib/pkgconfig pkg-config --cflags --libs prefix_ntk) -lm
     LD_LIBRARY_PATH=installed/lib ./example
     echo "readme: the library's example runs"
+    block "The library" python > example.py
+    if [ -s example.py ] && command -v python3 > /dev/null; then
+        LD_LIBRARY_PATH=installed/lib python3 example.py > python.out
+        grep -q '^0 \[' python.out || { cat python.out; exit 1; }
+        echo "readme: the library's Python example runs"
+    fi
 fi
