@@ -362,11 +362,13 @@ static int write_verdicts(const struct study *s)
     verdicts_add(v, "T12", "sufficient", share);
     struct interval offset = { NAN, NAN, NAN, 0 };
     bool known = true;
+    size_t count = 0;
     for (size_t c = 0; c < cells; c++) {
-        x[c] = threshold(s, RANDOM, c / cfg->num_ns, c % cfg->num_ns) - (double)cfg->num_samples[c % cfg->num_ns];
-        known = known && isfinite(x[c]);
+        if (cfg->dims[c / cfg->num_ns] < 3) continue;
+        x[count] = threshold(s, RANDOM, c / cfg->num_ns, c % cfg->num_ns) - (double)cfg->num_samples[c % cfg->num_ns];
+        known = known && isfinite(x[count++]);
     }
-    if (known) offset = cli_mean(x, cells, 0.999);
+    if (known) offset = cli_mean(x, count, 0.999);
     verdicts_add(v, "F26", "offset", offset);
     write_monotone(s, v);
     /* log threshold against log lambda^-2 over n, at the first dimension, per trial. */
