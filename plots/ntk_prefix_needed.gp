@@ -10,8 +10,8 @@ set xlabel '‖K*‖ / λ'
 set tmargin at screen 0.90
 set bmargin at screen 0.14
 set key at screen 0.775, 0.88 left top
-set yrange [10:1e11]
-set xrange [2:1e4]
+set yrange [5:1e11]
+set xrange [1:2e4]
 pick(name, kernel) = stringcolumn('kernel') eq kernel ? column(name) : NaN
 hollow(kernel) = stringcolumn('kernel') eq kernel && strlen(stringcolumn('prefix_len_close')) == 0 ? column('prefix_len_close_extrapolated') : NaN
 set multiplot

@@ -11,6 +11,6 @@ set ylabel 'relative change of the kernel'
 laws = 'random positive'
 pick(name, law) = stringcolumn('signs') eq law ? column(name) : NaN
 plot for [i=1:2] csv using 'prefix_len':(pick('limit_err_mean', word(laws, i))):'limit_err_ci_lo':'limit_err_ci_hi' with yerrorlines lt i title 'from the limit, '.word(laws, i), \
-     for [i=1:2] csv using 'prefix_len':(pick('tokens_change_mean', word(laws, i))):'tokens_change_ci_lo':'tokens_change_ci_hi' with yerrorbars lt (i+2) pt (i == 1 ? 8 : 13) ps (i == 1 ? 1.2 : 0.6) title 'by input tokens, '.word(laws, i), \
+     for [i=1:2] csv using 'prefix_len':(pick('tokens_change_mean', word(laws, i))):'tokens_change_ci_lo':'tokens_change_ci_hi' with yerrorbars lt (i+2) pt (i == 1 ? 6 : 13) ps (i == 1 ? 1.5 : 0.5) title 'by input tokens, '.word(laws, i), \
      for [i=1:2] csv using 'prefix_len':(pick('tokens_change_pred', word(laws, i))) with lines ls (12+i), \
      NaN with lines ls 20 title 'predicted'
