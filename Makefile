@@ -144,9 +144,23 @@ ledger: $(BUILD)/bin/ledger ## write verdicts and numbers of the default profile
 	$(BUILD)/bin/ledger --ledger paper_notes.md --results $(BUILD)/default/results --out paper_notes.md
 
 .PHONY: bench
-bench: $(BUILD)/bin/bench_gram ## time the kernels of theory against this machine's peaks (nothing else should be running)
-	@set -o pipefail; $(BUILD)/bin/bench_gram $(BENCH_ARGS) | awk -F, '/^$(hash)/ { next } \
-	  { for (i = 1; i <= NF; i++) printf "%-17s", ($$i ~ /^[0-9.e+-]+$$/ ? sprintf("%.5g", $$i) : $$i); print "" }'
+ATTENTION_BENCH ?= --method exact,ntk --heads 1 --seq-len 512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 9
+COLUMNS_OF_CSV = awk -F, '/^$(hash)/ { next } \
+  { for (i = 1; i <= NF; i++) printf "%-17s", ($$i ~ /^[0-9.e+-]+$$/ ? sprintf("%.5g", $$i) : $$i); print "" }'
+bench: $(BUILD)/bin/bench_gram $(BUILD)/bin/attention_cost ## time the kernels against this machine's peaks (nothing else should be running)
+	@set -o pipefail; $(BUILD)/bin/bench_gram $(BENCH_ARGS) | $(COLUMNS_OF_CSV)
+	@set -o pipefail; $(BUILD)/bin/attention_cost $(ATTENTION_BENCH) | $(COLUMNS_OF_CSV)
+
+.PHONY: bench-peers
+PEERS := $(BUILD)/peers
+bench-peers: $(SHARED) ## time the attention kernels against PyTorch and ONNX Runtime, fetched with pip and npm (several GB)
+	@mkdir -p $(PEERS)/node
+	@[ -x $(PEERS)/venv/bin/python ] || python3 -m venv $(PEERS)/venv
+	@$(PEERS)/venv/bin/python -c 'import torch' 2>/dev/null || $(PEERS)/venv/bin/pip install -q torch || true
+	@[ -d $(PEERS)/node/node_modules/onnxruntime-node ] || \
+	  npm install --prefix $(PEERS)/node --ignore-scripts --no-audit --no-fund --silent onnxruntime-node || true
+	$(PEERS)/venv/bin/python tools/bench_peers.py --library $(SHARED) --node-modules $(PEERS)/node/node_modules \
+	  --out $(PEERS)/bench_peers.csv $(BENCH_ARGS)
 
 .PHONY: install uninstall
 install: $(STATIC) $(SHARED) ## install library, headers and pkg-config file (PREFIX=DIR, DESTDIR=DIR)
