@@ -109,7 +109,7 @@ CLAIM_FILES := $(CLAIM_RUNS:%=$(RESULTS)/%.csv) $(call DRAWN,$(CLAIM_RUNS))
 # ---- what a person types ---------------------------------------------------------------------------------------------
 
 .PHONY: all
-all: $(PROGRAMS) $(STATIC) $(SHARED) ## build every program and the library
+all: $(PROGRAMS) $(STATIC) $(SHARED) $(BUILD)/commit ## build every program and the library
 
 .PHONY: setup
 setup: ## install what is missing (root on Debian), or name it
@@ -206,6 +206,8 @@ text_file = @mkdir -p $(@D); printf '%s\n' '$(subst ','\'',$(1))' | cmp -s - $@ 
 # Every object depends on how it is compiled, every archive on what it is made of.
 $(O)/flags: FORCE | $(SETUP)
 	$(call text_file,$(shell $(CC) --version | head -n 1) $(STRICT) $(KERNEL) $(foreach i,$(ISAS),$(ISA_$(i))) $(CFLAGS) $(SANFLAGS))
+$(BUILD)/commit: FORCE
+	$(call text_file,$(PREFIX_NTK_COMMIT))
 $(O)/members: FORCE | $(SETUP)
 	$(call text_file,$(LIB_OBJS) $(CLI_OBJS) $(SUP_OBJS) $(LDFLAGS) $(PKG_LIBS))
 

@@ -209,6 +209,8 @@ static int run_trials(struct study *s)
     while (side_by_side > 1 && shared + (moments + 2.0 * kernels) * (double)side_by_side > 0.5 * (double)memory_available())
         side_by_side--;
     int code = cli_memory(&cfg->c, shared + (moments + 2.0 * kernels) * (double)side_by_side, "the kernel");
+    /* Tokens are streamed, yet a prefix the machine could not even hold is a slip of the pen, not a run to wait for. */
+    if (!code) code = cli_memory(&cfg->c, (double)longest * (double)(d + 1) * sizeof(double), "the longest prefix");
     if (code) return code;
     if ((code = fill_targets(s))) return code;
     if (!(s->results = calloc(units * cfg->num_kernels * s->num_lens * NUM_RESULTS, sizeof *s->results)))

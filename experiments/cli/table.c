@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* The text is collected in memory and written when it is complete: what goes to a
  * pipe or a device is then whole or absent as well. */
@@ -31,12 +32,29 @@ static void put_line_text(FILE *stream, const char *text)
     for (; *text; text++) fputc((unsigned char)*text < ' ' ? ' ' : *text, stream);
 }
 
+/* The commit this program was built from: what make says, or what it left beside bin/.
+ * It is not compiled in: a program that did not change keeps its checksum, and so its runs. */
+static void put_commit(FILE *stream)
+{
+    char text[64] = "", path[4096];
+    const char *commit = getenv("PREFIX_NTK_COMMIT");
+    const ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof "/../commit");
+    if (length > 0 && (!commit || !*commit)) {
+        path[length] = '\0';
+        char *slash = strrchr(path, '/');
+        if (slash) strcpy(slash, "/../commit");
+        FILE *file = fopen(path, "r");
+        if (file && fscanf(file, "%63s", text) == 1) commit = text;
+        if (file) fclose(file);
+    }
+    put_line_text(stream, commit && *commit ? commit : "unknown");
+}
+
 static void put_metadata(const struct table *t)
 {
     const struct cli_common *cfg = t->cfg;
-    const char *commit = getenv("PREFIX_NTK_COMMIT");
     fprintf(t->stream, "# program=%s version=%s commit=", cfg->program, PREFIX_NTK_VERSION);
-    put_line_text(t->stream, commit && *commit ? commit : "unknown");
+    put_commit(t->stream);
     fprintf(t->stream, " seed=%llu threads=%d isa=%s blas=\"", (unsigned long long)cfg->seed, cfg->threads,
             isa_name(isa_current()));
     put_line_text(t->stream, threads_blas_config());
