@@ -22,7 +22,7 @@ static const char interval_columns[] =
 enum train { TRAIN_NONE, TRAIN_LSTSQ, TRAIN_ADAM, TRAIN_ADAM_LOG, TRAIN_ADAM_WARM, NUM_TRAIN };
 static const char *const train_names[] = { "none", "lstsq", "adam", "adam-log", "adam-warm", NULL };
 
-static const char *const token_names[] = { "gaussian", "mnist", NULL };
+static const char *const token_names[] = { "synthetic", "mnist", NULL };
 static const char *const value_names[] = { "tied", "independent", NULL };
 
 /* A fit is of the cube of the number of features: maps with more of them have no fitted rows. */
@@ -55,11 +55,11 @@ static const struct argp_option options[] = {
     { .name = "seq-len", .key = KEY_SEQ_LEN, .arg = "L", .doc = "synthetic: input tokens (default 128)" },
     { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M,..", .doc = "prefix lengths (default: 2,4,..,262144, or all of the tensors)" },
     { .name = "score-std", .key = KEY_SCORE_STD, .arg = "S", .doc = "synthetic: standard deviation of the scores (default 1)" },
-    { .name = "score-mean", .key = KEY_SCORE_MEAN, .arg = "C", .doc = "synthetic, gaussian: root mean square over queries of the scores' mean (default 0)" },
+    { .name = "score-mean", .key = KEY_SCORE_MEAN, .arg = "C", .doc = "synthetic: root mean square over queries of the scores' mean (default 0)" },
     { .name = "features", .key = KEY_FEATURES, .arg = "A,..", .doc = "maps: none, elu1, taylor:G, cheb:G, minimax:G, split:G, each also @centred; favor:R, favor-orth:R, oracle:R, cumulant (default none,taylor:0,elu1,taylor:1,taylor:2,taylor:3,taylor:4,split:2,favor:64,oracle:64,cumulant)" },
     { .name = "train", .key = KEY_TRAIN, .arg = "T,..", .doc = "none (plug-in), lstsq, adam (k linear from 0), adam-log (k = exp theta from mass 1e-2), adam-warm (from the plug-in); maps of more than 512 features are not fitted (default none)" },
     { .name = "bound", .key = KEY_BOUND, .arg = "B", .doc = "B of cheb and minimax (default: max||q|| max||k_P||/sqrt d)" },
-    { .name = "tokens", .key = KEY_TOKENS, .arg = "KIND", .doc = "synthetic: gaussian or mnist, patches of images (default gaussian)" },
+    { .name = "dataset", .key = KEY_TOKENS, .arg = "NAME", .doc = "tokens: synthetic (Gaussian) or mnist (patches of its images) (default synthetic)" },
     { .name = "values", .key = KEY_VALUES, .arg = "KIND", .doc = "synthetic: tied, K_P and V_P of one prefix, or independent (default tied)" },
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "synthetic: trials; the table has their means, sums of d_nonpositive (default 4)" },
     { .name = "fit-queries", .key = KEY_FIT, .arg = "N", .doc = "synthetic: queries to fit on, a multiple of the input length; errors are judged on others (default 1024)" },
@@ -120,7 +120,7 @@ static const char *check(void *arg)
         if (!tensors && cfg->fit_queries % cfg->seq_len) return "--fit-queries: must be a multiple of --seq-len";
         if (tensors && !cfg->k) return "--train: needs input tokens, --k and --v";
     }
-    if (cfg->tokens && cfg->score_mean != 0.0) return "--score-mean: only with --tokens gaussian";
+    if (cfg->tokens && cfg->score_mean != 0.0) return "--score-mean: only with synthetic tokens";
     if (cfg->tokens && cfg->dim != SOURCE_PATCH_DIM) return "--dim: patches of images have 64 numbers";
     return NULL;
 }
@@ -687,7 +687,7 @@ struct outcome {
 };
 
 /* 99.9 % interval over trials of a field of (map, train) at the longest prefix. */
-static void decide_last(const struct outcome *o, const char *map, enum train train, size_t field, double factor,
+static void decide_last(const struct outcome *o, const char *map, enum train train, size_t field,
                         const char *claim, const char *row)
 {
     struct interval ci = { NAN, NAN, NAN, 0 };
@@ -697,7 +697,7 @@ static void decide_last(const struct outcome *o, const char *map, enum train tra
         if (o->cfg->lens[r->len] != o->cfg->max_len || r->train != train || strcmp(o->cfg->maps[r->map].name, map)) continue;
         for (size_t t = 0; t < o->num_trials; t++) {
             const double *e = o->results + (t * o->num_rows + i) * NUM_FIELDS;
-            x[t] = e[NUM_FIELDS - 1] > 0.0 ? factor * e[field] : NAN;
+            x[t] = e[NUM_FIELDS - 1] > 0.0 ? e[field] : NAN;
         }
         stats_mean(x, o->num_trials, 0.999, &ci);
         break;
@@ -737,45 +737,42 @@ static void decide_slope(const struct outcome *o, const char *map, enum train tr
     else verdicts_not_tested(o->verdicts, claim, row);
 }
 
-static bool has_train(const struct config *cfg, enum train train)
-{
-    for (size_t t = 0; t < cfg->num_trains; t++)
-        if (cfg->trains[t] == (int)train) return true;
-    return false;
-}
-
 /* The rows of the ledger that this configuration decides. */
-static void decide(const struct outcome *o)
+static void decide(const struct outcome *o, const char *run)
 {
-    const struct config *cfg = o->cfg;
-    if (cfg->tokens) {
-        decide_last(o, "elu1", TRAIN_NONE, F_REL, 1.0, "M1", "elu1-patches");
-        decide_last(o, "taylor:1", TRAIN_NONE, F_REL, 1.0, "M1", "taylor1-patches");
-        decide_last(o, "taylor:4", TRAIN_NONE, F_REL, 1.0, "M1", "taylor4-patches");
-        decide_last(o, "cumulant", TRAIN_NONE, F_REL, 1.0, "F67", "cumulant-patches");
-        if (has_train(cfg, TRAIN_LSTSQ)) decide_last(o, "elu1", TRAIN_LSTSQ, F_REL, 1.0, "M6", "elu1-lstsq-patches");
-        return;
-    }
-    if (!has_train(cfg, TRAIN_LSTSQ)) {
-        decide_last(o, "elu1", TRAIN_NONE, F_REL, 1.0, "M1", "elu1-plug-in");
-        decide_last(o, "taylor:1", TRAIN_NONE, F_REL, 1.0, "M1", "taylor1-gaussian");
-        decide_last(o, "taylor:2", TRAIN_NONE, F_REL, 1.0, "M1", "taylor2-gaussian");
-        decide_last(o, "cumulant", TRAIN_NONE, F_REL, 1.0, "F67", "cumulant-gaussian");
+    if (!strcmp(run, "attention_error_mnist")) {
+        decide_last(o, "elu1", TRAIN_NONE, F_REL, "M1", "elu1-patches");
+        decide_last(o, "taylor:1", TRAIN_NONE, F_REL, "M1", "taylor1-patches");
+        decide_last(o, "taylor:4", TRAIN_NONE, F_REL, "M1", "taylor4-patches");
+        decide_last(o, "cumulant", TRAIN_NONE, F_REL, "F67", "cumulant-patches");
+        decide_last(o, "elu1", TRAIN_LSTSQ, F_REL, "M6", "elu1-lstsq-patches");
+    } else if (!strcmp(run, "attention_error")) {
+        decide_last(o, "elu1", TRAIN_NONE, F_REL, "M1", "elu1-plug-in");
+        decide_last(o, "taylor:1", TRAIN_NONE, F_REL, "M1", "taylor1-gaussian");
+        decide_last(o, "taylor:2", TRAIN_NONE, F_REL, "M1", "taylor2-gaussian");
+        decide_last(o, "cumulant", TRAIN_NONE, F_REL, "F67", "cumulant-gaussian");
         decide_slope(o, "elu1", TRAIN_NONE, F_REL, 256, "E1", "elu1-plug-in");
         decide_slope(o, "taylor:1", TRAIN_NONE, F_REL, 256, "E1", "taylor1-plug-in");
         decide_slope(o, "taylor:2", TRAIN_NONE, F_REL, 256, "E1", "taylor2-plug-in");
-        return;
-    }
-    decide_last(o, "elu1", TRAIN_NONE, F_REL, 1.0, "M6", "plug-in");
-    decide_last(o, "elu1", TRAIN_LSTSQ, F_REL, 1.0, "M6", "lstsq");
-    decide_last(o, "elu1", TRAIN_LSTSQ, F_REL, 1.0, "M1", "elu1-lstsq");
-    if (has_train(cfg, TRAIN_ADAM)) {
-        decide_last(o, "elu1", TRAIN_ADAM, F_REL, 1.0, "M6", "adam");
+    } else if (!strcmp(run, "attention_error_trained")) {
+        decide_last(o, "elu1", TRAIN_NONE, F_REL, "M6", "plug-in");
+        decide_last(o, "elu1", TRAIN_LSTSQ, F_REL, "M6", "lstsq");
+        decide_last(o, "elu1", TRAIN_LSTSQ, F_REL, "M1", "elu1-lstsq");
+        decide_last(o, "elu1", TRAIN_ADAM, F_REL, "M6", "adam");
         decide_slope(o, "elu1", TRAIN_ADAM, F_REL, 8, "E1", "elu1-adam");
         decide_slope(o, "elu1", TRAIN_ADAM, F_ABS, 8, "E1", "elu1-adam-absolute");
+        decide_last(o, "elu1", TRAIN_ADAM_LOG, F_REL, "F68", "adam-log");
+        decide_last(o, "taylor:1", TRAIN_ADAM_WARM, F_REL, "F68", "adam-warm");
     }
-    if (has_train(cfg, TRAIN_ADAM_LOG)) decide_last(o, "elu1", TRAIN_ADAM_LOG, F_REL, 1.0, "F68", "adam-log");
-    if (has_train(cfg, TRAIN_ADAM_WARM)) decide_last(o, "taylor:1", TRAIN_ADAM_WARM, F_REL, 1.0, "F68", "adam-warm");
+}
+
+/* The run's name: that of its table, without folder and ending. */
+static void run_name(const struct config *cfg, char *name, size_t size)
+{
+    const char *slash = strrchr(cfg->c.out, '/');
+    snprintf(name, size, "%s", slash ? slash + 1 : cfg->c.out);
+    char *dot = strrchr(name, '.');
+    if (dot) *dot = '\0';
 }
 
 /* Shortest first; equal lengths keep their order. */
@@ -908,9 +905,11 @@ int main(int argc, char **argv)
     code = cfg.q ? run_tensors(&cfg, &x, rows, num_rows, results) : run_synthetic(&cfg, rows, num_rows, results);
     if (!code) code = write_table(&cfg, dim, rows, num_rows, results, num_trials);
     if (!code && cfg.intervals) code = write_intervals(&cfg, rows, num_rows, results, num_trials);
-    if (!code && !cfg.q && cfg.values == SOURCE_TIED && cfg.c.verdicts) {
-        const struct outcome o = { &cfg, rows, num_rows, num_trials, results, verdicts_open(&cfg.c, cfg.tokens ? "attention_error_mnist" : has_train(&cfg, TRAIN_LSTSQ) ? "attention_error_trained" : "attention_error") };
-        decide(&o);
+    if (!code && cfg.c.verdicts) {
+        char run[256];
+        run_name(&cfg, run, sizeof run);
+        const struct outcome o = { &cfg, rows, num_rows, num_trials, results, verdicts_open(&cfg.c, run) };
+        decide(&o, run);
         code = verdicts_close(o.verdicts, code);
     }
 done:

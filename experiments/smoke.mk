@@ -13,7 +13,7 @@ ARGS_score_concentration   := --prefix-len 1,16,256,4096 --num-trials 100
 
 ARGS_attention_error         := --num-trials 3 --prefix-len 2,16,128,1024 --intervals
 ARGS_attention_error_trained := --num-trials 2 --prefix-len 2,16,1024 --features elu1,taylor:1 --train none,lstsq,adam,adam-log,adam-warm --adam-steps 200 --intervals
-ARGS_attention_error_mnist   := --tokens mnist --num-trials 2 --prefix-len 2,16,1024 --train none,lstsq --intervals
+ARGS_attention_error_mnist   := --dataset mnist --num-trials 2 --prefix-len 2,16,1024 --train none,lstsq --intervals
 ARGS_attention_features      := --dim 8 --num-trials 2 --prefix-len 512 --train none,lstsq --features none,taylor:0,taylor:1,taylor:2,taylor:3,minimax:1,minimax:2,minimax:3,favor-orth:9,favor-orth:45,oracle:1,oracle:9,oracle:45,elu1,cumulant --intervals
 
 # What attention with a prefix costs.

@@ -171,6 +171,22 @@ int study_add(struct study *s, const double *Kp, const double *Vp, size_t count)
     return status;
 }
 
+int study_read(struct study *s, struct source *source, size_t len)
+{
+    const size_t size = PREFIX_SUMS_BLOCK * s->dim;
+    double *Kp = malloc(2 * size * sizeof *Kp), *Vp = Kp + size;
+    int status = Kp ? GSL_SUCCESS : GSL_ENOMEM;
+    while (s->sums.prefix_len < len && !status) {
+        const size_t first = s->sums.prefix_len;
+        size_t end = prefix_sums_block_end(first);
+        if (end > len) end = len;
+        status = source_prefix(source, first, end - first, Kp, Vp);
+        if (!status) status = study_add(s, Kp, Vp, end - first);
+    }
+    free(Kp);
+    return status;
+}
+
 /* Coefficients of numerator and denominator with their degrees. */
 static int coefficients(const struct study_map *map, double bound, double *num, size_t *degree_num,
                         double *den, size_t *degree_den)

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "attention/approx.h"
+#include "experiments/cli/source.h"
 #include "prefix_ntk/feature.h"
 
 enum study_kind {
@@ -51,6 +52,9 @@ void study_free(struct study *s);
 int study_copy(struct study *to, const struct study *from);
 /* count <= PREFIX_SUMS_BLOCK tokens. */
 int study_add(struct study *s, const double *Kp, const double *Vp, size_t count);
+
+/* Reads on until the prefix has `len` tokens. */
+int study_read(struct study *s, struct source *source, size_t len);
 
 /* What map number i makes of the prefix so far. bound: B of cheb and minimax. *exists is 0
  * for "none", whose sums are nothing. GSL_EMAXITER as feature_polynomial. */

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct interval cli_mean(const double *x, size_t n, double level)
 {
@@ -45,4 +46,10 @@ char *cli_text_sizes(char *text, const size_t *sizes, size_t count)
         text = longer;
     }
     return text;
+}
+
+char *cli_side_path(const struct cli_common *cfg, const char *what)
+{
+    const size_t n = strlen(cfg->out), stem = n > 4 && !strcmp(cfg->out + n - 4, ".csv") ? n - 4 : n;
+    return !strcmp(cfg->out, "-") ? NULL : cli_text("%.*s_%s.csv", (int)stem, cfg->out, what);
 }

@@ -10,6 +10,10 @@ struct interval cli_mean(const double *x, size_t n, double level);
  * a value is not positive and finite or there is one x only. */
 struct interval cli_exponent(const double *x, const double *y, size_t num_x, size_t num_trials, double level);
 
+/* Where an extra table goes: OUT_what.csv beside OUT.csv; the caller frees. NULL when --out
+ * is not a regular file's name (standard output), or no memory. */
+char *cli_side_path(const struct cli_common *cfg, const char *what);
+
 /* A text like printf's, for identities and names; the caller frees. NULL: no memory. */
 char *cli_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
