@@ -11,13 +11,24 @@ ARGS_ntk_rank              := --num-samples 7 --dim 4 --prefix-len 14
 ARGS_ntk_real_layer        := --seq-len 32 --prefix-len 256,1024,4096,16384 --num-trials 200
 ARGS_score_concentration   := --prefix-len 1,4,16,64,256,1024,4096,16384 --num-trials 1000
 
+# What attention with a prefix costs: 1.5 minutes.
+ARGS_attention_cost        := --method exact,ntk --heads 1 --seq-len 256 --prefix-len 256,512,1024,2048,4096,8192,16384,32768,65536,131072,262144 --num-rounds 9
+ARGS_attention_cost_length := --method exact,ntk,linear --heads 1 --prefix-len 256 --seq-len 512,1024,2048,4096,8192 --num-rounds 7
+ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,4,16,64,512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 15
+
 # NTK-Attention in place of a prefix: 2 minutes.
 ARGS_attention_error         := --num-trials 12 --intervals
 ARGS_attention_error_trained := --num-trials 8 --prefix-len 2,8,32,128,512,2048,16384,262144 --features elu1,taylor:1 --train none,lstsq,adam,adam-log,adam-warm --intervals
 ARGS_attention_error_mnist   := --dataset mnist --num-trials 8 --train none,lstsq --prefix-len 2,8,32,128,512,2048,16384,262144 --intervals
 ARGS_attention_features      := --dim 8 --num-trials 12 --prefix-len 4096 --train none,lstsq --features none,taylor:0,taylor:1,taylor:2,taylor:3,taylor:4,taylor:5,minimax:1,minimax:2,minimax:3,minimax:4,minimax:5,favor-orth:9,favor-orth:45,favor-orth:165,favor-orth:495,oracle:1,oracle:3,oracle:9,oracle:20,oracle:45,oracle:100,elu1,cumulant --intervals
-
-# What attention with a prefix costs: 1.5 minutes.
-ARGS_attention_cost        := --method exact,ntk --heads 1 --seq-len 256 --prefix-len 256,512,1024,2048,4096,8192,16384,32768,65536,131072,262144 --num-rounds 9
-ARGS_attention_cost_length := --method exact,ntk,linear --heads 1 --prefix-len 256 --seq-len 512,1024,2048,4096,8192 --num-rounds 7
-ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,4,16,64,512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 15
+ARGS_prefix_effect_trap      := --num-trials 12
+ARGS_gaussian_prefix_limit   := --num-trials 32
+ARGS_score_centring          := --num-trials 16
+ARGS_approximation_crossover :=
+ARGS_polynomial_degree       :=
+ARGS_error_bound             :=
+ARGS_summary_capacity        :=
+ARGS_low_rank_summary        :=
+ARGS_low_rank_summary_mnist  := --dataset mnist
+ARGS_parameter_count         :=
+ARGS_ntk_features            :=

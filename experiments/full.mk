@@ -15,3 +15,20 @@ ARGS_score_concentration   := --prefix-len 1,4,16,64,256,1024,4096,16384,65536,2
 ARGS_attention_cost        := --method exact,ntk --heads 12 --seq-len 256 --prefix-len 256,1024,4096,16384,65536,262144 --num-rounds 25
 ARGS_attention_cost_length := --method exact,ntk,linear --heads 12 --prefix-len 256 --seq-len 512,1024,2048,4096,8192,16384 --num-rounds 15
 ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,4,16,64,512 --prefix-len 4096 --dim 16,32,64,128 --thread-list 1,2 --num-rounds 99
+
+# NTK-Attention in place of a prefix.
+ARGS_attention_error         := --num-trials 64 --intervals
+ARGS_attention_error_trained := --num-trials 32 --adam-steps 10000 --features elu1,taylor:1,favor-orth:64 --train none,lstsq,adam,adam-log,adam-warm --intervals
+ARGS_attention_error_mnist   := --dataset mnist --num-trials 32 --train none,lstsq --intervals
+ARGS_attention_features      := --dim 8 --num-trials 64 --prefix-len 65536 --train none,lstsq --features none,taylor:0,taylor:1,taylor:2,taylor:3,taylor:4,taylor:5,minimax:1,minimax:2,minimax:3,minimax:4,minimax:5,favor-orth:9,favor-orth:45,favor-orth:165,favor-orth:495,oracle:1,oracle:3,oracle:9,oracle:20,oracle:45,oracle:100,elu1,cumulant --intervals
+ARGS_prefix_effect_trap      := --num-trials 64 --prefix-len 16,64,256,1024,4096,8192,16384,32768,65536,131072,262144
+ARGS_gaussian_prefix_limit   := --num-trials 256 --prefix-len 4194304
+ARGS_score_centring          := --num-trials 64 --prefix-len 1048576
+ARGS_approximation_crossover := --num-trials 400 --prefix-len 16,64,256,1024,4096,16384
+ARGS_polynomial_degree       :=
+ARGS_error_bound             := --num-trials 200
+ARGS_summary_capacity        := --num-trials 32
+ARGS_low_rank_summary        := --num-trials 64 --prefix-len 65536
+ARGS_low_rank_summary_mnist  := --dataset mnist --num-trials 64 --prefix-len 65536
+ARGS_parameter_count         :=
+ARGS_ntk_features            := --num-trials 64 --dim 8

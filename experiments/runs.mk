@@ -9,15 +9,18 @@ RUNS        += prefix_gradient ntk_convergence ntk_convergence_mnist ntk_freezin
 PROG_ntk_convergence_mnist := ntk_convergence
 NEEDS_MNIST += ntk_convergence_mnist
 
+# What attention with a prefix costs.
+RUNS        += attention_cost attention_cost_length attention_cost_shapes
+PROG_attention_cost_length := attention_cost
+PROG_attention_cost_shapes := attention_cost
+TIMED       += attention_cost attention_cost_length attention_cost_shapes
+
 # NTK-Attention in place of a prefix.
 RUNS        += attention_error attention_error_trained attention_error_mnist attention_features
 PROG_attention_error_trained := attention_error
 PROG_attention_error_mnist   := attention_error
 PROG_attention_features      := attention_error
 NEEDS_MNIST += attention_error_mnist
-
-# What attention with a prefix costs.
-RUNS        += attention_cost attention_cost_length attention_cost_shapes
-PROG_attention_cost_length := attention_cost
-PROG_attention_cost_shapes := attention_cost
-TIMED       += attention_cost attention_cost_length attention_cost_shapes
+RUNS        += prefix_effect_trap gaussian_prefix_limit score_centring approximation_crossover polynomial_degree error_bound summary_capacity low_rank_summary low_rank_summary_mnist parameter_count ntk_features
+PROG_low_rank_summary_mnist := low_rank_summary
+NEEDS_MNIST += low_rank_summary_mnist

@@ -11,12 +11,24 @@ ARGS_ntk_rank              := --num-samples 5 --dim 3 --prefix-len 12
 ARGS_ntk_real_layer        := --seq-len 32 --prefix-len 1024,4096 --num-trials 8
 ARGS_score_concentration   := --prefix-len 1,16,256,4096 --num-trials 100
 
-ARGS_attention_error         := --num-trials 3 --prefix-len 2,16,128,1024 --intervals
-ARGS_attention_error_trained := --num-trials 2 --prefix-len 2,16,1024 --features elu1,taylor:1 --train none,lstsq,adam,adam-log,adam-warm --adam-steps 200 --intervals
-ARGS_attention_error_mnist   := --dataset mnist --num-trials 2 --prefix-len 2,16,1024 --train none,lstsq --intervals
-ARGS_attention_features      := --dim 8 --num-trials 2 --prefix-len 512 --train none,lstsq --features none,taylor:0,taylor:1,taylor:2,taylor:3,minimax:1,minimax:2,minimax:3,favor-orth:9,favor-orth:45,oracle:1,oracle:9,oracle:45,elu1,cumulant --intervals
-
 # What attention with a prefix costs.
 ARGS_attention_cost        := --method exact,ntk --heads 1 --seq-len 256 --prefix-len 256,1024,4096,16384,65536 --num-rounds 4
 ARGS_attention_cost_length := --method ntk,linear --heads 1 --prefix-len 256 --seq-len 512,1024,2048 --num-rounds 4
 ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,16,512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 5
+
+# NTK-Attention in place of a prefix.
+ARGS_attention_error         := --num-trials 3 --prefix-len 2,16,128,1024 --intervals
+ARGS_attention_error_trained := --num-trials 2 --prefix-len 2,16,1024 --features elu1,taylor:1 --train none,lstsq,adam,adam-log,adam-warm --adam-steps 200 --intervals
+ARGS_attention_error_mnist   := --dataset mnist --num-trials 2 --prefix-len 2,16,1024 --train none,lstsq --intervals
+ARGS_attention_features      := --dim 8 --num-trials 2 --prefix-len 512 --train none,lstsq --features none,taylor:0,taylor:1,taylor:2,taylor:3,minimax:1,minimax:2,minimax:3,favor-orth:9,favor-orth:45,oracle:1,oracle:9,oracle:45,elu1,cumulant --intervals
+ARGS_prefix_effect_trap      := --num-trials 3 --prefix-len 64,1024,4096,8192
+ARGS_gaussian_prefix_limit   := --num-trials 4 --prefix-len 4096
+ARGS_score_centring          := --num-trials 4 --prefix-len 4096
+ARGS_approximation_crossover := --num-trials 10
+ARGS_polynomial_degree       :=
+ARGS_error_bound             := --num-trials 3
+ARGS_summary_capacity        := --num-trials 2
+ARGS_low_rank_summary        := --num-trials 2 --prefix-len 1024
+ARGS_low_rank_summary_mnist  := --dataset mnist --num-trials 2 --prefix-len 1024
+ARGS_parameter_count         :=
+ARGS_ntk_features            := --num-trials 3 --num-fit 400
