@@ -321,13 +321,12 @@ static void lay_out_summaries(const struct inputs *in, const feature_map *map, s
 }
 
 /* Adds the prefix of (b, h) and the given summary of (b, h) to the state number `at`. */
-static int fill_summary(const struct config *cfg, const struct inputs *in, const feature_map *map, struct attn_fold *fold,
-                        size_t b, size_t h, struct summaries *s, double *Z_of, double *k_of)
+static int fill_summary(const struct config *cfg, const struct inputs *in, struct attn_fold *fold, size_t b, size_t h,
+                        struct summaries *s, double *Z_of, double *k_of)
 {
     const size_t r = s->feat_dim, cols = s->cols, d = cols - 1, at = b * s->heads + h;
     const struct tensor *pk = &in->t[PREFIX_K], *pv = &in->t[PREFIX_V], *z = &in->t[Z], *kvec = &in->t[KVEC];
     double *Zk = s->Zk + at * r * cols;
-    (void)map;
     s->scale[at] = 0.0;
     memset(Zk, 0, r * cols * sizeof *Zk);
     if (pk->path) {
@@ -366,7 +365,7 @@ static int make_summaries(const struct config *cfg, const struct inputs *in, con
     if (!Z_of || !k_of || !s->Zk || !s->scale) code = cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
     if (!code) code = cli_status(&cfg->c, attn_fold_alloc(map, in->shape.head_dim, &fold), "the summary of the prefix");
     for (size_t at = 0; at < grid && !code; at++) {
-        code = fill_summary(cfg, in, map, fold, at / s->heads, at % s->heads, s, Z_of, k_of);
+        code = fill_summary(cfg, in, fold, at / s->heads, at % s->heads, s, Z_of, k_of);
         if (!code) code = cli_interrupted();
     }
     attn_fold_free(fold);
