@@ -11,6 +11,7 @@
 #include <gsl/gsl_errno.h>
 #include <math.h>
 #include <omp.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -67,8 +68,8 @@ struct job {
     bool differ;
     struct scratch *threads;
     double *dZk;                          /* (batch, summary heads, feat_dim, dim + 1) */
-    size_t first_bad;                     /* ((b heads + h) (len_q + 1) + row), SIZE_MAX: none */
-    int status;
+    _Atomic size_t first_bad;                     /* ((b heads + h) (len_q + 1) + row), SIZE_MAX: none */
+    _Atomic int status;                   /* the largest of any unit */
 };
 
 static void lay_out(const struct job *job, bool backward, struct scratch *t, struct arena *a)
@@ -244,8 +245,8 @@ static void make_pairs(const struct head *head)
 static void note_bad(struct job *job, const struct head *head, size_t row)
 {
     const size_t at = (head->b * job->shape->heads + head->h) * (job->shape->len_q + 1) + row;
-#pragma omp critical(attn_linear_bad)
-    if (at < job->first_bad) job->first_bad = at;
+    size_t first = job->first_bad;
+    while (at < first && !atomic_compare_exchange_weak(&job->first_bad, &first, at)) continue;
 }
 
 /* N, D of the loaded queries in units of e^{unit[i]}. Keys [done, end) are loaded
@@ -493,8 +494,8 @@ static void run_unit(struct job *job, size_t unit, struct scratch *t)
         }
     if (status) {
         note_bad(job, &head, s->len_q);
-#pragma omp critical(attn_linear_status)
-        if (!job->status) job->status = status;
+        int most = job->status;
+        while (status > most && !atomic_compare_exchange_weak(&job->status, &most, status)) continue;
     }
 }
 

@@ -5,6 +5,7 @@
 #include <gsl/gsl_errno.h>
 #include <math.h>
 #include <omp.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -26,7 +27,7 @@ struct job {
     attn_row *rows_out;
     double *prefix_grads;                /* (batch, kv_heads, prefix_len, 2 dim): dK, dV */
     double *key_grads;                   /* (threads, len_k, 2 dim), linear */
-    size_t first_bad;
+    _Atomic size_t first_bad;
 };
 
 /* Scratch of one thread, in doubles. */
@@ -167,8 +168,8 @@ static void add_gradients(const struct block *x, const struct keys *keys, double
 
 static void note_bad(struct job *job, size_t row)
 {
-#pragma omp critical(attn_scores_bad)
-    if (row < job->first_bad) job->first_bad = row;
+    size_t first = job->first_bad;
+    while (row < first && !atomic_compare_exchange_weak(&job->first_bad, &first, row)) continue;
 }
 
 static void run_block(struct job *job, const struct block *x, const struct keys *prefix, const struct keys *input,
