@@ -8,7 +8,7 @@ ARGS_ntk_freezing          := --num-samples 8 --dim 4 --prefix-len 256,4096,6553
 ARGS_ntk_spectrum          := --num-instances 20000 --num-draws 1000 --prefix-len 16,64,256,1024,4096,16384,65536,262144 --num-trials 400
 ARGS_ntk_prefix_needed     := --num-instances 120 --num-trials 100 --max-prefix-len 2097152
 ARGS_ntk_rank              := --num-samples 9 --dim 6 --prefix-len 22
-ARGS_ntk_real_layer        := --seq-len 32 --signs random,positive --prefix-len 1024,4096,16384,65536,262144 --num-trials 256
+ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --signs random,positive --prefix-len 1024,4096,16384,65536,262144 --num-trials 256
 ARGS_score_concentration   := --prefix-len 1,4,16,64,256,1024,4096,16384,65536,262144,1048576 --num-trials 4000
 
 # What attention with a prefix costs.

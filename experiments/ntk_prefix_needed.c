@@ -51,7 +51,7 @@ static const char *check(void *config)
     return cfg->confidence <= 1.0 ? NULL : "--confidence: above 1";
 }
 
-enum { NUM_KERNELS = 2, SHORTEST = 2, WIDTH = 3 * NUM_KERNELS, ENOUGH = 8192 };
+enum { NUM_KERNELS = 2, SHORTEST = 2, WIDTH = 3 * NUM_KERNELS, ENOUGH = 8192, FEWEST = 16 };
 
 /* The grid of prefix lengths, powers of sqrt 2. */
 static size_t grid_len(size_t step) { return (size_t)llround(SHORTEST * pow(2.0, 0.5 * (double)step)); }
@@ -154,8 +154,9 @@ static int by_close(const void *a, const void *b)
     return compare(&((const struct instance *)a)->close, &((const struct instance *)b)->close);
 }
 
-/* F3 and T4 for one kernel. For T4, instances beyond the first that needs more than the
- * longest prefix, in the order of lambda, are left out: the others are complete. */
+/* F3 and T4 for one kernel. T4 leaves out the instances, in the order of lambda, beyond
+ * the first that needs more than the longest prefix (the others are complete), and
+ * wants enough of them to fit a constant on half. */
 static void decide(struct instance *all, size_t count, const char *kernel, struct verdicts *v, double *x, double *y)
 {
     char row[64];
@@ -183,8 +184,12 @@ static void decide(struct instance *all, size_t count, const char *kernel, struc
         if (i < kept / 2) fitted = fmax(fitted, ratio);
         else largest = fmax(largest, ratio);
     }
+    /* Lengths are known up to a step of the grid. */
+    struct interval ratio = { NAN, NAN, NAN, kept };
+    const double value = largest / (2.0 * fitted);
+    if (kept >= FEWEST) ratio = (struct interval){ value, value / sqrt(2.0), value * sqrt(2.0), kept - kept / 2 };
     snprintf(row, sizeof row, "sufficient-%s", kernel);
-    verdicts_add(v, "T4", row, kept < 2 ? (struct interval){ NAN, NAN, NAN, kept } : cli_exact(largest / (2.0 * fitted), kept - kept / 2));
+    verdicts_add(v, "T4", row, ratio);
 }
 
 static int report(const struct config *cfg, const struct units *work)

@@ -8,7 +8,7 @@ ARGS_ntk_freezing          := --num-samples 8 --dim 4 --prefix-len 256,4096 --nu
 ARGS_ntk_spectrum          := --num-instances 200 --num-draws 8 --prefix-len 256,4096 --num-trials 16
 ARGS_ntk_prefix_needed     := --num-instances 12 --num-trials 10 --max-prefix-len 16384
 ARGS_ntk_rank              := --num-samples 5 --dim 3 --prefix-len 12
-ARGS_ntk_real_layer        := --seq-len 32 --prefix-len 1024,4096 --num-trials 8
+ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --prefix-len 1024,4096 --num-trials 8
 ARGS_score_concentration   := --prefix-len 1,16,256,4096 --num-trials 100
 
 # What attention with a prefix costs.
