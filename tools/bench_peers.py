@@ -39,6 +39,9 @@ CASES = [
     ("ntk", 12, 128, 0, 64, False, "forward+backward"),
     ("ntk", 12, 512, 0, 64, False, "forward+backward"),
     ("ntk", 12, 2048, 0, 64, False, "forward+backward"),
+    ("ntk", 12, 128, 0, 64, True, "forward+backward"),
+    ("ntk", 12, 512, 0, 64, True, "forward+backward"),
+    ("ntk", 12, 2048, 0, 64, True, "forward+backward"),
 ]
 
 
