@@ -687,6 +687,54 @@ static void zero_rows(const struct key_grad *g, size_t b, size_t kv, size_t from
     for (size_t j = from; g->to.data && j < to; j++) memset(row_out(g->to, b, kv, j), 0, d * sizeof(float));
 }
 
+/* Whether dZ of a head can be accumulated where the caller wants it. */
+static bool writes_dZ(const struct backward_job *job)
+{
+    const struct attn_shape *s = job->shape;
+    return job->dZ.data && job->plan.row_chunks == 1 && job->summary->heads == s->heads &&
+           s->head_dim == attn_padded(s->head_dim) && (job->dZ.batch || s->batch == 1) && (job->dZ.head || s->heads == 1);
+}
+
+/* Rows i0 .. i0+rows.rows-1 (ATTN_GRAD_QUERIES at most) of one head through the features:
+ * rows.dq <- dq_scale rows.dq + J_phi^T dphi, and their part of dZ and dk. */
+static int feature_rows(struct backward_job *job, struct backward_thread *mine, struct attn_grad_rows rows, size_t head,
+                        size_t i0, float dq_scale)
+{
+    const struct attn_shape *s = job->shape;
+    const struct attn_summary *z = job->summary;
+    const size_t b = head / s->heads, h = head % s->heads, zh = h / (s->heads / z->heads);
+    const size_t d = s->head_dim, padded = attn_padded(d), r = job->feat_dim;
+    const size_t slot = head * job->plan.row_chunks + i0 / job->plan.chunk_rows;
+    const bool direct = writes_dZ(job);
+    struct attn_feature_grad f = {
+        .rows = rows.rows, .head_dim = d, .feat_dim = r, .q = row_in(job->q, b, h, i0), .q_row = job->q.row,
+        .g = rows.g, .shift = rows.shift, .delta = rows.delta, .phi = mine->phi, .elu1 = job->elu1,
+        .Z = row_in(z->Z, b, zh, 0), .Z_row = z->Z.row, .kvec = row_in(z->k, b, zh, 0), .dphi = mine->dphi,
+        .dq = rows.dq, .dq_scale = dq_scale, .dZ = direct ? row_out(job->dZ, b, h, 0) : job->dZ_chunks + slot * r * padded,
+        .dZ_row = direct ? job->dZ.row : (ptrdiff_t)padded, .dk = job->dk_chunks + slot * r,
+        .first = i0 % job->plan.chunk_rows == 0, .scratch = mine->feature_scratch
+    };
+    if (job->elu1) {
+        job->kernels->feature_backward(&f);
+        return GSL_SUCCESS;
+    }
+    for (size_t i = 0; i < rows.rows; i++) memcpy(mine->x + i * d, row_in(job->q, b, h, i0 + i), d * sizeof(float));
+    f.phi_log = mine->phi_log;
+    const int status = feature_forward_f32(z->map, FEATURE_QUERY, rows.rows, mine->x, d, mine->phi, r, mine->phi_log, 1,
+                                           mine->feature);
+    if (status) return status;
+    job->kernels->feature_backward(&f);
+    for (size_t i = 0; i < rows.rows * padded; i++) rows.dq[i] *= dq_scale;
+    return feature_backward_f32(z->map, FEATURE_QUERY, rows.rows, mine->x, d, mine->dphi,
+                                ceil_div(r, ATTN_PANEL) * ATTN_PANEL, mine->phi_log, rows.dq, padded, 1, 1, mine->feature);
+}
+
+static void note_status(struct backward_job *job, int status)
+{
+    int none = GSL_SUCCESS;
+    if (status) atomic_compare_exchange_strong(&job->status, &none, status);
+}
+
 static void backward_task(void *context, size_t task, int thread)
 {
     struct backward_job *job = context;
@@ -720,34 +768,44 @@ static void backward_task(void *context, size_t task, int thread)
             set_key_grads(&block, &job->dk, &job->dv, b, kv, input_lo);
             job->kernels->backward_block(&block);
         }
-        if (plan->chunks == 1 && job->dq.data)
-            for (size_t i = 0; i < s->len_q; i++) {
-                float *dq = row_out(job->dq, b, h, i);
-                for (size_t c = 0; c < d; c++) dq[c] = job->scale * rows.dq[i * padded + c];
-            }
+        if (plan->chunks > 1) continue;
+        /* All keys are here: dq is complete but for the features, of which the rows are at hand. */
+        for (size_t i0 = 0; i0 < s->len_q && job->feat_dim; i0 += ATTN_GRAD_QUERIES) {
+            const struct attn_grad_rows part = {
+                least(ATTN_GRAD_QUERIES, s->len_q - i0), NULL, rows.g + i0 * padded, rows.dq + i0 * padded, rows.shift + i0,
+                rows.delta + i0
+            };
+            note_status(job, feature_rows(job, mine, part, head, i0, job->scale));
+        }
+        if (!job->dq.data) continue;
+        const float by = job->feat_dim ? 1.0f : job->scale;
+        for (size_t i = 0; i < s->len_q; i++) {
+            float *dq = row_out(job->dq, b, h, i);
+            const float *from = rows.dq + i * padded;
+#pragma omp simd
+            for (size_t c = 0; c < d; c++) dq[c] = by * from[c];
+        }
     }
     zero_rows(&job->dk, b, kv, most(input_lo, used), input_hi, d);
     zero_rows(&job->dv, b, kv, most(input_lo, used), input_hi, d);
 }
 
-/* dq = scale * sum over chunks, in order. */
-static void gather_queries(const struct backward_job *job, size_t head, size_t i0, size_t rows)
+/* dq = scale * sum over chunks, in order, into rows of `padded`. */
+static void gather_queries(const struct backward_job *job, size_t head, size_t i0, size_t rows, float *dq)
 {
-    const struct attn_shape *s = job->shape;
-    const size_t d = s->head_dim, padded = attn_padded(d), chunks = job->plan.chunks;
-    for (size_t i = i0; i < i0 + rows; i++) {
-        float *dq = row_out(job->dq, head / s->heads, head % s->heads, i);
-        const float *from = job->dq_chunks + (head * chunks * s->len_q + i) * padded;
-        for (size_t c = 0; c < d; c++) dq[c] = from[c];
-        for (size_t chunk = 1; chunk < chunks; chunk++) {
-            from += s->len_q * padded;
-            for (size_t c = 0; c < d; c++) dq[c] += from[c];
-        }
-        for (size_t c = 0; c < d; c++) dq[c] *= job->scale;
+    const size_t padded = attn_padded(job->shape->head_dim), len = job->shape->len_q, n = rows * padded;
+    const float *from = job->dq_chunks + (head * job->plan.chunks * len + i0) * padded;
+    memcpy(dq, from, n * sizeof *dq);
+    for (size_t chunk = 1; chunk < job->plan.chunks; chunk++) {
+        from += len * padded;
+#pragma omp simd
+        for (size_t c = 0; c < n; c++) dq[c] += from[c];
     }
+#pragma omp simd
+    for (size_t c = 0; c < n; c++) dq[c] *= job->scale;
 }
 
-/* Rows of one head: dq gathered, features added to it, dZ and dk of these rows. */
+/* With several chunks of keys: rows of one head, dq gathered and the features added. */
 static void rows_task(void *context, size_t task, int thread)
 {
     struct backward_job *job = context;
@@ -755,49 +813,16 @@ static void rows_task(void *context, size_t task, int thread)
     const struct backward_plan *plan = &job->plan;
     struct backward_thread *mine = &job->threads[thread];
     const size_t head = task / plan->row_chunks, b = head / s->heads, h = head % s->heads;
-    const size_t d = s->head_dim, padded = attn_padded(d), r = job->feat_dim;
+    const size_t d = s->head_dim, padded = attn_padded(d);
     const size_t from = task % plan->row_chunks * plan->chunk_rows, to = least(s->len_q, from + plan->chunk_rows);
-    if (r) {
-        memset(job->dZ_chunks + task * r * padded, 0, r * padded * sizeof(float));
-        memset(job->dk_chunks + task * r, 0, r * sizeof(float));
-    }
     for (size_t i0 = from; i0 < to; i0 += ATTN_GRAD_QUERIES) {
-        const size_t rows = least(ATTN_GRAD_QUERIES, to - i0);
-        if (plan->chunks > 1 && job->dq.data) gather_queries(job, head, i0, rows);
-        if (!r) continue;
-        const struct attn_summary *z = job->summary;
-        const size_t zh = h / (s->heads / z->heads);
-        struct attn_grad_rows part = mine->rows;
-        part.rows = rows;
-        prepare_rows(job, part, b, h, i0);      /* zeroes part.dq */
-        struct attn_feature_grad f = {
-            .rows = rows, .head_dim = d, .feat_dim = r, .q = row_in(job->q, b, h, i0), .q_row = job->q.row,
-            .g = part.g, .shift = part.shift, .delta = part.delta, .phi = mine->phi, .elu1 = job->elu1,
-            .Z = row_in(z->Z, b, zh, 0), .Z_row = z->Z.row, .kvec = row_in(z->k, b, zh, 0), .dphi = mine->dphi,
-            .dq = part.dq, .dZ = job->dZ_chunks + task * r * padded, .dk = job->dk_chunks + task * r,
-            .scratch = mine->feature_scratch
-        };
-        int status = GSL_SUCCESS;
-        if (!job->elu1) {
-            for (size_t i = 0; i < rows; i++) memcpy(mine->x + i * d, row_in(job->q, b, h, i0 + i), d * sizeof(float));
-            f.phi_log = mine->phi_log;
-            status = feature_forward_f32(z->map, FEATURE_QUERY, rows, mine->x, d, mine->phi, r, mine->phi_log, 1,
-                                         mine->feature);
-        }
-        if (!status) job->kernels->feature_backward(&f);
-        if (!status && !job->elu1)
-            status = feature_backward_f32(z->map, FEATURE_QUERY, rows, mine->x, d, mine->dphi,
-                                          ceil_div(r, ATTN_PANEL) * ATTN_PANEL, mine->phi_log, part.dq, padded, 0, 1,
-                                          mine->feature);
-        if (status) {
-            int none = GSL_SUCCESS;
-            atomic_compare_exchange_strong(&job->status, &none, status);
-            return;
-        }
-        for (size_t i = 0; job->dq.data && i < rows; i++) {
-            float *dq = row_out(job->dq, b, h, i0 + i);
-            for (size_t c = 0; c < d; c++) dq[c] += part.dq[i * padded + c];
-        }
+        struct attn_grad_rows rows = mine->rows;
+        rows.rows = least(ATTN_GRAD_QUERIES, to - i0);
+        if (job->feat_dim) prepare_rows(job, rows, b, h, i0);
+        gather_queries(job, head, i0, rows.rows, rows.dq);
+        if (job->feat_dim) note_status(job, feature_rows(job, mine, rows, head, i0, 1.0f));
+        for (size_t i = 0; i < rows.rows && job->dq.data; i++)
+            memcpy(row_out(job->dq, b, h, i0 + i), rows.dq + i * padded, d * sizeof(float));
     }
 }
 
@@ -832,29 +857,37 @@ static void share(const struct attn_shape *s, const struct key_grad *g, int num_
 }
 
 /* dZ and dk of the caller's view: sums over row chunks, the heads of a group, and
- * whatever the view shares, in order. Task: one feature of one of the view's heads. */
+ * whatever the view shares, in order. Task: a run of features of one of the summary's heads. */
+enum { SUMMARY_RUN = 64 };
+
 static void summary_task(void *context, size_t task, int thread)
 {
     (void)thread;
     const struct backward_job *job = context;
     const struct attn_shape *s = job->shape;
     const size_t r = job->feat_dim, d = s->head_dim, padded = attn_padded(d), zheads = job->summary->heads;
-    const size_t f = task % r, at = task / r, b0 = at / zheads, h0 = at % zheads, group = s->heads / zheads;
+    const size_t runs = ceil_div(r, SUMMARY_RUN), at = task / runs, b0 = at / zheads, h0 = at % zheads;
+    const size_t group = s->heads / zheads, f0 = task % runs * SUMMARY_RUN, f1 = least(r, f0 + SUMMARY_RUN);
     for (int which = 0; which < 2; which++) {
         const struct attn_out view = which ? job->dkvec : job->dZ;
-        if (!view.data) continue;
+        if (!view.data || (!which && writes_dZ(job))) continue;
         const bool over_batch = !view.batch, over_heads = !view.head;
         if ((over_batch && b0) || (over_heads && h0)) continue;
-        const size_t n = which ? 1 : d, stride = which ? 1 : padded;
-        const float *chunks = which ? job->dk_chunks : job->dZ_chunks;
-        float *to = which ? row_out(view, b0, h0, 0) + f : row_out(view, b0, h0, f);
-        for (size_t c = 0; c < n; c++) to[c] = 0.0f;
-        for (size_t b = b0; b < (over_batch ? s->batch : b0 + 1); b++)
-            for (size_t h = h0 * group; h < (over_heads ? s->heads : (h0 + 1) * group); h++)
-                for (size_t chunk = 0; chunk < job->plan.row_chunks; chunk++) {
-                    const float *from = chunks + (((b * s->heads + h) * job->plan.row_chunks + chunk) * r + f) * stride;
-                    for (size_t c = 0; c < n; c++) to[c] += from[c];
-                }
+        /* k is one row of feat_dim numbers, Z feat_dim rows of head_dim. */
+        const size_t rows = which ? 1 : f1 - f0, n = which ? f1 - f0 : d, stride = which ? r : padded;
+        const float *chunks = which ? job->dk_chunks + f0 : job->dZ_chunks + f0 * padded;
+        const size_t slot = which ? r : r * padded;
+        for (size_t row = 0; row < rows; row++) {
+            float *to = which ? row_out(view, b0, h0, 0) + f0 : row_out(view, b0, h0, f0 + row);
+            memset(to, 0, n * sizeof *to);
+            for (size_t b = b0; b < (over_batch ? s->batch : b0 + 1); b++)
+                for (size_t h = h0 * group; h < (over_heads ? s->heads : (h0 + 1) * group); h++)
+                    for (size_t chunk = 0; chunk < job->plan.row_chunks; chunk++) {
+                        const float *from = chunks + ((b * s->heads + h) * job->plan.row_chunks + chunk) * slot + row * stride;
+#pragma omp simd
+                        for (size_t c = 0; c < n; c++) to[c] += from[c];
+                    }
+        }
     }
 }
 
@@ -871,14 +904,14 @@ static int backward_run(struct backward_job *job, void *work, size_t work_bytes,
     lay_out_backward(job, num_threads, &arena);
     atomic_init(&job->status, GSL_SUCCESS);
     parallel_for(s->batch * s->kv_heads * job->plan.chunks, num_threads, backward_task, job);
-    if (job->feat_dim || job->plan.chunks > 1)
+    if (job->plan.chunks > 1)
         parallel_for(s->batch * s->heads * job->plan.row_chunks, num_threads, rows_task, job);
     share(s, &job->dk, num_threads);
     share(s, &job->dv, num_threads);
     share(s, &job->dpk, num_threads);
     share(s, &job->dpv, num_threads);
     if (job->feat_dim)
-        parallel_for(s->batch * job->summary->heads * job->feat_dim, num_threads, summary_task, job);
+        parallel_for(s->batch * job->summary->heads * ceil_div(job->feat_dim, SUMMARY_RUN), num_threads, summary_task, job);
     free(owned);
     return atomic_load(&job->status);
 }

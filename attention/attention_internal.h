@@ -81,8 +81,11 @@ struct attn_feature_grad {
     const float *Z, *kvec;
     ptrdiff_t Z_row;
     float *dphi;                  /* (rows, feat_dim padded) out; with elu1 scratch */
-    float *dq;                    /* elu1: (rows, padded) +=; else not touched */
-    float *dZ, *dk;               /* (feat_dim, padded), (feat_dim): += */
+    float *dq;                    /* elu1: (rows, padded) = dq_scale dq + ...; else not touched */
+    float dq_scale;
+    float *dZ, *dk;               /* (feat_dim, dZ_row), (feat_dim): += */
+    ptrdiff_t dZ_row;
+    int first;                    /* = instead of += */
     float *scratch;               /* attn_feature_scratch floats, aligned */
 };
 

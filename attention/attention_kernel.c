@@ -6,6 +6,7 @@
  * read P and dS transposed through the strides of A. */
 #include "attention/attention_internal.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -685,11 +686,18 @@ static void forward_summary(const struct attn_forward_block *b, const struct for
         }
         /* mass 2^whole; its exponent bounds its logarithm. */
         const float old = s->shift[i];
-        float shift = old;
-        if (mass != 0.0) {
-            const float top = (float)(whole + exponent_above(mass));
-            shift = top > old ? top : old;
+        float shift = old, *sum = s->mass + i * VW;
+        const int top = mass != 0.0 ? exponent_above(mass) : INT_MIN / 2;
+        if (!whole && fabsf(old) < 40.0f && top < 40) {
+            /* Far from the ends of the range a shift of 0 serves, and the features stay as
+             * they are; rescaling by powers of two rounds nothing. */
+            s->shift[i] = 0.0f;
+            alpha[i] = power_of_two((int)old);
+            scaled(sum, sum, alpha[i], VW);
+            sum[0] += (float)mass;
+            continue;
         }
+        if (mass != 0.0 && (float)(whole + top) > shift) shift = (float)(whole + top);
         /* Features times 2^-shift must not overflow, however small all masses are. */
         const float lowest = (float)(whole - 60);
         shift = shift > lowest ? shift : lowest;
@@ -700,8 +708,7 @@ static void forward_summary(const struct attn_forward_block *b, const struct for
         float by = (float)whole - shift;
         by = by < -1000.0f ? -1000.0f : by > 1000.0f ? 1000.0f : by;
         scale_row(row, phi_row, (int)by);
-        float *sum = s->mass + i * VW;
-        if (down != 0.0f) scaled(sum, sum, alpha[i], VW);
+        scaled(sum, sum, alpha[i], VW);
         sum[0] += (float)(by > -120.0f && by < 120.0f ? mass * power_of_two((int)by) : ldexp(mass, (int)by));
     }
     /* In blocks of features, so that padded rows of Z fit the scratch of V. */
@@ -918,19 +925,21 @@ void ISA_NAME(attn_feature_backward)(const struct attn_feature_grad *f)
         if (f->elu1) {
             /* elu' = 1 above 0 and e^z = phi below: min(phi, 1). Padded columns have dphi = 0. */
             float *dq = f->dq + i * padded;
-            const vf by = splat(weight[i] * root);
+            const vf by = splat(weight[i] * root), dense = splat(f->dq_scale);
             for (size_t c = 0; c < padded; c += VW) {
                 const vf p = load(phi + c);
-                store(dq + c, load(dq + c) + by * load(dphi + c) * choose(p < splat(1.0f), p, splat(1.0f)));
+                store(dq + c, dense * load(dq + c) + by * load(dphi + c) * choose(p < splat(1.0f), p, splat(1.0f)));
             }
-        } else {
+        } else if (weight[i] != 1.0f) {
             scaled(dphi, dphi, weight[i], r);
         }
-        scaled(phi, phi, weight[i], phi_row);
-        if (f->dk) add_scaled(f->dk, phi, -f->delta[i], r);
+        if (weight[i] != 1.0f) scaled(phi, phi, weight[i], phi_row);
+        if (f->dk && f->first && !i) scaled(f->dk, phi, -f->delta[i], r);
+        else if (f->dk) add_scaled(f->dk, phi, -f->delta[i], r);
     }
     if (f->dZ)
-        product(r, padded, f->rows, f->phi, 1, (ptrdiff_t)phi_row, f->g, (ptrdiff_t)padded, f->dZ, (ptrdiff_t)padded, as_is);
+        product(r, padded, f->rows, f->phi, 1, (ptrdiff_t)phi_row, f->g, (ptrdiff_t)padded, f->dZ, f->dZ_row,
+                f->first ? from_zero : as_is);
 }
 
 #if defined(ISA_PORTABLE)
