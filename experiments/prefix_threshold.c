@@ -23,10 +23,11 @@ static const char descent_columns[] = "num_samples,trial,lambda_min_key,prefix_l
 struct config {
     struct cli_common c;
     size_t *num_samples, num_ns, *dims, num_dims, num_trials, num_starts, max_iterations, max_steps;
-    const char *descent_out;
+    char *descent_out;           /* beside --out, with --tables */
+    bool tables;
 };
 
-enum { KEY_NUM_SAMPLES = 1, KEY_DIM, KEY_NUM_TRIALS, KEY_NUM_STARTS, KEY_MAX_ITERATIONS, KEY_MAX_STEPS, KEY_DESCENT_OUT };
+enum { KEY_NUM_SAMPLES = 1, KEY_DIM, KEY_NUM_TRIALS, KEY_NUM_STARTS, KEY_MAX_ITERATIONS, KEY_MAX_STEPS, KEY_TABLES };
 
 static const struct argp_option options[] = {
     { "num-samples", KEY_NUM_SAMPLES, "LIST", 0, "numbers of samples n, ascending (default 2,4,6)", 1 },
@@ -35,7 +36,7 @@ static const struct argp_option options[] = {
     { "num-starts", KEY_NUM_STARTS, "N", 0, "starts per problem at most (default 6)", 1 },
     { "max-iterations", KEY_MAX_ITERATIONS, "N", 0, "Levenberg-Marquardt iterations per start (default 300)", 1 },
     { "max-steps", KEY_MAX_STEPS, "N", 0, "steps of a descent at most (default 400000)", 1 },
-    { "descent-out", KEY_DESCENT_OUT, "FILE", 0, "table of the descents at m = lambda_min(H*)^-2", 2 },
+    { "tables", KEY_TABLES, NULL, 0, "also write OUT_descent.csv: the descents at m = lambda_min(H*)^-2", 2 },
     { 0 }
 };
 
@@ -49,7 +50,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_NUM_STARTS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_starts);
     case KEY_MAX_ITERATIONS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->max_iterations);
     case KEY_MAX_STEPS: return cli_parse_size(state, key, arg, 1, (size_t)1 << 40, &cfg->max_steps);
-    case KEY_DESCENT_OUT: cfg->descent_out = arg; return 0;
+    case KEY_TABLES: cfg->tables = true; return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -399,6 +400,7 @@ int main(int argc, char **argv)
     struct config cfg = { .num_samples = default_ns, .num_ns = 3, .dims = default_dims, .num_dims = 2, .num_trials = 12,
                           .num_starts = 6, .max_iterations = 300, .max_steps = 400000 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    if (cfg.tables) cfg.descent_out = cli_side_path(&cfg.c, "descent");
     struct study s = { .cfg = &cfg };
     const size_t fits = num_fits(&cfg), all = fits + NUM_DESCENT_NS * cfg.num_trials;
     char *identity = cli_text("%zu %zu %zu %zu |", cfg.num_trials, cfg.num_starts, cfg.max_iterations, cfg.max_steps);
@@ -418,5 +420,6 @@ int main(int argc, char **argv)
     if (!code) code = write_descents(&s);
     if (!code) code = write_verdicts(&s);
     if (!code) code = write_table(&s);
+    free(cfg.descent_out);
     return units_close(s.work, code);
 }

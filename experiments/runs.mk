@@ -24,3 +24,8 @@ NEEDS_MNIST += attention_error_mnist
 RUNS        += prefix_effect_trap gaussian_prefix_limit score_centring approximation_crossover polynomial_degree error_bound summary_capacity low_rank_summary low_rank_summary_mnist parameter_count ntk_features
 PROG_low_rank_summary_mnist := low_rank_summary
 NEEDS_MNIST += low_rank_summary_mnist
+
+# Training dynamics.
+RUNS        += training_dynamics training_contraction training_laziness kernel_perturbation prefix_threshold prefix_scaling prefix_scaling_mnist real_layer_training
+PROG_prefix_scaling_mnist := prefix_scaling
+NEEDS_MNIST += prefix_scaling_mnist

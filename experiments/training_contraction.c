@@ -22,18 +22,18 @@ static const char curve_columns[] = "step,loss_ratio,bound_key,bound_full,linear
 struct config {
     struct cli_common c;
     size_t num_trials, num_steps, prefix_len;
-    const char *steps_out, *curve_out, *instance_out;
+    char *steps_out, *curve_out, *instance_out;      /* beside --out, with --tables */
+    bool tables;
 };
 
-enum { KEY_NUM_TRIALS = 1, KEY_NUM_STEPS, KEY_PREFIX_LEN, KEY_STEPS_OUT, KEY_CURVE_OUT, KEY_INSTANCE_OUT };
+enum { KEY_NUM_TRIALS = 1, KEY_NUM_STEPS, KEY_PREFIX_LEN, KEY_TABLES };
 
 static const struct argp_option options[] = {
     { "num-trials", KEY_NUM_TRIALS, "N", 0, "draws of data and prefix (default 8)", 1 },
     { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of each descent (default 2000)", 1 },
     { "prefix-len", KEY_PREFIX_LEN, "M", 0, "prefix length, even (default 8192)", 1 },
-    { "steps-out", KEY_STEPS_OUT, "FILE", 0, "table of descents at step sizes around the stability limit", 2 },
-    { "curve-out", KEY_CURVE_OUT, "FILE", 0, "loss curve on the square, trial 0, beside the bounds", 2 },
-    { "instance-out", KEY_INSTANCE_OUT, "BASE", 0, "write the square of trial 0: BASE_inputs.npy, _targets, _prefix, _signs", 2 },
+    { "tables", KEY_TABLES, NULL, 0, "also write OUT_steps.csv (descents at step sizes around the limit), OUT_curve.csv (loss on the "
+      "square) and the square itself: OUT_square_inputs.npy, _targets, _prefix, _signs", 2 },
     { 0 }
 };
 
@@ -44,9 +44,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_trials);
     case KEY_NUM_STEPS: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->num_steps);
     case KEY_PREFIX_LEN: return cli_parse_size(state, key, arg, 2, 1u << 26, &cfg->prefix_len);
-    case KEY_STEPS_OUT: cfg->steps_out = arg; return 0;
-    case KEY_CURVE_OUT: cfg->curve_out = arg; return 0;
-    case KEY_INSTANCE_OUT: cfg->instance_out = arg; return 0;
+    case KEY_TABLES: cfg->tables = true; return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -354,6 +352,12 @@ int main(int argc, char **argv)
 {
     struct config cfg = { .num_trials = 8, .num_steps = 2000, .prefix_len = 8192 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    if (cfg.tables) {
+        cfg.steps_out = cli_side_path(&cfg.c, "steps");
+        cfg.curve_out = cli_side_path(&cfg.c, "curve");
+        cfg.instance_out = cli_side_path(&cfg.c, "square");
+        if (cfg.instance_out) cfg.instance_out[strlen(cfg.instance_out) - 4] = '\0';      /* a base, without .csv */
+    }
     const size_t units = NUM_INSTANCES * cfg.num_trials, step_units = NUM_STEP_LENS * cfg.num_trials * NUM_FACTORS;
     int code = cli_memory(&cfg.c, (double)cfg.c.threads * 40.0 * (double)cfg.prefix_len * sizeof(double), "the prefix");
     if (code) return code;
@@ -372,5 +376,8 @@ int main(int argc, char **argv)
     if (!code) code = write_square(&cfg);
     if (!code) code = write_verdicts(&cfg, work);
     if (!code) code = write_table(&cfg, work);
+    free(cfg.steps_out);
+    free(cfg.curve_out);
+    free(cfg.instance_out);
     return units_close(work, code);
 }

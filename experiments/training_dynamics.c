@@ -2,6 +2,7 @@
 #include "experiments/cli/kernels.h"
 #include "experiments/cli/prefix_files.h"
 #include "experiments/cli/samples.h"
+#include "experiments/cli/summary.h"
 
 #include <errno.h>
 #include <math.h>
@@ -27,12 +28,13 @@ struct config {
     double sigma, step_size, stop_loss, stop_ratio;      /* step_size 0: auto */
     int law;
     size_t *prefix_lens, num_lens, num_trials, num_steps;
-    bool lens_given, trials_given;
+    bool lens_given, trials_given, tables;
     const char *prefix, *sign_values, *at, *pred_out, *prefix_out, *signs_out, *curve_out;
 };
 
 enum { KEY_SIGMA = 1, KEY_SIGNS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_STEP_SIZE, KEY_NUM_STEPS, KEY_STOP_LOSS,
-       KEY_STOP_RATIO, KEY_PREFIX, KEY_SIGN_VALUES, KEY_AT, KEY_PRED_OUT, KEY_PREFIX_OUT, KEY_SIGNS_OUT, KEY_CURVE_OUT };
+       KEY_STOP_RATIO, KEY_PREFIX, KEY_SIGN_VALUES, KEY_AT, KEY_PRED_OUT, KEY_PREFIX_OUT, KEY_SIGNS_OUT, KEY_CURVE_OUT,
+       KEY_TABLES };
 
 static const struct argp_option options[] = {
     SAMPLES_ARGP_OPTIONS,
@@ -52,6 +54,7 @@ static const struct argp_option options[] = {
     { "prefix-out", KEY_PREFIX_OUT, "FILE", 0, "write the trained tokens, trial 0, longest prefix", 2 },
     { "sign-values-out", KEY_SIGNS_OUT, "FILE", 0, "write their signs", 2 },
     { "curve-out", KEY_CURVE_OUT, "FILE", 0, "write the loss curves: every early step, then a growing stride, and the last", 2 },
+    { "tables", KEY_TABLES, NULL, 0, "the same as --curve-out OUT_curve.csv", 2 },
     { 0 }
 };
 
@@ -92,6 +95,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_PREFIX_OUT: cfg->prefix_out = arg; return 0;
     case KEY_SIGNS_OUT: cfg->signs_out = arg; return 0;
     case KEY_CURVE_OUT: cfg->curve_out = arg; return 0;
+    case KEY_TABLES: cfg->tables = true; return 0;
     default: return samples_parse(&cfg->samples, key, arg, state);
     }
 }
@@ -479,6 +483,8 @@ int main(int argc, char **argv)
                           .prefix_lens = default_lens, .num_lens = 3, .num_trials = 1, .num_steps = 1000 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
 
+    char *curve = cfg.tables && !cfg.curve_out ? cli_side_path(&cfg.c, "curve") : NULL;
+    if (curve) cfg.curve_out = curve;
     /* Files asked for are written at the end: a failed run leaves none. */
     struct samples_options samples = cfg.samples;
     samples.inputs_out = samples.targets_out = NULL;
@@ -523,6 +529,7 @@ int main(int argc, char **argv)
     if (!code) code = write_table(&s);
     code = journal_close(s.journal, code);
 done:
+    free(curve);
     gsl_matrix_free(s.trained);
     gsl_vector_free(s.trained_signs);
     free(s.results);
