@@ -36,8 +36,8 @@ ARGS_ntk_features            :=
 # Training dynamics: 3 minutes.
 ARGS_training_dynamics    := --num-samples 4 --dim 8 --sigma 1 --prefix-len 16,64,256,1024,4096,16384,65536,100000 --num-trials 6 --num-steps 200000 --stop-ratio 1e-20 --tables
 ARGS_training_contraction := --num-trials 8 --num-steps 2000 --prefix-len 8192 --tables
-ARGS_training_laziness    := --num-samples 8 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384 --num-trials 10 --num-steps 300 --num-draws 400
-ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.02,0.05,0.1,0.25 --prefix-len 64,256,1024,4096 --num-trials 24
+ARGS_training_laziness    := --num-samples 8 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384 --num-trials 20 --num-steps 300 --num-draws 1200
+ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.02,0.05,0.1,0.25 --prefix-len 64,256,1024,4096 --num-trials 32
 ARGS_prefix_threshold     := --num-samples 2,4,6,8 --dim 2,3,4 --num-trials 12 --max-iterations 200 --tables
 ARGS_prefix_scaling       := --num-samples 6 --dim 8 --sigma 0.7 --signs mirrored,random,positive --prefix-len 64,256,1024,4096,16384 --num-trials 8 --stop-ratio 1e-8 --num-steps 10000
 ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 24 --dim 10 --num-test 1000 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256,1024,4096 --num-trials 6 --stop-ratio 1e-8 --num-steps 1500

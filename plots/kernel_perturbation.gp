@@ -7,7 +7,8 @@ set xlabel 'shift R of every token'
 set ylabel '‖H(W) − H(W_0)‖_F'
 set xrange [0.007:0.35]
 lens = '64 256 1024 4096'
+open = '6 4 8 12'
 pick(s, m) = stringcolumn('shift') eq s && column('prefix_len') == m ? column('change_mean') : NaN
 plot 7 * x with lines ls 20 title 'slope 1', \
      for [i=1:4] csv using 'radius':(pick('adversarial', word(lens, i) + 0)):'change_ci_lo':'change_ci_hi' with yerrorlines lt i title 'adversarial, m = '.word(lens, i), \
-     for [i=1:4] csv using 'radius':(pick('random', word(lens, i) + 0)):'change_ci_lo':'change_ci_hi' with yerrorlines lt i pt (3 + i) dt (4,3) title 'random, m = '.word(lens, i)
+     for [i=1:4] csv using 'radius':(pick('random', word(lens, i) + 0)):'change_ci_lo':'change_ci_hi' with yerrorlines lt i pt (word(open, i) + 0) dt (4,3) title 'random, m = '.word(lens, i)

@@ -9,11 +9,11 @@ set logscale y
 set format y '10^{%T}'
 set xlabel 'kernel time mηt'
 set ylabel 'loss / initial loss'
-set xrange [0:140]
+set logscale x
+set format x '10^{%T}'
+set xrange [0.02:4000]
 set yrange [1e-21:3]
 lens = '16 64 256 1024 4096 16384 65536 100000'
-start(m) = (column('step') == 0 ? (first = column('loss')) : first)
-pick(m, name) = column('prefix_len') == m && column('trial') == 0 ? column(name) : NaN
 scaled(m, name) = (column('prefix_len') == m && column('trial') == 0) ? (column('step') == 0 ? (first = column('loss'), column(name) / first) : column(name) / first) : NaN
 plot for [i=1:words(lens)] curve using 'kernel_time':(scaled(word(lens, i) + 0, 'loss')) with lines lt i title 'm = '.word(lens, i), \
      for [i=1:words(lens)] curve using 'kernel_time':(scaled(word(lens, i) + 0, 'loss_linearised')) with lines ls (10 + i), \
