@@ -4,6 +4,7 @@
 fig_width = 1040
 load 'plots/style.gp'
 set yrange [-0.03:1.03]
+set xtics 1
 set ylabel 'share of problems fitted'
 set xlabel 'prefix length per sample, m / n'
 set tmargin at screen 0.90

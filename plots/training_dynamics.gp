@@ -11,7 +11,7 @@ set xlabel 'kernel time mηt'
 set ylabel 'loss / initial loss'
 set logscale x
 set format x '10^{%T}'
-set xrange [0.02:4000]
+set xrange [0.02:1000]
 set yrange [1e-21:3]
 lens = '16 64 256 1024 4096 16384 65536 100000'
 scaled(m, name) = (column('prefix_len') == m && column('trial') == 0) ? (column('step') == 0 ? (first = column('loss'), column(name) / first) : column(name) / first) : NaN
