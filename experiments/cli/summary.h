@@ -20,5 +20,4 @@ char *cli_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* text, a blank and the numbers; frees text. NULL: no memory, or text is NULL. */
 char *cli_text_sizes(char *text, const size_t *sizes, size_t count);
 
-
 #endif
