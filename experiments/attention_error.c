@@ -56,7 +56,7 @@ static const struct argp_option options[] = {
     { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M,..", .doc = "prefix lengths (default: 2,4,..,262144, or all of the tensors)" },
     { .name = "score-std", .key = KEY_SCORE_STD, .arg = "S", .doc = "synthetic: standard deviation of the scores (default 1)" },
     { .name = "score-mean", .key = KEY_SCORE_MEAN, .arg = "C", .doc = "synthetic: root mean square over queries of the scores' mean (default 0)" },
-    { .name = "features", .key = KEY_FEATURES, .arg = "A,..", .doc = "maps: none, elu1, taylor:G, cheb:G, minimax:G, split:G, each also @centred; favor:R, favor-orth:R, oracle:R, cumulant (default none,taylor:0,elu1,taylor:1,taylor:2,taylor:3,taylor:4,split:2,favor:64,oracle:64,cumulant)" },
+    { .name = "features", .key = KEY_FEATURES, .arg = "A,..", .doc = "maps: none, elu1, taylor:G, cheb:G, minimax:G, split:G, each also @centred; favor:R, favor-orth:R, oracle:R, cumulant, clusters:R (default none,taylor:0,elu1,taylor:1,taylor:2,taylor:3,taylor:4,split:2,favor:64,oracle:64,cumulant,clusters:32)" },
     { .name = "train", .key = KEY_TRAIN, .arg = "T,..", .doc = "none (plug-in), lstsq, adam (k linear from 0), adam-log (k = exp theta from mass 1e-2), adam-warm (from the plug-in); maps of more than 512 features are not fitted (default none)" },
     { .name = "bound", .key = KEY_BOUND, .arg = "B", .doc = "B of cheb and minimax (default: max||q|| max||k_P||/sqrt d)" },
     { .name = "dataset", .key = KEY_TOKENS, .arg = "NAME", .doc = "tokens: synthetic (Gaussian) or mnist (patches of its images) (default synthetic)" },
@@ -745,12 +745,14 @@ static void decide(const struct outcome *o, const char *run)
         decide_last(o, "taylor:1", TRAIN_NONE, F_REL, "M1", "taylor1-patches");
         decide_last(o, "taylor:4", TRAIN_NONE, F_REL, "M1", "taylor4-patches");
         decide_last(o, "cumulant", TRAIN_NONE, F_REL, "F67", "cumulant-patches");
+        decide_last(o, "clusters:32", TRAIN_NONE, F_REL, "F69", "patches");
         decide_last(o, "elu1", TRAIN_LSTSQ, F_REL, "M6", "elu1-lstsq-patches");
     } else if (!strcmp(run, "attention_error")) {
         decide_last(o, "elu1", TRAIN_NONE, F_REL, "M1", "elu1-plug-in");
         decide_last(o, "taylor:1", TRAIN_NONE, F_REL, "M1", "taylor1-gaussian");
         decide_last(o, "taylor:2", TRAIN_NONE, F_REL, "M1", "taylor2-gaussian");
         decide_last(o, "cumulant", TRAIN_NONE, F_REL, "F67", "cumulant-gaussian");
+        decide_last(o, "clusters:32", TRAIN_NONE, F_REL, "F69", "gaussian");
         decide_slope(o, "elu1", TRAIN_NONE, F_REL, 256, "E1", "elu1-plug-in");
         decide_slope(o, "taylor:1", TRAIN_NONE, F_REL, 256, "E1", "taylor1-plug-in");
         decide_slope(o, "taylor:2", TRAIN_NONE, F_REL, 256, "E1", "taylor2-plug-in");
@@ -873,7 +875,7 @@ int main(int argc, char **argv)
 {
     struct config cfg = { .dim = 64, .seq_len = 128, .num_trials = 4, .fit_queries = 1024, .adam_steps = 2000,
                           .score_std = 1.0, .lr = 1e-3,
-                          .features = "none,taylor:0,elu1,taylor:1,taylor:2,taylor:3,taylor:4,split:2,favor:64,oracle:64,cumulant" };
+                          .features = "none,taylor:0,elu1,taylor:1,taylor:2,taylor:3,taylor:4,split:2,favor:64,oracle:64,cumulant,clusters:32" };
     cli_parse(argc, argv, "Error of NTK-Attention against attention with the prefix itself.", options, parse, check, &cfg.c);
     struct tensors x = { 0 };
     struct row *rows = NULL;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <gsl/gsl_cblas.h>
 #include <gsl/gsl_errno.h>
 
 const char *study_map_parse(const char *text, struct study_map *map)
@@ -23,6 +24,13 @@ const char *study_map_parse(const char *text, struct study_map *map)
         map->kind = STUDY_ORACLE;
         map->rank = strtoul(text + 7, NULL, 10);
         return map->rank ? NULL : "oracle:R needs a rank of at least 1";
+    }
+    if (!strncmp(text, "clusters:", 9)) {
+        const size_t digits = strspn(text + 9, "0123456789");
+        if (!digits || digits > 6 || text[9 + digits]) return "clusters:R needs a number";
+        map->kind = STUDY_CLUSTERS;
+        map->rank = strtoul(text + 9, NULL, 10);
+        return map->rank ? NULL : "clusters:R needs a number of at least 1";
     }
     char base[sizeof map->name];
     strcpy(base, text);
@@ -90,6 +98,7 @@ int study_map_dim(const struct study_map *map, size_t dim, size_t *feat_dim)
         const size_t numbers = 2 * dim + dim * dim + dim * (dim + 1) / 2 + 1;
         *feat_dim = (numbers + dim) / (dim + 1);
     }
+    if (map->kind == STUDY_CLUSTERS) *feat_dim = (map->rank * (2 * dim + 1) + dim) / (dim + 1);
     if (map->kind != STUDY_FEATURE) return GSL_SUCCESS;
     switch (map->spec.family) {
     case FEATURE_ELU1: *feat_dim = dim; return GSL_SUCCESS;
@@ -115,8 +124,16 @@ int study_alloc(struct study *s, const struct study_map *maps, size_t num_maps, 
     for (size_t i = 0; i < num_maps; i++) {
         if (power_degree(&maps[i]) > degree) degree = power_degree(&maps[i]);
         gram |= maps[i].kind == STUDY_ORACLE;
-        if (maps[i].kind != STUDY_FEATURE || is_polynomial(&maps[i])) continue;
         struct study_features *f = &s->features[i];
+        if (maps[i].kind == STUDY_CLUSTERS) {
+            f->r = maps[i].rank;
+            f->Z = calloc(f->r * dim, sizeof *f->Z);
+            f->k = calloc(f->r * dim, sizeof *f->k);
+            f->count = calloc(f->r, sizeof *f->count);
+            if (!f->Z || !f->k || !f->count) goto failed;
+            if (f->r > widest) widest = f->r;
+        }
+        if (maps[i].kind != STUDY_FEATURE || is_polynomial(&maps[i])) continue;
         if ((status = feature_map_alloc(&maps[i].spec, dim, 0.0, seed, NULL, &f->map))) goto failed;
         f->r = feature_dim(f->map);
         f->Z = calloc(f->r * dim, sizeof *f->Z);
@@ -141,6 +158,7 @@ void study_free(struct study *s)
         feature_map_free(s->features[i].map);
         free(s->features[i].Z);
         free(s->features[i].k);
+        free(s->features[i].count);
     }
     free(s->features);
     free(s->phi);
@@ -152,6 +170,11 @@ int study_copy(struct study *to, const struct study *from)
 {
     for (size_t i = 0; i < from->num_maps; i++) {
         const struct study_features *f = &from->features[i];
+        if (f->count) {
+            memcpy(to->features[i].Z, f->Z, f->r * from->dim * sizeof *f->Z);
+            memcpy(to->features[i].k, f->k, f->r * from->dim * sizeof *f->k);
+            memcpy(to->features[i].count, f->count, f->r * sizeof *f->count);
+        }
         if (!f->map) continue;
         memcpy(to->features[i].Z, f->Z, f->r * from->dim * sizeof *f->Z);
         memcpy(to->features[i].k, f->k, f->r * sizeof *f->k);
@@ -159,11 +182,70 @@ int study_copy(struct study *to, const struct study *from)
     return prefix_sums_copy(&to->sums, &from->sums);
 }
 
+/* The first r tokens are clusters of their own; every later one joins the cluster of the nearest mean
+ * key, as the means stood before its block. */
+static void add_to_clusters(struct study_features *f, size_t dim, size_t first, const double *Kp, const double *Vp,
+                            size_t count, double *dots)
+{
+    size_t seeds = first < f->r ? f->r - first : 0;
+    if (seeds > count) seeds = count;
+    memcpy(f->k + first * dim, Kp, seeds * dim * sizeof *Kp);
+    memcpy(f->Z + first * dim, Vp, seeds * dim * sizeof *Vp);
+    for (size_t j = 0; j < seeds; j++) f->count[first + j] = 1.0;
+    if (seeds == count) return;
+    const double *K = Kp + seeds * dim;
+    const size_t n = count - seeds;
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)f->r, (int)dim, 1.0, K, (int)dim, f->k, (int)dim,
+                0.0, dots, (int)f->r);
+    for (size_t c = 0; c < f->r; c++) {
+        const double half = 0.5 * cblas_ddot((int)dim, f->k + c * dim, 1, f->k + c * dim, 1);
+        for (size_t j = 0; j < n; j++) dots[j * f->r + c] -= half;
+    }
+    for (size_t j = 0; j < n; j++) {
+        size_t best = 0;
+        for (size_t c = 1; c < f->r; c++)
+            if (dots[j * f->r + c] > dots[j * f->r + best]) best = c;
+        const double step = 1.0 / ++f->count[best];
+        for (size_t i = 0; i < dim; i++) {
+            f->k[best * dim + i] += step * (K[j * dim + i] - f->k[best * dim + i]);
+            f->Z[best * dim + i] += step * (Vp[(seeds + j) * dim + i] - f->Z[best * dim + i]);
+        }
+    }
+}
+
+/* Exact attention to the mean tokens, each counted as often as it has members. */
+static int cluster_sums(const struct study *s, const struct study_features *f, struct attn_sums *out)
+{
+    const size_t n = s->num_queries, d = s->dim;
+    double *t = malloc(n * f->r * sizeof *t);
+    if (!t) return GSL_ENOMEM;
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)f->r, (int)d, s->sums.scale, s->Q, (int)d, f->k, (int)d,
+                0.0, t, (int)f->r);
+    for (size_t i = 0; i < n; i++) {
+        double top = -INFINITY;
+        out->mass[i] = 0.0;
+        memset(out->num + i * d, 0, d * sizeof *out->num);
+        for (size_t c = 0; c < f->r; c++)
+            if (f->count[c] > 0.0) top = fmax(top, t[i * f->r + c]);
+        for (size_t c = 0; c < f->r; c++) {
+            if (!(f->count[c] > 0.0)) continue;
+            const double w = f->count[c] * exp(t[i * f->r + c] - top);
+            out->mass[i] += w;
+            cblas_daxpy((int)d, w, f->Z + c * d, 1, out->num + i * d, 1);
+        }
+        out->shift[i] = top;
+    }
+    free(t);
+    return GSL_SUCCESS;
+}
+
 int study_add(struct study *s, const double *Kp, const double *Vp, size_t count)
 {
+    const size_t first = s->sums.prefix_len;
     int status = prefix_sums_add(&s->sums, s->Q, Kp, Vp, count);
     for (size_t i = 0; i < s->num_maps && !status; i++) {
         struct study_features *f = &s->features[i];
+        if (f->count) add_to_clusters(f, s->dim, first, Kp, Vp, count, s->phi);
         if (!f->map) continue;
         status = feature_forward_f64(f->map, FEATURE_VALUE, count, Kp, s->dim, s->phi, f->r, NULL, 1, NULL);
         if (!status) summary_add(s->phi, Vp, count, f->r, s->dim, f->Z, f->k);
@@ -206,6 +288,7 @@ int study_sums(const struct study *s, size_t i, double bound, struct attn_sums *
     switch (map->kind) {
     case STUDY_NONE: return GSL_SUCCESS;
     case STUDY_ORACLE: return prefix_sums_oracle(&s->sums, 0, map->rank, out);
+    case STUDY_CLUSTERS: return cluster_sums(s, &s->features[i], out);
     case STUDY_CUMULANT: return prefix_sums_cumulant(&s->sums, 1.0, out);
     case STUDY_FEATURE: break;
     }

@@ -12,7 +12,8 @@ enum study_kind {
     STUDY_NONE,                /* "none": no prefix at all */
     STUDY_FEATURE,             /* a feature map by its name; "NAME@centred" about the mean key */
     STUDY_ORACLE,              /* "oracle:R": the best factorisation of rank R on these queries */
-    STUDY_CUMULANT             /* "cumulant": the Gaussian of the prefix's moments */
+    STUDY_CUMULANT,            /* "cumulant": the Gaussian of the prefix's moments */
+    STUDY_CLUSTERS             /* "clusters:R": R tokens with weights, the means of clusters of keys */
 };
 
 struct study_map {
@@ -29,7 +30,7 @@ const char *study_map_parse(const char *text, struct study_map *map);
 /* A comma-separated list; *maps to be freed. NULL, or what is wrong. */
 const char *study_maps_parse(const char *text, struct study_map **maps, size_t *count);
 
-/* r; for the cumulant summary the r whose (Z, k) has as many numbers; 0 for none. */
+/* r; for the cumulant summary and for clusters the r whose (Z, k) has as many numbers; 0 for none. */
 int study_map_dim(const struct study_map *map, size_t dim, size_t *feat_dim);
 
 /* Whether (Z, k) of this map can be fitted: a listed feature map, not centred. */
@@ -41,7 +42,8 @@ struct study {
     const double *Q;
     uint64_t seed;
     struct prefix_sums sums;
-    struct study_features { feature_map *map; size_t r; double *Z, *k; } *features;  /* maps that are not polynomial */
+    /* Maps that are not polynomial: (Z, k); for clusters the mean values and keys (r, dim) and the counts. */
+    struct study_features { feature_map *map; size_t r; double *Z, *k, *count; } *features;
     double *phi;               /* (PREFIX_SUMS_BLOCK, largest r) */
 };
 
