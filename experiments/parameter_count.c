@@ -13,7 +13,7 @@ struct shape { const char *name; size_t layers, heads, kv_heads, head_dim, hidde
 static const struct shape shapes[] = {
     { "ViT-B/16", 12, 12, 12, 64, 768 },
     { "decoder 6B (28 x 32 x 128)", 28, 32, 32, 128, 4096 },
-    { "decoder 1B, grouped heads", 16, 32, 8, 64, 2048 },
+    { "decoder 1B (grouped heads)", 16, 32, 8, 64, 2048 },
 };
 enum { NUM_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -62,13 +62,13 @@ static struct breakeven write_shape(struct table *t, const struct shape *s)
         row(t, s, "NTK-Attention", features[f], layers * kv * summary_numbers(features[f], s->head_dim, &r), summary);
     row(t, s, "cumulant summary", "mean and covariances", layers * kv * (2 * d + d * d + d * (d + 1) / 2 + 1), summary);
     for (size_t i = 0; i < sizeof prefix_lens / sizeof *prefix_lens; i++) {
-        row(t, s, "prefix (K_P, V_P)", prefix_names[i], layers * kv * 2 * d * (double)prefix_lens[i], summary);
+        row(t, s, "prefix K_P and V_P", prefix_names[i], layers * kv * 2 * d * (double)prefix_lens[i], summary);
         row(t, s, "tied prefix P", prefix_names[i], layers * h * (double)prefix_lens[i], summary);
     }
     /* Updates of W_Q (h x heads d) and W_V (h x kv d). */
     const double per_rank = layers * (h + heads * d + h + kv * d);
     for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++)
-        row(t, s, "LoRA on W_Q, W_V", rank_names[i], per_rank * (double)ranks[i], summary);
+        row(t, s, "LoRA on W_Q and W_V", rank_names[i], per_rank * (double)ranks[i], summary);
     const struct breakeven at = { summary / (layers * kv * 2 * d), summary / per_rank };
     row(t, s, "break-even", "prefix length", at.prefix_len, summary);
     row(t, s, "break-even", "tied prefix length", summary / (layers * h), summary);

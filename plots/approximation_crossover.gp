@@ -3,6 +3,7 @@
 #   theorem's own scale) or $\langle q,k\rangle/\sqrt d$ (transformers).
 fig_width = 900
 load 'plots/style.gp'
+set datafile missing NaN
 set logscale x
 set xlabel 'ln m'
 set ylabel 'ln r / ln m'

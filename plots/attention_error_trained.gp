@@ -3,6 +3,7 @@
 #   from the plug-in. Judged on queries not fitted on; bars: 99.9 % intervals over trials.
 fig_width = 1100
 load 'plots/style.gp'
+set datafile missing NaN
 set logscale xy
 set logscale x 2
 set format x '2^{%L}'

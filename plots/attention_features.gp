@@ -3,6 +3,7 @@
 #   summaries, judged on fresh queries. Means over trials.
 fig_width = 960
 load 'plots/style.gp'
+set datafile missing NaN
 set logscale xy
 set xlabel 'features r'
 set ylabel 'error over prefix effect'

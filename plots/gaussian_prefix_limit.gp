@@ -3,6 +3,7 @@
 #   the limit, per degree: odd degrees give it exactly, even degrees shrink it by the closed form (dashed). Bars: 99.9 % intervals.
 fig_width = 1080
 load 'plots/style.gp'
+set datafile missing NaN
 set tmargin at screen 0.91
 set bmargin at screen 0.13
 spreads = '0.25 0.5 1 1.5 2 3'
@@ -28,11 +29,11 @@ set xtics autofreq
 set xtics (0.25, 0.5, 1, 2, 3)
 set yrange [0:1.15]
 set xrange [0.22:3.3]
-set lmargin at screen 0.60
-set rmargin at screen 0.86
+set lmargin at screen 0.63
+set rmargin at screen 0.875
 set xlabel 'score spread s'
 set ylabel 'output over limit'
-set key at screen 0.875, 0.9 left top
+set key at screen 0.88, 0.9 left top
 parity = dir.'/gaussian_prefix_limit_parity.csv'
 plot for [g=1:4] parity using 'score_std':(deg('shrink_pred', g)) with lines ls (10+g), \
      for [g=1:4] parity using 'score_std':(deg('shrink_mean', g)):'shrink_ci_lo':'shrink_ci_hi' with yerrorbars lt g title sprintf('taylor:%d', g)

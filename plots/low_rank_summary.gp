@@ -2,6 +2,7 @@
 #   that is lost (dashed), Gaussian tokens, $d = 64$.
 fig_width = 900
 load 'plots/style.gp'
+set datafile missing NaN
 set logscale x 2
 set logscale y
 set xlabel 'rank of Z'

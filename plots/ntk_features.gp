@@ -2,6 +2,7 @@
 #   on fresh inputs, against the number of features, per standard deviation $\sigma$ of the prefix tokens. Bars: 99.9 % intervals over trials.
 fig_width = 900
 load 'plots/style.gp'
+set datafile missing NaN
 set logscale xy
 set xlabel 'features r'
 set ylabel 'part outside the features'

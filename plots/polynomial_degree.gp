@@ -2,6 +2,7 @@
 #   guarantee and the Aggarwal-Alman order (without constant).
 fig_width = 1080
 load 'plots/style.gp'
+set datafile missing NaN
 cols = 'taylor cheb minimax taylor_guarantee aggarwal_alman'
 names = "Taylor Chebyshev minimax 'Taylor, guarantee' 'Aggarwal-Alman order'"
 pick(name, b) = abs(column('bound') - b) < 1e-9 ? column(name) : NaN

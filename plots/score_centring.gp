@@ -2,6 +2,7 @@
 #   and with centring of the keys. Medians over trials with 99.9 % intervals.
 fig_width = 900
 load 'plots/style.gp'
+set datafile missing NaN
 set logscale xy
 set xlabel 'root mean square of the scores'' means'
 set ylabel 'relative error of the prefix mean'
