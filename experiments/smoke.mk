@@ -39,6 +39,6 @@ ARGS_training_contraction := --num-trials 3 --num-steps 300 --prefix-len 4096 --
 ARGS_training_laziness    := --num-samples 8 --dim 8 --sigma 0.5 --prefix-len 256,1024 --num-trials 4 --num-steps 300 --num-draws 40
 ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.1 --prefix-len 64,512 --num-trials 6
 ARGS_prefix_threshold     := --num-samples 2,3 --dim 2,3 --num-trials 6 --max-iterations 60 --max-steps 20000 --tables
-ARGS_prefix_scaling       := --num-samples 4 --dim 8 --sigma 0.7 --signs mirrored,random,positive --prefix-len 256,1024 --num-trials 4 --stop-ratio 1e-8 --num-steps 2000
+ARGS_prefix_scaling       := --num-samples 4 --dim 8 --sigma 0.6 --signs mirrored,random,positive --prefix-len 256,1024 --num-trials 4 --stop-ratio 1e-8 --num-steps 2000
 ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 24 --dim 10 --num-test 200 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256 --num-trials 3 --stop-ratio 1e-8 --num-steps 300
 ARGS_real_layer_training  := --prefix-len 256,1024 --num-trials 4
