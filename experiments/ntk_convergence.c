@@ -426,7 +426,7 @@ int main(int argc, char **argv)
 {
     static int default_kernel[] = { NTK_FULL }, default_law[] = { PREFIX_SIGNS_RANDOM };
     static size_t default_lens[] = { 256, 1024, 4096, 16384 };
-    struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .sigma = 0.5, .kernels = default_kernel,
+    static struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .sigma = 0.5, .kernels = default_kernel,
                           .num_kernels = 1, .laws = default_law, .num_laws = 1, .prefix_lens = default_lens,
                           .num_lens = 4, .num_trials = 16 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);

@@ -142,7 +142,7 @@ int main(int argc, char **argv)
 {
     static size_t default_lens[] = { 256, 4096, 65536 };
     static double default_shares[] = { 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5, 2.0 };
-    struct config cfg = { .samples = { .num_samples = 8, .dim = 4 }, .prefix_lens = default_lens, .num_lens = 3,
+    static struct config cfg = { .samples = { .num_samples = 8, .dim = 4 }, .prefix_lens = default_lens, .num_lens = 3,
                           .num_trials = 64, .shares = default_shares, .num_shares = sizeof default_shares / sizeof *default_shares };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     gsl_matrix *X = NULL;

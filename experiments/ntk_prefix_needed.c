@@ -245,7 +245,7 @@ static int report(const struct config *cfg, const struct units *work)
 
 int main(int argc, char **argv)
 {
-    struct config cfg = { .num_instances = 36, .num_trials = 30, .max_prefix_len = 131072, .sigma = 0.4, .confidence = 0.9 };
+    static struct config cfg = { .num_instances = 36, .num_trials = 30, .max_prefix_len = 131072, .sigma = 0.4, .confidence = 0.9 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     char identity[128];
     snprintf(identity, sizeof identity, "%zu %zu %.17g", cfg.num_trials, cfg.max_prefix_len, cfg.sigma);

@@ -148,7 +148,7 @@ static int report(const struct config *cfg, const struct units *work)
 
 int main(int argc, char **argv)
 {
-    struct config cfg = { .num_samples = 6, .dim = 4, .prefix_len = 14, .sigma = 1.3 };
+    static struct config cfg = { .num_samples = 6, .dim = 4, .prefix_len = 14, .sigma = 1.3 };
     cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
     char identity[128];
     snprintf(identity, sizeof identity, "%zu %zu %.17g", cfg.num_samples, cfg.dim, cfg.sigma);

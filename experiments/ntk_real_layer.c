@@ -215,7 +215,7 @@ int main(int argc, char **argv)
 {
     static int default_laws[] = { PREFIX_SIGNS_RANDOM, PREFIX_SIGNS_POSITIVE };
     static size_t default_lens[] = { 256, 1024, 4096, 16384 };
-    struct config cfg = { .num_samples = 6, .dim = 8, .out_dim = 4, .seq_len = 32, .num_trials = 64, .sigma = 0.5,
+    static struct config cfg = { .num_samples = 6, .dim = 8, .out_dim = 4, .seq_len = 32, .num_trials = 64, .sigma = 0.5,
                           .laws = default_laws, .num_laws = 2, .kernel = NTK_FULL, .prefix_lens = default_lens, .num_lens = 4 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     const size_t size = cfg.num_samples * cfg.out_dim, units = cfg.num_laws * cfg.num_trials;

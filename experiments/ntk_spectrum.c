@@ -253,7 +253,7 @@ int main(int argc, char **argv)
 {
     static size_t default_samples[] = { 2, 4, 6, 8, 10, 12 }, default_dims[] = { 2, 3, 4 };
     static size_t default_lens[] = { 16, 64, 256, 1024, 4096, 16384, 65536 };
-    struct config cfg = { .num_instances = 1000, .num_draws = 64, .num_trials = 64, .sigma = 1.0,
+    static struct config cfg = { .num_instances = 1000, .num_draws = 64, .num_trials = 64, .sigma = 1.0,
                           .num_samples = default_samples, .count_samples = 6, .dims = default_dims, .count_dims = 3,
                           .prefix_lens = default_lens, .num_lens = 7 };
     cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);

@@ -180,7 +180,7 @@ static int report(const struct config *cfg, const struct units *work)
 int main(int argc, char **argv)
 {
     static double default_steps[] = { 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8 };
-    struct config cfg = { .sigma = 0.7, .steps = default_steps, .num_steps = sizeof default_steps / sizeof *default_steps };
+    static struct config cfg = { .sigma = 0.7, .steps = default_steps, .num_steps = sizeof default_steps / sizeof *default_steps };
     cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
     char identity[64];
     double sum = 0.0;

@@ -179,7 +179,7 @@ static int report(const struct config *cfg, const size_t *lens, size_t num_lens,
 int main(int argc, char **argv)
 {
     static size_t default_lens[] = { 1, 4, 16, 64, 256, 1024, 4096, 16384, 65536 };
-    struct config cfg = { .num_samples = 16, .dim = 8, .num_trials = 1000, .sigma = 0.7, .delta = 0.1,
+    static struct config cfg = { .num_samples = 16, .dim = 8, .num_trials = 1000, .sigma = 0.7, .delta = 0.1,
                           .prefix_lens = default_lens, .num_lens = sizeof default_lens / sizeof *default_lens };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     size_t num_lens, *lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &num_lens);
