@@ -44,8 +44,8 @@ CFLAGS  ?= -O2 -g
 BASE     = -fopenmp -fPIC -fvisibility=hidden -D_GNU_SOURCE -Iinclude -I. $(PKG_CFLAGS) $(WARN)
 # Results must not depend on what the compiler contracts, except in the kernels.
 STRICT   = -std=c11 -ffp-contract=off $(BASE)
-# Kernel files need GNU mode and contraction, or GCC emits no fused multiply-add.
-KERNEL   = -std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math $(BASE)
+# Kernel files need GNU mode and contraction, or GCC emits no fused multiply-add. Instrumented, -O3 takes minutes to compile.
+KERNEL   = -std=gnu11 $(if $(SAN),-O1,-O3) -ffp-contract=fast -fno-math-errno -fno-trapping-math $(BASE)
 ISA_portable := -DISA=portable -DISA_PORTABLE=1
 ISA_avx2     := -DISA=avx2 -DISA_AVX2=1 -mavx2 -mfma -mprefer-vector-width=256
 ISA_avx512   := -DISA=avx512 -DISA_AVX512=1 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
