@@ -637,6 +637,5 @@ int main(int argc, char **argv)
     const int code = work(&cfg, &in, &o);
     outputs_free(&o);
     for (int i = 0; i < NUM_TENSORS; i++) npy_free(&in.t[i].a);
-    free(cfg.lengths);
     return code;
 }

@@ -45,6 +45,7 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
  * `state` gives the option's name through cli_option_name. */
 int cli_parse_size(struct argp_state *state, int key, const char *arg, size_t min, size_t max, size_t *out);
 int cli_parse_double(struct argp_state *state, int key, const char *arg, double min_open, double *out); /* finite, > min_open */
+/* Lists belong to cli and live as long as the program. */
 int cli_parse_size_list(struct argp_state *state, int key, const char *arg, size_t min, size_t max,
                         size_t **out, size_t *count);
 int cli_parse_double_list(struct argp_state *state, int key, const char *arg, double min_open,

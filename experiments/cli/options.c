@@ -307,6 +307,13 @@ int cli_parse_double(struct argp_state *state, int key, const char *arg, double 
     return 0;
 }
 
+/* Lists live as long as the program; here they stay in reach of a leak checker. */
+struct kept_list {
+    struct kept_list *next;
+    max_align_t values[];
+};
+static struct kept_list *kept_lists;
+
 /* The items of a comma-separated list, each through `parse_item`. */
 static void parse_list(struct argp_state *state, int key, const char *arg, size_t width, void **out, size_t *count,
                        void (*parse_item)(struct argp_state *state, int key, const char *item,
@@ -314,9 +321,12 @@ static void parse_list(struct argp_state *state, int key, const char *arg, size_
 {
     size_t items = 1;
     for (const char *c = arg; *c; c++) items += *c == ',';
-    char *values = calloc(items, width), *copy = strdup(arg);
-    if (!values || !copy) exit(cli_fail(parsing.cfg, EXIT_FAILED, "out of memory"));
-    char *rest = copy;
+    struct kept_list *list = calloc(1, sizeof *list + items * width);
+    char *copy = strdup(arg);
+    if (!list || !copy) exit(cli_fail(parsing.cfg, EXIT_FAILED, "out of memory"));
+    list->next = kept_lists;
+    kept_lists = list;
+    char *values = (char *)list->values, *rest = copy;
     for (size_t i = 0; i < items; i++) {
         const char *item = strsep(&rest, ",");
         if (!*item)
