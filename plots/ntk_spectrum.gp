@@ -11,6 +11,7 @@ set lmargin at screen 0.085
 set rmargin at screen 0.40
 set key inside left bottom
 set logscale y
+set yrange [1e-6:10]
 set format y '10^{%T}'
 set xlabel 'number of samples n'
 set ylabel 'λ_{min} of the limit'
