@@ -99,8 +99,6 @@ static int program(int argc, char **argv)
     }
     gsl_matrix_free(m);
     gsl_vector_free(v);
-    free(cfg.rates);
-    free(cfg.laws);
     return code;
 }
 
