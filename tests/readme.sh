@@ -27,17 +27,16 @@ sh -eu commands.sh
 echo "readme: the commands run"
 
 block "The library" c > example.c
-if [ -s example.c ]; then
-    make -s -C "$root" install PREFIX="$work/installed"
-    # shellcheck disable=SC2046
-    gcc -std=c11 -Wall -Wextra -Werror -o example example.c \
-        $(PKG_CONFIG_PATH=installed/lib/pkgconfig pkg-config --cflags --libs prefix_ntk) -lm
-    LD_LIBRARY_PATH=installed/lib ./example
-    echo "readme: the library's example runs"
+[ -s example.c ] || { echo "readme: no example in the section on the library" >&2; exit 1; }
+make -s -C "$root" install PREFIX="$work/installed" > install.log
+# shellcheck disable=SC2046
+gcc -std=c11 -Wall -Wextra -Werror -o example example.c \
+    $(PKG_CONFIG_PATH=installed/lib/pkgconfig pkg-config --cflags --libs prefix_ntk) -lm
+LD_LIBRARY_PATH=installed/lib ./example
+echo "readme: the library's example runs"
+
+if command -v python3 > /dev/null; then
     block "The library" python > example.py
-    if [ -s example.py ] && command -v python3 > /dev/null; then
-        LD_LIBRARY_PATH=installed/lib python3 example.py > python.out
-        grep -q '^0 \[' python.out || { cat python.out; exit 1; }
-        echo "readme: the library's Python example runs"
-    fi
+    LD_LIBRARY_PATH=installed/lib python3 example.py
+    echo "readme: the example from Python runs"
 fi
