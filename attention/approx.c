@@ -53,15 +53,6 @@ void attn_sums_free(struct attn_sums *s)
     *s = (struct attn_sums){ 0 };
 }
 
-int attn_sums_copy(struct attn_sums *to, const struct attn_sums *from)
-{
-    if (to->num_queries != from->num_queries || to->dim != from->dim) return GSL_EBADLEN;
-    memcpy(to->shift, from->shift, from->num_queries * sizeof *to->shift);
-    memcpy(to->mass, from->mass, from->num_queries * sizeof *to->mass);
-    memcpy(to->num, from->num, from->num_queries * from->dim * sizeof *to->num);
-    return GSL_SUCCESS;
-}
-
 double attn_sums_log_mass(const struct attn_sums *s, size_t i)
 {
     return log(s->mass[i]) + s->shift[i];

@@ -27,7 +27,6 @@ struct attn_sums {
 /* All zero: an empty set of tokens. */
 int attn_sums_alloc(struct attn_sums *s, size_t num_queries, size_t dim);
 void attn_sums_free(struct attn_sums *s);       /* accepts a zeroed struct */
-int attn_sums_copy(struct attn_sums *to, const struct attn_sums *from);  /* same shape */
 
 /* Exact sums over (K, V), (len, dim) each, for Q (num_queries, dim); shift is the
  * row maximum of the scores, so any finite score is fine. */

@@ -2,31 +2,6 @@
 
 #include <math.h>
 
-/* E t^j for t ~ N(mean, sd^2), j = 0..degree by the recurrence
- * E t^{j+1} = mean E t^j + j sd^2 E t^{j-1} (Stein), summed against weights. */
-static double expectation(const double *c, size_t degree, double mean, double sd, int slope)
-{
-    double before = 0.0, now = 1.0, sum = 0.0;
-    for (size_t j = 0; j <= degree; j++) {
-        if (!slope) sum += c[j] * now;
-        else if (j < degree) sum += (double)(j + 1) * c[j + 1] * now;
-        const double next = mean * now + (double)j * sd * sd * before;
-        before = now;
-        now = next;
-    }
-    return sum;
-}
-
-double gaussian_moment(const double *c, size_t degree, double mean, double sd)
-{
-    return expectation(c, degree, mean, sd, 0);
-}
-
-double gaussian_moment_slope(const double *c, size_t degree, double mean, double sd)
-{
-    return expectation(c, degree, mean, sd, 1);
-}
-
 double taylor_shrink(size_t degree, double sd)
 {
     if (degree % 2) return 1.0;

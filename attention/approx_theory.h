@@ -3,14 +3,9 @@
 #define ATTENTION_APPROX_THEORY_H
 #include <stddef.h>
 
-/* E p(t) and E p'(t) for t ~ N(mean, sd^2), coefficients c[0..degree]: the mass per
- * token of a long Gaussian prefix under the map p, and (Stein) what multiplies the
- * tilt of its mean. For Taylor maps at mean 0 the two agree for odd degree. */
-double gaussian_moment(const double *c, size_t degree, double mean, double sd);
-double gaussian_moment_slope(const double *c, size_t degree, double mean, double sd);
-
 /* Even Taylor degree g at score mean 0 shrinks the output of a long Gaussian prefix by
- * sum_{i <= g/2-1} (s^2/2)^i/i! / sum_{i <= g/2} (s^2/2)^i/i!; odd degree by nothing. */
+ * E p_{g-1}(t) / E p_g(t) = sum_{i <= g/2-1} (s^2/2)^i/i! / sum_{i <= g/2} (s^2/2)^i/i!,
+ * t ~ N(0, s^2) (Stein); odd degree by nothing. */
 double taylor_shrink(size_t degree, double sd);
 
 /* Relative root-mean-square distance of a Gaussian prefix of length m to its limit:

@@ -13,6 +13,7 @@
 #include "experiments/cli/cli.h"
 #include "experiments/cli/source.h"
 #include "experiments/cli/study.h"
+#include "experiments/cli/summary.h"
 
 static const char columns[] =
     "prefix_len,feature,feat_dim,train,err_max,err_rel,err_mass,err_mean,d_nonpositive";
@@ -65,7 +66,7 @@ static const struct argp_option options[] = {
     { .name = "fit-queries", .key = KEY_FIT, .arg = "N", .doc = "synthetic: queries to fit on, a multiple of the input length; errors are judged on others (default 1024)" },
     { .name = "adam-steps", .key = KEY_STEPS, .arg = "N", .doc = "steps of Adam (default 2000)" },
     { .name = "lr", .key = KEY_LR, .arg = "LR", .doc = "its rate (default 0.001)" },
-    { .name = "intervals", .key = KEY_INTERVALS, .doc = "also write OUT_intervals.csv, 99.9 % intervals over trials" },
+    { .name = "intervals", .key = KEY_INTERVALS, .doc = "also write OUT_intervals.csv beside OUT.csv, 99.9 % intervals over trials" },
     { 0 }
 };
 
@@ -646,14 +647,15 @@ static int write_table(const struct config *cfg, size_t dim, const struct row *r
 static int write_intervals(const struct config *cfg, const struct row *rows, size_t num_rows,
                            const double *results, size_t num_trials)
 {
-    char path[4096];
-    const size_t n = strlen(cfg->c.out), stem = n > 4 && !strcmp(cfg->c.out + n - 4, ".csv") ? n - 4 : n;
-    snprintf(path, sizeof path, "%.*s_intervals.csv", (int)stem, cfg->c.out);
+    char *path = cli_side_path(&cfg->c, "intervals");
+    if (!path) return EXIT_DONE;
     struct table *t = table_open(&cfg->c, path, interval_columns);
     double *x = malloc(num_trials * sizeof *x);
     if (!t || !x) {
         free(x);
-        return t ? table_close(t, EXIT_FAILED) : EXIT_FAILED;
+        const int code = t ? table_close(t, EXIT_FAILED) : EXIT_FAILED;
+        free(path);
+        return code;
     }
     for (size_t i = 0; i < num_rows; i++) {
         table_int(t, cfg->lens[rows[i].len]);
@@ -675,7 +677,9 @@ static int write_intervals(const struct config *cfg, const struct row *rows, siz
         table_end_row(t);
     }
     free(x);
-    return table_close(t, EXIT_DONE);
+    const int code = table_close(t, EXIT_DONE);
+    free(path);
+    return code;
 }
 
 struct outcome {
@@ -686,7 +690,10 @@ struct outcome {
     struct verdicts *verdicts;
 };
 
-/* 99.9 % interval over trials of a field of (map, train) at the longest prefix. */
+/* The length that the ledger's rows speak of. */
+enum { REFERENCE_LEN = 262144 };
+
+/* 99.9 % interval over trials of a field of (map, train) at that length. */
 static void decide_last(const struct outcome *o, const char *map, enum train train, size_t field,
                         const char *claim, const char *row)
 {
@@ -694,7 +701,7 @@ static void decide_last(const struct outcome *o, const char *map, enum train tra
     double *x = malloc(o->num_trials * sizeof *x);
     for (size_t i = 0; i < o->num_rows && x; i++) {
         const struct row *r = &o->rows[i];
-        if (o->cfg->lens[r->len] != o->cfg->max_len || r->train != train || strcmp(o->cfg->maps[r->map].name, map)) continue;
+        if (o->cfg->lens[r->len] != REFERENCE_LEN || r->train != train || strcmp(o->cfg->maps[r->map].name, map)) continue;
         for (size_t t = 0; t < o->num_trials; t++) {
             const double *e = o->results + (t * o->num_rows + i) * NUM_FIELDS;
             x[t] = e[NUM_FIELDS - 1] > 0.0 ? e[field] : NAN;

@@ -172,8 +172,9 @@ static int write_tables(const struct config *cfg, const struct units *work, doub
             table_int(t, N);
             table_end_row(t);
         }
+    code = table_close(t, EXIT_DONE);
     free(path);
-    return table_close(t, EXIT_DONE);
+    return code;
 }
 
 /* Number of the spread, or none. */
@@ -193,7 +194,7 @@ static void decide_slope(const struct config *cfg, const struct units *work, str
     const size_t count = cfg->num_lens - first;
     double *x = malloc((count + 1) * sizeof *x), *y = malloc((count * N + 1) * sizeof *y);
     struct interval ci = { NAN, NAN, NAN, 0 };
-    if (x && y && count > 1 && j < cfg->num_spreads) {
+    if (x && y && count >= 3 && j < cfg->num_spreads) {
         for (size_t l = 0; l < count; l++) {
             x[l] = (double)cfg->lens[first + l];
             for (size_t t = 0; t < N; t++) y[t * count + l] = sqrt(units_row(work, t)[at_distance(cfg, j, first + l)]);
@@ -206,17 +207,22 @@ static void decide_slope(const struct config *cfg, const struct units *work, str
     free(y);
 }
 
-/* Root mean square distance at the longest prefix, over its prediction or as it is. */
+/* The length that the ledger's rows speak of. */
+enum { REFERENCE_LEN = 262144 };
+
+/* Root mean square distance at that length, over its prediction or as it is. */
 static void decide_distance(const struct config *cfg, const struct units *work, struct verdicts *v, double spread,
                             bool over_prediction, const char *claim, const char *row, double *x)
 {
-    const size_t j = spread_index(cfg, spread), N = cfg->num_trials, last = cfg->num_lens - 1;
-    if (j == cfg->num_spreads) {
+    const size_t j = spread_index(cfg, spread), N = cfg->num_trials;
+    size_t len = 0;
+    while (len < cfg->num_lens && cfg->lens[len] != REFERENCE_LEN) len++;
+    if (j == cfg->num_spreads || len == cfg->num_lens) {
         verdicts_not_tested(v, claim, row);
         return;
     }
     for (size_t t = 0; t < N; t++) {
-        const double *cell = units_row(work, t) + at_distance(cfg, j, last);
+        const double *cell = units_row(work, t) + at_distance(cfg, j, len);
         x[t] = over_prediction ? cell[0] / cell[1] : cell[0];
     }
     struct interval ci = cli_mean(x, N, 0.999);
@@ -264,7 +270,7 @@ int main(int argc, char **argv)
         const size_t one = spread_index(&cfg, 1.0);
         static const char *const degree_rows[] = { "degree-1", "degree-2", "degree-3", "degree-4" };
         for (size_t g = 1; g <= MAX_DEGREE; g++) {
-            if (one == cfg.num_spreads) {
+            if (one == cfg.num_spreads || cfg.max_len < REFERENCE_LEN) {
                 verdicts_not_tested(v, "F54", degree_rows[g - 1]);
                 continue;
             }
