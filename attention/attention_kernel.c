@@ -188,7 +188,7 @@ INLINE void transpose_square(vf x[VW])
     STAGE(1);
 }
 
-/* to[r] = largest lane of x[r], r < rows; x holds 16 vectors, -inf beyond rows. */
+/* to[r] = largest lane of x[r], r < rows, of the 16 numbers set; x holds 16 vectors, -inf beyond rows. */
 INLINE void row_maxima(const vf *x, size_t rows, float *to)
 {
 #if WIDTH >= 8
@@ -207,7 +207,7 @@ INLINE void row_maxima(const vf *x, size_t rows, float *to)
 #undef FOLD
 #undef FOLD_EIGHT
 #else
-    for (size_t r = 0; r < rows; r++) to[r] = horizontal_max(x[r]);
+    for (size_t r = 0; r < 16; r++) to[r] = r < rows ? horizontal_max(x[r]) : -INFINITY;
 #endif
 }
 

@@ -415,7 +415,7 @@ static int measure_memory(const struct config *cfg, struct verdicts *v)
 /* Seconds of a call: the least of several, since whatever else the machine does only adds. */
 static int time_pass(const struct cost *c, const struct tensors *t, int pass, double *seconds)
 {
-    enum { FEWEST = 3, MOST = 50 };
+    enum { FEWEST = 2, MOST = 50 };
     const double enough = 4e-3, start = calibrate_now_s();
     double before = start;
     *seconds = INFINITY;
