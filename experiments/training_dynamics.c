@@ -200,14 +200,16 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
     gsl_matrix *K = gsl_matrix_alloc(nd, nd), *K_end = gsl_matrix_alloc(nd, nd), *W = gsl_matrix_alloc(m, d);
     struct prefix_descent *descent = NULL;
     struct prefix_linear *linear = NULL;
-    /* What a kill leaves: the numbers so far, the step, the tokens. */
-    const size_t saved_size = s->unit + 1 + m * d;
-    double *saved = malloc(saved_size * sizeof *saved);
+    size_t saved_size = 0;
+    double *saved = NULL;
     char key[64];
     snprintf(key, sizeof key, "descent %zu %zu", m, trial);
     int status = GSL_ENOMEM;
-    if (!K || !K_end || !W || !saved) goto done;
+    if (!K || !K_end || !W) goto done;
     if ((status = prefix_descent_alloc(W0, signs, s->X, NULL, s->Y, cfg->c.threads, &descent))) goto done;
+    /* What a kill leaves: the numbers so far, the step, the state. */
+    saved_size = s->unit + 1 + prefix_descent_state_size(descent);
+    if (!(saved = malloc(saved_size * sizeof *saved))) { status = GSL_ENOMEM; goto done; }
     if ((status = ntk_gram(W0, signs, s->X, NTK_FULL, K, cfg->c.threads))) goto done;
     if (nd <= SPECTRUM_MAX && (status = prefix_linear_alloc(K, prefix_descent_residual(descent), &linear))) goto done;
 
@@ -227,8 +229,7 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
         memcpy(result, saved, s->unit * sizeof *result);
         step = (size_t)saved[s->unit];
         rows = (size_t)result[CURVE_ROWS];
-        memcpy(W->data, saved + s->unit + 1, m * d * sizeof(double));
-        if ((status = prefix_descent_restore(descent, W))) goto done;
+        if ((status = prefix_descent_load(descent, saved + s->unit + 1))) goto done;
         while (record <= step) record = next_recorded(record);
     }
     double saved_at_s = clock_s();
@@ -250,8 +251,8 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
             if (cli_interrupted() || now_s - saved_at_s > 2.0) {
                 result[CURVE_ROWS] = (double)rows;
                 memcpy(saved, result, s->unit * sizeof *result);
-                saved[s->unit] = (double)step + 0.0;
-                memcpy(saved + s->unit + 1, prefix_descent_prefix(descent)->data, m * d * sizeof(double));
+                saved[s->unit] = (double)step;
+                prefix_descent_save(descent, saved + s->unit + 1);
                 /* The row of this step is written already: go on behind it. */
                 saved_at_s = now_s;
                 if (journal_save(s->journal, key, saved, saved_size) || cli_interrupted()) { status = GSL_FAILURE; goto done; }

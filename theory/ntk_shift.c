@@ -32,7 +32,7 @@ int ntk_gram_gradient(const gsl_matrix *W, const gsl_vector *signs, const gsl_ma
     double *alpha = malloc(m * n * sizeof *alpha);
     int status = GSL_ENOMEM;
     if (!pass || !J || !Q || !lse || !mu || !A || !V || !alpha) goto done;
-    if ((status = prefix_pass_sums(pass, gsl_matrix_const_ptr(W, 0, 0), W->tda))) goto done;
+    if ((status = prefix_pass_sums(pass, gsl_matrix_const_ptr(W, 0, 0), W->tda, NULL))) goto done;
     for (size_t i = 0; i < n; i++) {
         lse[i] = pass->top[i] + log(pass->mass[i]);
         for (size_t k = 0; k < d; k++) mu[i * d + k] = pass->sum[i * pass->dim_pad + k] / pass->mass[i];

@@ -80,6 +80,8 @@ struct prefix_descent {
     gsl_matrix *W, *Y, *F, *R;
     double *R_token;             /* (num_samples, dim): R, or R W_V^T in a real layer  */
     double *c, *lse;             /* (num_samples)                                      */
+    double *shift;               /* (num_samples): of the last pass over W ...         */
+    int shifted;                 /* ... unless it used running maxima                  */
     double loss;
 };
 
@@ -94,6 +96,7 @@ void prefix_descent_free(struct prefix_descent *descent)
     free(descent->R_token);
     free(descent->c);
     free(descent->lse);
+    free(descent->shift);
     free(descent);
 }
 
@@ -173,11 +176,15 @@ int prefix_descent_alloc(const gsl_matrix *W, const gsl_vector *signs, const gsl
     descent->R_token = malloc(n * d * sizeof(double));
     descent->c = malloc(n * sizeof(double));
     descent->lse = malloc(n * sizeof(double));
+    descent->shift = calloc(n, sizeof(double));
     if (!descent->pass || !descent->W || !descent->Y || !descent->F || !descent->R || !descent->R_token
-        || !descent->c || !descent->lse)
+        || !descent->c || !descent->lse || !descent->shift)
         goto failed;
     gsl_matrix_memcpy(descent->Y, Y);
-    if ((status = prefix_descent_restore(descent, W))) goto failed;
+    gsl_matrix_memcpy(descent->W, W);
+    status = prefix_pass_sums(descent->pass, descent->W->data, descent->W->tda, NULL);
+    if (!status) status = evaluate(descent);
+    if (status) goto failed;
     *result = descent;
     return GSL_SUCCESS;
 failed:
@@ -185,18 +192,35 @@ failed:
     return status;
 }
 
-int prefix_descent_restore(struct prefix_descent *descent, const gsl_matrix *W)
+int prefix_descent_step(struct prefix_descent *descent, double step_size)
 {
-    if (W->size1 != descent->W->size1 || W->size2 != descent->W->size2) return GSL_EBADLEN;
-    gsl_matrix_memcpy(descent->W, W);
-    const int status = prefix_pass_sums(descent->pass, descent->W->data, descent->W->tda);
+    memcpy(descent->shift, descent->lse, descent->pass->num_samples * sizeof(double));
+    const int status = prefix_pass_descend(descent->pass, descent->R_token, descent->c, descent->lse, step_size,
+                                           descent->W->data, descent->W->tda, &descent->shifted);
     return status ? status : evaluate(descent);
 }
 
-int prefix_descent_step(struct prefix_descent *descent, double step_size)
+size_t prefix_descent_state_size(const struct prefix_descent *descent)
 {
-    const int status = prefix_pass_descend(descent->pass, descent->R_token, descent->c, descent->lse,
-                                           step_size, descent->W->data, descent->W->tda);
+    return descent->W->size1 * descent->W->size2 + descent->pass->num_samples + 1;
+}
+
+void prefix_descent_save(const struct prefix_descent *descent, double *state)
+{
+    const size_t tokens = descent->W->size1 * descent->W->size2, n = descent->pass->num_samples;
+    memcpy(state, descent->W->data, tokens * sizeof *state);
+    memcpy(state + tokens, descent->shift, n * sizeof *state);
+    state[tokens + n] = descent->shifted;
+}
+
+int prefix_descent_load(struct prefix_descent *descent, const double *state)
+{
+    const size_t tokens = descent->W->size1 * descent->W->size2, n = descent->pass->num_samples;
+    memcpy(descent->W->data, state, tokens * sizeof *state);
+    memcpy(descent->shift, state + tokens, n * sizeof *state);
+    descent->shifted = state[tokens + n] != 0.0;
+    const int status = prefix_pass_sums(descent->pass, descent->W->data, descent->W->tda,
+                                        descent->shifted ? descent->shift : NULL);
     return status ? status : evaluate(descent);
 }
 

@@ -21,7 +21,7 @@ int prefix_model_forward(const gsl_matrix *W, const gsl_vector *signs, const gsl
         return GSL_EBADLEN;
     struct prefix_pass *p = prefix_pass_alloc(signs, X, num_threads);
     if (!p) return GSL_ENOMEM;
-    const int status = prefix_pass_sums(p, gsl_matrix_const_ptr(W, 0, 0), W->tda);
+    const int status = prefix_pass_sums(p, gsl_matrix_const_ptr(W, 0, 0), W->tda, NULL);
     if (!status) outputs(p, F);
     prefix_pass_free(p);
     return status;
@@ -52,7 +52,7 @@ int prefix_model_gradient(const gsl_matrix *W, const gsl_vector *signs, const gs
     double *R = malloc(n * d * sizeof *R), *c = malloc(n * sizeof *c), *lse = malloc(n * sizeof *lse);
     int status = GSL_ENOMEM;
     if (!p || !R || !c || !lse) goto done;
-    if ((status = prefix_pass_sums(p, gsl_matrix_const_ptr(W, 0, 0), W->tda))) goto done;
+    if ((status = prefix_pass_sums(p, gsl_matrix_const_ptr(W, 0, 0), W->tda, NULL))) goto done;
     if (F) outputs(p, F);
     double twice = 0.0;
     for (size_t i = 0; i < n; i++) {

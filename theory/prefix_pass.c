@@ -47,8 +47,9 @@ static void sizes(struct prefix_pass *p)
     p->dim_pad = round_up(p->dim, PASS_PAD);
     cut(p);
     p->partial_size = round_up(p->num_samples * (p->dim_pad + 2), ALIGNMENT / sizeof(double));
-    /* wt, dwt, rows, weights, coeff, signs, bias */
-    p->scratch_size = PASS_TOKENS * (2 * p->dim + p->dim_pad + p->num_samples + 2 * PASS_SAMPLES + 2);
+    /* wt, dwt, rows, weights, coeff, signs, bias, mass */
+    p->scratch_size = PASS_TOKENS * (2 * p->dim + p->dim_pad + p->num_samples + 2 * PASS_SAMPLES + 2)
+                    + p->num_samples * PASS_PAD;
     p->scratch_size = round_up(p->scratch_size, ALIGNMENT / sizeof(double));
 }
 
@@ -115,7 +116,7 @@ void prefix_pass_free(struct prefix_pass *p)
 
 /* One thread's block of tokens. */
 struct block {
-    double *wt, *dwt, *rows, *weights, *coeff, *signs, *bias;
+    double *wt, *dwt, *rows, *weights, *coeff, *signs, *bias, *mass;
     size_t live;
 };
 
@@ -130,6 +131,7 @@ static struct block block_of(const struct prefix_pass *p, int thread)
     b.coeff = at += PASS_TOKENS * p->num_samples;
     b.signs = at += PASS_TOKENS * 2 * PASS_SAMPLES;
     b.bias = at += PASS_TOKENS;
+    b.mass = at += PASS_TOKENS;
     b.live = 0;
     return b;
 }
@@ -216,6 +218,15 @@ static pass_accumulate_fn *accumulate_fn(void)
     return pass_accumulate_portable;
 }
 
+static pass_accumulate_shifted_fn *accumulate_shifted_fn(void)
+{
+#if defined(__x86_64__)
+    if (isa_current() == ISA_ID_AVX512) return pass_accumulate_shifted_avx512;
+    if (isa_current() == ISA_ID_AVX2) return pass_accumulate_shifted_avx2;
+#endif
+    return pass_accumulate_shifted_portable;
+}
+
 static pass_gradient_fn *gradient_fn(void)
 {
 #if defined(__x86_64__)
@@ -233,9 +244,26 @@ static int threads_for(const struct prefix_pass *p)
     return work > 262144.0 ? most : 1;
 }
 
-int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld)
+/* Sums of a chunk with a given shift: before its first block, of a block, after its last. */
+static void shifted_begin(const struct prefix_pass *p, const struct block *b, struct sums s, const double *shift)
+{
+    sums_clear(p, s);
+    memcpy(s.top, shift, p->num_samples * sizeof(double));
+    memset(b->mass, 0, p->num_samples * PASS_PAD * sizeof(double));
+}
+
+static void shifted_end(const struct prefix_pass *p, const struct block *b, struct sums s)
+{
+    for (size_t i = 0; i < p->num_samples; i++) {
+        const double *lane = b->mass + i * PASS_PAD;
+        s.mass[i] = ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+    }
+}
+
+int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld, const double *shift)
 {
     pass_accumulate_fn *accumulate = accumulate_fn();
+    pass_accumulate_shifted_fn *accumulate_shifted = accumulate_shifted_fn();
 #pragma omp parallel num_threads(threads_for(p))
     {
         struct block b = block_of(p, omp_get_thread_num());
@@ -244,13 +272,19 @@ int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld)
             size_t begin, end;
             chunk_range(p, chunk, &begin, &end);
             const struct sums s = partial_of(p, chunk);
-            sums_clear(p, s);
+            if (shift) shifted_begin(p, &b, s, shift);
+            else sums_clear(p, s);
             for (size_t r = begin; r < end; r += PASS_TOKENS) {
                 block_load(p, &b, W, ld, r, end - r < PASS_TOKENS ? end - r : PASS_TOKENS);
                 block_rows(p, &b);
-                accumulate(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, b.weights,
-                           s.top, s.mass, s.sum);
+                if (shift)
+                    accumulate_shifted(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, shift, b.weights,
+                                       b.mass, s.sum);
+                else
+                    accumulate(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, b.weights,
+                               s.top, s.mass, s.sum);
             }
+            if (shift) shifted_end(p, &b, s);
         }
     }
     return merge(p);
@@ -291,9 +325,9 @@ void prefix_pass_gradient(struct prefix_pass *p, const double *R, const double *
 }
 
 int prefix_pass_descend(struct prefix_pass *p, const double *R, const double *c, const double *lse,
-                        double step_size, double *W, size_t ld)
+                        double step_size, double *W, size_t ld, int *shifted)
 {
-    pass_accumulate_fn *accumulate = accumulate_fn();
+    pass_accumulate_shifted_fn *accumulate = accumulate_shifted_fn();
     pass_gradient_fn *gradient = gradient_fn();
     gradient_setup(p, R, c, lse);
 #pragma omp parallel num_threads(threads_for(p))
@@ -304,7 +338,9 @@ int prefix_pass_descend(struct prefix_pass *p, const double *R, const double *c,
             size_t begin, end;
             chunk_range(p, chunk, &begin, &end);
             const struct sums s = partial_of(p, chunk);
-            sums_clear(p, s);
+            /* The new scores are shifted by the old log-sum-exp, which is no less than the
+             * old maximum: no running maximum. */
+            shifted_begin(p, &b, s, lse);
             /* A block is read once: its gradient, its update and its part of the next
              * forward pass, while it is in the first cache. */
             for (size_t r = begin; r < end; r += PASS_TOKENS) {
@@ -317,10 +353,14 @@ int prefix_pass_descend(struct prefix_pass *p, const double *R, const double *c,
                         W[(r + q) * ld + k] = *w;
                     }
                 block_rows(p, &b);
-                accumulate(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, b.weights,
-                           s.top, s.mass, s.sum);
+                accumulate(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, lse, b.weights,
+                           b.mass, s.sum);
             }
+            shifted_end(p, &b, s);
         }
     }
-    return merge(p);
+    const int status = merge(p);
+    *shifted = !status;
+    for (size_t i = 0; i < p->num_samples && *shifted; i++) *shifted = p->mass[i] > 1e-100 && p->mass[i] < 1e100;
+    return *shifted ? GSL_SUCCESS : prefix_pass_sums(p, W, ld, NULL);
 }

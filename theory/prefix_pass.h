@@ -31,17 +31,20 @@ size_t prefix_pass_bytes(size_t prefix_len, size_t dim, size_t num_samples, int 
 struct prefix_pass *prefix_pass_alloc(const gsl_vector *signs, const gsl_matrix *X, int num_threads);
 void prefix_pass_free(struct prefix_pass *p);
 
-/* Fills top, mass, sum for the tokens W (rows of length ld). GSL_EDOM when a mass
- * is not finite (a NaN or an overflow in W). */
-int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld);
+/* Fills top, mass, sum for the tokens W (rows of length ld): with running maxima when
+ * shift is NULL, else with top_i = shift_i given, to the same bits as the descent
+ * that made W used it. GSL_EDOM when a mass is not finite (a NaN or an overflow in W). */
+int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld, const double *shift);
 
 /* The gradient  dw_r = m sum_i S_ir [ a_r R_i + x_i (a_r <R_i,w_r> - c_i) ]  for the
  * softmax S_ir = e^{s_ir - lse_i}; R (num_samples, dim) packed, c and lse
  * (num_samples). With dW it is written there (leading dimension ld_dW) and W
- * stays; else W <- W - step_size dw, and top, mass, sum are those of the new W. */
+ * stays; else W <- W - step_size dw, and top, mass, sum are those of the new W, with
+ * shift lse (*shifted = 1), or with running maxima after a step so large that this
+ * left the range of a double (0). */
 void prefix_pass_gradient(struct prefix_pass *p, const double *R, const double *c, const double *lse,
                           const double *W, size_t ld, double *dW, size_t ld_dW);
 int prefix_pass_descend(struct prefix_pass *p, const double *R, const double *c, const double *lse,
-                        double step_size, double *W, size_t ld);
+                        double step_size, double *W, size_t ld, int *shifted);
 
 #endif

@@ -111,6 +111,24 @@ INLINE void sum_columns(const int many, const int vecs, size_t n, size_t dim_pad
         sum_tile(1, vecs, dim_pad, weights + i * PASS_TOKENS, tokens, sum + i * dim_pad);
 }
 
+INLINE void sum_all(size_t n, size_t dim_pad, const double *weights, const double *rows, double *sum)
+{
+    size_t k = 0;
+#if defined(ISA_AVX512)
+    for (; k + 4 * LANES <= dim_pad; k += 4 * LANES)
+        sum_columns(6, 4, n, dim_pad, weights, rows + k, sum + k);
+    for (; k + 2 * LANES <= dim_pad; k += 2 * LANES)
+        sum_columns(12, 2, n, dim_pad, weights, rows + k, sum + k);
+    for (; k < dim_pad; k += LANES)
+        sum_columns(12, 1, n, dim_pad, weights, rows + k, sum + k);
+#else
+    for (; k + 2 * LANES <= dim_pad; k += 2 * LANES)
+        sum_columns(6, 2, n, dim_pad, weights, rows + k, sum + k);
+    for (; k < dim_pad; k += LANES)
+        sum_columns(8, 1, n, dim_pad, weights, rows + k, sum + k);
+#endif
+}
+
 void ISA_NAME(pass_accumulate)(size_t n, size_t dim, size_t dim_pad, const double *X,
                                const double *wt, const double *bias, const double *rows,
                                double *weights, double *top, double *mass, double *sum)
@@ -147,20 +165,45 @@ void ISA_NAME(pass_accumulate)(size_t n, size_t dim, size_t dim_pad, const doubl
         mass[i] += lane_sum(total);
     }
 
-    size_t k = 0;
-#if defined(ISA_AVX512)
-    for (; k + 4 * LANES <= dim_pad; k += 4 * LANES)
-        sum_columns(6, 4, n, dim_pad, weights, rows + k, sum + k);
-    for (; k + 2 * LANES <= dim_pad; k += 2 * LANES)
-        sum_columns(12, 2, n, dim_pad, weights, rows + k, sum + k);
-    for (; k < dim_pad; k += LANES)
-        sum_columns(12, 1, n, dim_pad, weights, rows + k, sum + k);
-#else
-    for (; k + 2 * LANES <= dim_pad; k += 2 * LANES)
-        sum_columns(6, 2, n, dim_pad, weights, rows + k, sum + k);
-    for (; k < dim_pad; k += LANES)
-        sum_columns(8, 1, n, dim_pad, weights, rows + k, sum + k);
-#endif
+    sum_all(n, dim_pad, weights, rows, sum);
+}
+
+INLINE void shifted_rows(const int rows, size_t dim, const double *X, const double *wt, const double *bias,
+                         const double *shift, double *weights, double *mass)
+{
+    for (int g = 0; g < PASS_TOKENS; g += GROUP) {
+        vec acc[SCORE_ROWS][SCORE_VECS];
+#pragma GCC unroll 8
+        for (int q = 0; q < rows; q++)
+#pragma GCC unroll 8
+            for (int v = 0; v < SCORE_VECS; v++) acc[q][v] = load(bias + g + v * LANES) - splat(shift[q]);
+        tile(rows, dim, X, dim, 1, wt + g, acc);
+#pragma GCC unroll 8
+        for (int q = 0; q < rows; q++) {
+            vec total = load(mass + q * PASS_PAD);
+#pragma GCC unroll 8
+            for (int v = 0; v < SCORE_VECS; v++) {
+                const vec e = vmath_exp(acc[q][v]);
+                store(weights + q * PASS_TOKENS + g + v * LANES, e);
+                total += e;
+            }
+            store(mass + q * PASS_PAD, total);
+        }
+    }
+}
+
+void ISA_NAME(pass_accumulate_shifted)(size_t n, size_t dim, size_t dim_pad, const double *X,
+                                       const double *wt, const double *bias, const double *rows,
+                                       const double *shift, double *weights, double *mass, double *sum)
+{
+    size_t i = 0;
+    for (; i + SCORE_ROWS <= n; i += SCORE_ROWS)
+        shifted_rows(SCORE_ROWS, dim, X + i * dim, wt, bias, shift + i, weights + i * PASS_TOKENS, mass + i * PASS_PAD);
+    for (; i + 2 <= n; i += 2)
+        shifted_rows(2, dim, X + i * dim, wt, bias, shift + i, weights + i * PASS_TOKENS, mass + i * PASS_PAD);
+    for (; i < n; i++)
+        shifted_rows(1, dim, X + i * dim, wt, bias, shift + i, weights + i * PASS_TOKENS, mass + i * PASS_PAD);
+    sum_all(n, dim_pad, weights, rows, sum);
 }
 
 /* Coefficients of x_i and R_i for `samples` samples: the scores and the <R_i, w_r>

@@ -22,6 +22,13 @@ typedef void pass_accumulate_fn(size_t n, size_t dim, size_t dim_pad, const doub
                                 const double *wt, const double *bias, const double *rows,
                                 double *weights, double *top, double *mass, double *sum);
 
+/* The same with a given shift in place of the running maximum, so that nothing is
+ * rescaled:  mass_i += sum_r e^{s_ir - shift_i}  and sum_i likewise. mass (n, PASS_PAD):
+ * its row i is to be summed. */
+typedef void pass_accumulate_shifted_fn(size_t n, size_t dim, size_t dim_pad, const double *X,
+                                        const double *wt, const double *bias, const double *rows,
+                                        const double *shift, double *weights, double *mass, double *sum);
+
 /* Loss gradient of a block, transposed:
  *   dwt_r = sum_i p_ir [ a_r R_i + (a_r <R_i,w_r> - c_i) x_i ],  p_ir = e^{s_ir - offset_i}
  * XR (2 n, dim): rows 2i and 2i+1 are x_i and R_i; coeff: scratch (2 PASS_SAMPLES, PASS_TOKENS). */
@@ -34,6 +41,7 @@ typedef void pass_exp_fn(const double *x, double *out, size_t n);
 
 #define PASS_DECLARE(isa)                                                                  \
     pass_accumulate_fn ISA_PASTE(pass_accumulate, isa);                                    \
+    pass_accumulate_shifted_fn ISA_PASTE(pass_accumulate_shifted, isa);                    \
     pass_gradient_fn ISA_PASTE(pass_gradient, isa);                                        \
     pass_exp_fn ISA_PASTE(pass_exp, isa);
 PASS_DECLARE(portable)

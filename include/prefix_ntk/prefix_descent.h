@@ -50,9 +50,11 @@ PREFIX_NTK_API const gsl_matrix *prefix_descent_outputs(const struct prefix_desc
 PREFIX_NTK_API const gsl_matrix *prefix_descent_prefix(const struct prefix_descent *descent);
 PREFIX_NTK_API const gsl_matrix *prefix_descent_residual(const struct prefix_descent *descent);
 
-/* Replaces W (a saved state): the descent goes on from there bit by bit as it
- * would have. */
-PREFIX_NTK_API int prefix_descent_restore(struct prefix_descent *descent, const gsl_matrix *W);
+/* The state of a descent as numbers: loaded into one of the same shapes, data and
+ * layer it goes on bit by bit as the saved one would have. */
+PREFIX_NTK_API size_t prefix_descent_state_size(const struct prefix_descent *descent);
+PREFIX_NTK_API void prefix_descent_save(const struct prefix_descent *descent, double *state);
+PREFIX_NTK_API int prefix_descent_load(struct prefix_descent *descent, const double *state);
 
 /* Root mean square and maximum over tokens of ||w_r - w0_r||. */
 PREFIX_NTK_API int prefix_movement(const gsl_matrix *W, const gsl_matrix *W0, double *rms, double *max);
