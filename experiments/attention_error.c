@@ -226,6 +226,7 @@ static int fit_and_judge(const struct config *cfg, const struct study_map *map, 
     const size_t batch = fit->n < cfg->seq_len ? fit->n : cfg->seq_len;
     int nonnegative = 1;
     for (size_t i = 0; i < fit->n * r; i++) nonnegative &= phi[i] >= 0.0;
+    const enum summary_param linear = nonnegative ? SUMMARY_LINEAR : SUMMARY_FREE;
     switch (train) {
     case TRAIN_LSTSQ:
         status = summary_fit_lstsq(&problem, nonnegative, Z, k);
@@ -246,10 +247,10 @@ static int fit_and_judge(const struct config *cfg, const struct study_map *map, 
         if (!Zp) { status = GSL_EINVAL; break; }
         memcpy(Z, Zp, r * dim * sizeof *Z);
         memcpy(k, kp, r * sizeof *k);
-        status = summary_fit_adam(&problem, SUMMARY_LINEAR, cfg->lr, cfg->adam_steps, batch, Z, k, NULL);
+        status = summary_fit_adam(&problem, linear, cfg->lr, cfg->adam_steps, batch, Z, k, NULL);
         break;
     default:
-        status = summary_fit_adam(&problem, SUMMARY_LINEAR, cfg->lr, cfg->adam_steps, batch, Z, k, NULL);
+        status = summary_fit_adam(&problem, linear, cfg->lr, cfg->adam_steps, batch, Z, k, NULL);
         break;
     }
     if (status) goto done;
@@ -911,6 +912,10 @@ int main(int argc, char **argv)
         goto done;
     }
     list_rows(&cfg, dim, rows);
+    /* Of each thread: power sums to degree 8, E E^T, blocks of scores, features, twice over for the copies. */
+    const double queries = (double)(cfg.q ? x.q.len : cfg.seq_len + (trains_anything(&cfg) ? cfg.fit_queries : 0));
+    const double each = queries * (10.0 * (double)dim + 2.0 * PREFIX_SUMS_BLOCK + 3.0 * MAX_FIT_DIM) + queries * queries;
+    if ((code = cli_memory(&cfg.c, 16.0 * each * cfg.c.threads, "the sums over the prefix"))) goto done;
     code = cfg.q ? run_tensors(&cfg, &x, rows, num_rows, results) : run_synthetic(&cfg, rows, num_rows, results);
     if (!code) code = write_table(&cfg, dim, rows, num_rows, results, num_trials);
     if (!code && cfg.intervals) code = write_intervals(&cfg, rows, num_rows, results, num_trials);

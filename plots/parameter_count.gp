@@ -5,8 +5,8 @@ fig_height = 640
 load 'plots/style.gp'
 set logscale x
 set xlabel 'numbers over those of NTK-Attention with elu1'
-set lmargin at screen 0.34
-set rmargin at screen 0.70
+set lmargin at screen 0.37
+set rmargin at screen 0.71
 set key at screen 0.72, 0.9 left top
 set yrange [18.8:0.2]
 set ytics scale 0

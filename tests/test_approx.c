@@ -452,6 +452,14 @@ static void test_adam(void **state)
         assert_int_equal(summary_fit_adam(&problem, (enum summary_param)param, 0.05, 400, N, Z1, k1, loss), GSL_SUCCESS);
         CHECK_LESS(loss[399], 0.5 * loss[0]);
     }
+    /* k below 0: projected by one, kept by the other. */
+    k[2] = -0.02;
+    memcpy(k1, k, sizeof k);
+    assert_int_equal(summary_fit_adam(&problem, SUMMARY_LINEAR, 1e-3, 1, N, Z1, k1, loss), GSL_SUCCESS);
+    assert_true(k1[2] == 0.0);
+    memcpy(k1, k, sizeof k);
+    assert_int_equal(summary_fit_adam(&problem, SUMMARY_FREE, 1e-3, 1, N, Z1, k1, loss), GSL_SUCCESS);
+    CHECK_CLOSE(fabs(k1[2] - k[2]), 1e-3, 1e-2, 0.0);
     k[2] = 0.0;
     assert_int_equal(summary_fit_adam(&problem, SUMMARY_LOG, 0.05, 1, N, Z1, k, loss), GSL_EDOM);
     attn_sums_free(&in);
