@@ -40,5 +40,5 @@ ARGS_training_laziness    := --num-samples 8 --dim 8 --sigma 0.5 --prefix-len 25
 ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.02,0.05,0.1,0.25 --prefix-len 64,256,1024,4096 --num-trials 32
 ARGS_prefix_threshold     := --num-samples 2,4,6,8 --dim 2,3,4 --num-trials 12 --max-iterations 200 --tables
 ARGS_prefix_scaling       := --num-samples 6 --dim 8 --sigma 0.6 --signs mirrored,random,positive --prefix-len 128,1024,4096,16384 --num-trials 12 --stop-ratio 1e-8 --num-steps 2000
-ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 24 --dim 10 --num-test 1000 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256,1024,4096 --num-trials 10 --stop-ratio 1e-8 --num-steps 800
+ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 24 --dim 10 --num-test 1000 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256,1024,4096 --num-trials 16 --stop-ratio 1e-8 --num-steps 600
 ARGS_real_layer_training  := --prefix-len 256,1024,4096 --num-trials 24

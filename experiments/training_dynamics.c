@@ -10,8 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <omp.h>
 #include <gsl/gsl_blas.h>
 #include <gsl/gsl_errno.h>
+#include "common/threads.h"
 #include "prefix_ntk/prefix_descent.h"
 
 static const char doc[] =
@@ -147,7 +149,7 @@ struct study {
     gsl_vector *trained_signs;
     struct journal *journal;
     struct progress *progress;
-    double work_done;
+    double work_done;                      /* tokens times steps of all descents */
 };
 
 static double *unit_of(const struct study *s, size_t len, size_t trial)
@@ -192,7 +194,7 @@ static double squared_distance(const gsl_matrix *A, const gsl_matrix *B)
 }
 
 /* One descent; a GSL code, or GSL_FAILURE after an interrupt or a failed save. */
-static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *W0, const gsl_vector *signs)
+static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *W0, const gsl_vector *signs, int num_threads)
 {
     const struct config *cfg = s->cfg;
     const size_t m = W0->size1, d = W0->size2, nd = s->X->size1 * d;
@@ -206,11 +208,11 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
     snprintf(key, sizeof key, "descent %zu %zu", m, trial);
     int status = GSL_ENOMEM;
     if (!K || !K_end || !W) goto done;
-    if ((status = prefix_descent_alloc(W0, signs, s->X, NULL, s->Y, cfg->c.threads, &descent))) goto done;
+    if ((status = prefix_descent_alloc(W0, signs, s->X, NULL, s->Y, num_threads, &descent))) goto done;
     /* What a kill leaves: the numbers so far, the step, the state. */
     saved_size = s->unit + 1 + prefix_descent_state_size(descent);
     if (!(saved = malloc(saved_size * sizeof *saved))) { status = GSL_ENOMEM; goto done; }
-    if ((status = ntk_gram(W0, signs, s->X, NTK_FULL, K, cfg->c.threads))) goto done;
+    if ((status = ntk_gram(W0, signs, s->X, NTK_FULL, K, num_threads))) goto done;
     if (nd <= SPECTRUM_MAX && (status = prefix_linear_alloc(K, prefix_descent_residual(descent), &linear))) goto done;
 
     for (size_t i = 0; i < s->unit; i++) result[i] = NAN;
@@ -233,6 +235,7 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
         while (record <= step) record = next_recorded(record);
     }
     double saved_at_s = clock_s();
+    size_t counted = 0;
     bool diverged = false;
     for (;; step++) {
         const double loss = prefix_descent_loss(descent);
@@ -246,7 +249,11 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
         }
         if (last) break;
         if (step % 16 == 0) {
-            progress_to(s->progress, s->work_done + (double)m * (double)step);
+            double done;
+#pragma omp atomic capture
+            done = s->work_done += (double)m * (double)(step - counted);
+            counted = step;
+            progress_to(s->progress, done);
             const double now_s = clock_s();
             if (cli_interrupted() || now_s - saved_at_s > 2.0) {
                 result[CURVE_ROWS] = (double)rows;
@@ -267,7 +274,7 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
         const gsl_matrix *end = prefix_descent_prefix(descent);
         result[LOSS_FINAL] = prefix_descent_loss(descent);
         result[LOSS_LINEARISED] = linear ? prefix_linear_loss(linear, rate, (double)step) : NAN;
-        if ((status = ntk_gram(end, signs, s->X, NTK_FULL, K_end, cfg->c.threads))) goto done;
+        if ((status = ntk_gram(end, signs, s->X, NTK_FULL, K_end, num_threads))) goto done;
         double norm = 0.0;
         for (size_t i = 0; i < nd * nd; i++) norm += K->data[i] * K->data[i];
         result[DRIFT] = sqrt(squared_distance(K_end, K) / norm);
@@ -282,6 +289,10 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
         W = NULL;
     }
     status = journal_put(s->journal, key, result, s->unit) ? GSL_FAILURE : GSL_SUCCESS;
+    snprintf(key, sizeof key, "descent %zu %zu", m, trial);
+    journal_forget(s->journal, key);
+#pragma omp atomic
+    s->work_done += (double)m * (double)(cfg->num_steps - counted);     /* what need not be done any more */
 done:
     free(saved);
     prefix_linear_free(linear);
@@ -292,57 +303,75 @@ done:
     return status;
 }
 
-/* All lengths and trials one after another, each on all threads; exit code. */
+/* One descent, or what is known of it; a GSL code as descend's. */
+static int run_unit(struct study *s, size_t len, size_t trial, int num_threads)
+{
+    const struct config *cfg = s->cfg;
+    const size_t m = s->lens[len], d = s->X->size2;
+    const bool wanted = trial == 0 && len == s->num_lens - 1 && (cfg->pred_out || cfg->prefix_out || cfg->signs_out);
+    char key[64];
+    snprintf(key, sizeof key, "%zu %zu", m, trial);
+    const bool known = journal_get(s->journal, key, unit_of(s, len, trial), s->unit);
+    if (known && !wanted) return GSL_SUCCESS;
+    gsl_matrix *W0 = gsl_matrix_alloc(m, d);
+    gsl_vector *signs = gsl_vector_alloc(m);
+    int status = W0 && signs ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status && s->given) {
+        gsl_matrix_memcpy(W0, s->given);
+        gsl_vector_memcpy(signs, s->given_signs);
+    } else if (!status) {
+        status = prefix_draw(cfg->c.seed, trial, (enum prefix_signs)cfg->law, cfg->sigma, W0, signs, num_threads);
+    }
+    if (!status && known && journal_get(s->journal, "trained", W0->data, m * d)) {
+        s->trained = W0;
+        W0 = NULL;
+    } else if (!status && !known) {
+        status = descend(s, len, trial, W0, signs, num_threads);
+    }
+    if (!status && wanted) {
+        s->trained_signs = signs;
+        signs = NULL;
+    }
+    gsl_matrix_free(W0);
+    gsl_vector_free(signs);
+    return status;
+}
+
+/* All lengths and trials, the longest first: side by side, or, when there are fewer of
+ * them than threads, each on several; exit code. */
 static int run(struct study *s)
 {
     const struct config *cfg = s->cfg;
-    const size_t n = s->X->size1, d = s->X->size2, longest = s->lens[s->num_lens - 1];
-    const double nd = (double)(n * d), units = (double)(s->num_lens * cfg->num_trials);
-    const double bytes = sizeof(double) * ((nd <= SPECTRUM_MAX ? 6.0 : 2.0) * nd * nd + 4.0 * (double)longest * (double)d
-                                           + (units + 2.0) * (double)s->unit)
-                       + (double)prefix_descent_bytes(longest, d, n, cfg->c.threads)
-                       + (double)ntk_gram_workspace(n, d, longest, cfg->c.threads);
-    int code = cli_memory(&cfg->c, bytes, "the longest prefix");
+    const size_t n = s->X->size1, d = s->X->size2, longest = s->lens[s->num_lens - 1], units = s->num_lens * cfg->num_trials;
+    const double nd = (double)(n * d), threads = (double)cfg->c.threads;
+    const double each = sizeof(double) * ((nd <= SPECTRUM_MAX ? 6.0 : 2.0) * nd * nd + 4.0 * (double)longest * (double)d + (double)s->unit)
+                      + (double)prefix_descent_bytes(longest, d, n, cfg->c.threads)
+                      + (double)ntk_gram_workspace(n, d, longest, cfg->c.threads);
+    const double shared = sizeof(double) * (double)units * (double)s->unit;
+    size_t side_by_side = (double)units < threads ? units : (size_t)cfg->c.threads;
+    while (side_by_side > 1 && shared + each * (double)side_by_side > 0.5 * (double)memory_available()) side_by_side--;
+    int code = cli_memory(&cfg->c, shared + each * (double)side_by_side, "the longest prefix");
     if (code) return code;
-    if (!(s->results = calloc(s->num_lens * cfg->num_trials * s->unit, sizeof(double))))
-        return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+    if (!(s->results = calloc(units * s->unit, sizeof(double)))) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
     double total = 0.0;
     for (size_t i = 0; i < s->num_lens; i++)
         total += (double)s->lens[i] * (double)cfg->num_steps * (double)cfg->num_trials;
     s->progress = progress_start(&cfg->c, "descent", total);
+    const int inner = cfg->c.threads / (int)side_by_side;
     int status = GSL_SUCCESS;
-    for (size_t i = 0; i < s->num_lens && !status; i++)
-        for (size_t t = 0; t < cfg->num_trials && !status; t++) {
-            const size_t m = s->lens[i];
-            const bool wanted = t == 0 && i == s->num_lens - 1 && (cfg->pred_out || cfg->prefix_out || cfg->signs_out);
-            char key[64];
-            snprintf(key, sizeof key, "%zu %zu", m, t);
-            const bool known = journal_get(s->journal, key, unit_of(s, i, t), s->unit);
-            gsl_matrix *W0 = known && !wanted ? NULL : gsl_matrix_alloc(m, d);
-            gsl_vector *signs = known && !wanted ? NULL : gsl_vector_alloc(m);
-            if (!known || wanted) {
-                if (!W0 || !signs) status = GSL_ENOMEM;
-                else if (s->given) {
-                    gsl_matrix_memcpy(W0, s->given);
-                    gsl_vector_memcpy(signs, s->given_signs);
-                } else {
-                    status = prefix_draw(cfg->c.seed, t, (enum prefix_signs)cfg->law, cfg->sigma, W0, signs, cfg->c.threads);
-                }
-            }
-            if (!status && known && wanted && journal_get(s->journal, "trained", W0->data, m * d)) {
-                s->trained = W0;
-                W0 = NULL;
-            } else if (!status && !known) {
-                status = descend(s, i, t, W0, signs);
-            }
-            if (!status && wanted) {
-                s->trained_signs = signs;
-                signs = NULL;
-            }
-            gsl_matrix_free(W0);
-            gsl_vector_free(signs);
-            s->work_done += (double)m * (double)cfg->num_steps;
+    omp_set_max_active_levels(2);
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)side_by_side)
+    for (size_t u = 0; u < units; u++) {
+        int failed;
+#pragma omp atomic read
+        failed = status;
+        if (failed || cli_interrupted()) continue;
+        const int mine = run_unit(s, s->num_lens - 1 - u / cfg->num_trials, u % cfg->num_trials, inner);
+        if (mine) {
+#pragma omp atomic write
+            status = mine;
         }
+    }
     progress_end(s->progress);
     if (cli_interrupted()) return cli_interrupted();
     if (status == GSL_FAILURE) return EXIT_FAILED;      /* said already */

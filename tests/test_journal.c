@@ -3,6 +3,7 @@
 #include "tests/support/check.h"
 #include "tests/support/scratch.h"
 
+#include <glob.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -196,7 +197,19 @@ static void test_no_file_no_memory(void **state)
     assert_int_equal(journal_close(NULL, 0), EXIT_FAILED);
 }
 
-/* The state within a unit: the last save of its key counts, other keys, lengths,
+/* The one file of the state within a unit. */
+static void state_path(const char *out, char *path, size_t size)
+{
+    char pattern[4096];
+    glob_t found;
+    snprintf(pattern, sizeof pattern, "%s.state.*", out);
+    assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+    assert_int_equal(found.gl_pathc, 1);
+    snprintf(path, size, "%s", found.gl_pathv[0]);
+    globfree(&found);
+}
+
+/* The state within a unit: the last save of its key counts; other keys, lengths,
  * identities and damaged files give nothing; a finished run leaves no file. */
 static void test_state_within_a_unit(void **state)
 {
@@ -204,28 +217,36 @@ static void test_state_within_a_unit(void **state)
     const struct cli_common cfg = run_with(out);
     double x[3], big[1000];
     char path[4096];
-    snprintf(path, sizeof path, "%s.state.now", out);
     for (int i = 0; i < 1000; i++) big[i] = sqrt(i);
     struct journal *j = journal_open(&cfg, "x");
     assert_false(journal_saved(j, "descent", x, 3));
     assert_int_equal(journal_save(j, "descent", big, 1000), 0);
     assert_int_equal(journal_save(j, "descent", three, 3), 0);
+    assert_int_equal(journal_save(j, "another", big, 1000), 0);
     assert_true(journal_saved(j, "descent", x, 3));
     assert_memory_equal(x, three, sizeof x);
     assert_false(journal_saved(j, "descent", x, 2));
     assert_false(journal_saved(j, "ascent!", x, 3));
+    assert_true(journal_saved(j, "another", big, 1000));
+    journal_forget(j, "another");
+    assert_false(journal_saved(j, "another", big, 1000));
     assert_int_equal(journal_close(j, 130), 130);
-    j = journal_open(&cfg, "y");
-    assert_false(journal_saved(j, "descent", x, 3));
-    journal_close(j, 143);
     j = journal_open(&cfg, "x");
     assert_true(journal_saved(j, "descent", x, 3));
+    state_path(out, path, sizeof path);
     FILE *file = fopen(path, "r+b");
     assert_non_null(file);
     fseek(file, -20, SEEK_END);
     fputc(7, file);
     fclose(file);
     assert_false(journal_saved(j, "descent", x, 3));
+    assert_int_equal(journal_save(j, "descent", three, 3), 0);
+    journal_close(j, 143);
+    /* Another identity starts afresh: nothing of the first remains. */
+    j = journal_open(&cfg, "y");
+    assert_int_not_equal(access(path, F_OK), 0);
+    assert_false(journal_saved(j, "descent", x, 3));
+    assert_int_equal(journal_save(j, "descent", three, 3), 0);
     assert_int_equal(journal_close(j, 0), 0);
     assert_int_not_equal(access(path, F_OK), 0);
 }

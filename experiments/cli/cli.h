@@ -140,12 +140,14 @@ int journal_get(struct journal *j, const char *key, double *out, size_t n);
 /* Appends to the file at once, so that no kill loses it. A later record of a key replaces an earlier one.
  * Thread-safe. Returns 0, or EXIT_FAILED with the line printed. */
 int journal_put(struct journal *j, const char *key, const double *x, size_t n);
-/* The state within one long unit of work, in a file of its own (OUT.state.now) that the
- * next save replaces: fills out[0..n) and returns 1 when the last save was of `key`
- * with n numbers, else 0. journal_save returns 0, or EXIT_FAILED with the line
- * printed. One unit at a time. */
+/* The state within a long unit of work, in a file of its own (OUT.state.HASH) that the
+ * next save of the key replaces: fills out[0..n) and returns 1 when the last save of
+ * `key` had n numbers, else 0. journal_save returns 0, or EXIT_FAILED with the line
+ * printed; journal_forget removes the file of a unit that is done. Different keys may
+ * be used by different threads. */
 int journal_saved(struct journal *j, const char *key, double *out, size_t n);
 int journal_save(struct journal *j, const char *key, const double *x, size_t n);
+void journal_forget(struct journal *j, const char *key);
 /* Removes the files, unless the program was interrupted (130, 143): then, as after a
  * kill, the same command resumes. Close it last. Returns code; EXIT_FAILED for NULL
  * with code 0. */

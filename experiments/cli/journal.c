@@ -2,8 +2,10 @@
 
 #include "common/hash.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <search.h>
 #include <stdio.h>
@@ -30,10 +32,10 @@ struct journal {
     char *path;
     int fd;                  /* -1: nothing is remembered */
     off_t end;               /* of the last whole record */
-    char *now_path;          /* of the state within a unit */
     uint64_t identity;
     void *units;           /* tree of struct unit by key */
     size_t num_units;
+    bool saved;              /* a state within a unit is, or was, there */
     time_t synced_s;
     bool failed;
     pthread_mutex_t lock;
@@ -155,6 +157,8 @@ static int load_records(struct journal *j, off_t file_size)
     }
 }
 
+static void remove_states(const struct journal *j);
+
 static struct header header_of(uint64_t identity)
 {
     struct header header = { .identity = identity };
@@ -177,6 +181,7 @@ static int load(struct journal *j, uint64_t identity)
         }
         return ftruncate(j->fd, j->end) || lseek(j->fd, j->end, SEEK_SET) < 0 ? -1 : 0;
     }
+    remove_states(j);
     if (ftruncate(j->fd, 0) || lseek(j->fd, 0, SEEK_SET) < 0 || !write_exactly(j->fd, &wanted, sizeof wanted))
         return -1;
     j->end = sizeof wanted;
@@ -188,7 +193,6 @@ static void journal_free(struct journal *j)
     tdestroy(j->units, unit_free);
     if (j->fd >= 0) close(j->fd);
     pthread_mutex_destroy(&j->lock);
-    free(j->now_path);
     free(j->path);
     free(j);
 }
@@ -212,8 +216,7 @@ struct journal *journal_open(const struct cli_common *cfg, const char *identity)
     pthread_mutex_init(&j->lock, NULL);
     if (!has_state(cfg->out)) return j;
     if (asprintf(&j->path, "%s.state", cfg->out) < 0) j->path = NULL;
-    if (asprintf(&j->now_path, "%s.state.now", cfg->out) < 0) j->now_path = NULL;
-    if (!j->path || !j->now_path) {
+    if (!j->path) {
         cli_fail(cfg, EXIT_FAILED, "out of memory");
         journal_free(j);
         return NULL;
@@ -303,6 +306,28 @@ int journal_put(struct journal *j, const char *key, const double *x, size_t n)
     return code;
 }
 
+/* Where the state within unit `key` is: OUT.state.HASH. The caller frees. */
+static char *now_path(const struct journal *j, const char *key)
+{
+    char *path = NULL;
+    const uint64_t hash = hash_bytes(HASH_START, key, strlen(key));
+    return asprintf(&path, "%s.%016" PRIx64, j->path, hash) < 0 ? NULL : path;
+}
+
+/* Removes every OUT.state.*, such as a kill in the middle of a save leaves, too. */
+static void remove_states(const struct journal *j)
+{
+    const char *slash = strrchr(j->path, '/');
+    char *folder = slash ? strndup(j->path, (size_t)(slash - j->path) + 1) : strdup("./");
+    const char *name = slash ? slash + 1 : j->path;
+    const size_t size = strlen(name);
+    DIR *all = folder ? opendir(folder) : NULL;
+    for (const struct dirent *entry; all && (entry = readdir(all));)
+        if (!strncmp(entry->d_name, name, size) && entry->d_name[size] == '.') unlinkat(dirfd(all), entry->d_name, 0);
+    if (all) closedir(all);
+    free(folder);
+}
+
 /* The saved state is a header and one record, as in the journal. */
 int journal_saved(struct journal *j, const char *key, double *out, size_t n)
 {
@@ -312,8 +337,13 @@ int journal_saved(struct journal *j, const char *key, double *out, size_t n)
     struct header found;
     int same = 0;
     if (j->fd < 0) return 0;
-    const int fd = open(j->now_path, O_RDONLY | O_CLOEXEC);
+    char *path = now_path(j, key);
+    const int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    free(path);
     if (fd < 0) return 0;
+    pthread_mutex_lock(&j->lock);
+    j->saved = true;
+    pthread_mutex_unlock(&j->lock);
     char *stored = malloc(size);
     if (stored && read_exactly(fd, &found, sizeof found) && !memcmp(&found, &wanted, sizeof found)
         && read_exactly(fd, stored, size) && !memcmp(stored, &head, sizeof head)
@@ -333,39 +363,42 @@ int journal_save(struct journal *j, const char *key, const double *x, size_t n)
     if (j->fd < 0) return EXIT_DONE;
     const struct header header = header_of(j->identity);
     size_t size = 0;
-    char *record = make_record(key, x, n, &size), *part = NULL;
-    if (asprintf(&part, "%s.part", j->now_path) < 0) part = NULL;
+    char *record = make_record(key, x, n, &size), *path = now_path(j, key), *part = NULL;
+    if (!path || asprintf(&part, "%s.part", path) < 0) part = NULL;
     if (!record || !part) {
         free(record);
-        free(part);
-        return cli_fail(j->cfg, EXIT_FAILED, "%s: out of memory", j->now_path);
+        free(path);
+        return cli_fail(j->cfg, EXIT_FAILED, "%s: out of memory", j->path);
     }
     const int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     bool done = fd >= 0 && write_exactly(fd, &header, sizeof header) && write_exactly(fd, record, size)
                 && !fdatasync(fd);
     if (fd >= 0 && close(fd)) done = false;
-    if (done && rename(part, j->now_path)) done = false;
+    if (done && rename(part, path)) done = false;
     const int error = errno;
     if (!done) unlink(part);
+    pthread_mutex_lock(&j->lock);
+    j->saved = j->saved || done;
+    pthread_mutex_unlock(&j->lock);
     free(record);
     free(part);
-    return done ? EXIT_DONE : cli_fail(j->cfg, EXIT_FAILED, "%s: %s", j->now_path, strerror(error));
+    free(path);
+    return done ? EXIT_DONE : cli_fail(j->cfg, EXIT_FAILED, "%s: %s", j->path, strerror(error));
+}
+
+void journal_forget(struct journal *j, const char *key)
+{
+    char *path = j->fd < 0 ? NULL : now_path(j, key);
+    if (path) unlink(path);
+    free(path);
 }
 
 int journal_close(struct journal *j, int code)
 {
     if (!j) return code ? code : EXIT_FAILED;
     const bool interrupted = code == 130 || code == 143;
-    if (j->fd >= 0 && !interrupted) {
-        char *part = NULL;
-        unlink(j->now_path);
-        /* Left by a kill in the middle of a save. */
-        if (asprintf(&part, "%s.part", j->now_path) >= 0) {
-            unlink(part);
-            free(part);
-        }
-    }
-    if (j->fd >= 0 && (!interrupted || (!j->num_units && access(j->now_path, F_OK)))) unlink(j->path);
+    if (j->fd >= 0 && !interrupted) remove_states(j);
+    if (j->fd >= 0 && (!interrupted || (!j->num_units && !j->saved))) unlink(j->path);
     journal_free(j);
     return code;
 }
