@@ -367,7 +367,7 @@ static char *beside(const struct cli_common *c, const char *what)
 /* The memory table and its verdicts: each number from NUM_PROCESSES processes. */
 static int measure_memory(const struct config *cfg, struct verdicts *v)
 {
-    enum { NUM_PROCESSES = 3 };
+    enum { NUM_PROCESSES = 4 };
     char *path = beside(&cfg->c, "memory");
     struct table *table = path ? table_open(&cfg->c, path, memory_columns) : NULL;
     const size_t most = cfg->num_prefix_lens;
@@ -377,10 +377,11 @@ static int measure_memory(const struct config *cfg, struct verdicts *v)
         struct cost c = { .method = (enum method)cfg->methods[i], .feature = cfg->features[0], .heads = cfg->heads[0],
                           .seq_len = cfg->seq_lens[0], .dim = cfg->dims[0], .threads = (int)cfg->threads[0] };
         const double none = peak_memory(cfg, c);
+        /* Of exact attention's, short prefixes vanish in pages and arenas: the longer half decides. */
+        const size_t from = c.method == EXACT ? most / 2 : 0;
         size_t n = 0;
-        /* Short prefixes vanish in pages and arenas: the longer half decides. */
-        for (size_t j = 0; j < most; j++)
-            if (cfg->prefix_lens[j] && j >= most / 2) lens[n++] = (double)cfg->prefix_lens[j];
+        for (size_t j = from; j < most; j++)
+            if (cfg->prefix_lens[j]) lens[n++] = (double)cfg->prefix_lens[j];
         size_t at = 0;
         for (size_t j = 0; j < most && !code; j++) {
             double largest = 0.0;
@@ -390,9 +391,9 @@ static int measure_memory(const struct config *cfg, struct verdicts *v)
                 if (!(peak > 0.0) || !(none > 0.0)) code = cli_fail(&cfg->c, EXIT_FAILED, "memory measurement: the process failed");
                 else code = cli_interrupted();
                 largest = fmax(largest, peak);
-                if (c.prefix_len && j >= most / 2) bytes[(size_t)process * n + at] = c.method == EXACT ? peak - none : peak;
+                if (c.prefix_len && j >= from) bytes[(size_t)process * n + at] = c.method == EXACT ? peak - none : peak;
             }
-            at += c.prefix_len && j >= most / 2;
+            at += c.prefix_len && j >= from;
             table_text(table, method_names[c.method]);
             table_int(table, c.seq_len);
             table_int(table, c.prefix_len);

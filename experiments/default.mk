@@ -12,8 +12,8 @@ ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --prefix-len 256,1024,409
 ARGS_score_concentration   := --prefix-len 1,4,16,64,256,1024,4096,16384 --num-trials 1000
 
 # What attention with a prefix costs: 1.5 minutes.
-ARGS_attention_cost        := --method exact,ntk --heads 1 --seq-len 256 --prefix-len 256,1024,4096,16384,65536,262144 --num-rounds 6
-ARGS_attention_cost_length := --method exact,ntk,linear --heads 1 --prefix-len 256 --seq-len 512,1024,2048,4096,8192 --num-rounds 6
+ARGS_attention_cost        := --method exact,ntk --heads 1 --seq-len 256 --prefix-len 256,1024,4096,16384,65536,262144 --num-rounds 6 --thread-list 1
+ARGS_attention_cost_length := --method exact,ntk,linear --heads 1 --prefix-len 256 --seq-len 512,1024,2048,4096,8192 --num-rounds 6 --thread-list 1
 ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,4,16,64,512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 15
 
 # NTK-Attention in place of a prefix: 2 minutes.

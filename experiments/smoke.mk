@@ -12,8 +12,8 @@ ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --prefix-len 1024,4096 --
 ARGS_score_concentration   := --prefix-len 1,16,256,4096 --num-trials 100
 
 # What attention with a prefix costs.
-ARGS_attention_cost        := --method exact,ntk --heads 1 --seq-len 256 --prefix-len 256,1024,4096,16384,65536 --num-rounds 4
-ARGS_attention_cost_length := --method ntk,linear --heads 1 --prefix-len 256 --seq-len 512,1024,2048 --num-rounds 4
+ARGS_attention_cost        := --method exact,ntk --heads 1 --seq-len 256 --prefix-len 256,1024,4096,16384,65536 --num-rounds 4 --thread-list 1
+ARGS_attention_cost_length := --method ntk,linear --heads 1 --prefix-len 256 --seq-len 512,1024,2048 --num-rounds 4 --thread-list 1
 ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,16,512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 5
 
 # NTK-Attention in place of a prefix.

@@ -1,6 +1,7 @@
 # Caption: Roofline of exact and NTK-Attention, 1 to 512 queries over 4096 prefix tokens, one thread: operations per second against operations per byte that must travel once. Line:
 #   what the machine allows, the smaller of the measured fused-multiply-add peak and intensity times read bandwidth (one thread).
 load 'plots/style.gp'
+set datafile missing NaN
 set logscale x 2
 set logscale y 2
 set format x '%g'
