@@ -292,7 +292,7 @@ $(FIGURES)/%.png: plots/%.gp plots/style.gp $(RESULTS)/%.csv
 space := $() $()
 comma := ,
 ROWS_ARGS   = --ledger paper_notes.md --results $(RESULTS) --runs=$(subst $(space),$(comma),$(strip $(RUNS)))
-VERIFY_ARGS = $(ROWS_ARGS) --profile $(PROFILE)
+VERIFY_ARGS = $(ROWS_ARGS) --timed=$(subst $(space),$(comma),$(strip $(TIMED))) --profile $(PROFILE)
 
 APPENDIX := $(wildcard docs/derivations.md)
 
