@@ -4,7 +4,7 @@ fig_width = 1080
 load 'plots/style.gp'
 set datafile missing NaN
 cols = 'taylor cheb minimax taylor_guarantee aggarwal_alman'
-names = "Taylor Chebyshev minimax 'Taylor, guarantee' 'Aggarwal-Alman order'"
+names = "Taylor Chebyshev minimax 'Taylor, guarantee' 'Aggarwal-Alman'"
 pick(name, b) = abs(column('bound') - b) < 1e-9 ? column(name) : NaN
 set tmargin at screen 0.91
 set bmargin at screen 0.13
@@ -18,7 +18,7 @@ do for [panel=1:3] {
     set title sprintf('b = %g', b)
     set ylabel (panel == 1 ? 'degree' : '')
     set yrange [0:*]
-    set key at screen 0.79, 0.88 left top
+    set key at screen 0.785, 0.88 left top
     if (panel < 3) { unset key }
     plot for [i=1:3] csv using 'log10_eps':(pick(word(cols, i), b)) with linespoints lt i title word(names, i), \
          csv using 'log10_eps':(pick('taylor_guarantee', b)) with lines ls 11 title word(names, 4), \

@@ -15,7 +15,7 @@ set multiplot
 do for [panel=1:3] {
     law = word('random positive positive', panel)
     targets = word('sphere sphere convex', panel)
-    set lmargin at screen (panel == 1 ? 0.075 : panel == 2 ? 0.36 : 0.645)
+    set lmargin at screen (panel == 1 ? 0.09 : panel == 2 ? 0.365 : 0.645)
     set rmargin at screen (panel == 1 ? 0.30 : panel == 2 ? 0.585 : 0.87)
     set title (panel == 1 ? 'random signs' : panel == 2 ? 'positive signs' : 'positive, convex targets')
     if (panel > 1) { unset ylabel }
