@@ -8,11 +8,6 @@
 extern "C" {
 #endif
 
-/* Jacobian of F at W: J (n dim, m dim), entry (i dim + k, r dim + l) = dF_k(x_i)/dw_rl.
- * Forms the whole matrix: for small problems and cross-checks. */
-PREFIX_NTK_API int prefix_model_jacobian(const gsl_matrix *W, const gsl_vector *signs,
-                                         const gsl_matrix *X, gsl_matrix *J);
-
 /* Minimises L by Levenberg-Marquardt (GSL's nonlinear least squares) from the start in
  * W, which receives the end point. Stops at loss <= stop_loss, after max_iterations,
  * or when no further progress is possible (all GSL_SUCCESS; *loss tells). */
