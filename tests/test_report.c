@@ -192,11 +192,11 @@ static void test_verify_catches_a_flipped_verdict(void **state)
     put_rows(*state, slope_row, constant_row, flipped);
     check_caught(*state, "default", "F1 bound is supported; the ledger says contradicted");
     check_caught(*state, "smoke", "F1 bound is supported; the ledger says contradicted");
-    /* From a run that measures time, in a profile other than the default, it is only noted. */
+    /* From a run that measures time, which another machine may well do otherwise, it is only noted. */
     for (int strict = 0; strict < 2; strict++) {
         struct outcome o = run_program("verify", "--ledger", scratch_path(*state, "ledger.md"), "--results", scratch_path(*state, ""),
                                        "--timed", "bounds", "--profile", strict ? "default" : "smoke", NULL);
-        assert_int_equal(o.code, strict);
+        assert_int_equal(o.code, 0);
         assert_non_null(strstr(o.err, "F1 bound is supported; the ledger says contradicted"));
         outcome_free(&o);
     }

@@ -4,8 +4,8 @@
  *   - a recorded verdict does not follow from its own interval and rule;
  *   - in the default profile a verdict differs from the ledger's, or a row of the
  *     ledger was not produced; in any other profile a decided verdict
- *     contradicts a decided one. There the rows of timed runs are only noted: a
- *     few repetitions beside other work say little about time. */
+ *     contradicts a decided one. Rows of timed runs are only noted: their
+ *     numbers belong to the machine and to what else it was doing. */
 #include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -127,12 +127,11 @@ static void compare(const struct config *cfg, const struct ledger *l, const stru
         if (strcmp(r->verdict, "not tested") &&
             (margin_parse(r->rule, &margin) || strcmp(verdict_name(verdict_by_margin(r->measured, margin)), r->verdict)))
             problem("%s %s is recorded as %s, which does not follow from its interval and its rule", r->claim, r->row, r->verdict);
-        if (strict && strcmp(want->verdict, r->verdict))
-            problem("%s %s is %s; the ledger says %s", r->claim, r->row, r->verdict, *want->verdict ? want->verdict : "nothing yet");
-        if (!strict && decided(want->verdict) && decided(r->verdict) && strcmp(want->verdict, r->verdict)) {
+        if (strcmp(want->verdict, r->verdict) && (strict || (decided(want->verdict) && decided(r->verdict)))) {
             static const char format[] = "%s %s is %s; the ledger says %s";
-            if (cfg->timed && listed(cfg->timed, r->run)) cli_warn(&cfg->common, format, r->claim, r->row, r->verdict, want->verdict);
-            else problem(format, r->claim, r->row, r->verdict, want->verdict);
+            const char *said = *want->verdict ? want->verdict : "nothing yet";
+            if (cfg->timed && listed(cfg->timed, r->run)) cli_warn(&cfg->common, format, r->claim, r->row, r->verdict, said);
+            else problem(format, r->claim, r->row, r->verdict, said);
         }
     }
     list_missing(cfg, l, v, strict);
