@@ -5,6 +5,7 @@
 #include <string.h>
 #include <gsl/gsl_blas.h>
 #include <gsl/gsl_errno.h>
+#include "common/isa.h"
 #include "common/random.h"
 #include "prefix_ntk/ntk.h"
 #include "prefix_ntk/prefix_descent.h"
@@ -74,29 +75,36 @@ static void test_jacobian(void **state)
     problem_free(&p);
 }
 
-/* One step is W - eta dL/dW, and its loss and F are those of the moved prefix. */
+/* One step is W - eta dL/dW, and its loss and F are those of the moved prefix, with every
+ * instruction set. */
 static void test_step_is_gradient(void **state)
 {
     (void)state;
-    struct problem p = problem_make(77, 5, 9, 0.8, PREFIX_SIGNS_RANDOM);
-    gsl_matrix *W = gsl_matrix_alloc(77, 9), *dW = gsl_matrix_alloc(77, 9), *F = gsl_matrix_alloc(5, 9);
-    struct prefix_descent *descent;
-    double loss;
-    gsl_matrix_memcpy(W, p.W);
-    assert_int_equal(prefix_descent_alloc(p.W, p.signs, p.X, NULL, p.Y, 2, &descent), GSL_SUCCESS);
-    for (int step = 0; step < 3; step++) {
-        assert_int_equal(prefix_model_gradient(W, p.signs, p.X, p.Y, dW, F, &loss, 1), GSL_SUCCESS);
-        CHECK_CLOSE(prefix_descent_loss(descent), loss, RTOL_ROUNDOFF, 0.0);
-        CHECK_MATRIX_CLOSE(prefix_descent_outputs(descent), F, RTOL_ROUNDOFF);
-        for (size_t i = 0; i < 77 * 9; i++) W->data[i] -= 3e-4 * dW->data[i];
-        assert_int_equal(prefix_descent_step(descent, 3e-4), GSL_SUCCESS);
-        CHECK_MATRIX_CLOSE(prefix_descent_prefix(descent), W, RTOL_ROUNDOFF);
+    const enum isa before = isa_current();
+    for (int isa = ISA_ID_PORTABLE; isa <= ISA_ID_AVX512; isa++) {
+        if (!isa_available((enum isa)isa)) continue;
+        assert_int_equal(isa_force((enum isa)isa), GSL_SUCCESS);
+        struct problem p = problem_make(77, 5, 9, 0.8, PREFIX_SIGNS_RANDOM);
+        gsl_matrix *W = gsl_matrix_alloc(77, 9), *dW = gsl_matrix_alloc(77, 9), *F = gsl_matrix_alloc(5, 9);
+        struct prefix_descent *descent;
+        double loss;
+        gsl_matrix_memcpy(W, p.W);
+        assert_int_equal(prefix_descent_alloc(p.W, p.signs, p.X, NULL, p.Y, 2, &descent), GSL_SUCCESS);
+        for (int step = 0; step < 3; step++) {
+            assert_int_equal(prefix_model_gradient(W, p.signs, p.X, p.Y, dW, F, &loss, 1), GSL_SUCCESS);
+            CHECK_CLOSE(prefix_descent_loss(descent), loss, RTOL_ROUNDOFF, 0.0);
+            CHECK_MATRIX_CLOSE(prefix_descent_outputs(descent), F, RTOL_ROUNDOFF);
+            for (size_t i = 0; i < 77 * 9; i++) W->data[i] -= 3e-4 * dW->data[i];
+            assert_int_equal(prefix_descent_step(descent, 3e-4), GSL_SUCCESS);
+            CHECK_MATRIX_CLOSE(prefix_descent_prefix(descent), W, RTOL_ROUNDOFF);
+        }
+        prefix_descent_free(descent);
+        gsl_matrix_free(W);
+        gsl_matrix_free(dW);
+        gsl_matrix_free(F);
+        problem_free(&p);
     }
-    prefix_descent_free(descent);
-    gsl_matrix_free(W);
-    gsl_matrix_free(dW);
-    gsl_matrix_free(F);
-    problem_free(&p);
+    assert_int_equal(isa_force(before), GSL_SUCCESS);
 }
 
 /* Threads do not change a bit, and a restored descent goes on bit by bit. */

@@ -61,6 +61,19 @@ size_t prefix_pass_bytes(size_t prefix_len, size_t dim, size_t num_samples, int 
                              + p.num_chunks * p.partial_size + (size_t)num_threads * p.scratch_size);
 }
 
+/* Those of the instruction set in use when the pass is made. */
+static struct pass_kernels kernels_now(void)
+{
+#define PASS_KERNELS(isa) (struct pass_kernels){ pass_accumulate_##isa, pass_accumulate_shifted_##isa, \
+                                                 pass_gradient_##isa, pass_load_##isa, pass_update_##isa }
+#if defined(__x86_64__)
+    if (isa_current() == ISA_ID_AVX512) return PASS_KERNELS(avx512);
+    if (isa_current() == ISA_ID_AVX2) return PASS_KERNELS(avx2);
+#endif
+    return PASS_KERNELS(portable);
+#undef PASS_KERNELS
+}
+
 static double *aligned(size_t count)
 {
     return aligned_alloc(ALIGNMENT, round_up((count ? count : 1) * sizeof(double), ALIGNMENT));
@@ -74,6 +87,7 @@ struct prefix_pass *prefix_pass_alloc(const gsl_vector *signs, const gsl_matrix 
     p->dim = X->size2;
     p->num_samples = X->size1;
     p->num_threads = num_threads > 1 ? num_threads : 1;
+    p->kernels = kernels_now();
     sizes(p);
     const size_t n = p->num_samples, d = p->dim;
     p->X = aligned(n * d);
@@ -91,6 +105,8 @@ struct prefix_pass *prefix_pass_alloc(const gsl_vector *signs, const gsl_matrix 
         prefix_pass_free(p);
         return NULL;
     }
+    /* The padding of the token rows stays 0 from here on. */
+    memset(p->scratch, 0, (size_t)p->num_threads * p->scratch_size * sizeof(double));
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < d; k++)
             p->X[i * d + k] = p->XR[2 * i * d + k] = gsl_matrix_get(X, i, k);
@@ -136,29 +152,42 @@ static struct block block_of(const struct prefix_pass *p, int thread)
     return b;
 }
 
-/* Tokens begin .. begin + live of W, transposed into lanes; the rest of the block
- * becomes tokens that weigh nothing. */
+/* Tokens begin .. begin + live of W, transposed into lanes, and a_r w_r as rows; the
+ * rest of the block becomes tokens that weigh nothing. */
 static void block_load(const struct prefix_pass *p, struct block *b, const double *W, size_t ld,
                        size_t begin, size_t live)
 {
     b->live = live;
     for (size_t r = 0; r < PASS_TOKENS; r++) {
-        const int here = r < live;
-        b->signs[r] = here ? p->signs[begin + r] : 0.0;
-        b->bias[r] = here ? 0.0 : -INFINITY;
-        const double *w = W + (begin + r) * ld;
-        for (size_t k = 0; k < p->dim; k++) b->wt[k * PASS_TOKENS + r] = here ? w[k] : 0.0;
+        b->signs[r] = r < live ? p->signs[begin + r] : 0.0;
+        b->bias[r] = r < live ? 0.0 : -INFINITY;
     }
+    if (live == PASS_TOKENS) {
+        p->kernels.load(p->dim, p->dim_pad, W + begin * ld, ld, b->signs, b->wt, b->rows);
+        return;
+    }
+    for (size_t r = 0; r < PASS_TOKENS; r++)
+        for (size_t k = 0; k < p->dim; k++) {
+            const double w = r < live ? W[(begin + r) * ld + k] : 0.0;
+            b->wt[k * PASS_TOKENS + r] = w;
+            b->rows[r * p->dim_pad + k] = b->signs[r] * w;
+        }
 }
 
-/* a_r w_r as padded rows, from the lanes. */
-static void block_rows(const struct prefix_pass *p, struct block *b)
+/* W <- W - step_size dW for the block, in W, in its lanes and in its rows. */
+static void block_update(const struct prefix_pass *p, struct block *b, double step_size, double *W, size_t ld, size_t begin)
 {
-    for (size_t r = 0; r < PASS_TOKENS; r++) {
-        double *row = b->rows + r * p->dim_pad;
-        for (size_t k = 0; k < p->dim; k++) row[k] = b->signs[r] * b->wt[k * PASS_TOKENS + r];
-        for (size_t k = p->dim; k < p->dim_pad; k++) row[k] = 0.0;
+    if (b->live == PASS_TOKENS) {
+        p->kernels.update(p->dim, p->dim_pad, step_size, b->dwt, b->signs, b->wt, W + begin * ld, ld, b->rows);
+        return;
     }
+    for (size_t r = 0; r < b->live; r++)
+        for (size_t k = 0; k < p->dim; k++) {
+            double *w = b->wt + k * PASS_TOKENS + r;
+            *w -= step_size * b->dwt[k * PASS_TOKENS + r];
+            W[(begin + r) * ld + k] = *w;
+            b->rows[r * p->dim_pad + k] = b->signs[r] * *w;
+        }
 }
 
 struct sums { double *top, *mass, *sum; };
@@ -209,33 +238,6 @@ static int merge(struct prefix_pass *p)
     return GSL_SUCCESS;
 }
 
-static pass_accumulate_fn *accumulate_fn(void)
-{
-#if defined(__x86_64__)
-    if (isa_current() == ISA_ID_AVX512) return pass_accumulate_avx512;
-    if (isa_current() == ISA_ID_AVX2) return pass_accumulate_avx2;
-#endif
-    return pass_accumulate_portable;
-}
-
-static pass_accumulate_shifted_fn *accumulate_shifted_fn(void)
-{
-#if defined(__x86_64__)
-    if (isa_current() == ISA_ID_AVX512) return pass_accumulate_shifted_avx512;
-    if (isa_current() == ISA_ID_AVX2) return pass_accumulate_shifted_avx2;
-#endif
-    return pass_accumulate_shifted_portable;
-}
-
-static pass_gradient_fn *gradient_fn(void)
-{
-#if defined(__x86_64__)
-    if (isa_current() == ISA_ID_AVX512) return pass_gradient_avx512;
-    if (isa_current() == ISA_ID_AVX2) return pass_gradient_avx2;
-#endif
-    return pass_gradient_portable;
-}
-
 /* Threads for one pass: starting them costs more than a small pass takes. */
 static int threads_for(const struct prefix_pass *p)
 {
@@ -262,8 +264,6 @@ static void shifted_end(const struct prefix_pass *p, const struct block *b, stru
 
 int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld, const double *shift)
 {
-    pass_accumulate_fn *accumulate = accumulate_fn();
-    pass_accumulate_shifted_fn *accumulate_shifted = accumulate_shifted_fn();
 #pragma omp parallel num_threads(threads_for(p))
     {
         struct block b = block_of(p, omp_get_thread_num());
@@ -276,12 +276,11 @@ int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld, const do
             else sums_clear(p, s);
             for (size_t r = begin; r < end; r += PASS_TOKENS) {
                 block_load(p, &b, W, ld, r, end - r < PASS_TOKENS ? end - r : PASS_TOKENS);
-                block_rows(p, &b);
                 if (shift)
-                    accumulate_shifted(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, shift, b.weights,
+                    p->kernels.accumulate_shifted(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, shift, b.weights,
                                        b.mass, s.sum);
                 else
-                    accumulate(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, b.weights,
+                    p->kernels.accumulate(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, b.weights,
                                s.top, s.mass, s.sum);
             }
             if (shift) shifted_end(p, &b, s);
@@ -304,7 +303,6 @@ static void gradient_setup(struct prefix_pass *p, const double *R, const double 
 void prefix_pass_gradient(struct prefix_pass *p, const double *R, const double *c, const double *lse,
                           const double *W, size_t ld, double *dW, size_t ld_dW)
 {
-    pass_gradient_fn *gradient = gradient_fn();
     gradient_setup(p, R, c, lse);
 #pragma omp parallel num_threads(threads_for(p))
     {
@@ -315,7 +313,7 @@ void prefix_pass_gradient(struct prefix_pass *p, const double *R, const double *
             chunk_range(p, chunk, &begin, &end);
             for (size_t r = begin; r < end; r += PASS_TOKENS) {
                 block_load(p, &b, W, ld, r, end - r < PASS_TOKENS ? end - r : PASS_TOKENS);
-                gradient(p->num_samples, p->dim, p->XR, p->offset, p->c, b.wt, b.signs, b.coeff, b.dwt);
+                p->kernels.gradient(p->num_samples, p->dim, p->XR, p->offset, p->c, b.wt, b.signs, b.coeff, b.dwt);
                 for (size_t q = 0; q < b.live; q++)
                     for (size_t k = 0; k < p->dim; k++)
                         dW[(r + q) * ld_dW + k] = b.dwt[k * PASS_TOKENS + q];
@@ -327,8 +325,6 @@ void prefix_pass_gradient(struct prefix_pass *p, const double *R, const double *
 int prefix_pass_descend(struct prefix_pass *p, const double *R, const double *c, const double *lse,
                         double step_size, double *W, size_t ld, int *shifted)
 {
-    pass_accumulate_shifted_fn *accumulate = accumulate_shifted_fn();
-    pass_gradient_fn *gradient = gradient_fn();
     gradient_setup(p, R, c, lse);
 #pragma omp parallel num_threads(threads_for(p))
     {
@@ -345,15 +341,9 @@ int prefix_pass_descend(struct prefix_pass *p, const double *R, const double *c,
              * forward pass, while it is in the first cache. */
             for (size_t r = begin; r < end; r += PASS_TOKENS) {
                 block_load(p, &b, W, ld, r, end - r < PASS_TOKENS ? end - r : PASS_TOKENS);
-                gradient(p->num_samples, p->dim, p->XR, p->offset, p->c, b.wt, b.signs, b.coeff, b.dwt);
-                for (size_t q = 0; q < b.live; q++)
-                    for (size_t k = 0; k < p->dim; k++) {
-                        double *w = b.wt + k * PASS_TOKENS + q;
-                        *w -= step_size * b.dwt[k * PASS_TOKENS + q];
-                        W[(r + q) * ld + k] = *w;
-                    }
-                block_rows(p, &b);
-                accumulate(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, lse, b.weights,
+                p->kernels.gradient(p->num_samples, p->dim, p->XR, p->offset, p->c, b.wt, b.signs, b.coeff, b.dwt);
+                block_update(p, &b, step_size, W, ld, r);
+                p->kernels.accumulate_shifted(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, lse, b.weights,
                            b.mass, s.sum);
             }
             shifted_end(p, &b, s);

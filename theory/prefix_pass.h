@@ -9,8 +9,18 @@
 #include <stddef.h>
 #include <gsl/gsl_matrix.h>
 #include <gsl/gsl_vector.h>
+#include "theory/prefix_pass_kernel.h"
+
+struct pass_kernels {
+    pass_accumulate_fn *accumulate;
+    pass_accumulate_shifted_fn *accumulate_shifted;
+    pass_gradient_fn *gradient;
+    pass_load_fn *load;
+    pass_update_fn *update;
+};
 
 struct prefix_pass {
+    struct pass_kernels kernels;
     size_t prefix_len, dim, dim_pad, num_samples;
     int num_threads;
     double *X;                 /* (num_samples, dim), packed                       */

@@ -231,7 +231,7 @@ INLINE void coeff_rows(const int samples, size_t dim, const double *XR, const do
     }
 }
 
-INLINE void gradient_rows(const int rows, size_t len, size_t dim, const double *XR,
+INLINE void gradient_rows(const int rows, const int fresh, size_t len, size_t dim, const double *XR,
                           const double *coeff, double *dwt)
 {
     for (int g = 0; g < PASS_TOKENS; g += GROUP) {
@@ -240,7 +240,7 @@ INLINE void gradient_rows(const int rows, size_t len, size_t dim, const double *
         for (int q = 0; q < rows; q++)
 #pragma GCC unroll 8
             for (int v = 0; v < SCORE_VECS; v++)
-                acc[q][v] = load(dwt + q * PASS_TOKENS + g + v * LANES);
+                acc[q][v] = fresh ? (vec){ 0 } : load(dwt + q * PASS_TOKENS + g + v * LANES);
         tile(rows, len, XR, 1, dim, coeff + g, acc);
 #pragma GCC unroll 8
         for (int q = 0; q < rows; q++)
@@ -250,28 +250,114 @@ INLINE void gradient_rows(const int rows, size_t len, size_t dim, const double *
     }
 }
 
+/* dwt = (fresh) or += sum_j XR[j, k] coeff[j, r]. */
+INLINE void gradient_all(const int fresh, size_t len, size_t dim, const double *XR, const double *coeff, double *dwt)
+{
+    size_t k = 0;
+    for (; k + SCORE_ROWS <= dim; k += SCORE_ROWS)
+        gradient_rows(SCORE_ROWS, fresh, len, dim, XR + k, coeff, dwt + k * PASS_TOKENS);
+    for (; k + 2 <= dim; k += 2)
+        gradient_rows(2, fresh, len, dim, XR + k, coeff, dwt + k * PASS_TOKENS);
+    for (; k < dim; k++)
+        gradient_rows(1, fresh, len, dim, XR + k, coeff, dwt + k * PASS_TOKENS);
+}
+
 void ISA_NAME(pass_gradient)(size_t n, size_t dim, const double *XR, const double *offset,
                              const double *c, const double *wt, const double *signs,
                              double *coeff, double *dwt)
 {
-    memset(dwt, 0, dim * PASS_TOKENS * sizeof *dwt);
     for (size_t first = 0; first < n; first += PASS_SAMPLES) {
         const size_t count = n - first < PASS_SAMPLES ? n - first : PASS_SAMPLES;
         const double *xr = XR + 2 * first * dim;
-        size_t i = 0, k = 0;
+        size_t i = 0;
         for (; i + SCORE_ROWS / 2 <= count; i += SCORE_ROWS / 2)
             coeff_rows(SCORE_ROWS / 2, dim, xr + 2 * i * dim, offset + first + i, c + first + i,
                        wt, signs, coeff + 2 * i * PASS_TOKENS);
         for (; i < count; i++)
             coeff_rows(1, dim, xr + 2 * i * dim, offset + first + i, c + first + i,
                        wt, signs, coeff + 2 * i * PASS_TOKENS);
-        for (; k + SCORE_ROWS <= dim; k += SCORE_ROWS)
-            gradient_rows(SCORE_ROWS, 2 * count, dim, xr + k, coeff, dwt + k * PASS_TOKENS);
-        for (; k + 2 <= dim; k += 2)
-            gradient_rows(2, 2 * count, dim, xr + k, coeff, dwt + k * PASS_TOKENS);
-        for (; k < dim; k++)
-            gradient_rows(1, 2 * count, dim, xr + k, coeff, dwt + k * PASS_TOKENS);
+        gradient_all(first == 0, 2 * count, dim, xr, coeff, dwt);
     }
+}
+
+/* The LANES x LANES matrix of v, transposed in place. */
+INLINE void transpose(vec v[LANES])
+{
+    /* Stage by stage the blocks off the diagonal change places. */
+#if VMATH_LANES == 8
+    static const vint64 low[3] = { { 0, 8, 2, 10, 4, 12, 6, 14 }, { 0, 1, 8, 9, 4, 5, 12, 13 }, { 0, 1, 2, 3, 8, 9, 10, 11 } };
+    static const vint64 high[3] = { { 1, 9, 3, 11, 5, 13, 7, 15 }, { 2, 3, 10, 11, 6, 7, 14, 15 }, { 4, 5, 6, 7, 12, 13, 14, 15 } };
+    enum { STAGES = 3 };
+#elif VMATH_LANES == 4
+    static const vint64 low[2] = { { 0, 4, 2, 6 }, { 0, 1, 4, 5 } }, high[2] = { { 1, 5, 3, 7 }, { 2, 3, 6, 7 } };
+    enum { STAGES = 2 };
+#else
+    static const vint64 low[1] = { { 0, 2 } }, high[1] = { { 1, 3 } };
+    enum { STAGES = 1 };
+#endif
+#pragma GCC unroll 3
+    for (int stage = 0; stage < STAGES; stage++)
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES; i++) {
+            const int s = 1 << stage;
+            if (i & s) continue;
+            const vec a = v[i], b = v[i + s];
+            v[i] = __builtin_shuffle(a, b, low[stage]);
+            v[i + s] = __builtin_shuffle(a, b, high[stage]);
+        }
+}
+
+void ISA_NAME(pass_load)(size_t dim, size_t dim_pad, const double *W, size_t ld, const double *signs,
+                         double *wt, double *rows)
+{
+    size_t k = 0;
+    for (; k + LANES <= dim; k += LANES)
+        for (int r = 0; r < PASS_TOKENS; r += LANES) {
+            vec v[LANES];
+#pragma GCC unroll 8
+            for (int l = 0; l < LANES; l++) {
+                v[l] = load(W + (r + l) * ld + k);
+                store(rows + (r + l) * dim_pad + k, splat(signs[r + l]) * v[l]);
+            }
+            transpose(v);
+#pragma GCC unroll 8
+            for (int l = 0; l < LANES; l++) store(wt + (k + l) * PASS_TOKENS + r, v[l]);
+        }
+    for (; k < dim; k++)
+        for (int r = 0; r < PASS_TOKENS; r++) {
+            wt[k * PASS_TOKENS + r] = W[r * ld + k];
+            rows[r * dim_pad + k] = signs[r] * W[r * ld + k];
+        }
+}
+
+void ISA_NAME(pass_update)(size_t dim, size_t dim_pad, double step_size, const double *dwt, const double *signs,
+                           double *wt, double *W, size_t ld, double *rows)
+{
+    const vec eta = splat(step_size);
+    size_t k = 0;
+    for (; k + LANES <= dim; k += LANES)
+        for (int r = 0; r < PASS_TOKENS; r += LANES) {
+            vec v[LANES];
+#pragma GCC unroll 8
+            for (int l = 0; l < LANES; l++) {
+                double *at = wt + (k + l) * PASS_TOKENS + r;
+                v[l] = load(at) - eta * load(dwt + (k + l) * PASS_TOKENS + r);
+                store(at, v[l]);
+            }
+            transpose(v);
+#pragma GCC unroll 8
+            for (int l = 0; l < LANES; l++) {
+                store(W + (r + l) * ld + k, v[l]);
+                store(rows + (r + l) * dim_pad + k, splat(signs[r + l]) * v[l]);
+            }
+        }
+    for (; k < dim; k++)
+        for (int r = 0; r < PASS_TOKENS; r++) {
+            double *at = wt + k * PASS_TOKENS + r;
+            *at -= step_size * dwt[k * PASS_TOKENS + r];
+            W[r * ld + k] = *at;
+            rows[r * dim_pad + k] = signs[r] * *at;
+        }
 }
 
 void ISA_NAME(pass_exp)(const double *x, double *out, size_t n)

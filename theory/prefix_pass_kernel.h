@@ -36,6 +36,15 @@ typedef void pass_gradient_fn(size_t n, size_t dim, const double *XR, const doub
                               const double *c, const double *wt, const double *signs,
                               double *coeff, double *dwt);
 
+/* A full block of tokens from rows of W (leading dimension ld) into lanes, and their
+ * a_r w_r into rows (PASS_TOKENS, dim_pad), whose padding stays as it is. */
+typedef void pass_load_fn(size_t dim, size_t dim_pad, const double *W, size_t ld, const double *signs,
+                          double *wt, double *rows);
+
+/* w <- w - step_size dw in the lanes, back to the rows of W, and a_r w_r into rows. */
+typedef void pass_update_fn(size_t dim, size_t dim_pad, double step_size, const double *dwt, const double *signs,
+                            double *wt, double *W, size_t ld, double *rows);
+
 /* out[i] = e^{x[i]}, for tests; n a multiple of 8. */
 typedef void pass_exp_fn(const double *x, double *out, size_t n);
 
@@ -43,6 +52,8 @@ typedef void pass_exp_fn(const double *x, double *out, size_t n);
     pass_accumulate_fn ISA_PASTE(pass_accumulate, isa);                                    \
     pass_accumulate_shifted_fn ISA_PASTE(pass_accumulate_shifted, isa);                    \
     pass_gradient_fn ISA_PASTE(pass_gradient, isa);                                        \
+    pass_load_fn ISA_PASTE(pass_load, isa);                                                \
+    pass_update_fn ISA_PASTE(pass_update, isa);                                            \
     pass_exp_fn ISA_PASTE(pass_exp, isa);
 PASS_DECLARE(portable)
 PASS_DECLARE(avx2)

@@ -3,6 +3,9 @@
 #ifndef THEORY_VMATH_H
 #define THEORY_VMATH_H
 #include <stdint.h>
+#if defined(ISA_AVX512)
+#include <immintrin.h>
+#endif
 
 #if defined(ISA_AVX512)
 #define VMATH_LANES 8
@@ -15,16 +18,11 @@
 typedef double vdouble __attribute__((vector_size(8 * VMATH_LANES)));
 typedef int64_t vint64 __attribute__((vector_size(8 * VMATH_LANES)));
 
-/* e^x 2^-k for integers k, within 1 ulp: 0 when that is below 2^-1022, never to be
- * used above 2^1023; NaN stays NaN. Scaling is exact: for k = 0 and any other k the
- * results differ by 2^k and nothing else. |x| up to 2^20.
- *
- * x = j ln 2 + t with |t| <= ln 2 / 2, e^t = 1 + t + t^2 q(t) with q of degree 10 of
- * least relative error of e^t (below 1e-18; exchange on the weighted error). */
-static inline __attribute__((always_inline)) vdouble vmath_exp_scaled(vdouble x, vdouble k)
+/* e^t for x = j ln 2 + t with |t| <= ln 2 / 2, j an integer, x log2(e) rounded:
+ * 1 + t + t^2 q(t) with q of degree 10 of least relative error of e^t (below 1e-18;
+ * exchange on the weighted error). */
+static inline __attribute__((always_inline)) vdouble vmath_exp_rest(vdouble x, vdouble j)
 {
-    const double magic = 0x1.8p52;               /* adding it rounds to an integer */
-    const vdouble j = (x * 0x1.71547652b82fep0 + magic) - magic;
     vdouble t = x - j * 0x1.62e42fee00000p-1;    /* ln 2, high part: j times it is exact */
     t = t - j * 0x1.a39ef35793c76p-33;
     const vdouble t2 = t * t, t4 = t2 * t2;
@@ -35,7 +33,17 @@ static inline __attribute__((always_inline)) vdouble vmath_exp_scaled(vdouble x,
     const vdouble q4 = t * 0x1.af6be91bf2dcep-26 + 0x1.27e5b44c1d3b5p-22;
     const vdouble low = t2 * q1 + q0, middle = t2 * q3 + q2;
     const vdouble high = t2 * 0x1.1e3d25faa04a9p-29 + q4;
-    const vdouble p = 1.0 + (t2 * (t4 * (t4 * high + middle) + low) + t);
+    return 1.0 + (t2 * (t4 * (t4 * high + middle) + low) + t);
+}
+
+/* e^x 2^-k for integers k, within 1 ulp: 0 when that is below 2^-1022, never to be
+ * used above 2^1023; NaN stays NaN. Scaling is exact: for k = 0 and any other k the
+ * results differ by 2^k and nothing else. |x| up to 2^20. */
+static inline __attribute__((always_inline)) vdouble vmath_exp_scaled(vdouble x, vdouble k)
+{
+    const double magic = 0x1.8p52;               /* adding it rounds to an integer */
+    const vdouble j = (x * 0x1.71547652b82fep0 + magic) - magic;
+    const vdouble p = vmath_exp_rest(x, j);
     /* 2^e: e + 1023 lands in the low bits of a double, then in the exponent field. */
     const vdouble e = j - k;
     const vint64 tiny = e < -1021.0;
@@ -46,8 +54,14 @@ static inline __attribute__((always_inline)) vdouble vmath_exp_scaled(vdouble x,
 /* e^x, x <= 709; 0 below -708 (-infinity too); NaN stays NaN. */
 static inline __attribute__((always_inline)) vdouble vmath_exp(vdouble x)
 {
+#if defined(ISA_AVX512)
+    const __mmask8 counts = _mm512_cmp_pd_mask((__m512d)x, _mm512_set1_pd(-708.0), _CMP_NLT_UQ);
+    const vdouble j = (vdouble)_mm512_roundscale_pd((__m512d)(x * 0x1.71547652b82fep0), 0);
+    return (vdouble)_mm512_maskz_scalef_pd(counts, (__m512d)vmath_exp_rest(x, j), (__m512d)j);
+#else
     const vint64 tiny = x < -708.0;
     return (vdouble)((vint64)vmath_exp_scaled(x, (vdouble){ 0 }) & ~tiny);
+#endif
 }
 
 /* The larger of each pair; b where a is NaN. */
