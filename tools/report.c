@@ -163,8 +163,8 @@ static void put_summary(const struct page *p)
             fputs("]{.pair}\n", p->out);
         }
     fputs(":::\n\nEach verdict is one decision: *supported* when the whole 99.9 % interval of the measured quantity lies inside the "
-          "rule's margin, *contradicted* when it lies outside, else *inconclusive*. The rules were fixed before the runs that they "
-          "decide. Claims of the paper are T (theory), M (method) and E (experiments); F are findings of this project.\n\n"
+          "rule's margin, *contradicted* when it lies outside, else *inconclusive*. Rules are committed before the runs that "
+          "they decide; the few that were mended after a first run say so. Claims of the paper are T (theory), M (method) and E (experiments); F are findings of this project.\n\n"
           "::: glance\n| claim |   | verdicts |\n|:--|:--|:--|\n", p->out);
     for (size_t i = 0; i < p->l->num_entries; i++) {
         const struct ledger_entry *e = &p->l->entries[i];
