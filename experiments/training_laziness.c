@@ -72,9 +72,10 @@ struct study {
     struct units *work;             /* (num_lens, num_laws, num_trials), NUM_RESULTS each */
 };
 
-static const double *result_of(const struct study *s, size_t law, size_t len, size_t trial)
+static struct units_grid grid_of(const struct study *s)
 {
-    return units_row(s->work, (len * s->cfg->num_laws + law) * s->cfg->num_trials + trial);
+    const struct config *cfg = s->cfg;
+    return (struct units_grid){ s->work, cfg->num_laws, cfg->num_lens, cfg->num_trials, cfg->prefix_lens };
 }
 
 static double frobenius(const gsl_matrix *A)
@@ -156,40 +157,10 @@ static double predicted_scale(const struct study *s)
     return sum;
 }
 
-/* Exponent of result `which` in m over the trials of a law; NaN with a single length or
- * a value that is not positive. */
-static struct interval exponent(const struct study *s, size_t law, int which, double level)
-{
-    const struct config *cfg = s->cfg;
-    struct interval slope = { NAN, NAN, NAN, cfg->num_trials };
-    double *x = malloc(cfg->num_lens * sizeof *x), *y = malloc(cfg->num_trials * cfg->num_lens * sizeof *y);
-    for (size_t i = 0; i < cfg->num_lens && x && y; i++) {
-        x[i] = (double)cfg->prefix_lens[i];
-        for (size_t t = 0; t < cfg->num_trials; t++) y[t * cfg->num_lens + i] = result_of(s, law, i, t)[which];
-    }
-    if (x && y) slope = cli_exponent(x, y, cfg->num_lens, cfg->num_trials, level);
-    free(y);
-    free(x);
-    return slope;
-}
-
-static void add_mean(struct table *t, const struct study *s, size_t law, size_t len, int which, bool interval)
-{
-    double *x = malloc(s->cfg->num_trials * sizeof *x);
-    struct interval mean = { NAN, NAN, NAN, 0 };
-    for (size_t r = 0; x && r < s->cfg->num_trials; r++) x[r] = result_of(s, law, len, r)[which];
-    if (x) mean = cli_mean(x, s->cfg->num_trials, 0.95);
-    table_num(t, mean.value);
-    if (interval) {
-        table_num(t, mean.lo);
-        table_num(t, mean.hi);
-    }
-    free(x);
-}
-
 static int write_table(const struct study *s, struct interval scale)
 {
     const struct config *cfg = s->cfg;
+    const struct units_grid grid = grid_of(s);
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
     table_note(t, "num_samples=%zu dim=%zu sigma=%.17g num_steps=%zu", s->X->size1, s->X->size2, cfg->sigma, cfg->num_steps);
@@ -200,14 +171,14 @@ static int write_table(const struct study *s, struct interval scale)
             table_text(t, cli_sign_names[cfg->laws[l]]);
             table_int(t, cfg->prefix_lens[i]);
             table_int(t, cfg->num_trials);
-            add_mean(t, s, l, i, RMS, true);
-            add_mean(t, s, l, i, MAX, true);
-            add_mean(t, s, l, i, DRIFT, true);
-            add_mean(t, s, l, i, LOSS_RATIO, false);
+            units_add_mean(t, &grid, l, i, RMS, true);
+            units_add_mean(t, &grid, l, i, MAX, true);
+            units_add_mean(t, &grid, l, i, DRIFT, true);
+            units_add_mean(t, &grid, l, i, LOSS_RATIO, false);
             const bool random = cfg->laws[l] == PREFIX_SIGNS_RANDOM;
             table_num(t, random ? scale.value : NAN);
             table_num(t, random ? predicted_scale(s) : NAN);
-            for (int which = RMS; which <= DRIFT; which++) table_num(t, exponent(s, l, which, 0.95).value);
+            for (int which = RMS; which <= DRIFT; which++) table_num(t, units_exponent(&grid, l, which, 0.95).value);
             table_end_row(t);
         }
     return table_close(t, 0);
@@ -216,13 +187,14 @@ static int write_table(const struct study *s, struct interval scale)
 static int write_verdicts(const struct study *s, struct interval scale)
 {
     const struct config *cfg = s->cfg;
+    const struct units_grid grid = grid_of(s);
     if (!cfg->c.verdicts) return 0;
     char stem[256];
     cli_stem(&cfg->c, stem, sizeof stem);
     struct verdicts *v = verdicts_open(&cfg->c, stem);
     for (size_t l = 0; l < cfg->num_laws; l++) {
-        const struct interval rms = exponent(s, l, RMS, 0.999), max = exponent(s, l, MAX, 0.999);
-        const struct interval drift = exponent(s, l, DRIFT, 0.999);
+        const struct interval rms = units_exponent(&grid, l, RMS, 0.999), max = units_exponent(&grid, l, MAX, 0.999);
+        const struct interval drift = units_exponent(&grid, l, DRIFT, 0.999);
         switch (cfg->laws[l]) {
         case PREFIX_SIGNS_RANDOM:
             verdicts_add(v, "T6", "max-random", max);

@@ -1,5 +1,7 @@
 #include "experiments/cli/units.h"
+#include "experiments/cli/summary.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <gsl/gsl_errno.h>
@@ -89,4 +91,37 @@ int units_close(struct units *units, int code)
     free(units->rows);
     free(units);
     return code;
+}
+
+const double *units_grid_row(const struct units_grid *grid, size_t law, size_t len, size_t trial)
+{
+    return units_row(grid->work, (len * grid->num_laws + law) * grid->num_trials + trial);
+}
+
+struct interval units_exponent(const struct units_grid *grid, size_t law, int which, double level)
+{
+    struct interval slope = { NAN, NAN, NAN, grid->num_trials };
+    double *x = malloc(grid->num_lens * sizeof *x), *y = malloc(grid->num_trials * grid->num_lens * sizeof *y);
+    for (size_t i = 0; i < grid->num_lens && x && y; i++) {
+        x[i] = (double)grid->prefix_lens[i];
+        for (size_t r = 0; r < grid->num_trials; r++) y[r * grid->num_lens + i] = units_grid_row(grid, law, i, r)[which];
+    }
+    if (x && y) slope = cli_exponent(x, y, grid->num_lens, grid->num_trials, level);
+    free(y);
+    free(x);
+    return slope;
+}
+
+void units_add_mean(struct table *t, const struct units_grid *grid, size_t law, size_t len, int which, bool interval)
+{
+    double *x = malloc(grid->num_trials * sizeof *x);
+    struct interval mean = { NAN, NAN, NAN, 0 };
+    for (size_t r = 0; x && r < grid->num_trials; r++) x[r] = units_grid_row(grid, law, len, r)[which];
+    if (x) mean = cli_mean(x, grid->num_trials, 0.95);
+    table_num(t, mean.value);
+    if (interval) {
+        table_num(t, mean.lo);
+        table_num(t, mean.hi);
+    }
+    free(x);
 }

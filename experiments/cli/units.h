@@ -27,4 +27,19 @@ const double *units_row(const struct units *units, size_t unit);
 /* Call last; see journal_close. NULL counts as failed. */
 int units_close(struct units *units, int code);
 
+/* Units laid out by prefix length, sign law and trial (the trial fastest): what the
+ * studies of training do. */
+struct units_grid {
+    const struct units *work;
+    size_t num_laws, num_lens, num_trials;
+    const size_t *prefix_lens;
+};
+
+const double *units_grid_row(const struct units_grid *grid, size_t law, size_t len, size_t trial);
+/* Exponent of number `which` in m over the trials of a law; NaN with a single length or a
+ * value that is not positive. */
+struct interval units_exponent(const struct units_grid *grid, size_t law, int which, double level);
+/* Cells: the mean over trials of number `which`, and its 95 % interval when asked for. */
+void units_add_mean(struct table *t, const struct units_grid *grid, size_t law, size_t len, int which, bool interval);
+
 #endif
