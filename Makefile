@@ -38,6 +38,8 @@ PKGS       := gsl openblas
 PKG_CFLAGS = $(eval PKG_CFLAGS := $$(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
 # OpenBLAS is the CBLAS of GSL here.
 PKG_LIBS   = $(eval PKG_LIBS := $$(shell pkg-config --define-variable=GSL_CBLAS_LIB= --libs $(PKGS)) -lm)$(PKG_LIBS)
+# What the rooms beside the library need: a program links only what it uses.
+ROOM_LIBS  := -Wl,--push-state,--as-needed -ljansson -lutf8proc -lpng -Wl,--pop-state
 
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
 CFLAGS  ?= -O2 -g
@@ -69,10 +71,13 @@ plain  = $(patsubst %.c,$(O)/%.o,$(filter-out %_kernel.c,$(wildcard $(1)/*.c)))
 kernel = $(foreach i,$(ISAS),$(patsubst %.c,$(O)/%.$(i).o,$(wildcard $(1)/*_kernel.c)))
 
 LIB_OBJS := $(foreach d,common theory attention,$(call plain,$(d)) $(call kernel,$(d)))
-CLI_OBJS := $(call plain,experiments/cli) $(call plain,data)
+# What programs stand on beside the library, lowest room first.
+ROOMS     := data transformer cli approximation
+ROOM_OBJS := $(foreach d,$(ROOMS),$(call plain,$(d)) $(call kernel,$(d)))
 SUP_OBJS := $(call plain,tests/support)
 
-EXPERIMENTS := $(patsubst experiments/%.c,%,$(wildcard experiments/*.c))
+THEMES      := $(filter-out experiments/%.mk experiments/%.sh experiments/%.md,$(wildcard experiments/*))
+EXPERIMENTS := $(basename $(notdir $(wildcard $(THEMES:%=%/*.c))))
 TOOLS       := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
 PROGRAMS    := $(addprefix $(BUILD)/bin/,$(EXPERIMENTS) $(TOOLS))
 TESTS       := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
@@ -81,7 +86,7 @@ HEADERS     := $(wildcard include/prefix_ntk/*.h)
 INSTALL      = $(DESTDIR)$(abspath $(PREFIX))
 
 INTERNAL := $(BUILD)/lib/libinternal.a
-CLI      := $(BUILD)/lib/libcli.a
+ROOM_LIB := $(BUILD)/lib/librooms.a
 SUPPORT  := $(BUILD)/lib/libsupport.a
 STATIC   := $(BUILD)/lib/libprefix_ntk.a
 SHARED   := $(BUILD)/lib/libprefix_ntk.so
@@ -210,7 +215,7 @@ $(O)/flags: FORCE | $(SETUP)
 $(BUILD)/commit: FORCE
 	$(call text_file,$(PREFIX_NTK_COMMIT))
 $(O)/members: FORCE | $(SETUP)
-	$(call text_file,$(LIB_OBJS) $(CLI_OBJS) $(SUP_OBJS) $(LDFLAGS) $(PKG_LIBS))
+	$(call text_file,$(LIB_OBJS) $(ROOM_OBJS) $(SUP_OBJS) $(LDFLAGS) $(PKG_LIBS))
 
 $(O)/%.o: %.c $(O)/flags
 	@mkdir -p $(@D)
@@ -227,9 +232,9 @@ $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
 
 # The archive programs and tests of this tree link: every symbol visible.
 $(INTERNAL): $(LIB_OBJS)
-$(CLI): $(CLI_OBJS)
+$(ROOM_LIB): $(ROOM_OBJS)
 $(SUPPORT): $(SUP_OBJS)
-$(INTERNAL) $(CLI) $(SUPPORT): $(O)/members
+$(INTERNAL) $(ROOM_LIB) $(SUPPORT): $(O)/members
 	@mkdir -p $(@D)
 	$(call say,AR)
 	$(Q)rm -f $@ && ar rcs $@ $(filter %.o,$^)
@@ -247,22 +252,21 @@ $(SHARED): $(LIB_OBJS) $(O)/members
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libprefix_ntk.so.$(ABI) -Wl,--no-undefined -o $@ $(LIB_OBJS) $(PKG_LIBS)
 
-$(BUILD)/bin/%: $(O)/experiments/%.o $(CLI) $(INTERNAL)
+define program_rule
+$(BUILD)/bin/%: $(O)/$(1)/%.o $(ROOM_LIB) $(INTERNAL)
+	@mkdir -p $$(@D)
+	$$(call say,LD)
+	$$(Q)$$(CC) $$(LDFLAGS) -o $$@ $$^ $$(ROOM_LIBS) $$(PKG_LIBS)
+endef
+$(foreach d,$(THEMES) tools,$(eval $(call program_rule,$(d))))
+$(BUILD)/tests/%: $(O)/tests/%.o $(SUPPORT) $(ROOM_LIB) $(INTERNAL)
 	@mkdir -p $(@D)
 	$(call say,LD)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
-$(BUILD)/bin/%: $(O)/tools/%.o $(CLI) $(INTERNAL)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(ROOM_LIBS) $(PKG_LIBS)
+$(BUILD)/fuzz/%: $(O)/tests/fuzz/%.o $(SUPPORT) $(ROOM_LIB) $(INTERNAL)
 	@mkdir -p $(@D)
 	$(call say,LD)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
-$(BUILD)/tests/%: $(O)/tests/%.o $(SUPPORT) $(CLI) $(INTERNAL)
-	@mkdir -p $(@D)
-	$(call say,LD)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(PKG_LIBS)
-$(BUILD)/fuzz/%: $(O)/tests/fuzz/%.o $(SUPPORT) $(CLI) $(INTERNAL)
-	@mkdir -p $(@D)
-	$(call say,LD)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(ROOM_LIBS) $(PKG_LIBS)
 
 # ---- runs, figures, report -------------------------------------------------------------------------------------------
 

@@ -38,6 +38,9 @@ check() {
     module gsl libgsl-dev
     module openblas libopenblas-dev
     module cmocka libcmocka-dev
+    module jansson libjansson-dev
+    include utf8proc.h libutf8proc-dev
+    module libpng libpng-dev
     # The figures name this font.
     [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || fc-list 2>/dev/null | grep -q 'DejaVu Sans' ||
         missing="$missing fonts-dejavu-core"

@@ -5,7 +5,7 @@
 #include "common/random.h"
 #include "common/reason.h"
 #include "data/idx.h"
-#include "theory/eigensystem.h"
+#include "common/eigensystem.h"
 
 #include <gsl/gsl_cblas.h>
 #include <gsl/gsl_errno.h>

@@ -1,4 +1,4 @@
-/* Laws and references of attention/approx: plain loops from the equations. */
+/* Laws and references of approximation/approx: plain loops from the equations. */
 #include "tests/support/check.h"
 
 #include <math.h>
@@ -7,8 +7,8 @@
 
 #include <gsl/gsl_errno.h>
 
-#include "attention/approx.h"
-#include "attention/approx_theory.h"
+#include "approximation/approx.h"
+#include "approximation/approx_theory.h"
 #include "common/isa.h"
 #include "common/random.h"
 

@@ -1,6 +1,6 @@
 /* What every program promises: options, tables, arrays, signals. The program under
  * test is this file, started again with TEST_CLI_PROGRAM set. */
-#include "experiments/cli/cli.h"
+#include "cli/cli.h"
 #include "common/npy.h"
 #include "tests/support/check.h"
 #include "tests/support/run_program.h"

@@ -1,5 +1,5 @@
 /* The journal: what was put is there again after any end of the program. */
-#include "experiments/cli/cli.h"
+#include "cli/cli.h"
 #include "tests/support/check.h"
 #include "tests/support/scratch.h"
 

@@ -1,7 +1,7 @@
 /* The ledger, the verdict table, `verify`, `ledger` and `report`: good files pass,
  * and each planted mistake is caught. */
-#include "experiments/cli/ledger.h"
-#include "experiments/cli/verdict_rows.h"
+#include "cli/ledger.h"
+#include "cli/verdict_rows.h"
 #include "tests/support/check.h"
 #include "tests/support/run_program.h"
 #include "tests/support/scratch.h"

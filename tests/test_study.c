@@ -7,8 +7,8 @@
 
 #include <gsl/gsl_errno.h>
 
-#include "experiments/cli/source.h"
-#include "experiments/cli/study.h"
+#include "approximation/source.h"
+#include "approximation/study.h"
 
 enum { D = 6, N = 5, M = 700 };
 static const double RTOL_ROUNDOFF = 1e-11;

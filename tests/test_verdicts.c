@@ -1,5 +1,5 @@
 /* Verdict rows of a program: rules from the ledger, one run replacing its own rows. */
-#include "experiments/cli/cli.h"
+#include "cli/cli.h"
 #include "tests/support/check.h"
 #include "tests/support/scratch.h"
 

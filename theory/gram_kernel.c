@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 #include "common/isa.h"
-#include "theory/vmath.h"
+#include "common/vmath.h"
 
 enum { LANES = VMATH_LANES };
 #if defined(ISA_AVX512)

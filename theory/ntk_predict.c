@@ -7,7 +7,7 @@
 #include <string.h>
 #include <gsl/gsl_blas.h>
 #include <gsl/gsl_errno.h>
-#include "theory/eigensystem.h"
+#include "common/eigensystem.h"
 
 /* LAPACK: Cholesky factor, its condition number, its solve (column-major). */
 void dpotrf_(const char *uplo, const int *n, double *A, const int *lda, int *info, size_t uplo_len);

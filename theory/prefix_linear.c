@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <gsl/gsl_errno.h>
-#include "theory/eigensystem.h"
+#include "common/eigensystem.h"
 
 void prefix_linear_free(struct prefix_linear *linear)
 {

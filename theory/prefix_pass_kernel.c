@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#include "theory/vmath.h"
+#include "common/vmath.h"
 
 /* LANES doubles per vector; a score tile is SCORE_ROWS x SCORE_VECS vectors, a sum
  * tile rows x vectors as sum_tile chooses. */

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <gsl/gsl_errno.h>
-#include "theory/lapack.h"
+#include "common/lapack.h"
 
 int ntk_eigenvalues(const gsl_matrix *symmetric, gsl_vector *eigenvalues)
 {

@@ -1,5 +1,5 @@
 /* Attention over a user's own tensors: exact with a prefix, NTK-Attention, linear. */
-#include "experiments/cli/cli.h"
+#include "cli/cli.h"
 
 #include <errno.h>
 #include <gsl/gsl_errno.h>

@@ -8,7 +8,7 @@
 #include <gsl/gsl_sort.h>
 
 #include "common/random.h"
-#include "experiments/cli/cli.h"
+#include "cli/cli.h"
 #include "prefix_ntk/prefix_descent.h"
 
 static const char doc[] =

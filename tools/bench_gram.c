@@ -7,7 +7,7 @@
 
 #include "common/calibrate.h"
 #include "common/random.h"
-#include "experiments/cli/cli.h"
+#include "cli/cli.h"
 #include "prefix_ntk/ntk.h"
 
 static const char doc[] =

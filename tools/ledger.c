@@ -6,10 +6,10 @@
 #include <string.h>
 
 #include "common/atomic_file.h"
-#include "experiments/cli/cli.h"
-#include "experiments/cli/ledger.h"
-#include "experiments/cli/text_file.h"
-#include "experiments/cli/verdict_rows.h"
+#include "cli/cli.h"
+#include "cli/ledger.h"
+#include "cli/text_file.h"
+#include "cli/verdict_rows.h"
 
 struct config {
     struct cli_common common;

@@ -1,5 +1,5 @@
 /* Predictions of an infinitely long trained prefix for a user's own arrays (T13). */
-#include "experiments/cli/kernels.h"
+#include "cli/kernels.h"
 
 #include <math.h>
 #include <gsl/gsl_errno.h>

@@ -1,6 +1,6 @@
 /* A user's prefix to a summary (Z, k), by the map that serves the user's own queries
  * best, and what that costs them. */
-#include "experiments/cli/cli.h"
+#include "cli/cli.h"
 
 #include <gsl/gsl_cblas.h>
 #include <gsl/gsl_errno.h>
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "attention/approx.h"
+#include "approximation/approx.h"
 #include "common/npy.h"
 #include "prefix_ntk/feature.h"
 #include "prefix_ntk/summary.h"

@@ -11,10 +11,10 @@
 #include <unistd.h>
 
 #include "common/atomic_file.h"
-#include "experiments/cli/cli.h"
-#include "experiments/cli/ledger.h"
-#include "experiments/cli/text_file.h"
-#include "experiments/cli/verdict_rows.h"
+#include "cli/cli.h"
+#include "cli/ledger.h"
+#include "cli/text_file.h"
+#include "cli/verdict_rows.h"
 
 enum { MAX_RUNS = 256, MAX_FIELDS = 64, PATH_SIZE = 4096 };
 

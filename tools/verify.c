@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 #include "common/stats.h"
-#include "experiments/cli/cli.h"
-#include "experiments/cli/ledger.h"
-#include "experiments/cli/verdict_rows.h"
+#include "cli/cli.h"
+#include "cli/ledger.h"
+#include "cli/verdict_rows.h"
 
 struct config {
     struct cli_common common;

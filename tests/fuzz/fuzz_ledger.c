@@ -1,5 +1,5 @@
-#include "experiments/cli/ledger.h"
-#include "experiments/cli/verdict_rows.h"
+#include "cli/ledger.h"
+#include "cli/verdict_rows.h"
 #include "tests/support/fuzz.h"
 
 #include <stdlib.h>

@@ -1,0 +1,395 @@
+#include "cli/cli.h"
+
+#include "common/atomic_file.h"
+#include "common/isa.h"
+#include "common/threads.h"
+#include "prefix_ntk/version.h"
+
+#include <errno.h>
+#include <gsl/gsl_errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- messages ------------------------------------------------------------------ */
+
+static void message(const char *program, const char *format, va_list args)
+{
+    flockfile(stderr);
+    fprintf(stderr, "%s: ", program);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    funlockfile(stderr);
+}
+
+int cli_fail(const struct cli_common *cfg, int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    message(cfg->program, format, args);
+    va_end(args);
+    return code;
+}
+
+void cli_warn(const struct cli_common *cfg, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    message(cfg->program, format, args);
+    va_end(args);
+}
+
+int cli_status(const struct cli_common *cfg, int gsl_status, const char *what)
+{
+    if (!gsl_status) return EXIT_DONE;
+    return cli_fail(cfg, EXIT_FAILED, "%s: %s", what, gsl_strerror(gsl_status));
+}
+
+int cli_memory(const struct cli_common *cfg, double bytes, const char *what)
+{
+    const double available = (double)memory_available();
+    if (bytes <= available) return EXIT_DONE;
+    const double gib = 1024.0 * 1024.0 * 1024.0;
+    return cli_fail(cfg, EXIT_FAILED, "%s needs %.3g GiB of memory, this machine has %.3g GiB",
+                    what, bytes / gib, available / gib);
+}
+
+/* ---- interruption --------------------------------------------------------------- */
+
+/* Time for a program to notice between two units of work and to end in order. A unit
+ * that takes longer is cut off: finished ones are in the journal anyway. */
+enum { GRACE_S = 3 };
+
+static volatile sig_atomic_t signal_received;
+
+static void on_signal(int number)
+{
+    signal_received = number;
+    alarm(GRACE_S);
+}
+
+static void on_grace_over(int number)
+{
+    (void)number;
+    atomic_file_remove_parts();
+    _exit(128 + (int)signal_received);
+}
+
+static void catch_signals(void)
+{
+    /* A second signal of the kind ends the program at once. */
+    struct sigaction action = { .sa_handler = on_signal, .sa_flags = (int)(SA_RESTART | SA_RESETHAND) };
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = on_grace_over;
+    sigaction(SIGALRM, &action, NULL);
+    /* A reader that went away is a failed write, reported like any other. */
+    signal(SIGPIPE, SIG_IGN);
+}
+
+int cli_interrupted(void)
+{
+    return signal_received ? 128 + (int)signal_received : 0;
+}
+
+/* ---- the options every program has ------------------------------------------------ */
+
+enum { KEY_SEED = 0x7f0000, KEY_THREADS, KEY_OUT, KEY_QUIET, KEY_PROFILE, KEY_VERDICTS, KEY_LEDGER,
+       KEY_HELP, KEY_VERSION };
+
+static const struct argp_option common_options[] = {
+    { .doc = "Every program:", .group = 100 },
+    { .name = "seed", .key = KEY_SEED, .arg = "N", .doc = "random numbers are a function of it alone (default 20240614)" },
+    { .name = "threads", .key = KEY_THREADS, .arg = "N", .doc = "threads to use; no result depends on it (default 0: every CPU)" },
+    { .name = "out", .key = KEY_OUT, .arg = "FILE", .doc = "where the table goes (default -: standard output)" },
+    { .name = "quiet", .key = KEY_QUIET, .doc = "no progress on standard error" },
+    { .name = "profile", .key = KEY_PROFILE, .arg = "NAME", .doc = "recorded in the table (default none)" },
+    { .name = "verdicts", .key = KEY_VERDICTS, .arg = "FILE", .doc = "where verdict rows go; needs --ledger (default none)" },
+    { .name = "ledger", .key = KEY_LEDGER, .arg = "FILE", .doc = "the ledger with the rules of the verdicts (default none)" },
+    { .name = "help", .key = KEY_HELP, .doc = "this list" },
+    { .name = "version", .key = KEY_VERSION, .doc = "the version" },
+    { 0 }
+};
+
+/* One parse per process: argp gives its parser one pointer only, and that is the
+ * program's configuration. */
+static struct {
+    error_t (*parse)(int key, char *arg, struct argp_state *state);
+    struct cli_common *cfg;
+} parsing;
+
+/* argp would put its advice to try --help on a second line. */
+__attribute__((noreturn, format(printf, 2, 3)))
+static void usage_error(const char *program, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    message(program, format, args);
+    va_end(args);
+    exit(EXIT_USAGE);
+}
+
+static error_t parse_common(int key, char *arg, struct argp_state *state)
+{
+    struct cli_common *cfg = parsing.cfg;
+    size_t number;
+    switch (key) {
+    case KEY_SEED:
+        cli_parse_size(state, key, arg, 0, SIZE_MAX, &number);
+        cfg->seed = number;
+        return 0;
+    case KEY_THREADS:
+        cli_parse_size(state, key, arg, 0, 1024, &number);
+        cfg->threads = (int)number;
+        return 0;
+    case KEY_OUT:
+        if (!*arg) usage_error(cfg->program, "--out: an empty file name");
+        cfg->out = arg;
+        return 0;
+    case KEY_QUIET: cfg->quiet = true; return 0;
+    case KEY_PROFILE: cfg->profile = arg; return 0;
+    case KEY_VERDICTS: cfg->verdicts = arg; return 0;
+    case KEY_LEDGER: cfg->ledger = arg; return 0;
+    case KEY_HELP:
+        argp_help(state->root_argp, stdout, ARGP_HELP_SHORT_USAGE | ARGP_HELP_LONG | ARGP_HELP_PRE_DOC | ARGP_HELP_POST_DOC,
+                  (char *)cfg->program);
+        exit(fflush(stdout) ? EXIT_FAILED : EXIT_DONE);
+    case KEY_VERSION:
+        printf("%s (prefix-ntk) %s\n", cfg->program, PREFIX_NTK_VERSION);
+        exit(fflush(stdout) ? EXIT_FAILED : EXIT_DONE);
+    case ARGP_KEY_ARG:
+        usage_error(cfg->program, "%s: unexpected argument", arg);
+    case ARGP_KEY_INIT: case ARGP_KEY_END: case ARGP_KEY_SUCCESS: case ARGP_KEY_ERROR: case ARGP_KEY_FINI:
+    case ARGP_KEY_NO_ARGS: case ARGP_KEY_ARGS:
+        return ARGP_ERR_UNKNOWN;
+    default:
+        return parsing.parse ? parsing.parse(key, arg, state) : ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* The option `word` names, itself or by a unique beginning, as getopt_long has it. */
+static const struct argp_option *option_named(const char *program, const struct argp_option *options,
+                                              const char *word, size_t len)
+{
+    const struct argp_option *found = NULL;
+    size_t matches = 0;
+    for (const struct argp_option *o = options; o->name || o->key || o->doc || o->group; o++) {
+        if (!o->name || strncmp(o->name, word, len)) continue;
+        if (strlen(o->name) == len) return o;
+        found = o;
+        matches++;
+    }
+    if (matches == 0) usage_error(program, "--%.*s: unknown option", (int)len, word);
+    if (matches > 1) usage_error(program, "--%.*s: ambiguous option", (int)len, word);
+    return found;
+}
+
+/* Refuses, on one line, what getopt would refuse on two. */
+static void check_words(const char *program, const struct argp_option *options, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i];
+        if (word[0] == '-' && word[1] != '-' && word[1] != '\0')
+            usage_error(program, "%s: unknown option", word);
+        if (strncmp(word, "--", 2) || !word[2]) usage_error(program, "%s: unexpected argument", word);
+        const size_t len = strcspn(word + 2, "=");
+        const struct argp_option *o = option_named(program, options, word + 2, len);
+        const bool has_value = word[2 + len] == '=';
+        if (has_value && !o->arg) usage_error(program, "--%s: takes no value", o->name);
+        if (!has_value && o->arg && !(o->flags & OPTION_ARG_OPTIONAL) && ++i == argc)
+            usage_error(program, "--%s: needs a value", o->name);
+    }
+}
+
+static size_t count_options(const struct argp_option *options)
+{
+    size_t count = 0;
+    if (options)
+        while (options[count].name || options[count].key || options[count].doc || options[count].group) count++;
+    return count;
+}
+
+void cli_parse(int argc, char **argv, const char *doc, const struct argp_option *options,
+               error_t (*parse)(int key, char *arg, struct argp_state *state),
+               const char *(*check)(void *cfg), struct cli_common *cfg)
+{
+    const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
+    cfg->program = slash ? slash + 1 : argc > 0 ? argv[0] : "prefix-ntk";
+    cfg->argc = argc;
+    cfg->argv = argv;
+    cfg->seed = 20240614;
+    cfg->threads = 0;
+    cfg->out = "-";
+    cfg->quiet = false;
+    cfg->profile = "";
+    cfg->verdicts = cfg->ledger = NULL;
+
+    const size_t own = count_options(options);
+    struct argp_option *all = calloc(own + sizeof common_options / sizeof *common_options, sizeof *all);
+    if (!all) exit(cli_fail(cfg, EXIT_FAILED, "out of memory"));
+    if (own) memcpy(all, options, own * sizeof *all);
+    memcpy(all + own, common_options, sizeof common_options);
+    check_words(cfg->program, all, argc, argv);
+
+    const struct argp argp = { .options = all, .parser = parse_common, .doc = doc };
+    parsing.parse = parse;
+    parsing.cfg = cfg;
+    argp_err_exit_status = EXIT_USAGE;
+    const error_t error = argp_parse(&argp, argc, argv, ARGP_NO_HELP, NULL, cfg);
+    free(all);
+    if (error) usage_error(cfg->program, "%s", strerror(error));
+    if (cfg->verdicts && !cfg->ledger) usage_error(cfg->program, "--verdicts: needs --ledger");
+    const char *wrong = check ? check(cfg) : NULL;
+    if (wrong) usage_error(cfg->program, "%s", wrong);
+
+    const int isa = isa_environment_status();
+    if (isa)
+        usage_error(cfg->program, "PREFIX_NTK_ISA=%s: %s", getenv("PREFIX_NTK_ISA"),
+                    isa == GSL_EUNSUP ? "this CPU lacks that instruction set"
+                                      : "not one of portable, avx2, avx512");
+    gsl_set_error_handler_off();
+    catch_signals();
+    cfg->threads = threads_setup(cfg->threads);
+}
+
+/* ---- values ---------------------------------------------------------------------------- */
+
+const char *cli_option_name(const struct argp_state *state, int key)
+{
+    for (const struct argp_option *o = state->root_argp->options; o->name || o->key || o->doc || o->group; o++)
+        if (o->key == key && o->name) return o->name;
+    return "?";
+}
+
+/* Digits only: no sign, space, exponent or base. */
+static bool read_size(const char *text, size_t *out)
+{
+    const size_t len = strlen(text);
+    if (len == 0 || strspn(text, "0123456789") != len) return false;
+    errno = 0;
+    const unsigned long long value = strtoull(text, NULL, 10);
+    *out = (size_t)value;
+    return errno == 0 && value <= SIZE_MAX;
+}
+
+/* A finite decimal number. */
+static bool read_double(const char *text, double *out)
+{
+    if (!*text || text[strspn(text, "+-.0123456789eE")]) return false;
+    char *end;
+    *out = strtod(text, &end);
+    return end != text && !*end && isfinite(*out);
+}
+
+int cli_parse_size(struct argp_state *state, int key, const char *arg, size_t min, size_t max, size_t *out)
+{
+    const char *name = cli_option_name(state, key);
+    size_t value;
+    if (!read_size(arg, &value))
+        usage_error(parsing.cfg->program, "--%s: '%s' is not a whole number%s", name, arg, min ? " above 0" : "");
+    if (value < min) usage_error(parsing.cfg->program, "--%s: %s is below %zu", name, arg, min);
+    if (value > max) usage_error(parsing.cfg->program, "--%s: %s is above %zu", name, arg, max);
+    *out = value;
+    return 0;
+}
+
+int cli_parse_double(struct argp_state *state, int key, const char *arg, double min_open, double *out)
+{
+    const char *name = cli_option_name(state, key);
+    double value;
+    if (!read_double(arg, &value)) usage_error(parsing.cfg->program, "--%s: '%s' is not a finite number", name, arg);
+    if (!(value > min_open)) usage_error(parsing.cfg->program, "--%s: %s is not above %g", name, arg, min_open);
+    *out = value;
+    return 0;
+}
+
+/* Lists live as long as the program; here they stay in reach of a leak checker. */
+struct kept_list {
+    struct kept_list *next;
+    max_align_t values[];
+};
+static struct kept_list *kept_lists;
+
+/* The items of a comma-separated list, each through `parse_item`. */
+static void parse_list(struct argp_state *state, int key, const char *arg, size_t width, void **out, size_t *count,
+                       void (*parse_item)(struct argp_state *state, int key, const char *item,
+                                          const void *limits, void *out), const void *limits)
+{
+    size_t items = 1;
+    for (const char *c = arg; *c; c++) items += *c == ',';
+    struct kept_list *list = calloc(1, sizeof *list + items * width);
+    char *copy = strdup(arg);
+    if (!list || !copy) exit(cli_fail(parsing.cfg, EXIT_FAILED, "out of memory"));
+    list->next = kept_lists;
+    kept_lists = list;
+    char *values = (char *)list->values, *rest = copy;
+    for (size_t i = 0; i < items; i++) {
+        const char *item = strsep(&rest, ",");
+        if (!*item)
+            usage_error(parsing.cfg->program, "--%s: '%s' has an empty item", cli_option_name(state, key), arg);
+        parse_item(state, key, item, limits, values + i * width);
+    }
+    free(copy);
+    *out = values;
+    *count = items;
+}
+
+static void size_item(struct argp_state *state, int key, const char *item, const void *limits, void *out)
+{
+    const size_t *range = limits;
+    cli_parse_size(state, key, item, range[0], range[1], out);
+}
+
+static void double_item(struct argp_state *state, int key, const char *item, const void *limits, void *out)
+{
+    cli_parse_double(state, key, item, *(const double *)limits, out);
+}
+
+static void choice_item(struct argp_state *state, int key, const char *item, const void *limits, void *out)
+{
+    cli_parse_choice(state, key, item, limits, out);
+}
+
+int cli_parse_size_list(struct argp_state *state, int key, const char *arg, size_t min, size_t max,
+                        size_t **out, size_t *count)
+{
+    void *values;
+    parse_list(state, key, arg, sizeof **out, &values, count, size_item, (const size_t[]){ min, max });
+    *out = values;
+    return 0;
+}
+
+int cli_parse_double_list(struct argp_state *state, int key, const char *arg, double min_open,
+                          double **out, size_t *count)
+{
+    void *values;
+    parse_list(state, key, arg, sizeof **out, &values, count, double_item, &min_open);
+    *out = values;
+    return 0;
+}
+
+int cli_parse_choice(struct argp_state *state, int key, const char *arg, const char *const *names, int *out)
+{
+    for (int i = 0; names[i]; i++)
+        if (!strcmp(arg, names[i])) {
+            *out = i;
+            return 0;
+        }
+    char list[256] = "";
+    for (size_t i = 0, len = 0; names[i] && len < sizeof list; i++)
+        len += (size_t)snprintf(list + len, sizeof list - len, "%s%s", i ? ", " : "", names[i]);
+    usage_error(parsing.cfg->program, "--%s: '%s' is not one of %s", cli_option_name(state, key), arg, list);
+}
+
+int cli_parse_choice_list(struct argp_state *state, int key, const char *arg, const char *const *names,
+                          int **out, size_t *count)
+{
+    void *values;
+    parse_list(state, key, arg, sizeof **out, &values, count, choice_item, names);
+    *out = values;
+    return 0;
+}

@@ -1,0 +1,44 @@
+/* The samples a program works on: files, a synthetic draw, or a data set. */
+#ifndef CLI_SAMPLES_H
+#define CLI_SAMPLES_H
+#include "cli/cli.h"
+
+struct samples_options {
+    const char *inputs, *targets;      /* --inputs, --targets: files                  */
+    size_t num_samples, dim;           /* --num-samples, --dim: x_i, y_i uniform on the sphere */
+    const char *dataset;               /* --dataset mnist                              */
+    const char *inputs_out, *targets_out;
+};
+
+/* Keys of the options below, for the program's switch. */
+enum { SAMPLES_INPUTS = 0x5000, SAMPLES_TARGETS, SAMPLES_NUM, SAMPLES_DIM, SAMPLES_DATASET,
+       SAMPLES_INPUTS_OUT, SAMPLES_TARGETS_OUT };
+
+#define SAMPLES_ARGP_OPTIONS                                                                          \
+    { "inputs", SAMPLES_INPUTS, "FILE", 0, "inputs x_i, (n, d), .npy or .csv", 0 },                  \
+    { "num-samples", SAMPLES_NUM, "N", 0, "synthetic samples when no inputs are given", 0 },         \
+    { "dim", SAMPLES_DIM, "D", 0, "their dimension", 0 },                                            \
+    { "dataset", SAMPLES_DATASET, "NAME", 0, "mnist: images by PCA to --dim on the sphere, one-hot targets", 0 }, \
+    { "inputs-out", SAMPLES_INPUTS_OUT, "FILE", 0, "write the inputs used", 0 },                     \
+    { "targets-out", SAMPLES_TARGETS_OUT, "FILE", 0, "write the targets used", 0 }
+#define SAMPLES_ARGP_TARGETS                                                                          \
+    { "targets", SAMPLES_TARGETS, "FILE", 0, "targets y_i, (n, d), .npy or .csv", 0 }
+
+/* 0 when `key` was one of the above (bad values end in a usage error), else
+ * ARGP_ERR_UNKNOWN. */
+error_t samples_parse(struct samples_options *options, int key, const char *arg, struct argp_state *state);
+
+/* What is wrong with the combination, or NULL. With inputs from a file a program
+ * that needs targets wants them from a file, too. */
+const char *samples_check(const struct samples_options *options, bool targets_needed);
+
+/* Inputs X and, unless Y is NULL, targets Y of draw `trial` (only a synthetic draw
+ * depends on it); writes the files asked for. Exit code, the line printed. */
+int samples_load(const struct cli_common *cfg, const struct samples_options *options, uint64_t trial,
+                 gsl_matrix **X, gsl_matrix **Y);
+
+/* Rows of the synthetic draw: on the unit sphere. purpose: RANDOM_INPUTS, RANDOM_TARGETS;
+ * rows first .. first + M->size1. */
+void samples_sphere(uint64_t seed, int purpose, uint64_t trial, uint64_t first, gsl_matrix *M);
+
+#endif

@@ -1,0 +1,127 @@
+#include "cli/units.h"
+#include "cli/summary.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <gsl/gsl_errno.h>
+
+struct units {
+    const struct cli_common *cfg;
+    struct journal *journal;
+    struct progress *progress;
+    size_t count, width, done;
+    double *rows;
+    int status;
+};
+
+struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count, size_t width)
+{
+    struct units *units = calloc(1, sizeof *units);
+    double *rows = calloc(count * width, sizeof *rows);
+    if (!units || !rows) {
+        cli_fail(cfg, EXIT_FAILED, "out of memory");
+        free(rows);
+        free(units);
+        return NULL;
+    }
+    *units = (struct units){ .cfg = cfg, .count = count, .width = width, .rows = rows };
+    if (!(units->journal = journal_open(cfg, identity))) {
+        free(rows);
+        free(units);
+        return NULL;
+    }
+    units->progress = progress_start(cfg, what, (double)count);
+    return units;
+}
+
+static void advance(struct units *units)
+{
+    size_t done;
+#pragma omp atomic capture
+    done = ++units->done;
+    progress_to(units->progress, (double)done);
+}
+
+double *units_begin(struct units *units, size_t unit)
+{
+    int status;
+    char key[32];
+#pragma omp atomic read
+    status = units->status;
+    if (status || cli_interrupted()) return NULL;
+    snprintf(key, sizeof key, "%zu", unit);
+    double *row = units->rows + unit * units->width;
+    if (!journal_get(units->journal, key, row, units->width)) return row;
+    advance(units);
+    return NULL;
+}
+
+void units_end(struct units *units, size_t unit, int status)
+{
+    char key[32];
+    snprintf(key, sizeof key, "%zu", unit);
+    /* A unit cut short by a signal is not a result. */
+    if (!status && cli_interrupted()) return;
+    if (!status && journal_put(units->journal, key, units->rows + unit * units->width, units->width)) status = GSL_EFAILED;
+    if (status) {
+#pragma omp atomic write
+        units->status = status;
+    }
+    advance(units);
+}
+
+int units_status(struct units *units)
+{
+    progress_end(units->progress);
+    units->progress = NULL;
+    if (cli_interrupted()) return cli_interrupted();
+    return cli_status(units->cfg, units->status, units->cfg->program);
+}
+
+const double *units_row(const struct units *units, size_t unit)
+{
+    return units->rows + unit * units->width;
+}
+
+int units_close(struct units *units, int code)
+{
+    if (!units) return code ? code : EXIT_FAILED;
+    code = journal_close(units->journal, code);
+    free(units->rows);
+    free(units);
+    return code;
+}
+
+const double *units_grid_row(const struct units_grid *grid, size_t law, size_t len, size_t trial)
+{
+    return units_row(grid->work, (len * grid->num_laws + law) * grid->num_trials + trial);
+}
+
+struct interval units_exponent(const struct units_grid *grid, size_t law, int which, double level)
+{
+    struct interval slope = { NAN, NAN, NAN, grid->num_trials };
+    double *x = malloc(grid->num_lens * sizeof *x), *y = malloc(grid->num_trials * grid->num_lens * sizeof *y);
+    for (size_t i = 0; i < grid->num_lens && x && y; i++) {
+        x[i] = (double)grid->prefix_lens[i];
+        for (size_t r = 0; r < grid->num_trials; r++) y[r * grid->num_lens + i] = units_grid_row(grid, law, i, r)[which];
+    }
+    if (x && y) slope = cli_exponent(x, y, grid->num_lens, grid->num_trials, level);
+    free(y);
+    free(x);
+    return slope;
+}
+
+void units_add_mean(struct table *t, const struct units_grid *grid, size_t law, size_t len, int which, bool interval)
+{
+    double *x = malloc(grid->num_trials * sizeof *x);
+    struct interval mean = { NAN, NAN, NAN, 0 };
+    for (size_t r = 0; x && r < grid->num_trials; r++) x[r] = units_grid_row(grid, law, len, r)[which];
+    if (x) mean = cli_mean(x, grid->num_trials, 0.95);
+    table_num(t, mean.value);
+    if (interval) {
+        table_num(t, mean.lo);
+        table_num(t, mean.hi);
+    }
+    free(x);
+}

@@ -1,0 +1,45 @@
+/* The work of a program as numbered units, each an array of numbers: done side by
+ * side, remembered in the journal, resumed after a kill. The loop is the caller's:
+ *
+ *     struct units *work = units_open(&cfg, identity, "trials", count, width);
+ *     #pragma omp parallel for schedule(dynamic) num_threads(cfg.threads)
+ *     for (size_t u = 0; u < count; u++) {
+ *         double *row = units_begin(work, u);
+ *         if (row) units_end(work, u, compute(u, row));
+ *     }
+ *     code = units_status(work);  ... units_row(work, u) ...  units_close(work, code);
+ */
+#ifndef CLI_UNITS_H
+#define CLI_UNITS_H
+#include "cli/cli.h"
+
+struct units;
+
+/* `identity` as in journal_open. NULL: the line was printed. */
+struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count, size_t width);
+/* The row to fill; NULL when the unit is known already, or the work has stopped. */
+double *units_begin(struct units *units, size_t unit);
+/* status: a GSL code; the first that is not 0 stops the work. */
+void units_end(struct units *units, size_t unit, int status);
+/* After the loop: exit code of the work, the line printed. */
+int units_status(struct units *units);
+const double *units_row(const struct units *units, size_t unit);
+/* Call last; see journal_close. NULL counts as failed. */
+int units_close(struct units *units, int code);
+
+/* Units laid out by prefix length, sign law and trial (the trial fastest): what the
+ * studies of training do. */
+struct units_grid {
+    const struct units *work;
+    size_t num_laws, num_lens, num_trials;
+    const size_t *prefix_lens;
+};
+
+const double *units_grid_row(const struct units_grid *grid, size_t law, size_t len, size_t trial);
+/* Exponent of number `which` in m over the trials of a law; NaN with a single length or a
+ * value that is not positive. */
+struct interval units_exponent(const struct units_grid *grid, size_t law, int which, double level);
+/* Cells: the mean over trials of number `which`, and its 95 % interval when asked for. */
+void units_add_mean(struct table *t, const struct units_grid *grid, size_t law, size_t len, int which, bool interval);
+
+#endif

@@ -1,0 +1,227 @@
+#include "cli/cli.h"
+
+#include "common/atomic_file.h"
+#include "cli/ledger.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+static const char header[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure";
+enum { FIGURE_COLUMN = 11 };
+
+struct verdict_row { char *claim, *row; struct interval measured; bool tested; };
+
+struct verdicts {
+    const struct cli_common *cfg;
+    char *figure;                /* "STEM.svg": marks the rows of this run */
+    const char *stem;
+    struct verdict_row *rows;
+    size_t count, room;
+    bool failed;
+};
+
+/* What every run without --verdicts gets. */
+static struct verdicts inactive;
+
+static void verdicts_free(struct verdicts *v)
+{
+    for (size_t i = 0; i < v->count; i++) {
+        free(v->rows[i].claim);
+        free(v->rows[i].row);
+    }
+    free(v->rows);
+    free(v->figure);
+    free(v);
+}
+
+struct verdicts *verdicts_open(const struct cli_common *cfg, const char *stem)
+{
+    if (!cfg->verdicts) return &inactive;
+    struct verdicts *v = calloc(1, sizeof *v);
+    if (!v || asprintf(&v->figure, "%s.svg", stem) < 0) {
+        free(v);
+        cli_fail(cfg, EXIT_FAILED, "%s: out of memory", cfg->verdicts);
+        return NULL;
+    }
+    v->cfg = cfg;
+    v->stem = stem;
+    return v;
+}
+
+static void add(struct verdicts *v, const char *claim, const char *row, struct interval measured, bool tested)
+{
+    if (!v || v == &inactive || v->failed) return;
+    for (size_t i = 0; i < v->count; i++)
+        if (!strcmp(v->rows[i].claim, claim) && !strcmp(v->rows[i].row, row)) {
+            cli_fail(v->cfg, EXIT_FAILED, "verdict %s %s: decided twice", claim, row);
+            v->failed = true;
+            return;
+        }
+    if (v->count == v->room) {
+        const size_t room = v->room ? 2 * v->room : 16;
+        struct verdict_row *grown = realloc(v->rows, room * sizeof *grown);
+        if (!grown) goto no_memory;
+        v->rows = grown;
+        v->room = room;
+    }
+    struct verdict_row added = { strdup(claim), strdup(row), measured, tested };
+    if (added.claim && added.row) {
+        v->rows[v->count++] = added;
+        return;
+    }
+    free(added.claim);
+    free(added.row);
+no_memory:
+    cli_fail(v->cfg, EXIT_FAILED, "%s: out of memory", v->cfg->verdicts);
+    v->failed = true;
+}
+
+void verdicts_add(struct verdicts *v, const char *claim, const char *row, struct interval measured)
+{
+    add(v, claim, row, measured, true);
+}
+
+void verdicts_not_tested(struct verdicts *v, const char *claim, const char *row)
+{
+    add(v, claim, row, (struct interval){ NAN, NAN, NAN, 0 }, false);
+}
+
+static void put_text(FILE *stream, const char *text)
+{
+    const bool quoted = strpbrk(text, ",\"\r\n") != NULL;
+    if (quoted) fputc('"', stream);
+    for (; *text; text++) {
+        if (*text == '"') fputc('"', stream);
+        fputc(*text, stream);
+    }
+    if (quoted) fputc('"', stream);
+}
+
+static void put_number(FILE *stream, double x)
+{
+    if (isfinite(x)) fprintf(stream, "%.17g,", x);
+    else fputc(',', stream);
+}
+
+/* One line by the rule of the ledger; a row the ledger does not know is an error. */
+static int put_row(const struct verdicts *v, const struct verdict_row *r, const struct ledger *ledger, FILE *stream)
+{
+    const struct cli_common *cfg = v->cfg;
+    const struct ledger_row *known = ledger_find(ledger, r->claim, r->row);
+    const struct ledger_entry *entry = ledger_entry(ledger, r->claim);
+    struct margin margin;
+    if (!known || !entry) return cli_fail(cfg, EXIT_FAILED, "%s: no row %s in %s", cfg->ledger, r->row, r->claim);
+    if (strcmp(known->run, v->stem))
+        return cli_fail(cfg, EXIT_FAILED, "%s:%zu: row %s of %s belongs to the run '%s', not to '%s'", cfg->ledger,
+                        known->line, r->row, r->claim, known->run, v->stem);
+    if (margin_parse(known->rule, &margin))
+        return cli_fail(cfg, EXIT_FAILED, "%s:%zu: '%s' is not a rule", cfg->ledger, known->line, known->rule);
+    const enum verdict verdict = r->tested ? verdict_by_margin(r->measured, margin) : VERDICT_NOT_TESTED;
+    const char *const texts[] = { r->claim, r->row, known->quantity, known->rule };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        put_text(stream, texts[i]);
+        fputc(',', stream);
+    }
+    put_number(stream, r->measured.value);
+    put_number(stream, r->measured.lo);
+    put_number(stream, r->measured.hi);
+    if (r->tested) fprintf(stream, "%zu", r->measured.n);
+    fprintf(stream, ",%s,%s,", verdict_name(verdict), entry->source);
+    put_text(stream, cfg->program);
+    fputc(',', stream);
+    put_text(stream, v->figure);
+    fputc('\n', stream);
+    return EXIT_DONE;
+}
+
+/* Whether the last of a line's columns is `figure`; -1 when the number is wrong. */
+static int line_is_of(const char *line, const char *figure)
+{
+    size_t column = 0;
+    bool quoted = false;
+    const char *last = line;
+    for (const char *c = line; *c && *c != '\n' && *c != '\r'; c++) {
+        if (*c == '"') quoted = !quoted;
+        if (*c == ',' && !quoted) {
+            column++;
+            last = c + 1;
+        }
+    }
+    if (column != FIGURE_COLUMN || quoted) return -1;
+    const size_t len = strlen(figure);
+    return !strncmp(last, figure, len) && !last[len + strspn(last + len, "\r\n")];
+}
+
+/* Copies the rows of other runs. */
+static int copy_others(const struct verdicts *v, FILE *stream)
+{
+    const char *path = v->cfg->verdicts;
+    FILE *old = fopen(path, "re");
+    if (!old) return errno == ENOENT ? EXIT_DONE : cli_fail(v->cfg, EXIT_FAILED, "%s: %s", path, strerror(errno));
+    char *line = NULL;
+    size_t room = 0, number = 0;
+    int code = EXIT_DONE;
+    for (ssize_t len; !code && (len = getline(&line, &room, old)) > 0;) {
+        line[strcspn(line, "\r\n")] = '\0';
+        const int mine = number++ ? line_is_of(line, v->figure) : strcmp(line, header) ? -1 : 1;
+        if (mine < 0) code = cli_fail(v->cfg, EXIT_FAILED, "%s:%zu: not a line of a verdict table", path, number);
+        else if (!mine) fprintf(stream, "%s\n", line);
+    }
+    free(line);
+    fclose(old);
+    return code;
+}
+
+static int write_rows(const struct verdicts *v, const struct ledger *ledger)
+{
+    char why[256];
+    struct atomic_file *file;
+    const char *path = v->cfg->verdicts;
+    if (atomic_file_open(path, &file, why, sizeof why)) return cli_fail(v->cfg, EXIT_FAILED, "%s: %s", path, why);
+    FILE *stream = atomic_file_stream(file);
+    fprintf(stream, "%s\n", header);
+    int code = copy_others(v, stream);
+    for (size_t i = 0; i < v->count && !code; i++) code = put_row(v, &v->rows[i], ledger, stream);
+    if (code) {
+        atomic_file_discard(file);
+        return code;
+    }
+    if (atomic_file_commit(file, why, sizeof why)) return cli_fail(v->cfg, EXIT_FAILED, "%s: %s", path, why);
+    return EXIT_DONE;
+}
+
+/* Waits until no other program is writing verdicts. */
+static int lock_verdicts(const char *path)
+{
+    char *name;
+    if (asprintf(&name, "%s.lock", path) < 0) return -1;
+    const int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    free(name);
+    while (fd >= 0 && flock(fd, LOCK_EX) && errno == EINTR) {}
+    return fd;
+}
+
+int verdicts_close(struct verdicts *v, int code)
+{
+    if (!v) return code ? code : EXIT_FAILED;
+    if (v == &inactive) return code;
+    if (!code && v->failed) code = EXIT_FAILED;
+    if (!code) {
+        char why[512];
+        struct ledger *ledger = ledger_read(v->cfg->ledger, why, sizeof why);
+        const int lock = ledger ? lock_verdicts(v->cfg->verdicts) : -1;
+        if (!ledger) code = cli_fail(v->cfg, EXIT_FAILED, "%s", why);
+        else if (lock < 0) code = cli_fail(v->cfg, EXIT_FAILED, "%s.lock: %s", v->cfg->verdicts, strerror(errno));
+        else code = write_rows(v, ledger);
+        if (lock >= 0) close(lock);
+        ledger_free(ledger);
+    }
+    verdicts_free(v);
+    return code;
+}

@@ -1,0 +1,246 @@
+/* The bound on the error from entrywise relative errors, and a sharper one: violations, tightness on
+ * random tokens, instances that attain it. Ledger F57, F58. */
+#include <math.h>
+#include <stdlib.h>
+
+#include <gsl/gsl_cblas.h>
+#include <gsl/gsl_errno.h>
+
+#include "approximation/approx.h"
+#include "approximation/approx_theory.h"
+#include "cli/cli.h"
+#include "approximation/source.h"
+#include "cli/summary.h"
+#include "cli/units.h"
+#include "prefix_ntk/feature.h"
+
+static const char columns[] =
+    "feature,score_std,prefix_len,queries,covered,eps_median,rho_median,ratio_median,ratio_max,ratio_sharp_median,ratio_sharp_max,violations,violations_sharp";
+
+struct config { struct cli_common c; size_t dim, seq_len, num_trials; };
+
+enum { KEY_DIM = 0x1000, KEY_SEQ_LEN, KEY_TRIALS };
+
+static const struct argp_option options[] = {
+    { .name = "dim", .key = KEY_DIM, .arg = "D", .doc = "head dimension (default 16)" },
+    { .name = "seq-len", .key = KEY_SEQ_LEN, .arg = "L", .doc = "input tokens and queries (default 32)" },
+    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 10)" },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 256, &cfg->dim);
+    case KEY_SEQ_LEN: return cli_parse_size(state, key, arg, 1, 4096, &cfg->seq_len);
+    case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1 << 20, &cfg->num_trials);
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const char *const maps[] = { "taylor:2", "taylor:4", "taylor:8", "minimax:2", "minimax:4", "minimax:8" };
+static const double spreads[] = { 0.25, 0.5, 1.0, 2.0 };
+static const size_t lens[] = { 4, 64, 1024 };
+enum { NUM_MAPS = 6, NUM_SPREADS = 4, NUM_LENS = 3, MAX_LEN = 1024, PER_QUERY = 4 };   /* eps, rho, error/bound, error/sharp */
+
+/* The sharper constant: the largest total deviation of prefix values from the output. */
+static double sharp_constant(double rho)
+{
+    return rho <= 1.0 / 3.0 ? 2.0 * rho * (1.0 - rho) : 0.25 * (1.0 + rho) * (1.0 + rho);
+}
+
+static size_t at(const struct config *cfg, size_t map, size_t spread, size_t len, size_t query)
+{
+    return (((map * NUM_SPREADS + spread) * NUM_LENS + len) * cfg->seq_len + query) * PER_QUERY;
+}
+
+static int run_trial(const struct config *cfg, size_t trial, double *out)
+{
+    const size_t d = cfg->dim, L = cfg->seq_len;
+    const double scale = 1.0 / sqrt((double)d);
+    struct source source = { 0 };
+    double *Q = malloc((4 * L + 2 * MAX_LEN) * d * sizeof *Q), *K = Q + L * d, *V = K + L * d, *Qs = V + L * d;
+    double *Kp = Qs + L * d, *Vp = Kp + MAX_LEN * d;
+    struct attn_sums input = { 0 }, prefix = { 0 }, approx = { 0 };
+    struct prefix_sums sums = { 0 };
+    int status = Q ? source_init(&source, cfg->c.seed, trial, d, SOURCE_TIED, NULL, 0.0) : GSL_ENOMEM;
+    if (!status) status = source_inputs(&source, 0, L, Q, K, V);
+    for (size_t first = 0; first < MAX_LEN && !status; first += SOURCE_BLOCK)
+        status = source_prefix(&source, first, SOURCE_BLOCK, Kp + first * d, Vp + first * d);
+    if (!status) status = attn_sums_alloc(&input, L, d);
+    if (!status) status = attn_sums_alloc(&prefix, L, d);
+    if (!status) status = attn_sums_alloc(&approx, L, d);
+    for (size_t s = 0; s < NUM_SPREADS && !status; s++)
+        for (size_t l = 0; l < NUM_LENS && !status; l++) {
+            for (size_t i = 0; i < L * d; i++) Qs[i] = spreads[s] * Q[i];
+            status = attn_sums_exact(Qs, K, V, L, scale, &input);
+            if (!status) status = prefix_sums_alloc(&sums, L, d, scale, 8, NULL, 0, NULL, 0);
+            for (size_t first = 0; first < lens[l] && !status; ) {
+                size_t end = prefix_sums_block_end(first);
+                if (end > lens[l]) end = lens[l];
+                status = prefix_sums_add(&sums, Qs, Kp + first * d, Vp + first * d, end - first);
+                first = end;
+            }
+            if (!status) status = prefix_sums_exact(&sums, 0, &prefix);
+            double top_q = 0.0, top_v = 0.0;
+            for (size_t i = 0; i < L; i++) top_q = fmax(top_q, cblas_dnrm2((int)d, Qs + i * d, 1));
+            for (size_t i = 0; i < L * d; i++) top_v = fmax(top_v, fabs(V[i]));
+            for (size_t i = 0; i < lens[l] * d; i++) top_v = fmax(top_v, fabs(Vp[i]));
+            for (size_t m = 0; m < NUM_MAPS && !status; m++) {
+                struct feature_spec spec;
+                double c[FEATURE_MAX_DEGREE + 2];
+                status = feature_spec_parse(maps[m], &spec);
+                if (!status) status = feature_polynomial(&spec, top_q * sums.max_key_norm * scale, c, NULL, NULL);
+                if (!status) status = prefix_sums_polynomial(&sums, 1.0, 0, c, spec.order, c, spec.order, &approx);
+                for (size_t i = 0; i < L && !status; i++) {
+                    double *cell = out + at(cfg, m, s, l, i), eps = 0.0, error = 0.0;
+                    for (size_t r = 0; r < lens[l]; r++) {
+                        const double t = scale * cblas_ddot((int)d, Qs + i * d, 1, Kp + r * d, 1);
+                        double p = 0.0;
+                        for (size_t j = spec.order + 1; j-- > 0; ) p = p * t + c[j];
+                        eps = fmax(eps, fabs(p * exp(-t) - 1.0));
+                    }
+                    const double a = exp(attn_sums_log_mass(&input, i)), p = exp(attn_sums_log_mass(&prefix, i));
+                    const double rho = p / (a + p), D = a + approx.mass[i];
+                    for (size_t k = 0; k < d; k++) {
+                        const double na = input.num[i * d + k] * exp(input.shift[i]);
+                        const double np = prefix.num[i * d + k] * exp(prefix.shift[i]);
+                        error = fmax(error, fabs((na + approx.num[i * d + k]) / D - (na + np) / (a + p)));
+                    }
+                    const bool covered = eps * rho < 1.0;
+                    cell[0] = eps;
+                    cell[1] = rho;
+                    cell[2] = covered ? error / (2.0 * eps * rho / (1.0 - eps * rho) * top_v) : -1.0;
+                    cell[3] = covered ? error / (sharp_constant(rho) * eps / (1.0 - eps * rho) * top_v) : -1.0;
+                }
+            }
+            prefix_sums_free(&sums);
+        }
+    source_free(&source);
+    attn_sums_free(&input);
+    attn_sums_free(&prefix);
+    attn_sums_free(&approx);
+    prefix_sums_free(&sums);
+    free(Q);
+    return status;
+}
+
+/* Error over the sharper bound on the instance built to attain it: values +-1 in one coordinate, input at
+ * -1, a share x of the prefix at +1 with weights raised by eps and the rest at -1 with weights lowered. */
+static double attained(double rho, double eps)
+{
+    const double x = rho <= 1.0 / 3.0 ? rho : 0.25 * (1.0 + rho);
+    const double exact = 2.0 * x - 1.0, low = rho - x;
+    const double up = x * (1.0 - eps), down = low * (1.0 + eps);
+    const double T = (up - down - (1.0 - rho)) / (up + down + 1.0 - rho);
+    return fabs(T - exact) / (sharp_constant(rho) * eps / (1.0 - eps * rho));
+}
+
+static int compare(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *x, size_t n)
+{
+    if (!n) return NAN;
+    qsort(x, n, sizeof *x, compare);
+    return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
+}
+
+/* A bound that holds exactly is exceeded by rounding alone at most by this much. */
+static const double ROUNDING = 1e-7;
+
+struct tally { size_t violations, violations_sharp; };
+
+static int write_table(const struct config *cfg, const struct units *work, struct tally *total, double *trial_medians)
+{
+    struct table *t = table_open(&cfg->c, NULL, columns);
+    const size_t most = cfg->num_trials * cfg->seq_len;
+    double *x[PER_QUERY];
+    for (size_t f = 0; f < PER_QUERY; f++) x[f] = malloc(most * sizeof **x);
+    double *all = malloc(NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg->seq_len * sizeof *all);
+    const bool memory = t && x[0] && x[1] && x[2] && x[3] && all;
+    if (memory) table_note(t, "ratio: max|T - PA| over 2 eps rho/(1 - eps rho) max|v|, ratio_sharp over the sharper bound, of queries with eps rho < 1 (covered)");
+    for (size_t m = 0; m < NUM_MAPS && memory; m++)
+        for (size_t s = 0; s < NUM_SPREADS; s++)
+            for (size_t l = 0; l < NUM_LENS; l++) {
+                size_t covered = 0, bad = 0, bad_sharp = 0;
+                double top = NAN, top_sharp = NAN;
+                for (size_t u = 0; u < cfg->num_trials; u++)
+                    for (size_t i = 0; i < cfg->seq_len; i++) {
+                        const double *cell = units_row(work, u) + at(cfg, m, s, l, i);
+                        if (cell[2] < 0.0) continue;
+                        /* Where eps itself is rounding there is nothing to compare. */
+                        if (cell[0] < ROUNDING) continue;
+                        for (size_t f = 0; f < PER_QUERY; f++) x[f][covered] = cell[f];
+                        covered++;
+                        top = fmax(top, cell[2]);
+                        top_sharp = fmax(top_sharp, cell[3]);
+                        bad += cell[2] > 1.0 + ROUNDING;
+                        bad_sharp += cell[3] > 1.0 + ROUNDING;
+                    }
+                total->violations += bad;
+                total->violations_sharp += bad_sharp;
+                table_text(t, maps[m]);
+                table_num(t, spreads[s]);
+                table_int(t, lens[l]);
+                table_int(t, most);
+                table_int(t, covered);
+                table_num(t, median(x[0], covered));
+                table_num(t, median(x[1], covered));
+                table_num(t, median(x[2], covered));
+                table_num(t, top);
+                table_num(t, median(x[3], covered));
+                table_num(t, top_sharp);
+                table_int(t, bad);
+                table_int(t, bad_sharp);
+                table_end_row(t);
+            }
+    for (size_t u = 0; u < cfg->num_trials && memory; u++) {
+        size_t count = 0;
+        for (size_t k = 0; k < NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg->seq_len; k++) {
+            const double *cell = units_row(work, u) + k * PER_QUERY;
+            if (cell[2] >= 0.0 && cell[0] >= ROUNDING) all[count++] = cell[2];
+        }
+        trial_medians[u] = median(all, count);
+    }
+    for (size_t f = 0; f < PER_QUERY; f++) free(x[f]);
+    free(all);
+    return t ? table_close(t, memory ? EXIT_DONE : EXIT_FAILED) : EXIT_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+    struct config cfg = { .dim = 16, .seq_len = 32, .num_trials = 10 };
+    cli_parse(argc, argv, "The bound on the error of a summary: violations and tightness.", options, parse, NULL, &cfg.c);
+    char *identity = cli_text("seed %llu dim %zu len %zu", (unsigned long long)cfg.c.seed, cfg.dim, cfg.seq_len);
+    const size_t width = (size_t)NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg.seq_len * PER_QUERY;
+    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, width);
+    double *medians = malloc(cfg.num_trials * sizeof *medians);
+    free(identity);
+    if (!work || !medians) return EXIT_FAILED;
+#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
+    for (size_t u = 0; u < cfg.num_trials; u++) {
+        double *row = units_begin(work, u);
+        if (row) units_end(work, u, run_trial(&cfg, u, row));
+    }
+    struct tally total = { 0 };
+    int code = units_status(work);
+    if (!code) code = write_table(&cfg, work, &total, medians);
+    if (!code) {
+        struct verdicts *v = verdicts_open(&cfg.c, "error_bound");
+        const double bad = (double)total.violations, bad_sharp = (double)total.violations_sharp;
+        double best = 0.0;
+        for (int i = 1; i <= 100; i++) best = fmax(best, attained(0.01 * i, 1e-3));
+        verdicts_add(v, "F57", "violations", (struct interval){ bad, bad, bad, cfg.num_trials });
+        verdicts_add(v, "F57", "violations-sharp", (struct interval){ bad_sharp, bad_sharp, bad_sharp, cfg.num_trials });
+        verdicts_add(v, "F58", "attained", (struct interval){ best, best, best, 100 });
+        verdicts_add(v, "F58", "random", cli_mean(medians, cfg.num_trials, 0.999));
+        code = verdicts_close(v, code);
+    }
+    free(medians);
+    return units_close(work, code);
+}

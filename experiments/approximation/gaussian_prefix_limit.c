@@ -1,0 +1,288 @@
+/* A long Gaussian prefix tends to a linear function of the query: rate, constant, freezing at a
+ * large score spread; odd Taylor degrees are exact there, even degrees shrink. Ledger F51-F54. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <gsl/gsl_cblas.h>
+#include <gsl/gsl_errno.h>
+
+#include "approximation/approx_theory.h"
+#include "cli/cli.h"
+#include "approximation/source.h"
+#include "approximation/study.h"
+#include "cli/summary.h"
+#include "cli/units.h"
+
+static const char columns[] = "score_std,prefix_len,distance_rms,distance_ci_lo,distance_ci_hi,distance_pred,num_trials";
+static const char parity_columns[] = "score_std,degree,shrink_mean,shrink_ci_lo,shrink_ci_hi,shrink_pred,num_trials";
+
+struct config {
+    struct cli_common c;
+    size_t dim, num_queries, num_trials, max_len, *lens, num_lens;
+    double *spreads;
+    size_t num_spreads;
+};
+
+enum { KEY_DIM = 0x1000, KEY_QUERIES, KEY_PREFIX_LEN, KEY_SPREAD, KEY_TRIALS };
+
+static const struct argp_option options[] = {
+    { .name = "dim", .key = KEY_DIM, .arg = "D", .doc = "head dimension (default 16)" },
+    { .name = "num-queries", .key = KEY_QUERIES, .arg = "N", .doc = "queries (default 64)" },
+    { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M", .doc = "longest prefix; measured at 64, 256, 1024, .. up to it (default 262144)" },
+    { .name = "score-std", .key = KEY_SPREAD, .arg = "S,..", .doc = "standard deviations of the scores (default 0.25,0.5,1,1.5,2,3)" },
+    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 24)" },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 1024, &cfg->dim);
+    case KEY_QUERIES: return cli_parse_size(state, key, arg, 1, 65536, &cfg->num_queries);
+    case KEY_PREFIX_LEN: return cli_parse_size(state, key, arg, 64, (size_t)1 << 32, &cfg->max_len);
+    case KEY_SPREAD: return cli_parse_double_list(state, key, arg, 0.0, &cfg->spreads, &cfg->num_spreads);
+    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1 << 20, &cfg->num_trials);
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+enum { MAX_DEGREE = 4, PER_LEN = 2 };      /* squared distance, its prediction squared */
+
+/* A trial: (spread, length, 2), then (spread, degree 1..4) at the longest prefix. */
+static size_t at_distance(const struct config *cfg, size_t spread, size_t len) { return (spread * cfg->num_lens + len) * PER_LEN; }
+static size_t at_shrink(const struct config *cfg, size_t spread, size_t degree) { return cfg->num_spreads * cfg->num_lens * PER_LEN + 2 * (spread * MAX_DEGREE + degree - 1); }
+
+/* All spreads share one pass: scores at spread s are s times those at spread 1. */
+static int run_trial(const struct config *cfg, size_t trial, double *out)
+{
+    const size_t d = cfg->dim, n = cfg->num_queries;
+    const double taylor[MAX_DEGREE + 1] = { 1.0, 1.0, 1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0 };
+    struct source source = { 0 };
+    struct prefix_sums sums = { 0 };
+    struct attn_sums exact = { 0 };
+    double *Q = malloc((2 * n * d + 4 * n) * sizeof *Q), *limit = Q + n * d, *spread = limit + n * d;
+    double *mean = spread + n, *s = mean + n, *norm2 = s + n;
+    double *Kp = malloc(2 * PREFIX_SUMS_BLOCK * d * sizeof *Kp), *Vp = Kp + PREFIX_SUMS_BLOCK * d;
+    int status = Q && Kp ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status) status = source_init(&source, cfg->c.seed, trial, d, SOURCE_TIED, NULL, 0.0);
+    if (!status) status = source_inputs(&source, 0, n, Q, NULL, NULL);
+    if (!status) status = source_gaussian_limit(&source, Q, n, spread, mean, limit);
+    if (!status) status = prefix_sums_alloc(&sums, n, d, 1.0 / sqrt((double)d), MAX_DEGREE, cfg->spreads, cfg->num_spreads, NULL, 0);
+    if (!status) status = attn_sums_alloc(&exact, n, d);
+    const double wv2 = status ? 0.0 : source_value_norm2(&source);
+    for (size_t l = 0; l < cfg->num_lens && !status; l++) {
+        while (sums.prefix_len < cfg->lens[l] && !status) {
+            const size_t first = sums.prefix_len;
+            size_t end = prefix_sums_block_end(first);
+            if (end > cfg->lens[l]) end = cfg->lens[l];
+            status = source_prefix(&source, first, end - first, Kp, Vp);
+            if (!status) status = prefix_sums_add(&sums, Q, Kp, Vp, end - first);
+        }
+        for (size_t j = 0; j < cfg->num_spreads && !status; j++) {
+            const double theta = cfg->spreads[j];
+            double err2 = 0.0, all2 = 0.0;
+            if ((status = prefix_sums_exact(&sums, j, &exact))) break;
+            for (size_t i = 0; i < n; i++) {
+                norm2[i] = 0.0;
+                s[i] = theta * spread[i];
+                for (size_t c = 0; c < d; c++) {
+                    const double want = theta * limit[i * d + c], e = exact.num[i * d + c] / exact.mass[i] - want;
+                    err2 += e * e;
+                    norm2[i] += want * want;
+                }
+                all2 += norm2[i];
+            }
+            out[at_distance(cfg, j, l)] = err2 / all2;
+            const double pred = gaussian_limit_rate(s, norm2, n, wv2, (double)cfg->lens[l]);
+            out[at_distance(cfg, j, l) + 1] = pred * pred;
+        }
+    }
+    /* Projection of the plug-in mean on the limit, and the same of the closed form. */
+    for (size_t j = 0; j < cfg->num_spreads && !status; j++)
+        for (size_t g = 1; g <= MAX_DEGREE && !status; g++) {
+            const double theta = cfg->spreads[j];
+            double along = 0.0, form = 0.0, all = 0.0;
+            if ((status = prefix_sums_polynomial(&sums, theta, 0, taylor, g, taylor, g, &exact))) break;
+            for (size_t i = 0; i < n; i++) {
+                const double dot = cblas_ddot((int)d, exact.num + i * d, 1, limit + i * d, 1) / exact.mass[i];
+                const double self = theta * cblas_ddot((int)d, limit + i * d, 1, limit + i * d, 1);
+                along += dot;
+                all += self;
+                form += self * taylor_shrink(g, theta * spread[i]);
+            }
+            out[at_shrink(cfg, j, g)] = along / all;
+            out[at_shrink(cfg, j, g) + 1] = form / all;
+        }
+    source_free(&source);
+    prefix_sums_free(&sums);
+    attn_sums_free(&exact);
+    free(Q);
+    free(Kp);
+    return status;
+}
+
+static double column(const struct units *work, size_t num_trials, size_t at, double *x)
+{
+    double sum = 0.0;
+    for (size_t t = 0; t < num_trials; t++) sum += x[t] = units_row(work, t)[at];
+    return sum / (double)num_trials;
+}
+
+static int write_tables(const struct config *cfg, const struct units *work, double *x)
+{
+    const size_t N = cfg->num_trials;
+    struct table *t = table_open(&cfg->c, NULL, columns);
+    if (!t) return EXIT_FAILED;
+    table_note(t, "distance: ||mean of the prefix - limit||_F / ||limit||_F over queries, root mean square over trials; interval of the mean square, 99.9 %%");
+    for (size_t j = 0; j < cfg->num_spreads; j++)
+        for (size_t l = 0; l < cfg->num_lens; l++) {
+            const double pred = column(work, N, at_distance(cfg, j, l) + 1, x);
+            column(work, N, at_distance(cfg, j, l), x);
+            const struct interval ci = cli_mean(x, N, 0.999);
+            table_num(t, cfg->spreads[j]);
+            table_int(t, cfg->lens[l]);
+            table_num(t, sqrt(ci.value));
+            table_num(t, sqrt(fmax(ci.lo, 0.0)));
+            table_num(t, sqrt(ci.hi));
+            table_num(t, sqrt(pred));
+            table_int(t, N);
+            table_end_row(t);
+        }
+    int code = table_close(t, EXIT_DONE);
+    char *path = cli_side_path(&cfg->c, "parity");
+    if (code || !path) return code;
+    if (!(t = table_open(&cfg->c, path, parity_columns))) {
+        free(path);
+        return EXIT_FAILED;
+    }
+    table_note(t, "shrink: projection of the plug-in mean on the limit over the limit's square, longest prefix; pred: the same of the closed form");
+    for (size_t j = 0; j < cfg->num_spreads; j++)
+        for (size_t g = 1; g <= MAX_DEGREE; g++) {
+            const double form = column(work, N, at_shrink(cfg, j, g) + 1, x);
+            column(work, N, at_shrink(cfg, j, g), x);
+            const struct interval ci = cli_mean(x, N, 0.999);
+            table_num(t, cfg->spreads[j]);
+            table_int(t, g);
+            table_num(t, ci.value);
+            table_num(t, ci.lo);
+            table_num(t, ci.hi);
+            table_num(t, form);
+            table_int(t, N);
+            table_end_row(t);
+        }
+    code = table_close(t, EXIT_DONE);
+    free(path);
+    return code;
+}
+
+/* Number of the spread, or none. */
+static size_t spread_index(const struct config *cfg, double value)
+{
+    size_t j = 0;
+    while (j < cfg->num_spreads && cfg->spreads[j] != value) j++;
+    return j;
+}
+
+static void decide_slope(const struct config *cfg, const struct units *work, struct verdicts *v, double spread,
+                         const char *claim, const char *row)
+{
+    const size_t j = spread_index(cfg, spread), N = cfg->num_trials;
+    size_t first = 0;
+    while (first < cfg->num_lens && cfg->lens[first] < 1024) first++;
+    const size_t count = cfg->num_lens - first;
+    double *x = malloc((count + 1) * sizeof *x), *y = malloc((count * N + 1) * sizeof *y);
+    struct interval ci = { NAN, NAN, NAN, 0 };
+    if (x && y && count >= 3 && j < cfg->num_spreads) {
+        for (size_t l = 0; l < count; l++) {
+            x[l] = (double)cfg->lens[first + l];
+            for (size_t t = 0; t < N; t++) y[t * count + l] = sqrt(units_row(work, t)[at_distance(cfg, j, first + l)]);
+        }
+        ci = cli_exponent(x, y, count, N, 0.999);
+    }
+    if (ci.n) verdicts_add(v, claim, row, ci);
+    else verdicts_not_tested(v, claim, row);
+    free(x);
+    free(y);
+}
+
+/* The length that the ledger's rows speak of. */
+enum { REFERENCE_LEN = 262144 };
+
+/* Root mean square distance at that length, over its prediction or as it is. */
+static void decide_distance(const struct config *cfg, const struct units *work, struct verdicts *v, double spread,
+                            bool over_prediction, const char *claim, const char *row, double *x)
+{
+    const size_t j = spread_index(cfg, spread), N = cfg->num_trials;
+    size_t len = 0;
+    while (len < cfg->num_lens && cfg->lens[len] != REFERENCE_LEN) len++;
+    if (j == cfg->num_spreads || len == cfg->num_lens) {
+        verdicts_not_tested(v, claim, row);
+        return;
+    }
+    for (size_t t = 0; t < N; t++) {
+        const double *cell = units_row(work, t) + at_distance(cfg, j, len);
+        x[t] = over_prediction ? cell[0] / cell[1] : cell[0];
+    }
+    struct interval ci = cli_mean(x, N, 0.999);
+    ci.value = sqrt(ci.value);
+    ci.lo = sqrt(fmax(ci.lo, 0.0));
+    ci.hi = sqrt(ci.hi);
+    verdicts_add(v, claim, row, ci);
+}
+
+int main(int argc, char **argv)
+{
+    static double default_spreads[] = { 0.25, 0.5, 1.0, 1.5, 2.0, 3.0 };
+    struct config cfg = { .dim = 16, .num_queries = 64, .num_trials = 24, .max_len = 262144,
+                          .spreads = default_spreads, .num_spreads = 6 };
+    cli_parse(argc, argv, "The linear limit of a long Gaussian prefix.", options, parse, NULL, &cfg.c);
+    for (size_t m = 64; m <= cfg.max_len; m *= 4) cfg.num_lens++;
+    cfg.lens = malloc(cfg.num_lens * sizeof *cfg.lens);
+    double *x = malloc(cfg.num_trials * sizeof *x);
+    if (!cfg.lens || !x) return cli_status(&cfg.c, GSL_ENOMEM, "lengths");
+    for (size_t l = 0, m = 64; l < cfg.num_lens; l++, m *= 4) cfg.lens[l] = m;
+    char *identity = cli_text("seed %llu dim %zu queries %zu max %zu spreads", (unsigned long long)cfg.c.seed, cfg.dim, cfg.num_queries, cfg.max_len);
+    for (size_t j = 0; j < cfg.num_spreads && identity; j++) {
+        char *longer = cli_text("%s %.17g", identity, cfg.spreads[j]);
+        free(identity);
+        identity = longer;
+    }
+    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, cfg.num_spreads * (cfg.num_lens * PER_LEN + 2 * MAX_DEGREE));
+    free(identity);
+    if (!work) return EXIT_FAILED;
+#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
+    for (size_t u = 0; u < cfg.num_trials; u++) {
+        double *row = units_begin(work, u);
+        if (row) units_end(work, u, run_trial(&cfg, u, row));
+    }
+    int code = units_status(work);
+    if (!code) code = write_tables(&cfg, work, x);
+    if (!code) {
+        struct verdicts *v = verdicts_open(&cfg.c, "gaussian_prefix_limit");
+        decide_slope(&cfg, work, v, 0.5, "F51", "slope-half");
+        decide_slope(&cfg, work, v, 1.0, "F51", "slope-one");
+        decide_distance(&cfg, work, v, 0.5, true, "F52", "half", x);
+        decide_distance(&cfg, work, v, 1.0, true, "F52", "one", x);
+        decide_slope(&cfg, work, v, 3.0, "F53", "slope-three");
+        decide_distance(&cfg, work, v, 3.0, false, "F53", "distance-three", x);
+        const size_t one = spread_index(&cfg, 1.0);
+        static const char *const degree_rows[] = { "degree-1", "degree-2", "degree-3", "degree-4" };
+        for (size_t g = 1; g <= MAX_DEGREE; g++) {
+            if (one == cfg.num_spreads || cfg.max_len < REFERENCE_LEN) {
+                verdicts_not_tested(v, "F54", degree_rows[g - 1]);
+                continue;
+            }
+            for (size_t t = 0; t < cfg.num_trials; t++) {
+                const double *cell = units_row(work, t) + at_shrink(&cfg, one, g);
+                x[t] = cell[0] / cell[1];
+            }
+            verdicts_add(v, "F54", degree_rows[g - 1], cli_mean(x, cfg.num_trials, 0.999));
+        }
+        code = verdicts_close(v, code);
+    }
+    free(cfg.lens);
+    free(x);
+    return units_close(work, code);
+}

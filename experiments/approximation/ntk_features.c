@@ -1,0 +1,187 @@
+/* Does the kernel theory of the prefix lead to the summary's features? The function that an infinitely
+ * long trained prefix learns, f(x) = K*(x, X) K*(X, X)^-1 Y, against the span of each map's features.
+ * Ledger M8. */
+#include <math.h>
+#include <stdlib.h>
+
+#include <gsl/gsl_blas.h>
+#include <gsl/gsl_errno.h>
+#include <gsl/gsl_linalg.h>
+#include <gsl/gsl_math.h>
+
+#include "common/random.h"
+#include "cli/cli.h"
+#include "cli/samples.h"
+#include "cli/summary.h"
+#include "cli/units.h"
+#include "prefix_ntk/feature.h"
+#include "prefix_ntk/ntk.h"
+
+static const char columns[] = "sigma,feature,feat_dim,residual_mean,residual_ci_lo,residual_ci_hi,num_trials";
+
+struct config { struct cli_common c; size_t dim, num_samples, num_fit, num_trials; double *sigmas; size_t num_sigmas; };
+
+enum { KEY_DIM = 0x1000, KEY_SAMPLES, KEY_FIT, KEY_SIGMA, KEY_TRIALS };
+
+static const struct argp_option options[] = {
+    { .name = "dim", .key = KEY_DIM, .arg = "D", .doc = "dimension of the inputs (default 6)" },
+    { .name = "num-samples", .key = KEY_SAMPLES, .arg = "N", .doc = "training samples of the prefix (default 8)" },
+    { .name = "num-fit", .key = KEY_FIT, .arg = "N", .doc = "inputs on which features are fitted to the predictor; as many others judge (default 1000)" },
+    { .name = "sigma", .key = KEY_SIGMA, .arg = "S,..", .doc = "standard deviations of the prefix tokens (default 0.5,1,2)" },
+    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 8)" },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_DIM: return cli_parse_size(state, key, arg, 2, 16, &cfg->dim);
+    case KEY_SAMPLES: return cli_parse_size(state, key, arg, 1, 256, &cfg->num_samples);
+    case KEY_FIT: return cli_parse_size(state, key, arg, 1, 1 << 16, &cfg->num_fit);
+    case KEY_SIGMA: return cli_parse_double_list(state, key, arg, 0.0, &cfg->sigmas, &cfg->num_sigmas);
+    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1 << 20, &cfg->num_trials);
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const char *const maps[] = { "elu1", "taylor:1", "taylor:2", "taylor:3", "taylor:4", "favor-orth:24", "favor-orth:210" };
+enum { NUM_MAPS = sizeof maps / sizeof *maps, MAP_ELU = 0, MAP_TAYLOR4 = 4 };
+
+/* ||F - Phi Z|| / ||F|| on the second half of the rows, Z fitted on the first. */
+static int residual(const char *name, const gsl_matrix *X, const gsl_matrix *F, uint64_t seed, double *out)
+{
+    const size_t n = X->size1 / 2, d = X->size2;
+    feature_map *map;
+    int status = feature_parse(name, d, 1.0, seed, NULL, &map);
+    if (status) return status;
+    const size_t r = feature_dim(map);
+    gsl_matrix *Phi = gsl_matrix_alloc(2 * n, r), *G = gsl_matrix_alloc(r, r), *Z = gsl_matrix_alloc(r, d), *R = gsl_matrix_alloc(n, d);
+    status = Phi && G && Z && R ? feature_forward_f64(map, FEATURE_QUERY, 2 * n, X->data, X->tda, Phi->data, Phi->tda, NULL, 1, NULL) : GSL_ENOMEM;
+    if (status) goto done;
+    gsl_matrix_const_view fit = gsl_matrix_const_submatrix(Phi, 0, 0, n, r), judge = gsl_matrix_const_submatrix(Phi, n, 0, n, r);
+    gsl_matrix_const_view target = gsl_matrix_const_submatrix(F, 0, 0, n, d), truth = gsl_matrix_const_submatrix(F, n, 0, n, d);
+    gsl_blas_dgemm(CblasTrans, CblasNoTrans, 1.0, &fit.matrix, &fit.matrix, 0.0, G);
+    gsl_blas_dgemm(CblasTrans, CblasNoTrans, 1.0, &fit.matrix, &target.matrix, 0.0, Z);
+    double trace = 0.0;
+    for (size_t i = 0; i < r; i++) trace += gsl_matrix_get(G, i, i);
+    /* On the sphere the monomials are dependent: a small ridge picks one solution. */
+    for (size_t i = 0; i < r; i++) *gsl_matrix_ptr(G, i, i) += 1e-12 * trace / (double)r;
+    if ((status = gsl_linalg_cholesky_decomp1(G))) goto done;
+    gsl_blas_dtrsm(CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, 1.0, G, Z);
+    gsl_blas_dtrsm(CblasLeft, CblasLower, CblasTrans, CblasNonUnit, 1.0, G, Z);
+    gsl_matrix_memcpy(R, &truth.matrix);
+    gsl_blas_dgemm(CblasNoTrans, CblasNoTrans, -1.0, &judge.matrix, Z, 1.0, R);
+    double above = 0.0, below = 0.0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < d; c++) {
+            above += gsl_pow_2(gsl_matrix_get(R, i, c));
+            below += gsl_pow_2(gsl_matrix_get(&truth.matrix, i, c));
+        }
+    *out = sqrt(above / below);
+done:
+    feature_map_free(map);
+    gsl_matrix_free(Phi);
+    gsl_matrix_free(G);
+    gsl_matrix_free(Z);
+    gsl_matrix_free(R);
+    return status;
+}
+
+static int run_trial(const struct config *cfg, double sigma, size_t trial, double *out)
+{
+    const size_t n = cfg->num_samples, d = cfg->dim, at = 2 * cfg->num_fit;
+    gsl_matrix *X = gsl_matrix_alloc(n, d), *Y = gsl_matrix_alloc(n, d), *X2 = gsl_matrix_alloc(at, d), *F = gsl_matrix_alloc(at, d);
+    gsl_matrix *gram = gsl_matrix_alloc(n * d, n * d), *cross = gsl_matrix_alloc(at * d, n * d);
+    gsl_vector_view y, f;
+    int status = X && Y && X2 && F && gram && cross ? GSL_SUCCESS : GSL_ENOMEM;
+    if (status) goto done;
+    samples_sphere(cfg->c.seed, RANDOM_INPUTS, trial, 0, X);
+    samples_sphere(cfg->c.seed, RANDOM_TARGETS, trial, 0, Y);
+    samples_sphere(cfg->c.seed, RANDOM_INPUTS, trial, n, X2);
+    status = ntk_limit(X, X, sigma, PREFIX_SIGNS_RANDOM, NTK_FULL, gram);
+    if (!status) status = ntk_limit(X2, X, sigma, PREFIX_SIGNS_RANDOM, NTK_FULL, cross);
+    if (!status) status = gsl_linalg_cholesky_decomp1(gram);
+    if (status) goto done;
+    y = gsl_vector_view_array(Y->data, n * d);
+    f = gsl_vector_view_array(F->data, at * d);
+    gsl_linalg_cholesky_svx(gram, &y.vector);
+    gsl_blas_dgemv(CblasNoTrans, 1.0, cross, &y.vector, 0.0, &f.vector);
+    for (size_t i = 0; i < NUM_MAPS && !status; i++) status = residual(maps[i], X2, F, cfg->c.seed + trial, &out[i]);
+done:
+    gsl_matrix_free(X);
+    gsl_matrix_free(Y);
+    gsl_matrix_free(X2);
+    gsl_matrix_free(F);
+    gsl_matrix_free(gram);
+    gsl_matrix_free(cross);
+    return status;
+}
+
+static struct interval over_trials(const struct config *cfg, const struct units *work, size_t sigma, size_t map, double *x)
+{
+    for (size_t t = 0; t < cfg->num_trials; t++) x[t] = units_row(work, sigma * cfg->num_trials + t)[map];
+    return cli_mean(x, cfg->num_trials, 0.999);
+}
+
+int main(int argc, char **argv)
+{
+    static double default_sigmas[] = { 0.5, 1.0, 2.0 };
+    struct config cfg = { .dim = 6, .num_samples = 8, .num_fit = 1000, .num_trials = 8, .sigmas = default_sigmas, .num_sigmas = 3 };
+    cli_parse(argc, argv, "The predictor of an infinitely long prefix against the span of a summary's features.", options, parse, NULL, &cfg.c);
+    char *identity = cli_text("seed %llu dim %zu n %zu fit %zu sigmas", (unsigned long long)cfg.c.seed, cfg.dim, cfg.num_samples, cfg.num_fit);
+    for (size_t j = 0; j < cfg.num_sigmas && identity; j++) {
+        char *longer = cli_text("%s %.17g", identity, cfg.sigmas[j]);
+        free(identity);
+        identity = longer;
+    }
+    const size_t count = cfg.num_sigmas * cfg.num_trials;
+    struct units *work = units_open(&cfg.c, identity, "trials", count, NUM_MAPS);
+    double *x = malloc(cfg.num_trials * sizeof *x);
+    free(identity);
+    if (!work || !x) return EXIT_FAILED;
+#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
+    for (size_t u = 0; u < count; u++) {
+        double *row = units_begin(work, u);
+        if (row) units_end(work, u, run_trial(&cfg, cfg.sigmas[u / cfg.num_trials], u % cfg.num_trials, row));
+    }
+    int code = units_status(work);
+    struct table *t = code ? NULL : table_open(&cfg.c, NULL, columns);
+    if (!code && !t) code = EXIT_FAILED;
+    if (t) {
+        table_note(t, "residual: ||f - phi Z|| / ||f|| on inputs that Z was not fitted on, f the predictor of an infinitely long prefix; 99.9 %% intervals");
+        for (size_t s = 0; s < cfg.num_sigmas; s++)
+            for (size_t i = 0; i < NUM_MAPS; i++) {
+                feature_map *map;
+                const struct interval ci = over_trials(&cfg, work, s, i, x);
+                table_num(t, cfg.sigmas[s]);
+                table_text(t, maps[i]);
+                if (feature_parse(maps[i], cfg.dim, 1.0, 0, NULL, &map)) table_empty(t);
+                else {
+                    table_int(t, feature_dim(map));
+                    feature_map_free(map);
+                }
+                table_num(t, ci.value);
+                table_num(t, ci.lo);
+                table_num(t, ci.hi);
+                table_int(t, cfg.num_trials);
+                table_end_row(t);
+            }
+        code = table_close(t, EXIT_DONE);
+    }
+    if (!code) {
+        struct verdicts *v = verdicts_open(&cfg.c, "ntk_features");
+        size_t one = 0;
+        while (one < cfg.num_sigmas && cfg.sigmas[one] != 1.0) one++;
+        if (one < cfg.num_sigmas) {
+            verdicts_add(v, "M8", "taylor4", over_trials(&cfg, work, one, MAP_TAYLOR4, x));
+            verdicts_add(v, "M8", "elu1", over_trials(&cfg, work, one, MAP_ELU, x));
+        } else {
+            verdicts_not_tested(v, "M8", "taylor4");
+            verdicts_not_tested(v, "M8", "elu1");
+        }
+        code = verdicts_close(v, code);
+    }
+    free(x);
+    return units_close(work, code);
+}

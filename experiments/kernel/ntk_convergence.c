@@ -1,0 +1,470 @@
+/* How fast the kernel of a prefix approaches its limit as the prefix grows (T2). */
+#include "cli/kernels.h"
+#include "cli/samples.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <gsl/gsl_blas.h>
+#include <gsl/gsl_errno.h>
+#include "common/threads.h"
+
+static const char doc[] =
+    "Relative error of the empirical kernel of a prefix against its infinite-prefix limit, "
+    "||K_m - K*||_F / ||K*||_F, by prefix length, with the error predicted from the limit alone.";
+static const char columns[] = "kernel,signs,prefix_len,num_trials,rel_err_mean,rel_err_ci_lo,rel_err_ci_hi,"
+                              "rel_err_rms,rel_err_pred,lambda_min_mean,lambda_min_limit";
+
+struct config {
+    struct cli_common c;
+    struct samples_options samples;
+    double sigma;
+    int *kernels, *laws;
+    size_t num_kernels, num_laws, *prefix_lens, num_lens, num_trials;
+    bool trials_given, lens_given;
+    const char *prefix, *sign_values, *prefix_out, *signs_out, *limit_out, *gram_out;
+};
+
+enum { KEY_SIGMA = 1, KEY_KERNEL, KEY_SIGNS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_PREFIX, KEY_SIGN_VALUES,
+       KEY_PREFIX_OUT, KEY_SIGNS_OUT, KEY_LIMIT_OUT, KEY_GRAM_OUT };
+
+static const struct argp_option options[] = {
+    SAMPLES_ARGP_OPTIONS,
+    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
+    { "kernel", KEY_KERNEL, "LIST", 0, "full, key (default full)", 1 },
+    { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random)", 1 },
+    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m (default 256,1024,4096,16384; all of --prefix)", 1 },
+    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn; those of one trial are nested (default 16)", 1 },
+    { "prefix", KEY_PREFIX, "FILE", 0, "tokens w_r, (m, d), instead of drawing them", 2 },
+    { "sign-values", KEY_SIGN_VALUES, "FILE", 0, "their signs, (m), each 1 or -1; needed unless --signs positive", 2 },
+    { "prefix-out", KEY_PREFIX_OUT, "FILE", 0, "write the tokens of trial 0, longest prefix", 2 },
+    { "sign-values-out", KEY_SIGNS_OUT, "FILE", 0, "write their signs", 2 },
+    { "limit-out", KEY_LIMIT_OUT, "FILE", 0, "write the limit kernel, (n d, n d)", 2 },
+    { "gram-out", KEY_GRAM_OUT, "FILE", 0, "write the kernel of trial 0, longest prefix", 2 },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
+    case KEY_KERNEL: return cli_parse_choice_list(state, key, arg, cli_kernel_names, &cfg->kernels, &cfg->num_kernels);
+    case KEY_SIGNS: return cli_parse_choice_list(state, key, arg, cli_sign_names, &cfg->laws, &cfg->num_laws);
+    case KEY_PREFIX_LEN:
+        cfg->lens_given = true;
+        return cli_parse_size_list(state, key, arg, 1, SIZE_MAX / 4096, &cfg->prefix_lens, &cfg->num_lens);
+    case KEY_NUM_TRIALS:
+        cfg->trials_given = true;
+        return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
+    case KEY_PREFIX: cfg->prefix = arg; return 0;
+    case KEY_SIGN_VALUES: cfg->sign_values = arg; return 0;
+    case KEY_PREFIX_OUT: cfg->prefix_out = arg; return 0;
+    case KEY_SIGNS_OUT: cfg->signs_out = arg; return 0;
+    case KEY_LIMIT_OUT: cfg->limit_out = arg; return 0;
+    case KEY_GRAM_OUT: cfg->gram_out = arg; return 0;
+    default: return samples_parse(&cfg->samples, key, arg, state);
+    }
+}
+
+static const char *check(void *config)
+{
+    const struct config *cfg = config;
+    static char wrong[96];
+    for (size_t l = 0; l < cfg->num_laws; l++)
+        for (size_t i = 0; i < cfg->num_lens && (!cfg->prefix || cfg->lens_given); i++)
+            if (cfg->laws[l] == PREFIX_SIGNS_MIRRORED && cfg->prefix_lens[i] % 2) {
+                snprintf(wrong, sizeof wrong, "--prefix-len: %zu is odd, which --signs mirrored cannot split",
+                         cfg->prefix_lens[i]);
+                return wrong;
+            }
+    const size_t combinations = cfg->num_laws * cfg->num_kernels;
+    if ((cfg->limit_out || cfg->gram_out) && combinations > 1)
+        return "--limit-out, --gram-out: need one --kernel and one --signs";
+    if ((cfg->prefix_out || cfg->signs_out) && cfg->num_laws > 1)
+        return "--prefix-out, --sign-values-out: need one --signs";
+    if (cfg->sign_values && !cfg->prefix) return "--sign-values: needs --prefix";
+    if (cfg->prefix && cfg->num_laws > 1) return "--prefix: needs one --signs";
+    if (cfg->prefix && !cfg->sign_values && cfg->laws[0] != PREFIX_SIGNS_POSITIVE)
+        return "--prefix: needs --sign-values unless --signs positive";
+    if (cfg->prefix && cfg->trials_given && cfg->num_trials != 1) return "--num-trials: --prefix is one trial";
+    if (cfg->samples.targets_out && cfg->samples.inputs) return "--targets-out: --inputs come without targets";
+    return samples_check(&cfg->samples, false);
+}
+
+/* One combination of kernel and sign law: what the limit says. */
+struct target {
+    gsl_matrix *limit;
+    double norm, lambda_min, constant;
+};
+
+struct study {
+    const struct config *cfg;
+    const gsl_matrix *X, *W;            /* W and signs: from files, or NULL */
+    const gsl_vector *signs;
+    size_t *lens, num_lens;             /* distinct, ascending */
+    struct target target[2][3];         /* by kernel and law */
+    double *results;                    /* law, trial, kernel, length: error, lambda_min */
+    struct journal *journal;
+};
+
+enum { NUM_RESULTS = 2 };
+
+static double *result_of(const struct study *s, size_t law, size_t trial, size_t kernel, size_t len)
+{
+    const struct config *cfg = s->cfg;
+    return s->results +
+           (((law * cfg->num_trials + trial) * cfg->num_kernels + kernel) * s->num_lens + len) * NUM_RESULTS;
+}
+
+static double distance(const gsl_matrix *A, const gsl_matrix *B)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < A->size1; i++)
+        for (size_t j = 0; j < A->size2; j++) {
+            const double x = gsl_matrix_get(A, i, j) - gsl_matrix_get(B, i, j);
+            sum += x * x;
+        }
+    return sqrt(sum);
+}
+
+/* The limits of every combination; exit code. */
+static int fill_targets(struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    const size_t size = s->X->size1 * s->X->size2;
+    for (size_t k = 0; k < cfg->num_kernels; k++)
+        for (size_t l = 0; l < cfg->num_laws; l++) {
+            struct target *t = &s->target[cfg->kernels[k]][cfg->laws[l]];
+            if (t->limit) continue;
+            if (!(t->limit = gsl_matrix_alloc(size, size))) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+            const enum prefix_signs law = (enum prefix_signs)cfg->laws[l];
+            const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernels[k];
+            int status = ntk_limit(s->X, s->X, cfg->sigma, law, kernel, t->limit);
+            if (status == GSL_EDOM)
+                return cli_fail(&cfg->c, EXIT_FAILED, "--sigma: the limit kernel of these inputs is beyond the range of a double");
+            gsl_vector_view all = gsl_vector_view_array(t->limit->data, size * size);
+            t->norm = gsl_blas_dnrm2(&all.vector);
+            if (!(t->norm > 0.0)) cli_warn(&cfg->c, "warning: the limit of the %s kernel is 0: no relative error", cli_kernel_names[kernel]);
+            if (!status) status = ntk_lambda_min(t->limit, &t->lambda_min);
+            if (status) return cli_status(&cfg->c, status, "limit kernel");
+            if (ntk_error_constant(s->X, cfg->sigma, law, kernel, &t->constant, NULL)) t->constant = NAN;
+        }
+    return 0;
+}
+
+/* Trial `trial` of one law, all lengths and kernels; a GSL code. */
+static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
+{
+    const struct config *cfg = s->cfg;
+    const enum prefix_signs which = (enum prefix_signs)cfg->laws[law];
+    const size_t size = s->X->size1 * s->X->size2, unit = cfg->num_kernels * s->num_lens * NUM_RESULTS;
+    double *out = result_of(s, law, trial, 0, 0);
+    char key[64];
+    snprintf(key, sizeof key, "%s/%zu", cli_sign_names[which], trial);
+    if (journal_get(s->journal, key, out, unit)) return GSL_SUCCESS;
+    bool full = false;
+    for (size_t k = 0; k < cfg->num_kernels; k++) full = full || cfg->kernels[k] == NTK_FULL;
+    gsl_matrix *K = gsl_matrix_alloc(size, size);
+    struct ntk_sweep *sweep = s->W ? NULL : ntk_sweep_alloc(s->X, cfg->c.seed, trial, which, cfg->sigma,
+                                                            full ? NTK_FULL : NTK_KEY, num_threads);
+    int status = !K || (!s->W && !sweep) ? GSL_ENOMEM : GSL_SUCCESS;
+    for (size_t i = 0; i < s->num_lens && !status && !cli_interrupted(); i++)
+        for (size_t k = 0; k < cfg->num_kernels && !status; k++) {
+            const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernels[k];
+            if (sweep) {
+                status = ntk_sweep_step(sweep, s->lens[i], kernel, K);
+            } else {
+                gsl_matrix_const_view W = gsl_matrix_const_submatrix(s->W, 0, 0, s->lens[i], s->W->size2);
+                gsl_vector_const_view a = gsl_vector_const_subvector(s->signs, 0, s->lens[i]);
+                status = ntk_gram(&W.matrix, &a.vector, s->X, kernel, K, num_threads);
+            }
+            const struct target *t = &s->target[kernel][which];
+            double *result = result_of(s, law, trial, k, i);
+            result[0] = distance(K, t->limit) / t->norm;
+            if (!status) status = ntk_lambda_min(K, &result[1]);
+        }
+    ntk_sweep_free(sweep);
+    gsl_matrix_free(K);
+    if (!status && !cli_interrupted() && journal_put(s->journal, key, out, unit)) status = GSL_EFAILED;
+    return status;
+}
+
+/* Every trial of every law, side by side as far as memory allows; exit code. */
+static int run_trials(struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    const size_t units = cfg->num_laws * cfg->num_trials;
+    const size_t n = s->X->size1, d = s->X->size2, longest = s->lens[s->num_lens - 1];
+    const double kernels = (double)(n * d) * (double)(n * d) * sizeof(double);
+    double moments = 0.0;
+    for (size_t l = 0; l < cfg->num_laws; l++)
+        moments = fmax(moments, s->W ? (double)ntk_gram_workspace(n, d, longest, cfg->c.threads)
+                                     : (double)ntk_moments_bytes(n, d, (enum prefix_signs)cfg->laws[l], NTK_FULL, longest));
+    const double shared = kernels * (double)(cfg->num_laws * cfg->num_kernels) +
+                          (double)units * (double)(cfg->num_kernels * s->num_lens) * NUM_RESULTS * sizeof(double);
+    size_t side_by_side = units < (size_t)cfg->c.threads ? units : (size_t)cfg->c.threads;
+    while (side_by_side > 1 && shared + (moments + 2.0 * kernels) * (double)side_by_side > 0.5 * (double)memory_available())
+        side_by_side--;
+    int code = cli_memory(&cfg->c, shared + (moments + 2.0 * kernels) * (double)side_by_side, "the kernel");
+    /* Tokens are streamed, yet a prefix the machine could not even hold is a slip of the pen, not a run to wait for. */
+    if (!code) code = cli_memory(&cfg->c, (double)longest * (double)(d + 1) * sizeof(double), "the longest prefix");
+    if (code) return code;
+    if ((code = fill_targets(s))) return code;
+    if (!(s->results = calloc(units * cfg->num_kernels * s->num_lens * NUM_RESULTS, sizeof *s->results)))
+        return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+
+    struct progress *progress = progress_start(&cfg->c, "trials", (double)units);
+    const int inner = cfg->c.threads / (int)side_by_side;
+    int status = GSL_SUCCESS;
+    size_t done = 0;
+    omp_set_max_active_levels(2);
+#pragma omp parallel for schedule(dynamic) num_threads((int)side_by_side)
+    for (size_t u = 0; u < units; u++) {
+        int failed;
+#pragma omp atomic read
+        failed = status;
+        if (failed || cli_interrupted()) continue;
+        const int mine = run_trial(s, u / cfg->num_trials, u % cfg->num_trials, inner > 1 ? inner : 1);
+        if (mine) {
+#pragma omp atomic write
+            status = mine;
+        }
+        size_t now;
+#pragma omp atomic capture
+        now = ++done;
+        progress_to(progress, (double)now);
+    }
+    progress_end(progress);
+    if (cli_interrupted()) return cli_interrupted();
+    return cli_status(&cfg->c, status, "empirical kernel");
+}
+
+/* Mean and interval; empty cells where the numbers leave it undefined. */
+static struct interval mean_of(const double *x, size_t n, double level)
+{
+    struct interval i = { NAN, NAN, NAN, n };
+    if (stats_mean(x, n, level, &i)) i = (struct interval){ NAN, NAN, NAN, n };
+    return i;
+}
+
+static int write_table(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    double *x = malloc(cfg->num_trials * sizeof *x);
+    struct table *t = x ? table_open(&cfg->c, NULL, columns) : NULL;
+    if (!t) { free(x); return EXIT_FAILED; }
+    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g", s->X->size1, s->X->size2, cfg->sigma);
+    table_note(t, "rel_err: ||K_m - K*||_F / ||K*||_F; ci: 95%% Student t over trials; pred: C / sqrt(m), of the rms (T2)");
+    for (size_t k = 0; k < cfg->num_kernels; k++)
+        for (size_t l = 0; l < cfg->num_laws; l++)
+            for (size_t i = 0; i < cfg->num_lens; i++) {
+                const struct target *target = &s->target[cfg->kernels[k]][cfg->laws[l]];
+                const size_t len = cli_index_of(s->lens, s->num_lens, cfg->prefix_lens[i]);
+                double squares = 0.0;
+                table_text(t, cli_kernel_names[cfg->kernels[k]]);
+                table_text(t, cli_sign_names[cfg->laws[l]]);
+                table_int(t, cfg->prefix_lens[i]);
+                table_int(t, cfg->num_trials);
+                for (size_t r = 0; r < cfg->num_trials; r++) {
+                    x[r] = result_of(s, l, r, k, len)[0];
+                    squares += x[r] * x[r];
+                }
+                const struct interval mean = mean_of(x, cfg->num_trials, 0.95);
+                table_num(t, mean.value);
+                table_num(t, mean.lo);
+                table_num(t, mean.hi);
+                table_num(t, sqrt(squares / (double)cfg->num_trials));
+                table_num(t, target->constant / sqrt((double)cfg->prefix_lens[i]));
+                for (size_t r = 0; r < cfg->num_trials; r++) x[r] = result_of(s, l, r, k, len)[1];
+                table_num(t, mean_of(x, cfg->num_trials, 0.95).value);
+                table_num(t, target->lambda_min);
+                table_end_row(t);
+            }
+    free(x);
+    return table_close(t, 0);
+}
+
+/* T2 for each combination: the slope of log error in log m within each trial, and the
+ * rms error times sqrt(m) over C, at the lengths of the upper half of the list. */
+static int write_verdicts(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    if (!cfg->c.verdicts) return 0;
+    char stem[256], row[64];
+    cli_stem(&cfg->c, stem, sizeof stem);
+    struct verdicts *v = verdicts_open(&cfg->c, stem);
+    const size_t trials = cfg->num_trials, upper = s->num_lens / 2;
+    double *x = malloc(s->num_lens * sizeof *x), *y = malloc(trials * s->num_lens * sizeof *y);
+    double *square = malloc(trials * sizeof *square);
+    int code = x && y && square ? 0 : EXIT_FAILED;
+    const char *prefix = cfg->samples.dataset ? cfg->samples.dataset : "";
+    for (size_t k = 0; k < cfg->num_kernels && !code; k++)
+        for (size_t l = 0; l < cfg->num_laws && !code; l++) {
+            const struct target *target = &s->target[cfg->kernels[k]][cfg->laws[l]];
+            const char *kernel = cli_kernel_names[cfg->kernels[k]], *law = cli_sign_names[cfg->laws[l]];
+            for (size_t i = 0; i < s->num_lens; i++) x[i] = (double)s->lens[i];
+            for (size_t r = 0; r < trials; r++) {
+                square[r] = 0.0;
+                for (size_t i = 0; i < s->num_lens; i++) {
+                    const double error = result_of(s, l, r, k, i)[0];
+                    y[r * s->num_lens + i] = error;
+                    if (i >= upper)
+                        square[r] += error * error * x[i] / (target->constant * target->constant) /
+                                     (double)(s->num_lens - upper);
+                }
+            }
+            struct interval slope = { NAN, NAN, NAN, trials }, ratio = mean_of(square, trials, 0.999);
+            if (s->num_lens < 2 || stats_loglog_slope(x, y, s->num_lens, trials, 0.999, &slope))
+                slope = (struct interval){ NAN, NAN, NAN, trials };
+            snprintf(row, sizeof row, "%s%sslope-%s-%s", prefix, *prefix ? "-" : "", kernel, law);
+            verdicts_add(v, "T2", row, slope);
+            ratio = (struct interval){ sqrt(ratio.value), sqrt(fmax(ratio.lo, 0.0)), sqrt(ratio.hi), trials };
+            snprintf(row, sizeof row, "%s%sconstant-%s-%s", prefix, *prefix ? "-" : "", kernel, law);
+            verdicts_add(v, "T2", row, ratio);
+        }
+    free(square);
+    free(y);
+    free(x);
+    return verdicts_close(v, code);
+}
+
+/* Prefix, limit and kernel asked for as arrays. */
+static int write_arrays(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    const size_t m = s->lens[s->num_lens - 1], d = s->X->size2, size = s->X->size1 * d;
+    const enum prefix_signs law = (enum prefix_signs)cfg->laws[0];
+    const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernels[0];
+    int code = 0;
+    if (cfg->samples.inputs_out) code = cli_write_matrix(&cfg->c, cfg->samples.inputs_out, s->X);
+    if (!code && cfg->limit_out) code = cli_write_matrix(&cfg->c, cfg->limit_out, s->target[kernel][law].limit);
+    if (code || !(cfg->prefix_out || cfg->signs_out || cfg->gram_out)) return code;
+    if ((code = cli_memory(&cfg->c, (double)m * (double)(d + 1) * sizeof(double) +
+                           (double)ntk_gram_workspace(s->X->size1, d, m, cfg->c.threads), "the longest prefix")))
+        return code;
+    gsl_matrix *W = gsl_matrix_alloc(m, d), *K = gsl_matrix_alloc(size, size);
+    gsl_vector *a = gsl_vector_alloc(m);
+    int status = W && K && a ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status && s->W) {
+        gsl_matrix_const_view first = gsl_matrix_const_submatrix(s->W, 0, 0, m, d);
+        gsl_vector_const_view signs = gsl_vector_const_subvector(s->signs, 0, m);
+        gsl_matrix_memcpy(W, &first.matrix);
+        gsl_vector_memcpy(a, &signs.vector);
+    } else if (!status) {
+        status = prefix_draw(cfg->c.seed, 0, law, cfg->sigma, W, a, cfg->c.threads);
+    }
+    if (!status && cfg->gram_out) status = ntk_gram(W, a, s->X, kernel, K, cfg->c.threads);
+    code = cli_status(&cfg->c, status, "the longest prefix");
+    if (!code && cfg->gram_out) code = cli_write_matrix(&cfg->c, cfg->gram_out, K);
+    if (!code && cfg->prefix_out) code = cli_write_matrix(&cfg->c, cfg->prefix_out, W);
+    if (!code && cfg->signs_out) code = cli_write_vector(&cfg->c, cfg->signs_out, a);
+    gsl_vector_free(a);
+    gsl_matrix_free(K);
+    gsl_matrix_free(W);
+    return code;
+}
+
+/* The prefix of the files, checked against the law; exit code. */
+static int read_prefix(struct config *cfg, const gsl_matrix *X, gsl_matrix **W, gsl_vector **signs)
+{
+    int code = cli_read_matrix(&cfg->c, cfg->prefix, W);
+    if (code) return code;
+    const size_t m = (*W)->size1, d = X->size2;
+    if ((*W)->size2 != d)
+        return cli_fail(&cfg->c, EXIT_DATA, "%s: tokens have dimension %zu, inputs %zu", cfg->prefix, (*W)->size2, d);
+    if (cfg->sign_values) {
+        if ((code = cli_read_vector(&cfg->c, cfg->sign_values, signs))) return code;
+    } else {
+        if (!(*signs = gsl_vector_alloc(m))) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+        gsl_vector_set_all(*signs, 1.0);
+    }
+    if ((*signs)->size != m)
+        return cli_fail(&cfg->c, EXIT_DATA, "%s: has %zu signs for %zu tokens", cfg->sign_values, (*signs)->size, m);
+    for (size_t r = 0; r < m; r++) {
+        const double a = gsl_vector_get(*signs, r);
+        if (fabs(a) != 1.0) return cli_fail(&cfg->c, EXIT_DATA, "%s: sign %zu is %g, not 1 or -1", cfg->sign_values, r, a);
+        if (a < 0.0 && cfg->laws[0] == PREFIX_SIGNS_POSITIVE)
+            return cli_fail(&cfg->c, EXIT_DATA, "%s: sign %zu is -1 with --signs positive", cfg->sign_values, r);
+    }
+    if (!cfg->lens_given) { cfg->prefix_lens[0] = m; cfg->num_lens = 1; }
+    for (size_t i = 0; i < cfg->num_lens; i++)
+        if (cfg->prefix_lens[i] > m || (cfg->laws[0] == PREFIX_SIGNS_MIRRORED && cfg->prefix_lens[i] != m))
+            return cli_fail(&cfg->c, EXIT_USAGE, "--prefix-len: %zu where --prefix has %zu tokens", cfg->prefix_lens[i], m);
+    if (cfg->laws[0] == PREFIX_SIGNS_MIRRORED && m % 2)
+        return cli_fail(&cfg->c, EXIT_DATA, "%s: %zu tokens, which --signs mirrored cannot split", cfg->prefix, m);
+    for (size_t r = 0; r < m / 2 && cfg->laws[0] == PREFIX_SIGNS_MIRRORED; r++)
+        for (size_t k = 0; k < d; k++)
+            if (gsl_matrix_get(*W, r, k) != gsl_matrix_get(*W, r + m / 2, k) ||
+                gsl_vector_get(*signs, r) != -gsl_vector_get(*signs, r + m / 2))
+                return cli_fail(&cfg->c, EXIT_DATA, "%s: token %zu has no mirror image of opposite sign", cfg->prefix, r);
+    cfg->num_trials = 1;
+    return 0;
+}
+
+/* Everything a trial's numbers depend on besides the seed; the caller frees. */
+static char *identity_of(const struct study *s)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    if (!f) return NULL;
+    fprintf(f, "%016llx %.17g", (unsigned long long)cli_checksum(s->X), s->cfg->sigma);
+    if (s->W) {
+        gsl_matrix_const_view signs = gsl_matrix_const_view_vector(s->signs, 1, s->signs->size);
+        fprintf(f, " %016llx %016llx", (unsigned long long)cli_checksum(s->W), (unsigned long long)cli_checksum(&signs.matrix));
+    }
+    for (size_t k = 0; k < s->cfg->num_kernels; k++) fprintf(f, " %s", cli_kernel_names[s->cfg->kernels[k]]);
+    for (size_t i = 0; i < s->num_lens; i++) fprintf(f, " %zu", s->lens[i]);
+    if (fclose(f)) { free(text); return NULL; }
+    return text;
+}
+
+int main(int argc, char **argv)
+{
+    static int default_kernel[] = { NTK_FULL }, default_law[] = { PREFIX_SIGNS_RANDOM };
+    static size_t default_lens[] = { 256, 1024, 4096, 16384 };
+    static struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .sigma = 0.5, .kernels = default_kernel,
+                          .num_kernels = 1, .laws = default_law, .num_laws = 1, .prefix_lens = default_lens,
+                          .num_lens = 4, .num_trials = 16 };
+    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+
+    /* Files asked for are written at the end: a failed run leaves none. */
+    struct samples_options samples = cfg.samples;
+    samples.inputs_out = samples.targets_out = NULL;
+    gsl_matrix *X = NULL, *Y = NULL, *W = NULL;
+    gsl_vector *signs = NULL;
+    struct study s = { .cfg = &cfg };
+    int code = samples_load(&cfg.c, &samples, 0, &X, cfg.samples.targets_out ? &Y : NULL);
+    if (!code && cfg.prefix) code = read_prefix(&cfg, X, &W, &signs);
+    if (code) goto done;
+    cli_warn_duplicates(&cfg.c, X, cfg.samples.inputs ? cfg.samples.inputs : "inputs");
+    s.X = X;
+    s.W = W;
+    s.signs = signs;
+    code = EXIT_FAILED;
+    if (!(s.lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &s.num_lens))) goto done;
+
+    char *identity = identity_of(&s);
+    s.journal = identity ? journal_open(&cfg.c, identity) : NULL;
+    free(identity);
+    if (!s.journal) goto done;
+    code = run_trials(&s);
+    if (!code) code = write_arrays(&s);
+    if (!code && cfg.samples.targets_out) code = cli_write_matrix(&cfg.c, cfg.samples.targets_out, Y);
+    if (!code) code = write_verdicts(&s);
+    if (!code) code = write_table(&s);
+    code = journal_close(s.journal, code);
+done:
+    for (size_t k = 0; k < 2; k++)
+        for (size_t l = 0; l < 3; l++) gsl_matrix_free(s.target[k][l].limit);
+    free(s.results);
+    free(s.lens);
+    gsl_vector_free(signs);
+    gsl_matrix_free(W);
+    gsl_matrix_free(Y);
+    gsl_matrix_free(X);
+    return code;
+}

@@ -1,0 +1,263 @@
+/* How long a prefix must be for its kernel to be close to the limit, and to be definite (T4, F3). */
+#include "cli/kernels.h"
+#include "cli/samples.h"
+#include "cli/units.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <gsl/gsl_errno.h>
+#include "common/random.h"
+
+static const char doc[] =
+    "Smallest prefix length at which ||K_m - K*|| <= lambda/4 (close), and at which lambda_min(K_m) >= lambda/2 "
+    "(definite), in a given share of the trials, over instances of falling lambda = lambda_min(K*). Random signs.";
+static const char columns[] = "kernel,instance,num_samples,dim,lambda_min,norm,inv_lambda,inv_lambda2,prefix_len_close,"
+                              "prefix_len_close_extrapolated,prefix_len_definite";
+
+struct config {
+    struct cli_common c;
+    size_t num_instances, num_trials, max_prefix_len;
+    double sigma, confidence;
+};
+
+enum { KEY_INSTANCES = 1, KEY_TRIALS, KEY_LEN, KEY_SIGMA, KEY_CONFIDENCE };
+
+static const struct argp_option options[] = {
+    { "num-instances", KEY_INSTANCES, "N", 0, "draws of the inputs (default 36)", 1 },
+    { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn for each (default 30)", 1 },
+    { "max-prefix-len", KEY_LEN, "M", 0, "longest prefix tried (default 131072)", 1 },
+    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.4)", 1 },
+    { "confidence", KEY_CONFIDENCE, "P", 0, "share of trials, 1 - delta (default 0.9)", 1 },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_INSTANCES: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_instances);
+    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1u << 20, &cfg->num_trials);
+    case KEY_LEN: return cli_parse_size(state, key, arg, 8, (size_t)1 << 32, &cfg->max_prefix_len);
+    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
+    case KEY_CONFIDENCE: return cli_parse_double(state, key, arg, 0.0, &cfg->confidence);
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const char *check(void *config)
+{
+    const struct config *cfg = config;
+    return cfg->confidence <= 1.0 ? NULL : "--confidence: above 1";
+}
+
+enum { NUM_KERNELS = 2, SHORTEST = 2, WIDTH = 3 * NUM_KERNELS, ENOUGH = 8192, FEWEST = 16 };
+
+/* The grid of prefix lengths, powers of sqrt 2. */
+static size_t grid_len(size_t step) { return (size_t)llround(SHORTEST * pow(2.0, 0.5 * (double)step)); }
+
+static size_t grid_count(const struct config *cfg)
+{
+    size_t count = 0;
+    while (grid_len(count) <= cfg->max_prefix_len) count++;
+    return count;
+}
+
+/* n of 2, 3 and d of 2, 3, 4 by turns. */
+static size_t samples_of(size_t instance) { return 2 + instance % 2; }
+static size_t dim_of(size_t instance) { return 2 + instance / 2 % 3; }
+
+struct limit { gsl_matrix *K[NUM_KERNELS]; double lambda[NUM_KERNELS], norm[NUM_KERNELS]; };
+
+static void limit_free(struct limit *limit)
+{
+    for (int k = 0; k < NUM_KERNELS; k++) gsl_matrix_free(limit->K[k]);
+}
+
+static int limit_fill(const struct config *cfg, size_t instance, gsl_matrix **X, struct limit *limit)
+{
+    const size_t n = samples_of(instance), d = dim_of(instance);
+    gsl_vector *w = gsl_vector_alloc(n * d);
+    *X = gsl_matrix_alloc(n, d);
+    int status = *X && w ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status) samples_sphere(cfg->c.seed, RANDOM_INPUTS, instance, 0, *X);
+    for (int k = 0; k < NUM_KERNELS && !status; k++) {
+        if (!(limit->K[k] = gsl_matrix_alloc(n * d, n * d))) status = GSL_ENOMEM;
+        if (!status) status = ntk_limit(*X, *X, cfg->sigma, PREFIX_SIGNS_RANDOM, (enum ntk_kernel)k, limit->K[k]);
+        if (!status) status = ntk_eigenvalues(limit->K[k], w);
+        if (!status) {
+            limit->lambda[k] = gsl_vector_get(w, 0);
+            limit->norm[k] = gsl_vector_get(w, n * d - 1);
+        }
+    }
+    gsl_vector_free(w);
+    return status;
+}
+
+/* One trial of one instance: by kernel, the first grid step from which on the kernel stays
+ * close, that from which on it stays definite (the number of steps when it never does), and
+ * m (||K_m - K*|| / (lambda/4))^2 at the longest prefix: the m that m^{-1/2} extrapolates to. */
+static int run_trial(const struct config *cfg, size_t instance, size_t trial, double *out)
+{
+    const size_t steps = grid_count(cfg), size = samples_of(instance) * dim_of(instance);
+    struct limit limit = { { NULL }, { 0.0 }, { 0.0 } };
+    gsl_matrix *X = NULL, *K = gsl_matrix_alloc(size, size);
+    gsl_vector *w = gsl_vector_alloc(size);
+    struct ntk_sweep *sweep = NULL;
+    int status = K && w ? limit_fill(cfg, instance, &X, &limit) : GSL_ENOMEM;
+    if (!status && !(sweep = ntk_sweep_alloc(X, cfg->c.seed, instance * cfg->num_trials + trial, PREFIX_SIGNS_RANDOM,
+                                             cfg->sigma, NTK_FULL, 1))) status = GSL_ENOMEM;
+    for (int i = 0; i < WIDTH; i++) out[i] = 0.0;
+    bool hopeless = false;
+    for (size_t s = 0; s < steps && !status && !hopeless; s++) {
+        for (int k = 0; k < NUM_KERNELS && !status; k++) {
+            status = ntk_sweep_step(sweep, grid_len(s), (enum ntk_kernel)k, K);
+            if (!status) status = ntk_eigenvalues(K, w);
+            if (status) break;
+            if (!(gsl_vector_get(w, 0) >= 0.5 * limit.lambda[k])) out[3 * k + 1] = (double)(s + 1);
+            gsl_matrix_sub(K, limit.K[k]);
+            status = ntk_eigenvalues(K, w);
+            const double distance = fmax(-gsl_vector_get(w, 0), gsl_vector_get(w, size - 1));
+            if (!(distance <= 0.25 * limit.lambda[k])) out[3 * k] = (double)(s + 1);
+            out[3 * k + 2] = (double)grid_len(s) * 16.0 * distance * distance / (limit.lambda[k] * limit.lambda[k]);
+        }
+        /* Where m^{-1/2} leads to far more than the longest prefix, it will not be close. */
+        hopeless = grid_len(s) >= ENOUGH;
+        for (int k = 0; k < NUM_KERNELS; k++) {
+            hopeless = hopeless && out[3 * k + 2] > 16.0 * (double)cfg->max_prefix_len;
+            if (hopeless && k + 1 == NUM_KERNELS) for (int j = 0; j < NUM_KERNELS; j++) out[3 * j] = (double)steps;
+        }
+    }
+    ntk_sweep_free(sweep);
+    gsl_vector_free(w);
+    gsl_matrix_free(K);
+    gsl_matrix_free(X);
+    limit_free(&limit);
+    return status;
+}
+
+static int compare(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+struct instance { double inv_lambda, close, extrapolated, definite; };   /* ||K*|| / lambda; lengths, INFINITY when not reached */
+
+static int by_inv_lambda(const void *a, const void *b)
+{
+    return compare(&((const struct instance *)a)->inv_lambda, &((const struct instance *)b)->inv_lambda);
+}
+
+static int by_close(const void *a, const void *b)
+{
+    return compare(&((const struct instance *)a)->close, &((const struct instance *)b)->close);
+}
+
+/* F3 and T4 for one kernel. T4 leaves out the instances, in the order of lambda, beyond
+ * the first that needs more than the longest prefix (the others are complete), and
+ * wants enough of them to fit a constant on half. */
+static void decide(struct instance *all, size_t count, const char *kernel, struct verdicts *v, double *x, double *y)
+{
+    char row[64];
+    size_t kept = 0;
+    qsort(all, count, sizeof *all, by_inv_lambda);
+    while (kept < count && isfinite(all[kept].close)) kept++;
+    for (int which = 0; which < 2; which++) {
+        size_t points = 0;
+        for (size_t i = 0; i < count; i++) {
+            const double len = which ? all[i].definite : all[i].extrapolated;
+            if (!isfinite(len)) continue;
+            x[points] = log(all[i].inv_lambda);
+            y[points++] = log(len);
+        }
+        struct interval slope = { NAN, NAN, NAN, points };
+        double intercept;
+        if (points < 3 || stats_line(x, y, points, 0.999, &slope, &intercept)) slope = (struct interval){ NAN, NAN, NAN, points };
+        snprintf(row, sizeof row, "%s-%s", which ? "definite" : "close-extrapolated", kernel);
+        verdicts_add(v, "F3", row, slope);
+    }
+    qsort(all, kept, sizeof *all, by_close);
+    double fitted = 0.0, largest = 0.0;
+    for (size_t i = 0; i < kept; i++) {
+        const double ratio = all[i].close / (all[i].inv_lambda * all[i].inv_lambda);
+        if (i < kept / 2) fitted = fmax(fitted, ratio);
+        else largest = fmax(largest, ratio);
+    }
+    /* Lengths are known up to a step of the grid. */
+    struct interval ratio = { NAN, NAN, NAN, kept };
+    const double value = largest / (2.0 * fitted);
+    if (kept >= FEWEST) ratio = (struct interval){ value, value / sqrt(2.0), value * sqrt(2.0), kept - kept / 2 };
+    snprintf(row, sizeof row, "sufficient-%s", kernel);
+    verdicts_add(v, "T4", row, ratio);
+}
+
+static int report(const struct config *cfg, const struct units *work)
+{
+    const size_t steps = grid_count(cfg), needed = (size_t)ceil(cfg->confidence * (double)cfg->num_trials) - 1;
+    double *trial = malloc(cfg->num_trials * sizeof *trial), *x = malloc(cfg->num_instances * sizeof *x);
+    double *y = malloc(cfg->num_instances * sizeof *y);
+    struct instance *all = malloc(cfg->num_instances * sizeof *all);
+    struct table *t = trial && x && y && all ? table_open(&cfg->c, NULL, columns) : NULL;
+    int code = t ? 0 : EXIT_FAILED;
+    char stem[256];
+    cli_stem(&cfg->c, stem, sizeof stem);
+    struct verdicts *v = verdicts_open(&cfg->c, stem);
+    if (t) table_note(t, "sigma=%.17g num_trials=%zu confidence=%g; inv_lambda: ||K*||_2 / lambda_min; empty length: longer than %zu; extrapolated: as m^{-1/2} from there",
+                      cfg->sigma, cfg->num_trials, cfg->confidence, grid_len(steps - 1));
+    for (int k = 0; k < NUM_KERNELS && !code; k++) {
+        for (size_t i = 0; i < cfg->num_instances && !code; i++) {
+            gsl_matrix *X = NULL;
+            struct limit limit = { { NULL }, { 0.0 }, { 0.0 } };
+            code = cli_status(&cfg->c, limit_fill(cfg, i, &X, &limit), "limit kernel");
+            double len[3];
+            for (int which = 0; which < 3; which++) {
+                for (size_t r = 0; r < cfg->num_trials; r++) trial[r] = units_row(work, i * cfg->num_trials + r)[3 * k + which];
+                qsort(trial, cfg->num_trials, sizeof *trial, compare);
+                if (which == 2) len[which] = trial[needed];
+                else len[which] = trial[needed] < (double)steps ? (double)grid_len((size_t)trial[needed]) : INFINITY;
+            }
+            const double inverse = limit.norm[k] / limit.lambda[k];
+            all[i] = (struct instance){ inverse, len[0], len[2], len[1] };
+            table_text(t, cli_kernel_names[k]);
+            table_int(t, i);
+            table_int(t, samples_of(i));
+            table_int(t, dim_of(i));
+            table_num(t, limit.lambda[k]);
+            table_num(t, limit.norm[k]);
+            table_num(t, inverse);
+            table_num(t, inverse * inverse);
+            table_num(t, len[0]);
+            table_num(t, len[2]);
+            table_num(t, len[1]);
+            table_end_row(t);
+            limit_free(&limit);
+            gsl_matrix_free(X);
+        }
+        if (!code) decide(all, cfg->num_instances, cli_kernel_names[k], v, x, y);
+    }
+    free(all);
+    free(y);
+    free(x);
+    free(trial);
+    return table_close(t, verdicts_close(v, code));
+}
+
+int main(int argc, char **argv)
+{
+    static struct config cfg = { .num_instances = 36, .num_trials = 30, .max_prefix_len = 131072, .sigma = 0.4, .confidence = 0.9 };
+    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    char identity[128];
+    snprintf(identity, sizeof identity, "%zu %zu %.17g", cfg.num_trials, cfg.max_prefix_len, cfg.sigma);
+    const size_t units = cfg.num_instances * cfg.num_trials;
+    struct units *work = units_open(&cfg.c, identity, "trials", units, WIDTH);
+    if (!work) return EXIT_FAILED;
+#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
+    for (size_t u = 0; u < units; u++) {
+        double *row = units_begin(work, u);
+        if (row) units_end(work, u, run_trial(&cfg, u / cfg.num_trials, u % cfg.num_trials, row));
+    }
+    int code = units_status(work);
+    if (!code) code = report(&cfg, work);
+    return units_close(work, code);
+}

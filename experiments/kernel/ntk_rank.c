@@ -1,0 +1,166 @@
+/* Ranks of the kernels of a short prefix against formulas for them (F4). */
+#include "cli/kernels.h"
+#include "cli/samples.h"
+#include "cli/units.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <gsl/gsl_errno.h>
+#include "common/random.h"
+
+static const char doc[] =
+    "Rank of the empirical kernels by prefix length, number of samples and dimension, for every sign law, "
+    "beside the formulas of ledger F4. Counted on the singular values of the Jacobian.";
+static const char columns[] = "kernel,signs,num_samples,dim,prefix_len,rank,rank_pred,gap";
+
+struct config {
+    struct cli_common c;
+    size_t num_samples, dim, prefix_len;    /* up to */
+    double sigma;
+};
+
+enum { KEY_NUM = 1, KEY_DIM, KEY_LEN, KEY_SIGMA };
+
+static const struct argp_option options[] = {
+    { "num-samples", KEY_NUM, "N", 0, "all numbers of samples up to this (default 6)", 1 },
+    { "dim", KEY_DIM, "D", 0, "all dimensions up to this (default 4)", 1 },
+    { "prefix-len", KEY_LEN, "M", 0, "all prefix lengths up to this (default 14)", 1 },
+    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 1.3)", 1 },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_NUM: return cli_parse_size(state, key, arg, 1, 64, &cfg->num_samples);
+    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 32, &cfg->dim);
+    case KEY_LEN: return cli_parse_size(state, key, arg, 1, 1024, &cfg->prefix_len);
+    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+enum { NUM_KERNELS = 2, NUM_LAWS = 3, WIDTH = NUM_KERNELS * NUM_LAWS * 2 };
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+static size_t predicted(enum ntk_kernel kernel, enum prefix_signs law, size_t n, size_t d, size_t m)
+{
+    const bool mirrored = law == PREFIX_SIGNS_MIRRORED;
+    if (kernel == NTK_FULL) return d * smaller(n, mirrored ? m / 2 : m);
+    return smaller(n, d) * smaller(mirrored ? m / 2 : m - 1, larger(n, d));
+}
+
+/* Singular values below this share of the largest count as zero. */
+static const double ZERO = 1e-11;
+
+/* Rank of one matrix and the drop of the singular values behind it. */
+static int rank_of(const gsl_matrix *J, double *rank, double *gap)
+{
+    const size_t count = smaller(J->size1, J->size2);
+    gsl_vector *s = gsl_vector_alloc(count);
+    if (!s) return GSL_ENOMEM;
+    const int status = ntk_singular_values(J, s);
+    size_t r = 0;
+    const double top = status ? 0.0 : gsl_vector_get(s, 0);
+    /* A softmax of one token has no key path: the Jacobian is 0 up to rounding of 1. */
+    while (!status && r < count && gsl_vector_get(s, r) > ZERO * fmax(top, 1.0)) r++;
+    *rank = (double)r;
+    *gap = r == 0 || r == count ? INFINITY : gsl_vector_get(s, r - 1) / fmax(gsl_vector_get(s, r), 1e-300);
+    gsl_vector_free(s);
+    return status;
+}
+
+/* Every kernel and law at one (n, d, m): rank and gap. */
+static int run_case(const struct config *cfg, size_t unit, double *out)
+{
+    const size_t n = 1 + unit % cfg->num_samples, d = 1 + unit / cfg->num_samples % cfg->dim;
+    const size_t m = 1 + unit / (cfg->num_samples * cfg->dim);
+    gsl_matrix *X = gsl_matrix_alloc(n, d), *W = gsl_matrix_alloc(m, d), *J = gsl_matrix_alloc(n * d, m * d);
+    gsl_vector *signs = gsl_vector_alloc(m);
+    int status = X && W && J && signs ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status) random_normal(cfg->c.seed, RANDOM_INPUTS, unit, 0, X->data, n * d);
+    for (int law = 0; law < NUM_LAWS && !status; law++) {
+        const bool possible = law != PREFIX_SIGNS_MIRRORED || m % 2 == 0;
+        if (possible) status = prefix_draw(cfg->c.seed, unit, (enum prefix_signs)law, cfg->sigma, W, signs, 1);
+        for (int kernel = 0; kernel < NUM_KERNELS && !status; kernel++) {
+            double *result = out + (law * NUM_KERNELS + kernel) * 2;
+            result[0] = result[1] = NAN;
+            if (!possible) continue;
+            status = ntk_jacobian(W, signs, X, (enum ntk_kernel)kernel, J);
+            if (!status) status = rank_of(J, &result[0], &result[1]);
+        }
+    }
+    gsl_vector_free(signs);
+    gsl_matrix_free(J);
+    gsl_matrix_free(W);
+    gsl_matrix_free(X);
+    return status;
+}
+
+static int report(const struct config *cfg, const struct units *work)
+{
+    struct table *t = table_open(&cfg->c, NULL, columns);
+    if (!t) return EXIT_FAILED;
+    table_note(t, "sigma=%.17g; gap: last singular value counted over the first not counted", cfg->sigma);
+    double agree[NUM_KERNELS] = { 0.0 }, cases[NUM_KERNELS] = { 0.0 }, begins = 0.0, begin_cases = 0.0;
+    for (int kernel = 0; kernel < NUM_KERNELS; kernel++)
+        for (int law = 0; law < NUM_LAWS; law++)
+            for (size_t n = 1; n <= cfg->num_samples; n++)
+                for (size_t d = 1; d <= cfg->dim; d++) {
+                    size_t first = 0, first_pred = 0;       /* smallest m of full rank */
+                    for (size_t m = 1; m <= cfg->prefix_len; m++) {
+                        const size_t unit = ((m - 1) * cfg->dim + d - 1) * cfg->num_samples + n - 1;
+                        const double *result = units_row(work, unit) + (law * NUM_KERNELS + kernel) * 2;
+                        if (isnan(result[0])) continue;
+                        const size_t want = predicted((enum ntk_kernel)kernel, (enum prefix_signs)law, n, d, m);
+                        table_text(t, cli_kernel_names[kernel]);
+                        table_text(t, cli_sign_names[law]);
+                        table_int(t, n);
+                        table_int(t, d);
+                        table_int(t, m);
+                        table_num(t, result[0]);
+                        table_int(t, want);
+                        table_num(t, result[1]);
+                        table_end_row(t);
+                        cases[kernel]++;
+                        agree[kernel] += result[0] == (double)want;
+                        if (!first && result[0] == (double)(n * d)) first = m;
+                        if (!first_pred && want == n * d) first_pred = m;
+                    }
+                    if (first_pred) {
+                        begin_cases++;
+                        begins += first == first_pred;
+                    }
+                }
+    char stem[256];
+    cli_stem(&cfg->c, stem, sizeof stem);
+    struct verdicts *v = verdicts_open(&cfg->c, stem);
+    struct interval rate;
+    for (int kernel = 0; kernel < NUM_KERNELS; kernel++)
+        if (!stats_rate(agree[kernel], cases[kernel], 0.999, &rate)) verdicts_add(v, "F4", cli_kernel_names[kernel], rate);
+    if (!stats_rate(begins, begin_cases, 0.999, &rate)) verdicts_add(v, "F4", "threshold", rate);
+    return table_close(t, verdicts_close(v, 0));
+}
+
+int main(int argc, char **argv)
+{
+    static struct config cfg = { .num_samples = 6, .dim = 4, .prefix_len = 14, .sigma = 1.3 };
+    cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
+    char identity[128];
+    snprintf(identity, sizeof identity, "%zu %zu %.17g", cfg.num_samples, cfg.dim, cfg.sigma);
+    const size_t cases = cfg.num_samples * cfg.dim * cfg.prefix_len;
+    struct units *work = units_open(&cfg.c, identity, "shapes", cases, WIDTH);
+    if (!work) return EXIT_FAILED;
+#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
+    for (size_t u = 0; u < cases; u++) {
+        double *row = units_begin(work, u);
+        if (row) units_end(work, u, run_case(&cfg, u, row));
+    }
+    int code = units_status(work);
+    if (!code) code = report(&cfg, work);
+    return units_close(work, code);
+}

@@ -1,0 +1,266 @@
+/* The kernel of a prefix in a real attention layer with input tokens of its own (F5). */
+#include "cli/kernels.h"
+#include "cli/samples.h"
+#include "cli/units.h"
+#include "prefix_ntk/ntk_layer.h"
+#include "prefix_ntk/prefix_descent.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <gsl/gsl_blas.h>
+#include <gsl/gsl_errno.h>
+#include "common/random.h"
+
+static const char doc[] =
+    "Kernel of a prefix in an attention layer with W_Q, W_K, W_V and input tokens in the same softmax: distance from "
+    "its limit, and what the input tokens change, by prefix length, each over the norm of the limit.";
+static const char columns[] = "kernel,signs,prefix_len,num_trials,limit_err_mean,limit_err_ci_lo,limit_err_ci_hi,"
+                              "tokens_change_mean,tokens_change_ci_lo,tokens_change_ci_hi,tokens_change_pred,"
+                              "along_pred_mean,along_pred_ci_lo,along_pred_ci_hi";
+
+struct config {
+    struct cli_common c;
+    size_t num_samples, dim, out_dim, seq_len, num_trials, *prefix_lens, num_lens, num_laws;
+    int *laws, kernel;
+    double sigma;
+};
+
+enum { KEY_NUM = 1, KEY_DIM, KEY_OUT_DIM, KEY_SEQ_LEN, KEY_LEN, KEY_TRIALS, KEY_SIGNS, KEY_KERNEL, KEY_SIGMA };
+
+static const struct argp_option options[] = {
+    { "num-samples", KEY_NUM, "N", 0, "queries (default 6)", 1 },
+    { "dim", KEY_DIM, "D", 0, "dimension of tokens and queries (default 8)", 1 },
+    { "out-dim", KEY_OUT_DIM, "V", 0, "dimension of the values (default 4)", 1 },
+    { "seq-len", KEY_SEQ_LEN, "L", 0, "input tokens (default 32)", 1 },
+    { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths m (default 256,1024,4096,16384)", 1 },
+    { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn (default 64)", 1 },
+    { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random,positive)", 1 },
+    { "kernel", KEY_KERNEL, "NAME", 0, "full, key (default full)", 1 },
+    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_NUM: return cli_parse_size(state, key, arg, 1, 4096, &cfg->num_samples);
+    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 4096, &cfg->dim);
+    case KEY_OUT_DIM: return cli_parse_size(state, key, arg, 1, 4096, &cfg->out_dim);
+    case KEY_SEQ_LEN: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->seq_len);
+    case KEY_LEN: return cli_parse_size_list(state, key, arg, 2, (size_t)1 << 30, &cfg->prefix_lens, &cfg->num_lens);
+    case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
+    case KEY_SIGNS: return cli_parse_choice_list(state, key, arg, cli_sign_names, &cfg->laws, &cfg->num_laws);
+    case KEY_KERNEL: return cli_parse_choice(state, key, arg, cli_kernel_names, &cfg->kernel);
+    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const char *check(void *config)
+{
+    const struct config *cfg = config;
+    for (size_t l = 0; l < cfg->num_laws; l++)
+        for (size_t i = 0; i < cfg->num_lens; i++)
+            if (cfg->laws[l] == PREFIX_SIGNS_MIRRORED && cfg->prefix_lens[i] % 2)
+                return "--prefix-len: an odd length, which --signs mirrored cannot split";
+    return NULL;
+}
+
+/* The layer; W_K is scaled so that the longest query x~_i has length 1 (beyond, F1: the
+ * kernel of a longer query needs a longer prefix to converge). */
+struct layer { gsl_matrix *inputs, *W_V, *X; };
+
+static gsl_matrix *gaussian(const struct config *cfg, uint64_t which, size_t rows, size_t cols, double scale)
+{
+    gsl_matrix *M = gsl_matrix_alloc(rows, cols);
+    if (!M) return NULL;
+    random_normal(cfg->c.seed, RANDOM_WEIGHTS, which, 0, M->data, rows * cols);
+    gsl_matrix_scale(M, scale);
+    return M;
+}
+
+static void layer_free(struct layer *layer)
+{
+    gsl_matrix_free(layer->inputs);
+    gsl_matrix_free(layer->W_V);
+    gsl_matrix_free(layer->X);
+}
+
+static int layer_fill(const struct config *cfg, struct layer *layer)
+{
+    const size_t d = cfg->dim;
+    const double scale = pow((double)d, -0.25);
+    gsl_matrix *queries = gsl_matrix_alloc(cfg->num_samples, d);
+    gsl_matrix *W_Q = gaussian(cfg, 0, d, d, scale), *W_K = gaussian(cfg, 1, d, d, scale);
+    layer->W_V = gaussian(cfg, 2, d, cfg->out_dim, 1.0 / sqrt((double)d));
+    layer->inputs = gsl_matrix_alloc(cfg->seq_len, d);
+    layer->X = gsl_matrix_alloc(cfg->num_samples, d);
+    struct prefix_layer *real;
+    int status = GSL_ENOMEM;
+    if (!queries || !W_Q || !W_K || !layer->W_V || !layer->inputs || !layer->X) goto done;
+    samples_sphere(cfg->c.seed, RANDOM_INPUTS, 0, 0, queries);
+    samples_sphere(cfg->c.seed, RANDOM_TOKENS, 0, 0, layer->inputs);
+    for (int pass = 0; pass < 2; pass++) {
+        if (!(real = prefix_layer_alloc(queries, layer->inputs, W_Q, W_K, layer->W_V))) goto done;
+        gsl_matrix_memcpy(layer->X, prefix_layer_queries(real));
+        prefix_layer_free(real);
+        double longest = 0.0;
+        for (size_t i = 0; i < cfg->num_samples; i++) {
+            gsl_vector_const_view x = gsl_matrix_const_row(layer->X, i);
+            longest = fmax(longest, gsl_blas_dnrm2(&x.vector));
+        }
+        gsl_matrix_scale(W_K, 1.0 / longest);
+    }
+    status = GSL_SUCCESS;
+done:
+    gsl_matrix_free(W_K);
+    gsl_matrix_free(W_Q);
+    gsl_matrix_free(queries);
+    return status;
+}
+
+static double inner(const gsl_matrix *A, const gsl_matrix *B)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < A->size1; i++)
+        for (size_t j = 0; j < A->size2; j++) sum += gsl_matrix_get(A, i, j) * gsl_matrix_get(B, i, j);
+    return sum;
+}
+
+enum { NUM_RESULTS = 3 };   /* distance from the limit, change by the inputs, its share along the prediction */
+
+static int run_trial(const struct config *cfg, const struct layer *layer, enum prefix_signs law, size_t trial,
+                     const gsl_matrix *limit, const gsl_matrix *correction, double *out)
+{
+    const size_t size = limit->size1;
+    const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernel;
+    gsl_matrix *with = gsl_matrix_alloc(size, size), *without = gsl_matrix_alloc(size, size);
+    int status = with && without ? GSL_SUCCESS : GSL_ENOMEM;
+    for (size_t i = 0; i < cfg->num_lens && !status; i++, out += NUM_RESULTS) {
+        const size_t m = cfg->prefix_lens[i];
+        gsl_matrix *W = gsl_matrix_alloc(m, cfg->dim);
+        gsl_vector *signs = gsl_vector_alloc(m);
+        status = W && signs ? prefix_draw(cfg->c.seed, trial, law, cfg->sigma, W, signs, 1) : GSL_ENOMEM;
+        if (!status) status = ntk_layer_gram(W, signs, layer->X, layer->inputs, layer->W_V, kernel, with, 1);
+        if (!status) status = ntk_layer_gram(W, signs, layer->X, NULL, layer->W_V, kernel, without, 1);
+        gsl_vector_free(signs);
+        gsl_matrix_free(W);
+        if (status) break;
+        gsl_matrix_sub(with, without);
+        gsl_matrix_sub(without, limit);
+        out[0] = sqrt(inner(without, without) / inner(limit, limit));
+        out[1] = sqrt(inner(with, with) / inner(limit, limit));
+        out[2] = (double)m * inner(with, correction) / inner(correction, correction);
+    }
+    gsl_matrix_free(without);
+    gsl_matrix_free(with);
+    return status;
+}
+
+static int report(const struct config *cfg, gsl_matrix *const *limit, gsl_matrix *const *correction, const struct units *work)
+{
+    const size_t trials = cfg->num_trials;
+    double *x = malloc(cfg->num_lens * sizeof *x), *y = malloc(cfg->num_lens * trials * sizeof *y), *z = malloc(trials * sizeof *z);
+    struct table *t = x && y && z ? table_open(&cfg->c, NULL, columns) : NULL;
+    int code = t ? 0 : EXIT_FAILED;
+    char stem[256], row[64];
+    cli_stem(&cfg->c, stem, sizeof stem);
+    struct verdicts *v = verdicts_open(&cfg->c, stem);
+    if (t) table_note(t, "num_samples=%zu dim=%zu out_dim=%zu seq_len=%zu sigma=%.17g; errors over the norm of the limit; along_pred: "
+                      "m times the change, projected on its prediction", cfg->num_samples, cfg->dim, cfg->out_dim, cfg->seq_len, cfg->sigma);
+    size_t longest = 0;
+    for (size_t i = 1; i < cfg->num_lens; i++) longest = cfg->prefix_lens[i] > cfg->prefix_lens[longest] ? i : longest;
+    for (size_t l = 0; l < cfg->num_laws && !code; l++) {
+        const char *law = cli_sign_names[cfg->laws[l]];
+        for (size_t i = 0; i < cfg->num_lens; i++) {
+            x[i] = (double)cfg->prefix_lens[i];
+            table_text(t, cli_kernel_names[cfg->kernel]);
+            table_text(t, law);
+            table_int(t, cfg->prefix_lens[i]);
+            table_int(t, trials);
+            for (size_t which = 0; which < NUM_RESULTS; which++) {
+                for (size_t r = 0; r < trials; r++) z[r] = units_row(work, l * trials + r)[i * NUM_RESULTS + which];
+                struct interval mean = { 0 };
+                stats_mean(z, trials, 0.95, &mean);
+                table_num(t, mean.value);
+                table_num(t, mean.lo);
+                table_num(t, mean.hi);
+                if (which == 1) table_num(t, sqrt(inner(correction[l], correction[l]) / inner(limit[l], limit[l])) / x[i]);
+                if (which != 2 || i != longest) continue;
+                stats_mean(z, trials, 0.999, &mean);
+                snprintf(row, sizeof row, "tokens-size-%s", law);
+                verdicts_add(v, "F5", row, mean);
+            }
+            table_end_row(t);
+        }
+        for (int which = 0; which < 2; which++) {
+            for (size_t r = 0; r < trials; r++)
+                for (size_t i = 0; i < cfg->num_lens; i++)
+                    y[r * cfg->num_lens + i] = units_row(work, l * trials + r)[i * NUM_RESULTS + (size_t)which];
+            struct interval slope = { NAN, NAN, NAN, trials };
+            if (cfg->num_lens < 2 || stats_loglog_slope(x, y, cfg->num_lens, trials, 0.999, &slope)) slope = (struct interval){ NAN, NAN, NAN, trials };
+            snprintf(row, sizeof row, "%s-slope-%s", which ? "tokens" : "limit", law);
+            verdicts_add(v, "F5", row, slope);
+        }
+    }
+    free(z);
+    free(y);
+    free(x);
+    return table_close(t, verdicts_close(v, code));
+}
+
+int main(int argc, char **argv)
+{
+    static int default_laws[] = { PREFIX_SIGNS_RANDOM, PREFIX_SIGNS_POSITIVE };
+    static size_t default_lens[] = { 256, 1024, 4096, 16384 };
+    static struct config cfg = { .num_samples = 6, .dim = 8, .out_dim = 4, .seq_len = 32, .num_trials = 64, .sigma = 0.5,
+                          .laws = default_laws, .num_laws = 2, .kernel = NTK_FULL, .prefix_lens = default_lens, .num_lens = 4 };
+    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    const size_t size = cfg.num_samples * cfg.out_dim, units = cfg.num_laws * cfg.num_trials;
+    size_t longest = 0;
+    for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
+    int code = cli_memory(&cfg.c, (double)cfg.c.threads * ((double)longest * (double)(cfg.dim + 1) + 10.0 * (double)(size * size)) * sizeof(double), "the prefix");
+    if (code) return code;
+    struct layer layer = { NULL, NULL, NULL };
+    struct units *work = NULL;
+    char *identity = NULL;
+    size_t identity_size = 0;
+    gsl_matrix **limit = calloc(cfg.num_laws, sizeof *limit), **correction = calloc(cfg.num_laws, sizeof *correction);
+    int status = limit && correction ? layer_fill(&cfg, &layer) : GSL_ENOMEM;
+    for (size_t l = 0; l < cfg.num_laws && !status; l++) {
+        limit[l] = gsl_matrix_alloc(size, size);
+        correction[l] = gsl_matrix_alloc(size, size);
+        if (!limit[l] || !correction[l]) { status = GSL_ENOMEM; break; }
+        const enum prefix_signs law = (enum prefix_signs)cfg.laws[l];
+        status = ntk_layer_limit(layer.X, layer.X, layer.W_V, cfg.sigma, law, (enum ntk_kernel)cfg.kernel, limit[l]);
+        if (!status) status = ntk_layer_correction(layer.X, layer.inputs, layer.W_V, cfg.sigma, law, (enum ntk_kernel)cfg.kernel, correction[l]);
+    }
+    if ((code = cli_status(&cfg.c, status, "limit of the layer"))) goto done;
+    code = EXIT_FAILED;
+    FILE *f = open_memstream(&identity, &identity_size);
+    if (!f) goto done;
+    fprintf(f, "%zu %zu %zu %zu %zu %d %.17g", cfg.num_samples, cfg.dim, cfg.out_dim, cfg.seq_len, cfg.num_trials, cfg.kernel, cfg.sigma);
+    for (size_t i = 0; i < cfg.num_lens; i++) fprintf(f, " %zu", cfg.prefix_lens[i]);
+    for (size_t l = 0; l < cfg.num_laws; l++) fprintf(f, " %s", cli_sign_names[cfg.laws[l]]);
+    if (fclose(f) || !(work = units_open(&cfg.c, identity, "trials", units, cfg.num_lens * NUM_RESULTS))) goto done;
+#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
+    for (size_t u = 0; u < units; u++) {
+        const size_t l = u / cfg.num_trials;
+        double *row = units_begin(work, u);
+        if (row) units_end(work, u, run_trial(&cfg, &layer, (enum prefix_signs)cfg.laws[l], u % cfg.num_trials, limit[l], correction[l], row));
+    }
+    code = units_status(work);
+    if (!code) code = report(&cfg, limit, correction, work);
+done:
+    free(identity);
+    for (size_t l = 0; limit && correction && l < cfg.num_laws; l++) {
+        gsl_matrix_free(limit[l]);
+        gsl_matrix_free(correction[l]);
+    }
+    free(limit);
+    free(correction);
+    layer_free(&layer);
+    return units_close(work, code);
+}

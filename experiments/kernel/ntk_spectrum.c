@@ -1,0 +1,305 @@
+/* The smallest eigenvalue: of the limits, as samples are added, and of finite prefixes (T3, F2, F7). */
+#include "cli/kernels.h"
+#include "cli/samples.h"
+#include "cli/units.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <gsl/gsl_errno.h>
+#include "common/random.h"
+
+static const char doc[] =
+    "Smallest eigenvalue of the limit kernels (random signs): whether it is positive (distinct, repeated, zero inputs), "
+    "how it falls with the number of samples, and how a finite prefix approaches it.";
+static const char columns[] = "part,kernel,dim,num_samples,prefix_len,num_draws,value,ci_lo,ci_hi";
+
+struct config {
+    struct cli_common c;
+    size_t num_instances, num_draws, num_trials;
+    size_t *num_samples, count_samples, *dims, count_dims, *prefix_lens, num_lens;
+    double sigma;
+};
+
+enum { KEY_INSTANCES = 1, KEY_SAMPLES, KEY_DIM, KEY_LEN, KEY_DRAWS, KEY_TRIALS, KEY_SIGMA };
+
+static const struct argp_option options[] = {
+    { "num-instances", KEY_INSTANCES, "N", 0, "random instances of the positivity rows (default 1000)", 1 },
+    { "num-samples", KEY_SAMPLES, "LIST", 0, "numbers of samples (default 2,4,6,8,10,12)", 1 },
+    { "dim", KEY_DIM, "LIST", 0, "dimensions (default 2,3,4)", 1 },
+    { "num-draws", KEY_DRAWS, "N", 0, "draws of the inputs for each (default 64)", 1 },
+    { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths, n = 4, d = 3 (default 16,64,256,1024,4096,16384,65536)", 1 },
+    { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn (default 64)", 1 },
+    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 1; finite prefixes 0.7 times that)", 1 },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_INSTANCES: return cli_parse_size(state, key, arg, 1, 1u << 24, &cfg->num_instances);
+    case KEY_SAMPLES: return cli_parse_size_list(state, key, arg, 1, 1024, &cfg->num_samples, &cfg->count_samples);
+    case KEY_DIM: return cli_parse_size_list(state, key, arg, 1, 1024, &cfg->dims, &cfg->count_dims);
+    case KEY_DRAWS: return cli_parse_size(state, key, arg, 2, 1u << 20, &cfg->num_draws);
+    case KEY_LEN: return cli_parse_size_list(state, key, arg, 1, (size_t)1 << 32, &cfg->prefix_lens, &cfg->num_lens);
+    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1u << 20, &cfg->num_trials);
+    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+enum { NUM_KERNELS = 2, FINITE_SAMPLES = 4, FINITE_DIM = 3 };
+
+/* Instances with distinct inputs, one repeated, one zero. */
+enum fault { FAULT_NONE, FAULT_DUPLICATE, FAULT_ZERO, NUM_FAULTS };
+static const char *const fault_names[] = { "distinct", "duplicate", "zero" };
+
+/* Smallest eigenvalue of a limit, and the rounding error it may have. */
+static int limit_lambda(const gsl_matrix *X, double sigma, enum ntk_kernel kernel, double *lambda, double *rounding)
+{
+    const size_t size = X->size1 * X->size2;
+    gsl_matrix *K = gsl_matrix_alloc(size, size);
+    gsl_vector *w = gsl_vector_alloc(size);
+    int status = K && w ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status) status = ntk_limit(X, X, sigma, PREFIX_SIGNS_RANDOM, kernel, K);
+    if (!status) status = ntk_eigenvalues(K, w);
+    if (!status) {
+        *lambda = gsl_vector_get(w, 0);
+        *rounding = 10.0 * (double)size * DBL_EPSILON * gsl_vector_get(w, size - 1);
+    }
+    gsl_vector_free(w);
+    gsl_matrix_free(K);
+    return status;
+}
+
+/* One instance: whether each eigenvalue is positive, by fault and kernel, then whether H's exceeds K's. */
+enum { INSTANCE_WIDTH = NUM_FAULTS * NUM_KERNELS + 1 };
+
+static int run_instance(const struct config *cfg, size_t instance, double *out)
+{
+    double shape[3];
+    random_uniform(cfg->c.seed, RANDOM_OTHER, instance, 0, shape, 3);
+    const size_t n = 2 + (size_t)(4.0 * shape[0]), d = 2 + (size_t)(3.0 * shape[1]);
+    const double sigma = 0.5 + shape[2];
+    gsl_matrix *X = gsl_matrix_alloc(n, d);
+    if (!X) return GSL_ENOMEM;
+    samples_sphere(cfg->c.seed, RANDOM_INPUTS, instance, 0, X);
+    int status = GSL_SUCCESS;
+    double lambda[NUM_KERNELS], rounding;
+    for (size_t i = 0; i < n; i++) {
+        double length;
+        random_uniform(cfg->c.seed, RANDOM_OTHER, instance, 1 + i, &length, 1);
+        gsl_vector_view x = gsl_matrix_row(X, i);
+        gsl_vector_scale(&x.vector, 0.5 + length);
+    }
+    for (int fault = 0; fault < NUM_FAULTS && !status; fault++) {
+        gsl_vector_view last = gsl_matrix_row(X, n - 1);
+        gsl_vector_const_view first = gsl_matrix_const_row(X, 0);
+        if (fault == FAULT_DUPLICATE) gsl_vector_memcpy(&last.vector, &first.vector);
+        if (fault == FAULT_ZERO) gsl_vector_set_zero(&last.vector);
+        for (int kernel = 0; kernel < NUM_KERNELS && !status; kernel++) {
+            status = limit_lambda(X, sigma, (enum ntk_kernel)kernel, &lambda[kernel], &rounding);
+            out[fault * NUM_KERNELS + kernel] = lambda[kernel] > rounding ? 1.0 : 0.0;
+        }
+        if (fault == FAULT_NONE) out[NUM_FAULTS * NUM_KERNELS] = lambda[NTK_KEY] > lambda[NTK_FULL] ? 1.0 : 0.0;
+    }
+    gsl_matrix_free(X);
+    return status;
+}
+
+/* One draw of nested inputs: log eigenvalue by dimension, number of samples, kernel; NaN below rounding. */
+static int run_draw(const struct config *cfg, size_t draw, double *out)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < cfg->count_samples; i++) most = cfg->num_samples[i] > most ? cfg->num_samples[i] : most;
+    int status = GSL_SUCCESS;
+    for (size_t k = 0; k < cfg->count_dims && !status; k++) {
+        gsl_matrix *X = gsl_matrix_alloc(most, cfg->dims[k]);
+        if (!X) return GSL_ENOMEM;
+        samples_sphere(cfg->c.seed, RANDOM_INPUTS, draw, 0, X);
+        for (size_t i = 0; i < cfg->count_samples && !status; i++) {
+            gsl_matrix_view first = gsl_matrix_submatrix(X, 0, 0, cfg->num_samples[i], cfg->dims[k]);
+            for (int kernel = 0; kernel < NUM_KERNELS && !status; kernel++) {
+                double lambda, rounding;
+                status = limit_lambda(&first.matrix, cfg->sigma, (enum ntk_kernel)kernel, &lambda, &rounding);
+                out[(k * cfg->count_samples + i) * NUM_KERNELS + (size_t)kernel] = lambda > rounding ? log(lambda) : NAN;
+            }
+        }
+        gsl_matrix_free(X);
+    }
+    return status;
+}
+
+/* One prefix: eigenvalue over that of the limit, by length and kernel. */
+static int run_trial(const struct config *cfg, const size_t *lens, size_t num_lens, size_t trial, double *out)
+{
+    enum { SIZE = FINITE_SAMPLES * FINITE_DIM };
+    const double sigma = 0.7 * cfg->sigma;
+    gsl_matrix *X = gsl_matrix_alloc(FINITE_SAMPLES, FINITE_DIM), *K = gsl_matrix_alloc(SIZE, SIZE);
+    struct ntk_sweep *sweep = NULL;
+    int status = GSL_ENOMEM;
+    if (!X || !K) goto done;
+    samples_sphere(cfg->c.seed, RANDOM_INPUTS, 0, 0, X);
+    double limit[NUM_KERNELS], rounding;
+    status = GSL_SUCCESS;
+    for (int kernel = 0; kernel < NUM_KERNELS && !status; kernel++)
+        status = limit_lambda(X, sigma, (enum ntk_kernel)kernel, &limit[kernel], &rounding);
+    if (!status && !(sweep = ntk_sweep_alloc(X, cfg->c.seed, trial, PREFIX_SIGNS_RANDOM, sigma, NTK_FULL, 1))) status = GSL_ENOMEM;
+    for (size_t i = 0; i < num_lens && !status; i++)
+        for (int kernel = 0; kernel < NUM_KERNELS && !status; kernel++) {
+            double lambda = 0.0;
+            status = ntk_sweep_step(sweep, lens[i], (enum ntk_kernel)kernel, K);
+            if (!status) status = ntk_lambda_min(K, &lambda);
+            out[i * NUM_KERNELS + (size_t)kernel] = lambda / limit[kernel];
+        }
+done:
+    ntk_sweep_free(sweep);
+    gsl_matrix_free(K);
+    gsl_matrix_free(X);
+    return status;
+}
+
+static void write_row(struct table *t, const char *part, int kernel, size_t d, size_t n, size_t m, struct interval i)
+{
+    table_text(t, part);
+    table_text(t, cli_kernel_names[kernel]);
+    if (d) table_int(t, d); else table_empty(t);
+    if (n) table_int(t, n); else table_empty(t);
+    if (m) table_int(t, m); else table_empty(t);
+    table_int(t, i.n);
+    table_num(t, i.value);
+    table_num(t, i.lo);
+    table_num(t, i.hi);
+    table_end_row(t);
+}
+
+static void write_instances(const struct config *cfg, const struct units *work, struct table *t, struct verdicts *v)
+{
+    struct interval rate;
+    char row[64];
+    for (int column = 0; column < INSTANCE_WIDTH; column++) {
+        double positive = 0.0;
+        for (size_t u = 0; u < cfg->num_instances; u++) positive += units_row(work, u)[column];
+        const int fault = column / NUM_KERNELS, kernel = column % NUM_KERNELS;
+        const double n = (double)cfg->num_instances;
+        if (column == INSTANCE_WIDTH - 1) {
+            if (!stats_rate(positive, n, 0.95, &rate)) write_row(t, "not-ordered", NTK_KEY, 0, 0, 0, rate);
+            if (!stats_rate(positive, n, 0.999, &rate)) verdicts_add(v, "F7", "not-ordered", rate);
+            continue;
+        }
+        if (!stats_rate(positive, n, 0.95, &rate)) write_row(t, fault_names[fault], kernel, 0, 0, 0, rate);
+        /* A repeated input makes both kernels singular; the row of the key kernel says nothing new. */
+        if (fault == FAULT_DUPLICATE && kernel == NTK_KEY) continue;
+        snprintf(row, sizeof row, "%s-%s", cli_kernel_names[kernel], fault_names[fault]);
+        if (!stats_rate(positive, n, 0.999, &rate)) verdicts_add(v, "T3", row, rate);
+    }
+}
+
+/* Geometric means over the draws above rounding; a cell that lost a draw is left empty. */
+static int write_draws(const struct config *cfg, const struct units *work, size_t first, struct table *t, struct verdicts *v)
+{
+    double *x = malloc(cfg->num_draws * sizeof *x), *second = calloc(cfg->num_draws, sizeof *second);
+    if (!x || !second) { free(x); free(second); return GSL_ENOMEM; }
+    for (int kernel = 0; kernel < NUM_KERNELS; kernel++) {
+        for (size_t k = 0; k < cfg->count_dims; k++) {
+            bool curved[3] = { false, false, false };
+            memset(second, 0, cfg->num_draws * sizeof *second);
+            for (size_t i = 0; i < cfg->count_samples; i++) {
+                const size_t column = (k * cfg->count_samples + i) * NUM_KERNELS + (size_t)kernel;
+                const int node = cfg->num_samples[i] == 2 ? 0 : cfg->num_samples[i] == 6 ? 1 : cfg->num_samples[i] == 10 ? 2 : -1;
+                for (size_t u = 0; u < cfg->num_draws; u++) {
+                    x[u] = units_row(work, first + u)[column];
+                    if (node >= 0) second[u] += (node == 1 ? -2.0 : 1.0) * x[u];
+                }
+                if (node >= 0) curved[node] = true;
+                struct interval mean = { NAN, NAN, NAN, cfg->num_draws };
+                if (stats_mean(x, cfg->num_draws, 0.95, &mean)) mean = (struct interval){ NAN, NAN, NAN, cfg->num_draws };
+                write_row(t, "limit", kernel, cfg->dims[k], cfg->num_samples[i], 0,
+                          (struct interval){ exp(mean.value), exp(mean.lo), exp(mean.hi), mean.n });
+            }
+            if (cfg->dims[k] != 3 || !curved[0] || !curved[1] || !curved[2]) continue;
+            struct interval curvature;
+            if (stats_mean(second, cfg->num_draws, 0.999, &curvature)) curvature = (struct interval){ NAN, NAN, NAN, cfg->num_draws };
+            verdicts_add(v, "F2", kernel == NTK_FULL ? "collapse-full" : "collapse-key", curvature);
+        }
+    }
+    free(second);
+    free(x);
+    return GSL_SUCCESS;
+}
+
+static int write_trials(const struct config *cfg, const struct units *work, size_t first, const size_t *lens, size_t num_lens,
+                        struct table *t, struct verdicts *v)
+{
+    double *x = malloc(cfg->num_trials * sizeof *x);
+    if (!x) return GSL_ENOMEM;
+    for (int kernel = 0; kernel < NUM_KERNELS; kernel++)
+        for (size_t i = 0; i < num_lens; i++) {
+            struct interval mean = { 0 };
+            for (size_t u = 0; u < cfg->num_trials; u++) x[u] = units_row(work, first + u)[i * NUM_KERNELS + (size_t)kernel];
+            stats_mean(x, cfg->num_trials, 0.95, &mean);
+            write_row(t, "finite", kernel, FINITE_DIM, FINITE_SAMPLES, lens[i], mean);
+            stats_mean(x, cfg->num_trials, 0.999, &mean);
+            if (i + 1 == num_lens) verdicts_add(v, "T3", kernel == NTK_FULL ? "empirical-full" : "empirical-key", mean);
+        }
+    free(x);
+    return GSL_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+    static size_t default_samples[] = { 2, 4, 6, 8, 10, 12 }, default_dims[] = { 2, 3, 4 };
+    static size_t default_lens[] = { 16, 64, 256, 1024, 4096, 16384, 65536 };
+    static struct config cfg = { .num_instances = 1000, .num_draws = 64, .num_trials = 64, .sigma = 1.0,
+                          .num_samples = default_samples, .count_samples = 6, .dims = default_dims, .count_dims = 3,
+                          .prefix_lens = default_lens, .num_lens = 7 };
+    cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
+    size_t num_lens, *lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &num_lens);
+    char *identity = NULL;
+    size_t identity_size = 0;
+    FILE *f = open_memstream(&identity, &identity_size);
+    if (lens && f) {
+        fprintf(f, "%zu %zu %.17g n", cfg.num_instances, cfg.num_draws, cfg.sigma);
+        for (size_t i = 0; i < cfg.count_samples; i++) fprintf(f, " %zu", cfg.num_samples[i]);
+        for (size_t i = 0; i < cfg.count_dims; i++) fprintf(f, " d%zu", cfg.dims[i]);
+        for (size_t i = 0; i < num_lens; i++) fprintf(f, " m%zu", lens[i]);
+    }
+    if (f) fclose(f);
+    const size_t draw_width = cfg.count_dims * cfg.count_samples * NUM_KERNELS, trial_width = num_lens * NUM_KERNELS;
+    size_t width = INSTANCE_WIDTH;
+    width = draw_width > width ? draw_width : width;
+    width = trial_width > width ? trial_width : width;
+    const size_t first_draw = cfg.num_instances, first_trial = first_draw + cfg.num_draws, units = first_trial + cfg.num_trials;
+    struct units *work = lens && identity ? units_open(&cfg.c, identity, "instances, draws, trials", units, width) : NULL;
+    free(identity);
+    int code = EXIT_FAILED;
+    if (!work) goto done;
+#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
+    for (size_t u = 0; u < units; u++) {
+        double *row = units_begin(work, u);
+        if (!row) continue;
+        units_end(work, u, u < first_draw ? run_instance(&cfg, u, row)
+                         : u < first_trial ? run_draw(&cfg, u - first_draw, row)
+                                           : run_trial(&cfg, lens, num_lens, u - first_trial, row));
+    }
+    code = units_status(work);
+    struct table *t = code ? NULL : table_open(&cfg.c, NULL, columns);
+    if (!code && !t) code = EXIT_FAILED;
+    if (!code) {
+        char stem[256];
+        cli_stem(&cfg.c, stem, sizeof stem);
+        struct verdicts *v = verdicts_open(&cfg.c, stem);
+        table_note(t, "signs=random; distinct, duplicate, zero: share of instances with a positive eigenvalue; not-ordered: with that of H above that of K");
+        table_note(t, "limit: geometric mean of lambda_min of the limit, sigma=%.17g; finite: lambda_min over that of the limit, sigma=%.17g", cfg.sigma, 0.7 * cfg.sigma);
+        write_instances(&cfg, work, t, v);
+        int status = write_draws(&cfg, work, first_draw, t, v);
+        if (!status) status = write_trials(&cfg, work, first_trial, lens, num_lens, t, v);
+        code = table_close(t, verdicts_close(v, cli_status(&cfg.c, status, "table")));
+    }
+done:
+    free(lens);
+    return units_close(work, code);
+}

@@ -1,0 +1,208 @@
+/* How large scores and softmax weights get, against the bound B (T9, T10, F6). */
+#include "cli/kernels.h"
+#include "cli/samples.h"
+#include "cli/units.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <gsl/gsl_blas.h>
+#include <gsl/gsl_errno.h>
+#include "common/random.h"
+
+static const char doc[] =
+    "Largest score max |<w_r, x_i>| and range of the softmax weights by prefix length, against "
+    "B = max(sqrt 2 sigma sqrt(log(n d/delta)), 1) and the same with log m under the root. Inputs of length 1.";
+static const char columns[] = "prefix_len,num_trials,score_max_mean,score_max_ci_lo,score_max_ci_hi,bound,bound_log_m,"
+                              "fail_rate,fail_rate_log_m,log_weight_mean,log_weight_ci_lo,log_weight_ci_hi,"
+                              "weight_fail_rate_measured,weight_fail_rate";
+
+struct config {
+    struct cli_common c;
+    size_t num_samples, dim, num_trials, *prefix_lens, num_lens;
+    double sigma, delta;
+};
+
+enum { KEY_NUM = 1, KEY_DIM, KEY_LEN, KEY_TRIALS, KEY_SIGMA, KEY_DELTA };
+
+static const struct argp_option options[] = {
+    { "num-samples", KEY_NUM, "N", 0, "inputs (default 16)", 1 },
+    { "dim", KEY_DIM, "D", 0, "their dimension (default 8)", 1 },
+    { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths m (default 1,4,16,64,256,1024,4096,16384,65536)", 1 },
+    { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn (default 1000)", 1 },
+    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.7)", 1 },
+    { "delta", KEY_DELTA, "P", 0, "probability with which the bound may fail (default 0.1)", 1 },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_NUM: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_samples);
+    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->dim);
+    case KEY_LEN: return cli_parse_size_list(state, key, arg, 1, (size_t)1 << 32, &cfg->prefix_lens, &cfg->num_lens);
+    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1u << 24, &cfg->num_trials);
+    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
+    case KEY_DELTA: return cli_parse_double(state, key, arg, 0.0, &cfg->delta);
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const char *check(void *config)
+{
+    const struct config *cfg = config;
+    return cfg->delta < 1.0 ? NULL : "--delta: not below 1";
+}
+
+static double bound(const struct config *cfg, double tokens)
+{
+    return fmax(sqrt(2.0) * cfg->sigma * sqrt(log((double)(cfg->num_samples * cfg->dim) * tokens / cfg->delta)), 1.0);
+}
+
+enum { NUM_RESULTS = 2, BLOCK = 512 };   /* max |score|, max |ln(m S)| */
+
+/* One prefix, all lengths: nested, so one pass serves them all. */
+static int run_trial(const struct config *cfg, const size_t *lens, size_t num_lens, size_t trial, double *out)
+{
+    const size_t n = cfg->num_samples, d = cfg->dim;
+    gsl_matrix *X = gsl_matrix_alloc(n, d), *W = gsl_matrix_alloc(BLOCK, d), *S = gsl_matrix_alloc(BLOCK, n);
+    /* By sample: largest and smallest score so far, sum of e^score relative to the largest. */
+    double *top = calloc(3 * n, sizeof *top), *low = top ? top + n : NULL, *mass = top ? top + 2 * n : NULL;
+    int status = X && W && S && top ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status) samples_sphere(cfg->c.seed, RANDOM_INPUTS, 0, 0, X);
+    for (size_t i = 0; i < n && !status; i++) { top[i] = -INFINITY; low[i] = INFINITY; }
+    size_t done = 0;
+    for (size_t l = 0; l < num_lens && !status; l++, out += NUM_RESULTS) {
+        while (done < lens[l]) {
+            const size_t rows = lens[l] - done < BLOCK ? lens[l] - done : BLOCK;
+            for (size_t r = 0; r < rows; r++) random_normal(cfg->c.seed, RANDOM_PREFIX, trial, done + r, gsl_matrix_ptr(W, r, 0), d);
+            gsl_matrix_view w = gsl_matrix_submatrix(W, 0, 0, rows, d), s = gsl_matrix_submatrix(S, 0, 0, rows, n);
+            gsl_blas_dgemm(CblasNoTrans, CblasTrans, cfg->sigma, &w.matrix, X, 0.0, &s.matrix);
+            for (size_t r = 0; r < rows; r++)
+                for (size_t i = 0; i < n; i++) {
+                    const double score = gsl_matrix_get(S, r, i);
+                    if (score > top[i]) { mass[i] = mass[i] * exp(top[i] - score) + 1.0; top[i] = score; }
+                    else mass[i] += exp(score - top[i]);
+                    low[i] = fmin(low[i], score);
+                }
+            done += rows;
+        }
+        out[0] = out[1] = 0.0;
+        for (size_t i = 0; i < n; i++) {
+            const double mean = top[i] + log(mass[i] / (double)lens[l]);      /* log of the mean of e^score */
+            out[0] = fmax(out[0], fmax(top[i], -low[i]));
+            out[1] = fmax(out[1], fmax(top[i] - mean, mean - low[i]));
+        }
+        if (!isfinite(out[1])) status = GSL_EDOM;
+    }
+    free(top);
+    gsl_matrix_free(S);
+    gsl_matrix_free(W);
+    gsl_matrix_free(X);
+    return status;
+}
+
+/* Rate of trials for which column `which` exceeds `limit`, or twice column 0. */
+static double failures(const struct config *cfg, const struct units *work, size_t len, size_t which, double limit, bool measured)
+{
+    double count = 0.0;
+    for (size_t r = 0; r < cfg->num_trials; r++) {
+        const double *result = units_row(work, r) + len * NUM_RESULTS;
+        count += result[which] > (measured ? 2.0 * result[0] * (1.0 + 1e-12) : limit);
+    }
+    return count;
+}
+
+static int report(const struct config *cfg, const size_t *lens, size_t num_lens, const struct units *work)
+{
+    const size_t trials = cfg->num_trials;
+    const double count = (double)trials, B = bound(cfg, 1.0);
+    double *x = malloc(trials * sizeof *x), *slope = malloc(trials * sizeof *slope);
+    struct table *t = x && slope ? table_open(&cfg->c, NULL, columns) : NULL;
+    if (!t) { free(x); free(slope); return EXIT_FAILED; }
+    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g delta=%g; log_weight: max |ln(m S_ir)|; measured: with B the largest score", cfg->num_samples, cfg->dim, cfg->sigma, cfg->delta);
+    char stem[256];
+    cli_stem(&cfg->c, stem, sizeof stem);
+    struct verdicts *v = verdicts_open(&cfg->c, stem);
+    struct interval rate, mean;
+    for (size_t l = 0; l < num_lens; l++) {
+        table_int(t, lens[l]);
+        table_int(t, trials);
+        for (size_t r = 0; r < trials; r++) x[r] = units_row(work, r)[l * NUM_RESULTS];
+        if (stats_mean(x, trials, 0.95, &mean)) mean = (struct interval){ NAN, NAN, NAN, trials };
+        table_num(t, mean.value);
+        table_num(t, mean.lo);
+        table_num(t, mean.hi);
+        table_num(t, B);
+        table_num(t, bound(cfg, (double)lens[l]));
+        table_num(t, failures(cfg, work, l, 0, B, false) / count);
+        table_num(t, failures(cfg, work, l, 0, bound(cfg, (double)lens[l]), false) / count);
+        for (size_t r = 0; r < trials; r++) x[r] = units_row(work, r)[l * NUM_RESULTS + 1];
+        if (stats_mean(x, trials, 0.95, &mean)) mean = (struct interval){ NAN, NAN, NAN, trials };
+        table_num(t, mean.value);
+        table_num(t, mean.lo);
+        table_num(t, mean.hi);
+        table_num(t, failures(cfg, work, l, 1, 0.0, true) / count);
+        table_num(t, failures(cfg, work, l, 1, 2.0 * B, false) / count);
+        table_end_row(t);
+        if (lens[l] == 1 && !stats_rate(failures(cfg, work, l, 0, B, false), count, 0.999, &rate))
+            verdicts_add(v, "T9", "single-token", rate);
+    }
+    const size_t last = num_lens - 1;
+    if (!stats_rate(failures(cfg, work, last, 0, B, false), count, 0.999, &rate)) verdicts_add(v, "T9", "without-log-m", rate);
+    if (!stats_rate(failures(cfg, work, last, 0, bound(cfg, (double)lens[last]), false), count, 0.999, &rate))
+        verdicts_add(v, "T9", "with-log-m", rate);
+    if (!stats_rate(failures(cfg, work, last, 1, 0.0, true), count, 0.999, &rate)) verdicts_add(v, "T10", "measured-bound", rate);
+    if (!stats_rate(failures(cfg, work, last, 1, 2.0 * B, false), count, 0.999, &rate)) verdicts_add(v, "T10", "stated-bound", rate);
+    /* Growth: the least-squares slope of max s^2 / (2 sigma^2) in ln m, within each trial, m >= 16. */
+    for (size_t r = 0; r < trials; r++) {
+        double sx = 0.0, sy = 0.0, sxx = 0.0, sxy = 0.0, points = 0.0;
+        for (size_t l = 0; l < num_lens; l++) {
+            if (lens[l] < 16) continue;
+            const double s = units_row(work, r)[l * NUM_RESULTS], a = log((double)lens[l]), b = s * s / (2.0 * cfg->sigma * cfg->sigma);
+            sx += a; sy += b; sxx += a * a; sxy += a * b; points++;
+        }
+        slope[r] = (points * sxy - sx * sy) / (points * sxx - sx * sx);
+        const double *result = units_row(work, r) + last * NUM_RESULTS;
+        x[r] = result[1] / (2.0 * result[0]);
+    }
+    if (stats_mean(slope, trials, 0.999, &mean)) mean = (struct interval){ NAN, NAN, NAN, trials };
+    verdicts_add(v, "F6", "growth", mean);
+    if (stats_mean(x, trials, 0.999, &mean)) mean = (struct interval){ NAN, NAN, NAN, trials };
+    verdicts_add(v, "F6", "exponent", mean);
+    free(slope);
+    free(x);
+    return table_close(t, verdicts_close(v, 0));
+}
+
+int main(int argc, char **argv)
+{
+    static size_t default_lens[] = { 1, 4, 16, 64, 256, 1024, 4096, 16384, 65536 };
+    static struct config cfg = { .num_samples = 16, .dim = 8, .num_trials = 1000, .sigma = 0.7, .delta = 0.1,
+                          .prefix_lens = default_lens, .num_lens = sizeof default_lens / sizeof *default_lens };
+    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    size_t num_lens, *lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &num_lens);
+    char *identity = NULL;
+    size_t identity_size = 0;
+    FILE *f = open_memstream(&identity, &identity_size);
+    if (f && lens) {
+        fprintf(f, "%zu %zu %.17g", cfg.num_samples, cfg.dim, cfg.sigma);
+        for (size_t i = 0; i < num_lens; i++) fprintf(f, " %zu", lens[i]);
+    }
+    if (f) fclose(f);
+    struct units *work = identity && lens ? units_open(&cfg.c, identity, "trials", cfg.num_trials, num_lens * NUM_RESULTS) : NULL;
+    free(identity);
+    int code = EXIT_FAILED;
+    if (work) {
+#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
+        for (size_t u = 0; u < cfg.num_trials; u++) {
+            double *row = units_begin(work, u);
+            if (row) units_end(work, u, run_trial(&cfg, lens, num_lens, u, row));
+        }
+        code = units_status(work);
+        if (!code) code = report(&cfg, lens, num_lens, work);
+    }
+    free(lens);
+    return units_close(work, code);
+}

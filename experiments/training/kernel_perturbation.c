@@ -1,0 +1,207 @@
+/* How far the key kernel moves when every token moves by R, at random and at worst (T5, F20). */
+#include "cli/kernels.h"
+#include "cli/samples.h"
+#include "cli/summary.h"
+#include "cli/units.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <gsl/gsl_errno.h>
+#include "common/random.h"
+#include "prefix_ntk/prefix_fit.h"
+
+static const char doc[] =
+    "||H(W) - H(W_0)||_F when every token moves by exactly R: in random directions, and along the gradient of the change "
+    "(projected ascent).";
+static const char columns[] = "shift,prefix_len,radius,num_trials,change_mean,change_ci_lo,change_ci_hi,change_per_radius";
+
+struct config {
+    struct cli_common c;
+    struct samples_options samples;
+    double sigma, *radii;
+    size_t num_radii, *prefix_lens, num_lens, num_trials, num_iterations;
+};
+
+enum { KEY_SIGMA = 1, KEY_RADIUS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_NUM_ITERATIONS };
+
+static const struct argp_option options[] = {
+    SAMPLES_ARGP_OPTIONS,
+    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
+    { "radius", KEY_RADIUS, "LIST", 0, "shifts R, ascending (default 0.01,0.03,0.1,0.3)", 1 },
+    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, ascending (default 64,256,1024)", 1 },
+    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn; those of one trial are nested (default 8)", 1 },
+    { "num-iterations", KEY_NUM_ITERATIONS, "N", 0, "rounds of ascent (default 8)", 1 },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
+    case KEY_RADIUS: return cli_parse_double_list(state, key, arg, 0.0, &cfg->radii, &cfg->num_radii);
+    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 1, 1u << 24, &cfg->prefix_lens, &cfg->num_lens);
+    case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
+    case KEY_NUM_ITERATIONS: return cli_parse_size(state, key, arg, 1, 10000, &cfg->num_iterations);
+    default: return samples_parse(&cfg->samples, key, arg, state);
+    }
+}
+
+static const char *check(void *config)
+{
+    const struct config *cfg = config;
+    for (size_t i = 1; i < cfg->num_radii; i++)
+        if (!(cfg->radii[i] > cfg->radii[i - 1])) return "--radius: values must ascend";
+    for (size_t i = 1; i < cfg->num_lens; i++)
+        if (cfg->prefix_lens[i] <= cfg->prefix_lens[i - 1]) return "--prefix-len: values must ascend";
+    return samples_check(&cfg->samples, false);
+}
+
+enum shift { RANDOM_SHIFT, ADVERSARIAL_SHIFT, NUM_SHIFTS };
+static const char *const shift_names[] = { "random", "adversarial" };
+
+struct study { const struct config *cfg; const gsl_matrix *X; struct units *work; };
+
+static double change_of(const struct study *s, enum shift shift, size_t len, size_t radius, size_t trial)
+{
+    return units_row(s->work, len * s->cfg->num_trials + trial)[(size_t)shift * s->cfg->num_radii + radius];
+}
+
+/* All radii of one prefix, both shifts. */
+static int run_unit(const struct study *s, size_t index, double *out)
+{
+    const struct config *cfg = s->cfg;
+    const size_t trial = index % cfg->num_trials, m = cfg->prefix_lens[index / cfg->num_trials], d = s->X->size2;
+    gsl_matrix *W0 = gsl_matrix_alloc(m, d), *W = gsl_matrix_alloc(m, d), *direction = gsl_matrix_alloc(m, d);
+    gsl_vector *signs = gsl_vector_alloc(m);
+    int status = W0 && W && direction && signs ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status) status = prefix_draw(cfg->c.seed, trial, PREFIX_SIGNS_RANDOM, cfg->sigma, W0, signs, 1);
+    if (!status) samples_sphere(cfg->c.seed, RANDOM_PERTURBATION, trial, 0, direction);
+    for (size_t i = 0; i < cfg->num_radii && !status; i++)
+        for (int shift = 0; shift < NUM_SHIFTS && !status; shift++) {
+            gsl_matrix_memcpy(W, direction);
+            gsl_matrix_scale(W, cfg->radii[i]);
+            gsl_matrix_add(W, W0);
+            status = ntk_adversarial_shift(W0, signs, s->X, NTK_KEY, cfg->radii[i],
+                                           shift == ADVERSARIAL_SHIFT ? cfg->num_iterations : 0, W,
+                                           &out[(size_t)shift * cfg->num_radii + i], 1);
+            if (cli_interrupted()) status = GSL_FAILURE;
+        }
+    gsl_vector_free(signs);
+    gsl_matrix_free(direction);
+    gsl_matrix_free(W);
+    gsl_matrix_free(W0);
+    return status;
+}
+
+static int write_table(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    double *x = malloc(cfg->num_trials * sizeof *x);
+    struct table *t = x ? table_open(&cfg->c, NULL, columns) : NULL;
+    if (!t) { free(x); return EXIT_FAILED; }
+    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g random signs; change: ||H(W)-H(W_0)||_F; ci: 95%% Student t",
+               s->X->size1, s->X->size2, cfg->sigma);
+    for (int shift = 0; shift < NUM_SHIFTS; shift++)
+        for (size_t i = 0; i < cfg->num_lens; i++)
+            for (size_t r = 0; r < cfg->num_radii; r++) {
+                for (size_t trial = 0; trial < cfg->num_trials; trial++) x[trial] = change_of(s, (enum shift)shift, i, r, trial);
+                const struct interval mean = cli_mean(x, cfg->num_trials, 0.95);
+                table_text(t, shift_names[shift]);
+                table_int(t, cfg->prefix_lens[i]);
+                table_num(t, cfg->radii[r]);
+                table_int(t, cfg->num_trials);
+                table_num(t, mean.value);
+                table_num(t, mean.lo);
+                table_num(t, mean.hi);
+                table_num(t, mean.value / cfg->radii[r]);
+                table_end_row(t);
+            }
+    free(x);
+    return table_close(t, 0);
+}
+
+/* Largest change per radius of a trial. */
+static double constant_of(const struct study *s, size_t len, size_t trial)
+{
+    double most = 0.0;
+    for (size_t r = 0; r < s->cfg->num_radii; r++)
+        most = fmax(most, change_of(s, ADVERSARIAL_SHIFT, len, r, trial) / s->cfg->radii[r]);
+    return most;
+}
+
+static int write_verdicts(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    if (!cfg->c.verdicts) return 0;
+    char stem[256];
+    cli_stem(&cfg->c, stem, sizeof stem);
+    const size_t most = cfg->num_lens > cfg->num_radii ? cfg->num_lens : cfg->num_radii, trials = cfg->num_trials;
+    double *x = malloc(most * sizeof *x), *y = malloc(trials * most * sizeof *y);
+    if (!x || !y) {
+        free(x);
+        free(y);
+        return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+    }
+    struct verdicts *v = verdicts_open(&cfg->c, stem);
+    for (size_t t = 0; t < trials; t++)
+        for (size_t r = 0; r < cfg->num_radii; r++)
+            y[t * cfg->num_radii + r] = change_of(s, ADVERSARIAL_SHIFT, cfg->num_lens - 1, r, t);
+    verdicts_add(v, "T5", "adversarial-slope", cli_exponent(cfg->radii, y, cfg->num_radii, trials, 0.999));
+    for (size_t t = 0; t < trials; t++) y[t] = constant_of(s, cfg->num_lens - 1, t) / constant_of(s, 0, t);
+    verdicts_add(v, "T5", "sufficient", cli_mean(y, trials, 0.999));
+    for (size_t i = 0; i < cfg->num_lens; i++) x[i] = (double)cfg->prefix_lens[i];
+    for (int shift = 0; shift < NUM_SHIFTS; shift++) {
+        for (size_t t = 0; t < trials; t++)
+            for (size_t i = 0; i < cfg->num_lens; i++) y[t * cfg->num_lens + i] = change_of(s, (enum shift)shift, i, 0, t);
+        verdicts_add(v, "F20", shift == RANDOM_SHIFT ? "random-exponent" : "adversarial-exponent",
+                     cli_exponent(x, y, cfg->num_lens, trials, 0.999));
+    }
+    free(x);
+    free(y);
+    return verdicts_close(v, 0);
+}
+
+int main(int argc, char **argv)
+{
+    static double default_radii[] = { 0.01, 0.03, 0.1, 0.3 };
+    static size_t default_lens[] = { 64, 256, 1024 };
+    struct config cfg = { .samples = { .num_samples = 4, .dim = 4 }, .sigma = 0.5, .radii = default_radii, .num_radii = 4,
+                          .prefix_lens = default_lens, .num_lens = 3, .num_trials = 8, .num_iterations = 8 };
+    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    gsl_matrix *X = NULL;
+    int code = samples_load(&cfg.c, &cfg.samples, 0, &X, NULL);
+    if (code) return code;
+    struct study s = { .cfg = &cfg, .X = X };
+    const double m = (double)cfg.prefix_lens[cfg.num_lens - 1], nd = (double)(X->size1 * X->size2);
+    code = cli_memory(&cfg.c, (double)cfg.c.threads * (4.0 * nd * nd + m * (double)(6 * X->size2 + 2 * X->size1)) * sizeof(double),
+                      "the longest prefix");
+    char *identity = code ? NULL : cli_text("%016llx %.17g %zu %zu", (unsigned long long)cli_checksum(X), cfg.sigma,
+                                            cfg.num_trials, cfg.num_iterations);
+    identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
+    for (size_t i = 0; i < cfg.num_radii && identity; i++) {
+        char *longer = cli_text("%s %.17g", identity, cfg.radii[i]);
+        free(identity);
+        identity = longer;
+    }
+    const size_t units = cfg.num_lens * cfg.num_trials;
+    if (!code) {
+        s.work = identity ? units_open(&cfg.c, identity, "prefixes", units, NUM_SHIFTS * cfg.num_radii) : NULL;
+        if (!s.work) code = EXIT_FAILED;
+    }
+    free(identity);
+    if (!code) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
+        for (size_t u = 0; u < units; u++) {
+            double *row = units_begin(s.work, units - 1 - u);
+            if (row) units_end(s.work, units - 1 - u, run_unit(&s, units - 1 - u, row));
+        }
+        code = units_status(s.work);
+        if (!code && cfg.samples.inputs_out) code = cli_write_matrix(&cfg.c, cfg.samples.inputs_out, X);
+        if (!code) code = write_verdicts(&s);
+        if (!code) code = write_table(&s);
+        code = units_close(s.work, code);
+    }
+    gsl_matrix_free(X);
+    return code;
+}

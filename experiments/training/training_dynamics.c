@@ -1,0 +1,574 @@
+/* Loss curves of gradient descent on prefixes of growing length (T8). */
+#include "cli/kernels.h"
+#include "cli/prefix_files.h"
+#include "cli/samples.h"
+#include "cli/summary.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <omp.h>
+#include <gsl/gsl_blas.h>
+#include <gsl/gsl_errno.h>
+#include "common/threads.h"
+#include "prefix_ntk/prefix_descent.h"
+
+static const char doc[] =
+    "Full-batch gradient descent on a prefix, W <- W - step_size dL/dW with L = 1/2 sum ||F - y||^2, by prefix "
+    "length, beside the linearised dynamics (I - step_size m K)^t of the initial kernel.";
+static const char columns[] =
+    "prefix_len,trial,signs,step_size,num_steps,kernel_time,reached,loss_initial,loss_final,loss_linearised,"
+    "steps_pred,steps_bound_key,lambda_min,lambda_max,drift,movement_rms,movement_max";
+static const char curve_columns[] = "prefix_len,trial,step,kernel_time,loss,loss_linearised";
+
+struct config {
+    struct cli_common c;
+    struct samples_options samples;
+    double sigma, step_size, stop_loss, stop_ratio;      /* step_size 0: auto */
+    int law;
+    size_t *prefix_lens, num_lens, num_trials, num_steps;
+    bool lens_given, trials_given, tables;
+    const char *prefix, *sign_values, *at, *pred_out, *prefix_out, *signs_out, *curve_out;
+};
+
+enum { KEY_SIGMA = 1, KEY_SIGNS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_STEP_SIZE, KEY_NUM_STEPS, KEY_STOP_LOSS,
+       KEY_STOP_RATIO, KEY_PREFIX, KEY_SIGN_VALUES, KEY_AT, KEY_PRED_OUT, KEY_PREFIX_OUT, KEY_SIGNS_OUT, KEY_CURVE_OUT,
+       KEY_TABLES };
+
+static const struct argp_option options[] = {
+    SAMPLES_ARGP_OPTIONS,
+    SAMPLES_ARGP_TARGETS,
+    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
+    { "signs", KEY_SIGNS, "LAW", 0, "random, positive or mirrored (default random)", 1 },
+    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m (default 256,1024,4096; all of --prefix)", 1 },
+    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn; those of one trial are nested (default 1)", 1 },
+    { "step-size", KEY_STEP_SIZE, "ETA", 0, "of W <- W - eta dL/dW, or auto = 1/(m lambda_max(K(0))) (default auto)", 1 },
+    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps at most (default 1000)", 1 },
+    { "stop-loss", KEY_STOP_LOSS, "L", 0, "stop at this loss (default 0)", 1 },
+    { "stop-ratio", KEY_STOP_RATIO, "Q", 0, "stop at this share of the initial loss (default 0)", 1 },
+    { "prefix", KEY_PREFIX, "FILE", 0, "tokens w_r, (m, d), instead of drawing them", 2 },
+    { "sign-values", KEY_SIGN_VALUES, "FILE", 0, "their signs, (m), each 1 or -1; needed unless --signs positive", 2 },
+    { "at", KEY_AT, "FILE", 0, "unseen inputs, (n2, d)", 2 },
+    { "pred-out", KEY_PRED_OUT, "FILE", 0, "write the outputs there, trial 0, longest prefix", 2 },
+    { "prefix-out", KEY_PREFIX_OUT, "FILE", 0, "write the trained tokens, trial 0, longest prefix", 2 },
+    { "sign-values-out", KEY_SIGNS_OUT, "FILE", 0, "write their signs", 2 },
+    { "curve-out", KEY_CURVE_OUT, "FILE", 0, "write the loss curves: every early step, then a growing stride, and the last", 2 },
+    { "tables", KEY_TABLES, NULL, 0, "the same as --curve-out OUT_curve.csv", 2 },
+    { 0 }
+};
+
+/* A number >= 0, or a usage error. */
+static error_t parse_loss(struct argp_state *state, int key, const char *arg, double *out)
+{
+    char *end;
+    errno = 0;
+    if (strtod(arg, &end) == 0.0 && end != arg && !*end && !errno) {
+        *out = 0.0;
+        return 0;
+    }
+    return cli_parse_double(state, key, arg, 0.0, out);
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
+    case KEY_SIGNS: return cli_parse_choice(state, key, arg, cli_sign_names, &cfg->law);
+    case KEY_PREFIX_LEN:
+        cfg->lens_given = true;
+        return cli_parse_size_list(state, key, arg, 1, SIZE_MAX / 4096, &cfg->prefix_lens, &cfg->num_lens);
+    case KEY_NUM_TRIALS:
+        cfg->trials_given = true;
+        return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
+    case KEY_STEP_SIZE:
+        cfg->step_size = 0.0;
+        return strcmp(arg, "auto") ? cli_parse_double(state, key, arg, 0.0, &cfg->step_size) : 0;
+    case KEY_NUM_STEPS: return cli_parse_size(state, key, arg, 0, (size_t)1 << 40, &cfg->num_steps);
+    case KEY_STOP_LOSS: return parse_loss(state, key, arg, &cfg->stop_loss);
+    case KEY_STOP_RATIO: return parse_loss(state, key, arg, &cfg->stop_ratio);
+    case KEY_PREFIX: cfg->prefix = arg; return 0;
+    case KEY_SIGN_VALUES: cfg->sign_values = arg; return 0;
+    case KEY_AT: cfg->at = arg; return 0;
+    case KEY_PRED_OUT: cfg->pred_out = arg; return 0;
+    case KEY_PREFIX_OUT: cfg->prefix_out = arg; return 0;
+    case KEY_SIGNS_OUT: cfg->signs_out = arg; return 0;
+    case KEY_CURVE_OUT: cfg->curve_out = arg; return 0;
+    case KEY_TABLES: cfg->tables = true; return 0;
+    default: return samples_parse(&cfg->samples, key, arg, state);
+    }
+}
+
+static const char *check(void *config)
+{
+    const struct config *cfg = config;
+    static char wrong[96];
+    for (size_t i = 0; i < cfg->num_lens && !cfg->prefix; i++)
+        if (cfg->law == PREFIX_SIGNS_MIRRORED && cfg->prefix_lens[i] % 2) {
+            snprintf(wrong, sizeof wrong, "--prefix-len: %zu is odd, which --signs mirrored cannot split",
+                     cfg->prefix_lens[i]);
+            return wrong;
+        }
+    if (cfg->sign_values && !cfg->prefix) return "--sign-values: needs --prefix";
+    if (cfg->prefix && !cfg->sign_values && cfg->law != PREFIX_SIGNS_POSITIVE)
+        return "--prefix: needs --sign-values unless --signs positive";
+    if (cfg->prefix && cfg->lens_given) return "--prefix-len: --prefix has a length of its own";
+    if (cfg->prefix && cfg->trials_given && cfg->num_trials != 1) return "--num-trials: --prefix is one trial";
+    if (!cfg->at != !cfg->pred_out) return "--at and --pred-out: need each other";
+    return samples_check(&cfg->samples, true);
+}
+
+enum { DENSE_STEPS = 64, SPECTRUM_MAX = 2048 };
+enum { STEP_SIZE, NUM_STEPS, REACHED, LOSS_INITIAL, LOSS_FINAL, LOSS_LINEARISED, STEPS_PRED, STEPS_BOUND_KEY, LAMBDA_MIN,
+       LAMBDA_MAX, DRIFT, MOVEMENT_RMS, MOVEMENT_MAX, CURVE_ROWS, NUM_RESULTS };
+
+/* The recorded steps: all up to DENSE_STEPS, then 3 % apart. */
+static size_t next_recorded(size_t step)
+{
+    return step < DENSE_STEPS ? step + 1 : step + step * 3 / 100;
+}
+
+static size_t recorded_at_most(size_t num_steps)
+{
+    size_t rows = 2;                                     /* step 0 and a last one off the grid */
+    for (size_t step = 0; step < num_steps; step = next_recorded(step)) rows++;
+    return rows;
+}
+
+struct study {
+    const struct config *cfg;
+    const gsl_matrix *X, *Y, *given;       /* given: tokens of --prefix or NULL */
+    const gsl_vector *given_signs;
+    double lambda_key;                     /* lambda_min(H*), NaN when not positive or unknown */
+    size_t *lens, num_lens, curve_max, unit;   /* lens ascending; unit: numbers per (length, trial) */
+    double *results;                       /* (num_lens, num_trials, unit): NUM_RESULTS, then step, loss, linearised */
+    gsl_matrix *trained;                   /* trial 0, longest prefix, once known */
+    gsl_vector *trained_signs;
+    struct journal *journal;
+    struct progress *progress;
+    double work_done;                      /* tokens times steps of all descents */
+};
+
+static double *unit_of(const struct study *s, size_t len, size_t trial)
+{
+    return s->results + (len * s->cfg->num_trials + trial) * s->unit;
+}
+
+static double clock_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* lambda_max of a symmetric PSD matrix too large for its whole spectrum. */
+static double largest_eigenvalue(const gsl_matrix *K)
+{
+    const size_t size = K->size1;
+    gsl_vector *x = gsl_vector_alloc(size), *y = gsl_vector_alloc(size);
+    double value = NAN;
+    if (x && y) {
+        for (size_t i = 0; i < size; i++) gsl_vector_set(x, i, 1.0 + 0.3 * sin(1.7 * (double)i));
+        for (int round = 0; round < 500; round++) {
+            gsl_vector_scale(x, 1.0 / gsl_blas_dnrm2(x));
+            gsl_blas_dsymv(CblasUpper, 1.0, K, x, 0.0, y);
+            const double last = value;
+            value = gsl_blas_dnrm2(y);
+            if (fabs(value - last) <= 1e-10 * value) break;
+            gsl_vector_memcpy(x, y);
+        }
+    }
+    gsl_vector_free(x);
+    gsl_vector_free(y);
+    return value;
+}
+
+static double squared_distance(const gsl_matrix *A, const gsl_matrix *B)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < A->size1 * A->size2; i++) sum += (A->data[i] - B->data[i]) * (A->data[i] - B->data[i]);
+    return sum;
+}
+
+/* One descent; a GSL code, or GSL_FAILURE after an interrupt or a failed save. */
+static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *W0, const gsl_vector *signs, int num_threads)
+{
+    const struct config *cfg = s->cfg;
+    const size_t m = W0->size1, d = W0->size2, nd = s->X->size1 * d;
+    double *result = unit_of(s, len, trial), *curve = result + NUM_RESULTS;
+    gsl_matrix *K = gsl_matrix_alloc(nd, nd), *K_end = gsl_matrix_alloc(nd, nd), *W = gsl_matrix_alloc(m, d);
+    struct prefix_descent *descent = NULL;
+    struct prefix_linear *linear = NULL;
+    size_t saved_size = 0;
+    double *saved = NULL;
+    char key[64];
+    snprintf(key, sizeof key, "descent %zu %zu", m, trial);
+    int status = GSL_ENOMEM;
+    if (!K || !K_end || !W) goto done;
+    if ((status = prefix_descent_alloc(W0, signs, s->X, NULL, s->Y, num_threads, &descent))) goto done;
+    /* What a kill leaves: the numbers so far, the step, the state. */
+    saved_size = s->unit + 1 + prefix_descent_state_size(descent);
+    if (!(saved = malloc(saved_size * sizeof *saved))) { status = GSL_ENOMEM; goto done; }
+    if ((status = ntk_gram(W0, signs, s->X, NTK_FULL, K, num_threads))) goto done;
+    if (nd <= SPECTRUM_MAX && (status = prefix_linear_alloc(K, prefix_descent_residual(descent), &linear))) goto done;
+
+    for (size_t i = 0; i < s->unit; i++) result[i] = NAN;
+    result[LAMBDA_MIN] = linear ? linear->eigenvalues[0] : NAN;
+    result[LAMBDA_MAX] = linear ? linear->eigenvalues[nd - 1] : largest_eigenvalue(K);
+    const double step_size = cfg->step_size > 0.0 ? cfg->step_size : 1.0 / ((double)m * result[LAMBDA_MAX]);
+    const double rate = step_size * (double)m, start = prefix_descent_loss(descent);
+    const double target = fmax(cfg->stop_loss, cfg->stop_ratio * start);
+    result[STEP_SIZE] = step_size;
+    result[LOSS_INITIAL] = start;
+    if (linear && target > 0.0) result[STEPS_PRED] = prefix_linear_steps(linear, rate, target);
+    if (target > 0.0) result[STEPS_BOUND_KEY] = 2.0 * log(start / target) / (rate * s->lambda_key);
+
+    size_t step = 0, rows = 0, record = 0;
+    if (journal_saved(s->journal, key, saved, saved_size)) {
+        memcpy(result, saved, s->unit * sizeof *result);
+        step = (size_t)saved[s->unit];
+        rows = (size_t)result[CURVE_ROWS];
+        if ((status = prefix_descent_load(descent, saved + s->unit + 1))) goto done;
+        while (record <= step) record = next_recorded(record);
+    }
+    double saved_at_s = clock_s();
+    size_t counted = 0;
+    bool diverged = false;
+    for (;; step++) {
+        const double loss = prefix_descent_loss(descent);
+        const bool last = diverged || step == cfg->num_steps || loss <= target;
+        if (!diverged && (step == record || last)) {
+            curve[3 * rows] = (double)step;
+            curve[3 * rows + 1] = loss;
+            curve[3 * rows + 2] = linear ? prefix_linear_loss(linear, rate, (double)step) : NAN;
+            rows++;
+            if (step == record) record = next_recorded(step);
+        }
+        if (last) break;
+        if (step % 16 == 0) {
+            double done;
+#pragma omp atomic capture
+            done = s->work_done += (double)m * (double)(step - counted);
+            counted = step;
+            progress_to(s->progress, done);
+            const double now_s = clock_s();
+            if (cli_interrupted() || now_s - saved_at_s > 2.0) {
+                result[CURVE_ROWS] = (double)rows;
+                memcpy(saved, result, s->unit * sizeof *result);
+                saved[s->unit] = (double)step;
+                prefix_descent_save(descent, saved + s->unit + 1);
+                /* The row of this step is written already: go on behind it. */
+                saved_at_s = now_s;
+                if (journal_save(s->journal, key, saved, saved_size) || cli_interrupted()) { status = GSL_FAILURE; goto done; }
+            }
+        }
+        diverged = prefix_descent_step(descent, step_size) != GSL_SUCCESS;
+    }
+    result[NUM_STEPS] = (double)step;
+    result[CURVE_ROWS] = (double)rows;
+    result[REACHED] = !diverged && prefix_descent_loss(descent) <= target;
+    if (!diverged) {
+        const gsl_matrix *end = prefix_descent_prefix(descent);
+        result[LOSS_FINAL] = prefix_descent_loss(descent);
+        result[LOSS_LINEARISED] = linear ? prefix_linear_loss(linear, rate, (double)step) : NAN;
+        if ((status = ntk_gram(end, signs, s->X, NTK_FULL, K_end, num_threads))) goto done;
+        double norm = 0.0;
+        for (size_t i = 0; i < nd * nd; i++) norm += K->data[i] * K->data[i];
+        result[DRIFT] = sqrt(squared_distance(K_end, K) / norm);
+        if ((status = prefix_movement(end, W0, &result[MOVEMENT_RMS], &result[MOVEMENT_MAX]))) goto done;
+        gsl_matrix_memcpy(W, end);
+    }
+    snprintf(key, sizeof key, "%zu %zu", m, trial);
+    if (trial == 0 && len == s->num_lens - 1 && (cfg->pred_out || cfg->prefix_out)) {
+        if (diverged) { status = GSL_EDOM; goto done; }
+        if (journal_put(s->journal, "trained", W->data, m * d)) { status = GSL_FAILURE; goto done; }
+        s->trained = W;
+        W = NULL;
+    }
+    status = journal_put(s->journal, key, result, s->unit) ? GSL_FAILURE : GSL_SUCCESS;
+    snprintf(key, sizeof key, "descent %zu %zu", m, trial);
+    journal_forget(s->journal, key);
+#pragma omp atomic
+    s->work_done += (double)m * (double)(cfg->num_steps - counted);     /* what need not be done any more */
+done:
+    free(saved);
+    prefix_linear_free(linear);
+    prefix_descent_free(descent);
+    gsl_matrix_free(W);
+    gsl_matrix_free(K_end);
+    gsl_matrix_free(K);
+    return status;
+}
+
+/* One descent, or what is known of it; a GSL code as descend's. */
+static int run_unit(struct study *s, size_t len, size_t trial, int num_threads)
+{
+    const struct config *cfg = s->cfg;
+    const size_t m = s->lens[len], d = s->X->size2;
+    const bool wanted = trial == 0 && len == s->num_lens - 1 && (cfg->pred_out || cfg->prefix_out || cfg->signs_out);
+    char key[64];
+    snprintf(key, sizeof key, "%zu %zu", m, trial);
+    const bool known = journal_get(s->journal, key, unit_of(s, len, trial), s->unit);
+    if (known && !wanted) return GSL_SUCCESS;
+    gsl_matrix *W0 = gsl_matrix_alloc(m, d);
+    gsl_vector *signs = gsl_vector_alloc(m);
+    int status = W0 && signs ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status && s->given) {
+        gsl_matrix_memcpy(W0, s->given);
+        gsl_vector_memcpy(signs, s->given_signs);
+    } else if (!status) {
+        status = prefix_draw(cfg->c.seed, trial, (enum prefix_signs)cfg->law, cfg->sigma, W0, signs, num_threads);
+    }
+    if (!status && known && journal_get(s->journal, "trained", W0->data, m * d)) {
+        s->trained = W0;
+        W0 = NULL;
+    } else if (!status && !known) {
+        status = descend(s, len, trial, W0, signs, num_threads);
+    }
+    if (!status && wanted) {
+        s->trained_signs = signs;
+        signs = NULL;
+    }
+    gsl_matrix_free(W0);
+    gsl_vector_free(signs);
+    return status;
+}
+
+/* All lengths and trials, the longest first: side by side, or, when there are fewer of
+ * them than threads, each on several; exit code. */
+static int run(struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    const size_t n = s->X->size1, d = s->X->size2, longest = s->lens[s->num_lens - 1], units = s->num_lens * cfg->num_trials;
+    const double nd = (double)(n * d), threads = (double)cfg->c.threads;
+    const double each = sizeof(double) * ((nd <= SPECTRUM_MAX ? 6.0 : 2.0) * nd * nd + 4.0 * (double)longest * (double)d + (double)s->unit)
+                      + (double)prefix_descent_bytes(longest, d, n, cfg->c.threads)
+                      + (double)ntk_gram_workspace(n, d, longest, cfg->c.threads);
+    const double shared = sizeof(double) * (double)units * (double)s->unit;
+    size_t side_by_side = (double)units < threads ? units : (size_t)cfg->c.threads;
+    while (side_by_side > 1 && shared + each * (double)side_by_side > 0.5 * (double)memory_available()) side_by_side--;
+    int code = cli_memory(&cfg->c, shared + each * (double)side_by_side, "the longest prefix");
+    if (code) return code;
+    if (!(s->results = calloc(units * s->unit, sizeof(double)))) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+    double total = 0.0;
+    for (size_t i = 0; i < s->num_lens; i++)
+        total += (double)s->lens[i] * (double)cfg->num_steps * (double)cfg->num_trials;
+    s->progress = progress_start(&cfg->c, "descent", total);
+    const int inner = cfg->c.threads / (int)side_by_side;
+    int status = GSL_SUCCESS;
+    omp_set_max_active_levels(2);
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)side_by_side)
+    for (size_t u = 0; u < units; u++) {
+        int failed;
+#pragma omp atomic read
+        failed = status;
+        if (failed || cli_interrupted()) continue;
+        const int mine = run_unit(s, s->num_lens - 1 - u / cfg->num_trials, u % cfg->num_trials, inner);
+        if (mine) {
+#pragma omp atomic write
+            status = mine;
+        }
+    }
+    progress_end(s->progress);
+    if (cli_interrupted()) return cli_interrupted();
+    if (status == GSL_FAILURE) return EXIT_FAILED;      /* said already */
+    if (status == GSL_EDOM) return cli_fail(&cfg->c, EXIT_FAILED, "--step-size: descent diverged: nothing to write");
+    return cli_status(&cfg->c, status, "descent");
+}
+
+static int write_curve(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    if (!cfg->curve_out) return 0;
+    struct table *t = table_open(&cfg->c, cfg->curve_out, curve_columns);
+    if (!t) return EXIT_FAILED;
+    table_note(t, "kernel_time: m step_size step; loss_linearised: (I - step_size m K)^step on the initial residual, K at initialisation");
+    for (size_t i = 0; i < cfg->num_lens; i++)
+        for (size_t r = 0; r < cfg->num_trials; r++) {
+            const size_t len = cli_index_of(s->lens, s->num_lens, cfg->prefix_lens[i]);
+            const double *result = unit_of(s, len, r), *curve = result + NUM_RESULTS;
+            for (size_t row = 0; row < (size_t)result[CURVE_ROWS]; row++, curve += 3) {
+                table_int(t, cfg->prefix_lens[i]);
+                table_int(t, r);
+                table_int(t, (uint64_t)curve[0]);
+                table_num(t, (double)cfg->prefix_lens[i] * result[STEP_SIZE] * curve[0]);
+                table_num(t, curve[1]);
+                table_num(t, curve[2]);
+                table_end_row(t);
+            }
+        }
+    return table_close(t, 0);
+}
+
+static int write_table(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    struct table *t = table_open(&cfg->c, NULL, columns);
+    if (!t) return EXIT_FAILED;
+    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g num_steps=%zu stop_loss=%.17g stop_ratio=%.17g", s->X->size1,
+               s->X->size2, cfg->sigma, cfg->num_steps, cfg->stop_loss, cfg->stop_ratio);
+    table_note(t, "reached: loss <= max(stop_loss, stop_ratio loss_initial); steps_pred: by the linearised dynamics; "
+                  "steps_bound_key: 2 ln(loss_initial/target) / (m step_size lambda_min(H*)); lambda: of K at initialisation; "
+                  "drift: ||K(t)-K(0)||_F/||K(0)||_F; movement: of ||w_r(t)-w_r(0)||; empty final cells: diverged");
+    for (size_t i = 0; i < cfg->num_lens; i++)
+        for (size_t r = 0; r < cfg->num_trials; r++) {
+            const double *result = unit_of(s, cli_index_of(s->lens, s->num_lens, cfg->prefix_lens[i]), r);
+            table_int(t, cfg->prefix_lens[i]);
+            table_int(t, r);
+            table_text(t, s->given_signs && cfg->sign_values ? "given" : cli_sign_names[cfg->law]);
+            table_num(t, result[STEP_SIZE]);
+            table_int(t, (uint64_t)result[NUM_STEPS]);
+            table_num(t, (double)cfg->prefix_lens[i] * result[STEP_SIZE] * result[NUM_STEPS]);
+            table_int(t, (uint64_t)result[REACHED]);
+            for (int c = LOSS_INITIAL; c <= MOVEMENT_MAX; c++) table_num(t, result[c]);
+            table_end_row(t);
+        }
+    return table_close(t, 0);
+}
+
+/* T8: how many runs reach the target, and in how many steps. */
+static int write_verdicts(const struct study *s)
+{
+    enum { LONG = 16384 };
+    const struct config *cfg = s->cfg;
+    if (!cfg->c.verdicts) return 0;
+    char stem[256];
+    cli_stem(&cfg->c, stem, sizeof stem);
+    struct verdicts *v = verdicts_open(&cfg->c, stem);
+    const size_t trials = cfg->num_trials;
+    struct interval share, steps = { NAN, NAN, NAN, 0 }, steps_key = { NAN, NAN, NAN, 0 };
+    double *ratio = calloc(2 * trials, sizeof *ratio), reached = 0.0, runs = 0.0;
+    int code = ratio ? 0 : cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+    for (size_t t = 0; t < trials && !code; t++) {
+        double count = 0.0;
+        for (size_t i = 0; i < s->num_lens; i++) {
+            const double *result = unit_of(s, i, t);
+            if (result[LAMBDA_MAX] <= 100.0 * result[LAMBDA_MIN]) {
+                runs += 1.0;
+                reached += result[REACHED];
+            }
+            if (s->lens[i] < LONG || !(result[REACHED] > 0.0)) continue;
+            ratio[t] += result[NUM_STEPS] / result[STEPS_PRED];
+            ratio[trials + t] += result[NUM_STEPS] / result[STEPS_BOUND_KEY];
+            count += 1.0;
+        }
+        ratio[t] /= count;                              /* no such run: NaN, inconclusive */
+        ratio[trials + t] /= count;
+    }
+    if (!code) {
+        if (runs < 1.0 || stats_rate(reached, runs, 0.999, &share)) share = (struct interval){ NAN, NAN, NAN, 0 };
+        if (stats_mean(ratio, trials, 0.999, &steps)) steps = (struct interval){ NAN, NAN, NAN, trials };
+        if (stats_mean(ratio + trials, trials, 0.999, &steps_key)) steps_key = (struct interval){ NAN, NAN, NAN, trials };
+        verdicts_add(v, "T8", "floor", share);
+        verdicts_add(v, "T8", "steps", steps);
+        verdicts_add(v, "T8", "steps-H", steps_key);
+    }
+    free(ratio);
+    return verdicts_close(v, code);
+}
+
+static int write_arrays(const struct study *s, const gsl_matrix *X_at)
+{
+    const struct config *cfg = s->cfg;
+    int code = 0;
+    if (cfg->samples.inputs_out) code = cli_write_matrix(&cfg->c, cfg->samples.inputs_out, s->X);
+    if (!code && cfg->samples.targets_out) code = cli_write_matrix(&cfg->c, cfg->samples.targets_out, s->Y);
+    if (!code && cfg->prefix_out) code = cli_write_matrix(&cfg->c, cfg->prefix_out, s->trained);
+    if (!code && cfg->signs_out) code = cli_write_vector(&cfg->c, cfg->signs_out, s->trained_signs);
+    if (code || !cfg->pred_out) return code;
+    gsl_matrix *F = gsl_matrix_alloc(X_at->size1, X_at->size2);
+    if (!F) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+    code = cli_status(&cfg->c, prefix_model_forward(s->trained, s->trained_signs, X_at, F, cfg->c.threads), "outputs");
+    if (!code) code = cli_write_matrix(&cfg->c, cfg->pred_out, F);
+    gsl_matrix_free(F);
+    return code;
+}
+
+/* Everything the numbers of a descent depend on besides the seed; the caller frees. */
+static char *identity_of(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    if (!f) return NULL;
+    fprintf(f, "%016llx %016llx %s %.17g %.17g %.17g %.17g %zu", (unsigned long long)cli_checksum(s->X),
+            (unsigned long long)cli_checksum(s->Y), cli_sign_names[cfg->law], cfg->sigma, cfg->step_size, cfg->stop_loss,
+            cfg->stop_ratio, cfg->num_steps);
+    if (s->given) {
+        gsl_matrix_const_view signs = gsl_matrix_const_view_vector(s->given_signs, 1, s->given_signs->size);
+        fprintf(f, " %016llx %016llx", (unsigned long long)cli_checksum(s->given), (unsigned long long)cli_checksum(&signs.matrix));
+    }
+    if (fclose(f)) { free(text); return NULL; }
+    return text;
+}
+
+int main(int argc, char **argv)
+{
+    static size_t default_lens[] = { 256, 1024, 4096 };
+    struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .sigma = 0.5, .law = PREFIX_SIGNS_RANDOM,
+                          .prefix_lens = default_lens, .num_lens = 3, .num_trials = 1, .num_steps = 1000 };
+    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+
+    char *curve = cfg.tables && !cfg.curve_out ? cli_side_path(&cfg.c, "curve") : NULL;
+    if (curve) cfg.curve_out = curve;
+    /* Files asked for are written at the end: a failed run leaves none. */
+    struct samples_options samples = cfg.samples;
+    samples.inputs_out = samples.targets_out = NULL;
+    gsl_matrix *X = NULL, *Y = NULL, *W = NULL, *X_at = NULL, *H = NULL;
+    gsl_vector *signs = NULL;
+    struct study s = { .cfg = &cfg, .lambda_key = NAN };
+    int code = samples_load(&cfg.c, &samples, 0, &X, &Y);
+    if (!code && cfg.prefix && !(code = cli_read_prefix(&cfg.c, cfg.prefix, cfg.sign_values, X->size2, &W, &signs))) {
+        cfg.prefix_lens = &W->size1;
+        cfg.num_lens = 1;
+        cfg.num_trials = 1;
+    }
+    if (!code && cfg.at && !(code = cli_read_matrix(&cfg.c, cfg.at, &X_at)) && X_at->size2 != X->size2)
+        code = cli_fail(&cfg.c, EXIT_DATA, "%s: inputs of dimension %zu, trained on %zu", cfg.at, X_at->size2, X->size2);
+    if (code) goto done;
+    cli_warn_duplicates(&cfg.c, X, cfg.samples.inputs ? cfg.samples.inputs : "inputs");
+    s.X = X;
+    s.Y = Y;
+    s.given = W;
+    s.given_signs = signs;
+    s.curve_max = recorded_at_most(cfg.num_steps);
+    s.unit = NUM_RESULTS + 3 * s.curve_max;
+    code = EXIT_FAILED;
+    if (!(s.lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &s.num_lens))) {
+        cli_fail(&cfg.c, EXIT_FAILED, "out of memory");
+        goto done;
+    }
+    const size_t nd = X->size1 * X->size2;
+    if (nd <= SPECTRUM_MAX && (H = gsl_matrix_alloc(nd, nd))
+        && (ntk_limit(X, X, cfg.sigma, (enum prefix_signs)cfg.law, NTK_KEY, H) || ntk_lambda_min(H, &s.lambda_key)
+            || !(s.lambda_key > 0.0)))
+        s.lambda_key = NAN;
+
+    char *identity = identity_of(&s);
+    s.journal = identity ? journal_open(&cfg.c, identity) : NULL;
+    free(identity);
+    if (!s.journal) goto done;
+    code = run(&s);
+    if (!code) code = write_arrays(&s, X_at);
+    if (!code) code = write_curve(&s);
+    if (!code) code = write_verdicts(&s);
+    if (!code) code = write_table(&s);
+    code = journal_close(s.journal, code);
+done:
+    free(curve);
+    gsl_matrix_free(s.trained);
+    gsl_vector_free(s.trained_signs);
+    free(s.results);
+    free(s.lens);
+    gsl_vector_free(signs);
+    gsl_matrix_free(H);
+    gsl_matrix_free(X_at);
+    gsl_matrix_free(W);
+    gsl_matrix_free(Y);
+    gsl_matrix_free(X);
+    return code;
+}
