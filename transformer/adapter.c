@@ -1,0 +1,194 @@
+#include "transformer/adapter.h"
+
+#include <gsl/gsl_errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/random.h"
+#include "transformer/encoder.h"
+
+static const struct adapter_ops *const table[NUM_ADAPTER_METHODS] = {
+    [ADAPTER_FULL] = &adapter_full,
+    [ADAPTER_HEAD] = &adapter_head,
+    [ADAPTER_LORA] = &adapter_lora,
+    [ADAPTER_PTUNING] = &adapter_ptuning,
+    [ADAPTER_TIED_PREFIX] = &adapter_tied_prefix,
+    [ADAPTER_NTK] = &adapter_ntk,
+    [ADAPTER_PREFIX_PLUS] = &adapter_prefix_plus
+};
+
+static const char *const projection_names[NUM_PROJECTIONS] = { "q", "k", "v", "o", "fc1", "fc2" };
+static const char *const k_mode_names[] = { "log", "linear", "zero", "tied" };
+enum { NUM_K_MODES = sizeof k_mode_names / sizeof *k_mode_names };
+
+const struct adapter_ops *adapter_ops_of(enum adapter_method method)
+{
+    return table[method];
+}
+
+/* ---- names and options ------------------------------------------------------------------------------ */
+
+struct adapter_options adapter_defaults(enum adapter_method method)
+{
+    return (struct adapter_options){
+        .method = method, .first_layer = ADAPTER_LAYER_DEFAULT, .last_layer = ADAPTER_LAYER_DEFAULT, .rank = 8,
+        .alpha = 16.0, .targets = 1u << PROJ_Q | 1u << PROJ_V, .prefix_len = 16, .init_scale = 0.02, .feature = "elu1",
+        .bound = 4.0, .k_mode = ADAPTER_K_LOG, .start_mass = 1e-2, .units = 1
+    };
+}
+
+int adapter_method_parse(const char *name, enum adapter_method *method)
+{
+    for (int m = 0; m < NUM_ADAPTER_METHODS; m++)
+        if (!strcmp(name, table[m]->name)) {
+            *method = (enum adapter_method)m;
+            return GSL_SUCCESS;
+        }
+    return GSL_EINVAL;
+}
+
+const char *adapter_method_name(enum adapter_method method) { return table[method]->name; }
+const char *adapter_method_summary(enum adapter_method method) { return table[method]->summary; }
+
+int adapter_targets_parse(const char *text, unsigned *targets)
+{
+    unsigned bits = 0;
+    if (!strcmp(text, "all")) {
+        *targets = (1u << NUM_PROJECTIONS) - 1;
+        return GSL_SUCCESS;
+    }
+    for (;;) {
+        const size_t len = strcspn(text, ",");
+        int found = 0;
+        for (int p = 0; p < NUM_PROJECTIONS; p++)
+            if (strlen(projection_names[p]) == len && !strncmp(text, projection_names[p], len)) {
+                bits |= 1u << p;
+                found = 1;
+            }
+        if (!found) return GSL_EINVAL;
+        if (!text[len]) break;
+        text += len + 1;
+    }
+    *targets = bits;
+    return GSL_SUCCESS;
+}
+
+int adapter_k_mode_parse(const char *text, enum adapter_k_mode *mode)
+{
+    for (int m = 0; m < NUM_K_MODES; m++)
+        if (!strcmp(text, k_mode_names[m])) {
+            *mode = (enum adapter_k_mode)m;
+            return GSL_SUCCESS;
+        }
+    return GSL_EINVAL;
+}
+
+const char *adapter_k_mode_name(enum adapter_k_mode mode) { return k_mode_names[mode]; }
+
+static int options_status(const struct adapter_options *o, size_t num_layers, struct reason why)
+{
+    const enum adapter_method m = o->method;
+    const int prefix = m == ADAPTER_PTUNING || m == ADAPTER_TIED_PREFIX, summary = m == ADAPTER_NTK || m == ADAPTER_PREFIX_PLUS;
+    if (o->first_layer < 0 || o->last_layer < o->first_layer || (size_t)o->last_layer >= num_layers)
+        return refuse(why, GSL_EINVAL, "blocks %d-%d do not lie in 0-%zu", o->first_layer, o->last_layer, num_layers - 1);
+    if (m == ADAPTER_LORA && (o->rank < 1 || !o->targets || o->targets >> NUM_PROJECTIONS))
+        return refuse(why, GSL_EINVAL, "lora needs a rank of at least 1 and some of q, k, v, o, fc1, fc2");
+    if (m == ADAPTER_LORA && !(isfinite(o->alpha) && o->alpha > 0.0))
+        return refuse(why, GSL_EINVAL, "alpha of lora must be positive");
+    if (prefix && o->prefix_len < 1) return refuse(why, GSL_EINVAL, "%s needs a prefix of at least 1", table[m]->name);
+    if (prefix && !(isfinite(o->init_scale) && o->init_scale >= 0.0))
+        return refuse(why, GSL_EINVAL, "the initial scale of a prefix must be finite and not negative");
+    if (summary && m == ADAPTER_NTK && !(isfinite(o->start_mass) && o->start_mass > 0.0))
+        return refuse(why, GSL_EINVAL, "the mass k starts from must be positive");
+    return GSL_SUCCESS;
+}
+
+/* ---- an adapter of a model ---------------------------------------------------------------------------- */
+
+int adapter_open(struct adapter *a, const struct adapter_options *options, const struct encoder *e, uint64_t seed,
+                 struct reason why)
+{
+    if ((int)options->method < 0 || options->method >= NUM_ADAPTER_METHODS)
+        return refuse(why, GSL_EINVAL, "no such method");
+    *a = (struct adapter){ .ops = table[options->method], .options = *options, .hidden = e->hidden, .heads = e->heads,
+                           .head_dim = e->head_dim, .mlp_dim = e->mlp_dim, .num_layers = e->num_blocks,
+                           .blocks = e->blocks, .seed = seed, .num_threads = 1 };
+    if (a->options.first_layer == ADAPTER_LAYER_DEFAULT) a->options.first_layer = 0;
+    if (a->options.last_layer == ADAPTER_LAYER_DEFAULT) a->options.last_layer = (int)e->num_blocks - 1;
+    int status = options_status(&a->options, e->num_blocks, why);
+    if (!status && a->ops->open) status = a->ops->open(a, why);
+    if (!status && a->ops->start) a->ops->start(a);
+    return status;
+}
+
+void adapter_close(struct adapter *a)
+{
+    if (!a->ops) return;
+    if (a->ops->close) a->ops->close(a);
+    for (size_t i = 0; i < a->num_parameters; i++) {
+        free((char *)a->parameters[i].name);
+        free(a->parameters[i].value);
+        free(a->parameters[i].grad);
+    }
+    free(a->parameters);
+    *a = (struct adapter){ 0 };
+}
+
+float *adapter_parameter(struct adapter *a, size_t layer, const char *name, size_t rows, size_t cols, int decay,
+                         int trained, float **grad)
+{
+    if (a->num_parameters == a->room) {
+        const size_t room = a->room ? 2 * a->room : 64;
+        struct parameter *more = realloc(a->parameters, room * sizeof *more);
+        if (!more) return NULL;
+        a->parameters = more;
+        a->room = room;
+    }
+    char text[64];
+    snprintf(text, sizeof text, "layer.%zu.%s", layer, name);
+    struct parameter p = { .name = strdup(text), .value = calloc(rows * cols, sizeof(float)),
+                           .grad = trained ? calloc(rows * cols, sizeof(float)) : NULL, .rows = rows, .cols = cols,
+                           .decay = decay, .group = PARAM_ADAPTER };
+    if (!p.name || !p.value || (trained && !p.grad)) {
+        free((char *)p.name);
+        free(p.value);
+        free(p.grad);
+        return NULL;
+    }
+    a->parameters[a->num_parameters++] = p;
+    if (grad) *grad = p.grad;
+    return p.value;
+}
+
+void adapter_projection(const struct adapter *a, enum projection which, size_t *out, size_t *in)
+{
+    *out = which == PROJ_FC1 ? a->mlp_dim : a->hidden;
+    *in = which == PROJ_FC2 ? a->mlp_dim : a->hidden;
+}
+
+/* Draws in rows of at most DRAW numbers: row i of a parameter is a function of (seed, block, parameter, i). */
+enum { DRAW = 256 };
+
+static void draw(const struct adapter *a, size_t layer, unsigned which, int normal, double scale, float *out, size_t n)
+{
+    double x[DRAW];
+    const uint64_t trial = (uint64_t)layer * 64 + which;
+    for (size_t i = 0; i < n; i += DRAW) {
+        const size_t m = n - i < DRAW ? n - i : DRAW;
+        if (normal) random_normal(a->seed, RANDOM_WEIGHTS, trial, i / DRAW, x, m);
+        else random_uniform(a->seed, RANDOM_WEIGHTS, trial, i / DRAW, x, m);
+        for (size_t j = 0; j < m; j++) out[i + j] = (float)(scale * (normal ? x[j] : 2.0 * x[j] - 1.0));
+    }
+}
+
+void adapter_normal(const struct adapter *a, size_t layer, unsigned which, double scale, float *out, size_t n)
+{
+    draw(a, layer, which, 1, scale, out, n);
+}
+
+void adapter_uniform(const struct adapter *a, size_t layer, unsigned which, double bound, float *out, size_t n)
+{
+    draw(a, layer, which, 0, bound, out, n);
+}

@@ -1,0 +1,79 @@
+/* A prefix of tokens P (prefix_len, hidden) per block through the block's own projections:
+ *   K_P = P W_K^T + b_K, V_P = P W_V^T + b_V,   dP = dK_P W_K + dV_P W_V. */
+#include <gsl/gsl_errno.h>
+#include <stdlib.h>
+
+#include "transformer/encoder.h"
+#include "transformer/ops.h"
+
+struct tokens { float *P, *dP, *K, *V, *dK, *dV; struct attn_packed *packed; };
+
+static struct tokens *tokens_at(const struct adapter *a, size_t layer)
+{
+    return &((struct tokens *)a->own)[layer];
+}
+
+static int open_tied(struct adapter *a, struct reason why)
+{
+    const size_t m = a->options.prefix_len, h = a->hidden;
+    a->own = calloc(a->num_layers, sizeof(struct tokens));
+    if (!a->own) return refuse(why, GSL_ENOMEM, "no memory for the adapter");
+    for (size_t l = 0; l < a->num_layers; l++) {
+        struct tokens *t = tokens_at(a, l);
+        if (!adapter_in_layer(a, l)) continue;
+        t->P = adapter_parameter(a, l, "prefix", m, h, 1, 1, &t->dP);
+        t->K = calloc(4 * m * h, sizeof(float));
+        t->packed = attn_packed_alloc(1, a->heads, m, a->head_dim, 1);
+        if (!t->P || !t->K || !t->packed) return refuse(why, GSL_ENOMEM, "no memory for the adapter");
+        t->V = t->K + m * h;
+        t->dK = t->V + m * h;
+        t->dV = t->dK + m * h;
+    }
+    return GSL_SUCCESS;
+}
+
+static void close_tied(struct adapter *a)
+{
+    for (size_t l = 0; a->own && l < a->num_layers; l++) {
+        free(tokens_at(a, l)->K);
+        attn_packed_free(tokens_at(a, l)->packed);
+    }
+    free(a->own);
+}
+
+static void start(struct adapter *a)
+{
+    for (size_t l = 0; l < a->num_layers; l++)
+        if (adapter_in_layer(a, l))
+            adapter_normal(a, l, 0, a->options.init_scale, tokens_at(a, l)->P, a->options.prefix_len * a->hidden);
+}
+
+static int prepare(struct adapter *a, size_t layer, int training, struct attention_extra *extra)
+{
+    struct tokens *t = tokens_at(a, layer);
+    const size_t m = a->options.prefix_len, h = a->hidden;
+    *extra = (struct attention_extra){ .kind = ATTENTION_PREFIX, .prefix_len = m, .K = t->K, .V = t->V,
+                                       .packed = t->packed, .dK = t->dK, .dV = t->dV };
+    if (training == 2) return GSL_SUCCESS;
+    const struct linear *w = &a->blocks[layer].qkv;
+    const struct epilogue k = { .bias = w->bias + h }, v = { .bias = w->bias + 2 * h };
+    ops_linear(m, h, h, t->P, h, w->weight + h * h, t->K, h, 0, &k, a->num_threads);
+    ops_linear(m, h, h, t->P, h, w->weight + 2 * h * h, t->V, h, 0, &v, a->num_threads);
+    const struct attn_in keys = { t->K, 0, (ptrdiff_t)a->head_dim, (ptrdiff_t)h };
+    const struct attn_in values = { t->V, 0, (ptrdiff_t)a->head_dim, (ptrdiff_t)h };
+    return attn_packed_set(t->packed, keys, values, a->num_threads);
+}
+
+static void finish(struct adapter *a, size_t layer, const struct attention_extra *extra)
+{
+    struct tokens *t = tokens_at(a, layer);
+    const size_t m = a->options.prefix_len, h = a->hidden;
+    const float *w = a->blocks[layer].qkv.weight;
+    ops_linear_dx(m, h, h, 1.0f, extra->dK, h, w + h * h, t->dP, h, 0, NULL, a->num_threads);
+    ops_linear_dx(m, h, h, 1.0f, extra->dV, h, w + 2 * h * h, t->dP, h, 1, NULL, a->num_threads);
+}
+
+const struct adapter_ops adapter_tied_prefix = {
+    .name = "tied-prefix", .summary = "prefix tokens through the block's own W_K and W_V (the paper's theory)",
+    .changes_blocks = 1, .open = open_tied, .close = close_tied, .start = start, .prepare = prepare, .finish = finish
+};
