@@ -1,7 +1,7 @@
 #!/bin/sh
-# Fetches a data set named in data/pins into its cache, checks it, unpacks it:
+# Fetches data sets and backbones named in data/pins into the cache, checks them, unpacks them:
 #
-#   data/fetch.sh SET            e.g. mnist
+#   data/fetch.sh SET...         e.g. mnist minilm
 #   data/fetch.sh --check SET    only says, by exit 0 or 3, whether the cache has it
 #
 # The cache is PREFIX_NTK_DATA, or data/cache. A cache that is complete and right is
@@ -21,12 +21,23 @@ fail() {
 
 check=
 if [ "${1-}" = --check ]; then check=yes; shift; fi
-[ $# -eq 1 ] || { echo "usage: data/fetch.sh [--check] SET" >&2; exit 2; }
+[ $# -ge 1 ] || { echo "usage: data/fetch.sh [--check] SET..." >&2; exit 2; }
+if [ $# -gt 1 ]; then
+    code=0
+    for set_name in "$@"; do "$0" ${check:+--check} "$set_name" || code=$?; done
+    exit $code
+fi
 set_name=$1
 package=$(grep "^package $set_name " "$pins") || { echo "fetch.sh: $set_name: no such data set" >&2; exit 2; }
 # shellcheck disable=SC2086
 set -- $package
 client=$3 name=$4 version=$5 bytes=$6 sum=$7
+
+# file_name PATH NAME: what a path of the package becomes: NAME, or the path without folders, unpacked.
+file_name() {
+    base=${1##*/}
+    echo "${2:-${base%.gz}}"
+}
 
 # is_right FILE BYTES SHA256
 is_right() {
@@ -35,8 +46,8 @@ is_right() {
 
 # Every file of the set stands in FOLDER as pinned.
 is_complete() {
-    grep "^file $set_name " "$pins" | while read -r _ _ path file_bytes file_sum; do
-        is_right "$1/${path##*/}" "$file_bytes" "$file_sum" || exit 1
+    grep "^file $set_name " "$pins" | while read -r _ _ path file_bytes file_sum as; do
+        is_right "$1/$(file_name "$path" "$as")" "$file_bytes" "$file_sum" || exit 1
     done
 }
 
@@ -52,37 +63,77 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# have_client COMMAND PACKAGE
 have_client() {
-    command -v "$client" > /dev/null && return
+    command -v "$1" > /dev/null && return
     [ "$(id -u)" -eq 0 ] && command -v apt-get > /dev/null ||
-        fail "$client is missing: install it (Debian: apt-get install $client) to fetch $name"
-    echo "fetch.sh: installing $client" >&2
-    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$client"; } \
-        > "$work/apt.log" 2>&1 9>&- || fail "$client is missing and cannot be installed: $(grep -m 1 '^E:' "$work/apt.log" || tail -n 1 "$work/apt.log")"
+        fail "$1 is missing: install it (Debian: apt-get install $2) to fetch $name"
+    echo "fetch.sh: installing $2" >&2
+    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$2"; } \
+        > "$work/apt.log" 2>&1 9>&- || fail "$1 is missing and cannot be installed: $(grep -m 1 '^E:' "$work/apt.log" || tail -n 1 "$work/apt.log")"
+}
+
+# Each client leaves the package in the folder it runs in.
+download_npm() {
+    npm pack --ignore-scripts --silent --no-update-notifier --fetch-retries=1 --fetch-retry-mintimeout=1000 \
+        --fetch-timeout=60000 --loglevel=error "$name@$version"
+}
+download_pip() {
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation --only-binary :all: --retries 1 "$name==$version"
+}
+download_apt() {
+    apt-get -qq download "$name=$version" || { apt-get -qq update && apt-get -qq download "$name=$version"; }
+}
+
+# The reason in a client's messages, in a few words.
+reason_of() {
+    grep -h -m 1 -o 'E[A-Z_0-9]\{3,\}\|^E: .*\|^ERROR: .*' "$work/client.err" "$work/client.out" | head -n 1 | sed 's/^E: //; s/^ERROR: //' |
+        grep . || echo "$client failed"
 }
 
 # Leaves the package, checked, in the cache.
-archive=$cache/$name-$version.tgz
+case $client in
+npm) kind=tgz ;;
+pip) kind=whl ;;
+apt) kind=deb ;;
+*) fail "$client: an unknown client in data/pins" ;;
+esac
+archive=$cache/$name-$version.$kind
 if ! is_right "$archive" "$bytes" "$sum"; then
     rm -f "$archive"
-    have_client
-    echo "fetch.sh: fetching $name@$version ($((bytes / 1000000)) MB)" >&2
     case $client in
-    npm) (cd "$work" && npm pack --ignore-scripts --silent --no-update-notifier --fetch-retries=1 --fetch-retry-mintimeout=1000 \
-            --fetch-timeout=60000 --loglevel=error "$name@$version" > npm.out 2> npm.log < /dev/null 9>&-) ||
-            fail "cannot download $name@$version (is there a network?): $(grep -m 1 -o 'E[A-Z_0-9]\{3,\}' "$work/npm.log" "$work/npm.out" | head -n 1 | sed 's/.*://' | grep . || echo "npm failed")" ;;
-    *) fail "$client: an unknown client in data/pins" ;;
+    npm) have_client npm npm ;;
+    pip) have_client pip3 python3-pip ;;
+    apt) have_client apt-get apt ;;
     esac
-    got=$work/$name-$version.tgz
-    [ -f "$got" ] || fail "$name@$version: the client left no $name-$version.tgz"
+    echo "fetch.sh: fetching $name@$version ($((bytes / 1000000)) MB)" >&2
+    mkdir "$work/download" || fail "$cache: cannot be written"
+    (cd "$work/download" && "download_$client" > "$work/client.out" 2> "$work/client.err" < /dev/null 9>&-) ||
+        fail "cannot download $name@$version (is there a network?): $(reason_of)"
+    got=$(find "$work/download" -type f -name "*.$kind")
+    [ -f "$got" ] || fail "$name@$version: the client left no .$kind file"
     is_right "$got" "$bytes" "$sum" ||
         fail "$name@$version: wrong checksum: $(wc -c < "$got") bytes, sha256 $(sha256sum "$got" | cut -d ' ' -f 1); discarded"
     mv "$got" "$archive" || fail "$archive: cannot be written"
 fi
 
+# unpack PATH: one file of the package, to stdout.
+unpack() {
+    case $kind in
+    tgz) tar -xzOf "$archive" "$1" ;;
+    whl) python3 -c 'import shutil, sys, zipfile
+shutil.copyfileobj(zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]), sys.stdout.buffer)' "$archive" "$1" ;;
+    deb) dpkg-deb --fsys-tarfile "$archive" | tar -xOf - "./$1" ;;
+    esac
+}
+
 mkdir "$work/$set_name" || fail "$cache: cannot be written"
-grep "^file $set_name " "$pins" | while read -r _ _ path _; do
-    tar -xzOf "$archive" "$path" > "$work/$set_name/${path##*/}" || exit 1
+grep "^file $set_name " "$pins" | while read -r _ _ path _ _ as; do
+    target=$work/$set_name/$(file_name "$path" "$as")
+    case $path in
+    *.gz) unpack "$path" | gzip -dc > "$target" || exit 1 ;;
+    *) unpack "$path" > "$target" || exit 1 ;;
+    esac
 done || fail "$archive: cannot be unpacked (is the disk full?)"
 is_complete "$work/$set_name" || fail "$archive: a file in it is not as pinned"
 rm -rf "${cache:?}/$set_name"
