@@ -37,7 +37,8 @@ struct backbone {
     struct backbone_config config;
     struct tensor *tensors;         /* canonical names */
     size_t num_tensors;
-    struct tensors *file;           /* what the data lie in; NULL: each tensor owns its data */
+    void *file;                     /* what the data lie in, freed by file_free; NULL: each tensor owns its data */
+    void (*file_free)(void *file);
     char *vocab_path;               /* text: the vocabulary, or NULL */
 };
 
@@ -49,7 +50,7 @@ void backbone_free(struct backbone *backbone);                                  
 const struct tensor *backbone_tensor(const struct backbone *backbone, const char *name);
 
 /* Random weights of a configuration, for pretraining and tests: matrices N(0, 0.02^2), biases 0, norms 1 and 0, layer
- * scale 1 (jitter > 0: every number gets N(0, jitter^2) more). A function of the seed. */
+ * scale 1; jitter widens every standard deviation (that of biases and norms from 0). A function of the seed. GSL_ENOMEM. */
 int backbone_random(const struct backbone_config *config, double jitter, uint64_t seed, struct backbone **out);
 
 #endif

@@ -17,7 +17,7 @@ void backbone_free(struct backbone *b)
         if (!b->file) free(b->tensors[i].data);
     }
     free(b->tensors);
-    if (b->file) tensors_free(b->file);
+    if (b->file) b->file_free(b->file);
     free(b->vocab_path);
     free(b->name);
     free(b);

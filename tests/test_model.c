@@ -1,0 +1,498 @@
+/* Encoder, adapters and head against a reference in double: forward, every gradient by central differences of the
+ * reference, ragged batches, threads, starts, fitting. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/isa.h"
+#include "common/random.h"
+#include "common/reason.h"
+#include "tests/support/check.h"
+#include "tests/support/encoder_ref.h"
+#include "tests/support/tiny_model.h"
+#include "transformer/model.h"
+
+/* Float32 through two blocks: a few hundred roundings of 2^-24, on outputs of order 1. */
+static const double RTOL_ROUNDOFF = 2e-5;
+/* Gradients sum over rows and pass the blocks twice; differences in double add nothing visible (step 2e-6 of order-1
+ * numbers). Relative to the largest entry of the tensor. */
+static const double RTOL_GRADIENT = 1e-4;
+/* Where the gradient is 0 by symmetry (keys' biases), what is left of terms of order 1 that cancel. */
+static const double ATOL_CANCELLATION = 2e-7;
+static const double STEP = 2e-6;
+static const uint64_t SEED = 77;
+enum { NUM_SEQS = 6, ENTRIES = 12 };
+
+struct variant { const char *name; struct adapter_options options; };
+
+static struct adapter_options with(enum adapter_method method, const char *feature, enum adapter_k_mode mode, size_t z_rank)
+{
+    struct adapter_options o = adapter_defaults(method);
+    o.prefix_len = 5;
+    o.rank = 2;
+    o.alpha = 3.0;
+    o.init_scale = 0.7;
+    o.k_mode = mode;
+    o.z_rank = z_rank;
+    strcpy(o.feature, feature);
+    return o;
+}
+
+enum { NUM_VARIANTS = 18 };
+static size_t make_variants(struct variant v[NUM_VARIANTS])
+{
+    size_t n = 0;
+    v[n++] = (struct variant){ "full", with(ADAPTER_FULL, "elu1", ADAPTER_K_LOG, 0) };
+    v[n++] = (struct variant){ "full, block 1", with(ADAPTER_FULL, "elu1", ADAPTER_K_LOG, 0) };
+    v[n - 1].options.first_layer = 1;
+    v[n++] = (struct variant){ "head", with(ADAPTER_HEAD, "elu1", ADAPTER_K_LOG, 0) };
+    v[n++] = (struct variant){ "lora q,v", with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0) };
+    v[n++] = (struct variant){ "lora all", with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0) };
+    v[n - 1].options.targets = 63;
+    v[n++] = (struct variant){ "lora k,o,fc1, block 1", with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0) };
+    v[n - 1].options.targets = 1u << PROJ_K | 1u << PROJ_O | 1u << PROJ_FC1;
+    v[n - 1].options.first_layer = 1;
+    v[n++] = (struct variant){ "ptuning", with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0) };
+    v[n++] = (struct variant){ "ptuning mlp", with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0) };
+    v[n - 1].options.reparameterise = 1;
+    v[n - 1].options.mlp_dim = 7;
+    v[n++] = (struct variant){ "ptuning, block 0", with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0) };
+    v[n - 1].options.last_layer = 0;
+    v[n++] = (struct variant){ "tied-prefix", with(ADAPTER_TIED_PREFIX, "elu1", ADAPTER_K_LOG, 0) };
+    v[n++] = (struct variant){ "ntk log", with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 0) };
+    v[n++] = (struct variant){ "ntk linear", with(ADAPTER_NTK, "elu1", ADAPTER_K_LINEAR, 0) };
+    v[n++] = (struct variant){ "ntk zero, low rank", with(ADAPTER_NTK, "elu1", ADAPTER_K_ZERO, 2) };
+    v[n++] = (struct variant){ "ntk favor", with(ADAPTER_NTK, "favor:6", ADAPTER_K_LOG, 0) };
+    v[n++] = (struct variant){ "ntk taylor, low rank", with(ADAPTER_NTK, "taylor:2", ADAPTER_K_TIED, 3) };
+    v[n++] = (struct variant){ "prefix-plus", with(ADAPTER_PREFIX_PLUS, "elu1", ADAPTER_K_LOG, 0) };
+    v[n++] = (struct variant){ "prefix-plus taylor, low rank", with(ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_LOG, 2) };
+    return n;
+}
+
+static struct model *make_model(const struct backbone *b, const struct adapter_options *o, size_t rows, size_t seqs,
+                                int training, int threads)
+{
+    char text[256] = "";
+    struct model *m;
+    const int status = model_alloc(b, o, TINY_CLASSES, b->config.kind == BACKBONE_BERT ? POOL_CLS : POOL_MEAN, 0, SEED, &m,
+                                   (struct reason){ text, sizeof text });
+    if (status) fail_msg("%s", text);
+    assert_int_equal(model_reserve(m, rows, seqs, rows, training, threads), 0);
+    return m;
+}
+
+/* L(params + t u) - L(params - t u) over 2 t for entry `entry` of an array, or along `u` when it is not NULL. */
+static double slope(struct encoder_ref *ref, const struct tiny_batch *t, double *array, size_t n, size_t entry,
+                    const double *u)
+{
+    double value[2];
+    double *kept = malloc(n * sizeof *kept);
+    memcpy(kept, array, n * sizeof *kept);
+    for (int side = 0; side < 2; side++) {
+        const double by = side ? -STEP : STEP;
+        for (size_t i = 0; i < n; i++) array[i] = kept[i] + (u ? by * u[i] : i == entry ? by : 0.0);
+        value[side] = encoder_ref_loss(ref, &t->batch, t->labels);
+    }
+    memcpy(array, kept, n * sizeof *kept);
+    free(kept);
+    return (value[0] - value[1]) / (2.0 * STEP);
+}
+
+static double largest(const float *x, size_t n)
+{
+    double most = 0.0;
+    for (size_t i = 0; i < n; i++) most = fmax(most, fabs((double)x[i]));
+    return most;
+}
+
+/* A random direction, then entries spread over the tensor. Returns the worst deviation relative to the tolerance. */
+static double check_parameter(struct encoder_ref *ref, const struct tiny_batch *t, const struct parameter *p, double planted)
+{
+    const size_t n = p->rows * p->cols;
+    double *array = encoder_ref_array(ref, p->name), *u = malloc(n * sizeof *u), along = 0.0, worst = 0.0;
+    assert_non_null(array);
+    const double scale = largest(p->grad, n), tolerance = RTOL_GRADIENT * scale + ATOL_CANCELLATION;
+    random_normal(SEED, RANDOM_PERTURBATION, 999, n, u, n);
+    for (size_t i = 0; i < n; i++) along += u[i] * ((double)p->grad[i] + planted * scale);
+    worst = fabs(along - slope(ref, t, array, n, 0, u)) / (tolerance * sqrt((double)n));
+    for (size_t i = 0; i < n; i += 1 + n / ENTRIES) {
+        const double error = fabs((double)p->grad[i] + planted * scale - slope(ref, t, array, n, i, NULL)) / tolerance;
+        if (!(error <= worst)) worst = error;
+    }
+    free(u);
+    return worst;
+}
+
+static void check_variant(enum backbone_kind kind, const struct variant *v)
+{
+    struct backbone *b = tiny_backbone(kind, 5);
+    struct tiny_batch t;
+    tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
+    struct model *m = make_model(b, &v->options, t.rows, NUM_SEQS, 1, 1);
+    tiny_shake(m, 0.3, 3);
+    struct encoder_ref ref;
+    encoder_ref_open(&ref, b, m, kind == BACKBONE_BERT ? POOL_CLS : POOL_MEAN, SEED);
+    float logits[NUM_SEQS * TINY_CLASSES], d_logits[NUM_SEQS * TINY_CLASSES];
+    double want[NUM_SEQS * TINY_CLASSES];
+    assert_int_equal(model_forward(m, &t.batch, logits, 1), 0);
+    encoder_ref_forward(&ref, &t.batch, want, NULL);
+    for (size_t i = 0; i < NUM_SEQS * TINY_CLASSES; i++)
+        check_close(logits[i], want[i], RTOL_ROUNDOFF, RTOL_ROUNDOFF, v->name, __FILE__, __LINE__);
+    const double loss = model_cross_entropy(logits, t.labels, NUM_SEQS, TINY_CLASSES, 0.0, d_logits, NULL);
+    CHECK_CLOSE(loss, encoder_ref_loss(&ref, &t.batch, t.labels), RTOL_ROUNDOFF, 0.0);
+    assert_int_equal(model_backward(m, d_logits), 0);
+    for (size_t i = 0; i < model_num_parameters(m); i++) {
+        const struct parameter *p = &model_parameters(m)[i];
+        if (!p->grad) continue;
+        const double worst = check_parameter(&ref, &t, p, 0.0);
+        if (!(worst <= 1.0)) fail_msg("kind %d, %s: gradient of %s is off by %.3g tolerances", (int)kind, v->name, p->name, worst);
+    }
+    encoder_ref_close(&ref);
+    model_free(m);
+    tiny_batch_free(&t);
+    backbone_free(b);
+}
+
+static void gradients(enum backbone_kind kind)
+{
+    struct variant v[NUM_VARIANTS];
+    const size_t n = make_variants(v);
+    for (size_t i = 0; i < n; i++) check_variant(kind, &v[i]);
+}
+
+static void test_bert_gradients(void **state) { (void)state; gradients(BACKBONE_BERT); }
+static void test_vit_gradients(void **state) { (void)state; gradients(BACKBONE_VIT); }
+static void test_mpnet_gradients(void **state) { (void)state; gradients(BACKBONE_MPNET); }
+
+/* The checker sees an error of a hundredth of the largest entry. */
+static void test_checker_rejects(void **state)
+{
+    (void)state;
+    struct variant v[NUM_VARIANTS];
+    make_variants(v);
+    struct backbone *b = tiny_backbone(BACKBONE_BERT, 5);
+    struct tiny_batch t;
+    tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
+    struct model *m = make_model(b, &v[0].options, t.rows, NUM_SEQS, 1, 1);
+    struct encoder_ref ref;
+    encoder_ref_open(&ref, b, m, POOL_CLS, SEED);
+    float logits[NUM_SEQS * TINY_CLASSES], d_logits[NUM_SEQS * TINY_CLASSES];
+    assert_int_equal(model_forward(m, &t.batch, logits, 1), 0);
+    model_cross_entropy(logits, t.labels, NUM_SEQS, TINY_CLASSES, 0.0, d_logits, NULL);
+    assert_int_equal(model_backward(m, d_logits), 0);
+    CHECK_LESS(1.0, check_parameter(&ref, &t, model_parameter(m, "layer.1.fc1.weight"), 0.01));
+    encoder_ref_close(&ref);
+    model_free(m);
+    tiny_batch_free(&t);
+    backbone_free(b);
+}
+
+/* ---- packing and threads -------------------------------------------------------------------------------- */
+
+static void run(struct model *m, const struct tiny_batch *t, float *logits, float *d_logits)
+{
+    assert_int_equal(model_forward(m, &t->batch, logits, 1), 0);
+    model_cross_entropy(logits, t->labels, t->batch.num_seqs, TINY_CLASSES, 0.0, d_logits, NULL);
+    assert_int_equal(model_backward(m, d_logits), 0);
+}
+
+/* Law: 1, 2 and 3 threads give the same bits, logits and gradients. */
+static void test_threads(void **state)
+{
+    (void)state;
+    enum { MANY = 40 };
+    struct variant v[NUM_VARIANTS];
+    const size_t n = make_variants(v);
+    for (int kind = BACKBONE_VIT; kind <= BACKBONE_MPNET; kind++) {
+        struct backbone *b = tiny_backbone((enum backbone_kind)kind, 5);
+        struct tiny_batch t;
+        tiny_batch_make(&t, &b->config, MANY, 9);
+        for (size_t i = 0; i < n; i++) {
+            struct model *one = make_model(b, &v[i].options, t.rows, MANY, 1, 1);
+            tiny_shake(one, 0.3, 3);
+            float logits[2][MANY * TINY_CLASSES], d_logits[MANY * TINY_CLASSES];
+            run(one, &t, logits[0], d_logits);
+            for (int threads = 2; threads <= 3; threads++) {
+                struct model *more = make_model(b, &v[i].options, t.rows, MANY, 1, threads);
+                tiny_shake(more, 0.3, 3);
+                run(more, &t, logits[1], d_logits);
+                assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+                for (size_t p = 0; p < model_num_parameters(one); p++) {
+                    const struct parameter *x = &model_parameters(one)[p], *y = &model_parameters(more)[p];
+                    if (x->grad) assert_memory_equal(x->grad, y->grad, x->rows * x->cols * sizeof(float));
+                }
+                model_free(more);
+            }
+            model_free(one);
+        }
+        tiny_batch_free(&t);
+        backbone_free(b);
+    }
+}
+
+/* Law: a sequence's logits do not depend on what it is packed with, up to rounding (products of other shapes). */
+static void test_ragged(void **state)
+{
+    (void)state;
+    struct variant v[NUM_VARIANTS];
+    const size_t n = make_variants(v);
+    for (int kind = BACKBONE_BERT; kind <= BACKBONE_MPNET; kind++) {
+        struct backbone *b = tiny_backbone((enum backbone_kind)kind, 5);
+        struct tiny_batch t;
+        tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
+        for (size_t i = 0; i < n; i++) {
+            struct model *m = make_model(b, &v[i].options, t.rows, NUM_SEQS, 0, 1);
+            tiny_shake(m, 0.3, 3);
+            float together[NUM_SEQS * TINY_CLASSES], alone[TINY_CLASSES];
+            assert_int_equal(model_forward(m, &t.batch, together, 0), 0);
+            for (size_t s = 0; s < NUM_SEQS; s++) {
+                const size_t offsets[] = { 0, t.offsets[s + 1] - t.offsets[s] };
+                const struct batch single = { .num_seqs = 1, .offsets = offsets, .ids = t.ids + t.offsets[s],
+                                              .type_ids = t.types + t.offsets[s] };
+                assert_int_equal(model_forward(m, &single, alone, 0), 0);
+                for (size_t c = 0; c < TINY_CLASSES; c++)
+                    CHECK_CLOSE(alone[c], together[s * TINY_CLASSES + c], RTOL_ROUNDOFF, RTOL_ROUNDOFF);
+            }
+            model_free(m);
+        }
+        tiny_batch_free(&t);
+        backbone_free(b);
+    }
+}
+
+/* Law: the input of the first trained block, taken from a pass before, gives the same step. */
+static void test_cached_layers(void **state)
+{
+    (void)state;
+    for (int kind = BACKBONE_VIT; kind <= BACKBONE_MPNET; kind++) {
+        struct backbone *b = tiny_backbone((enum backbone_kind)kind, 5);
+        struct tiny_batch t;
+        tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
+        struct adapter_options o = with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0);
+        o.first_layer = 1;
+        struct model *m = make_model(b, &o, t.rows, NUM_SEQS, 1, 1);
+        tiny_shake(m, 0.3, 3);
+        assert_int_equal(model_first_trained_layer(m), 1);
+        float logits[2][NUM_SEQS * TINY_CLASSES], d_logits[NUM_SEQS * TINY_CLASSES];
+        run(m, &t, logits[0], d_logits);
+        const struct parameter *p = model_parameter(m, "layer.1.q.lora_A");
+        float grad[24], *hidden = malloc(t.rows * b->config.hidden * sizeof *hidden);
+        assert_true(p && p->rows * p->cols == 24 && hidden);
+        memcpy(grad, p->grad, sizeof grad);
+        assert_int_equal(model_hidden(m, &t.batch, 1, hidden), 0);
+        size_t offsets[NUM_SEQS + 1];
+        for (size_t s = 0; s <= NUM_SEQS; s++) offsets[s] = t.offsets ? t.offsets[s] : s * (t.rows / NUM_SEQS);
+        struct tiny_batch cached = { .batch = { .num_seqs = NUM_SEQS, .offsets = offsets, .hidden = hidden, .first_layer = 1 },
+                                     .labels = t.labels };
+        run(m, &cached, logits[1], d_logits);
+        assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+        assert_memory_equal(grad, p->grad, sizeof grad);
+        free(hidden);
+        model_free(m);
+        tiny_batch_free(&t);
+        backbone_free(b);
+    }
+}
+
+/* Law: every method but the prefixes and k = exp(theta) starts as the base model, bit for bit (-0 and 0 alike). */
+static void test_starts(void **state)
+{
+    (void)state;
+    struct variant v[NUM_VARIANTS];
+    const size_t n = make_variants(v);
+    for (int kind = BACKBONE_VIT; kind <= BACKBONE_MPNET; kind++) {
+        struct backbone *b = tiny_backbone((enum backbone_kind)kind, 5);
+        struct tiny_batch t;
+        tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
+        const struct adapter_options head = adapter_defaults(ADAPTER_HEAD);
+        struct model *base = make_model(b, &head, t.rows, NUM_SEQS, 0, 1);
+        float want[NUM_SEQS * TINY_CLASSES], got[NUM_SEQS * TINY_CLASSES];
+        assert_int_equal(model_forward(base, &t.batch, want, 0), 0);
+        for (size_t i = 0; i < n; i++) {
+            const struct adapter_options *o = &v[i].options;
+            struct model *m = make_model(b, o, t.rows, NUM_SEQS, 0, 1);
+            assert_int_equal(model_forward(m, &t.batch, got, 0), 0);
+            const int prefix = o->method == ADAPTER_PTUNING || o->method == ADAPTER_TIED_PREFIX;
+            const int mass = o->method == ADAPTER_NTK && (o->k_mode == ADAPTER_K_LOG || o->k_mode == ADAPTER_K_TIED);
+            size_t same = 0;
+            for (size_t c = 0; c < NUM_SEQS * TINY_CLASSES; c++) same += got[c] == want[c];
+            if (!prefix && !mass && same != NUM_SEQS * TINY_CLASSES) fail_msg("%s does not start as the base model", v[i].name);
+            if (prefix && same) fail_msg("%s: a prefix without effect", v[i].name);
+            model_free(m);
+        }
+        model_free(base);
+        tiny_batch_free(&t);
+        backbone_free(b);
+    }
+}
+
+/* ---- summaries ---------------------------------------------------------------------------------------------- */
+
+/* Law: model_set_prefix of favor features of a long enough list of the prefix's own directions approaches the prefix; here:
+ * ntk from a prefix equals the reference with Z, k folded by plain loops, through the units as well. */
+static void test_set_prefix(void **state)
+{
+    (void)state;
+    enum { M = 5, H = 12 };
+    float K[M * H], V[M * H];
+    double x[M * H];
+    random_normal(SEED, RANDOM_PREFIX, 0, 0, x, M * H);
+    for (size_t i = 0; i < M * H; i++) K[i] = (float)(0.5 * x[i]);
+    for (size_t i = 0; i < M * H; i++) V[i] = (float)(x[i] * x[i] - 0.3);
+    struct backbone *b = tiny_backbone(BACKBONE_BERT, 5);
+    struct tiny_batch t;
+    tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
+    struct adapter_options o = with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 0), p = with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0);
+    struct model *m = make_model(b, &o, t.rows, NUM_SEQS, 0, 1), *prefix = make_model(b, &p, t.rows, NUM_SEQS, 0, 1);
+    assert_int_equal(model_calibrate(m, &t.batch), 0);
+    for (size_t l = 0; l < TINY_LAYERS; l++) {
+        assert_int_equal(model_set_prefix(m, l, K, V, M), 0);
+        assert_int_equal(model_set_prefix(prefix, l, K, V, M), 0);
+    }
+    assert_memory_equal(model_parameter(prefix, "layer.1.prefix_k")->value, K, sizeof K);
+    assert_int_equal(model_set_prefix(prefix, 0, K, V, M - 1), GSL_EINVAL);
+    const float *unit = model_parameter(m, "layer.1.summary_unit")->value;
+    const float *log_k = model_parameter(m, "layer.1.summary_log_k")->value, *Z = model_parameter(m, "layer.1.summary_Z")->value;
+    for (size_t h = 0; h < 3; h++) {
+        CHECK_LESS(1.0, unit[h]);
+        for (size_t f = 0; f < 4; f++) {
+            double k = 0.0, z = 0.0;
+            for (size_t j = 0; j < M; j++) {
+                const double a = K[j * H + h * 4 + f] / sqrt(2.0), phi = a > 0.0 ? a + 1.0 : exp(a);
+                k += phi;
+                z += phi * V[j * H + h * 4 + 2];
+            }
+            CHECK_CLOSE(unit[h] * exp(log_k[h * 4 + f]), k, RTOL_ROUNDOFF, 0.0);
+            CHECK_CLOSE(unit[h] * Z[(h * 4 + f) * 4 + 2], z, RTOL_ROUNDOFF, RTOL_ROUNDOFF);
+        }
+    }
+    model_free(m);
+    model_free(prefix);
+    tiny_batch_free(&t);
+    backbone_free(b);
+}
+
+/* k of `linear` is projected for a map without negative features. */
+static void test_projection(void **state)
+{
+    (void)state;
+    struct backbone *b = tiny_backbone(BACKBONE_BERT, 5);
+    struct adapter_options o = with(ADAPTER_NTK, "elu1", ADAPTER_K_LINEAR, 0);
+    struct model *m = make_model(b, &o, 8, 2, 0, 1);
+    float *k = model_parameter(m, "layer.0.summary_k")->value;
+    k[1] = -0.7f;
+    k[2] = 1.3f;
+    model_after_update(m);
+    assert_true(k[1] == 0.0f && k[2] == 1.3f);
+    model_free(m);
+    backbone_free(b);
+}
+
+/* ---- fitting ----------------------------------------------------------------------------------------------------- */
+
+/* Adam, the plain one. */
+static void adam(struct model *m, double *moments, int step, double rate)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < model_num_parameters(m); i++) {
+        struct parameter *p = &model_parameters(m)[i];
+        for (size_t j = 0; p->grad && j < p->rows * p->cols; j++, at += 2) {
+            moments[at] = 0.9 * moments[at] + 0.1 * p->grad[j];
+            moments[at + 1] = 0.999 * moments[at + 1] + 0.001 * (double)p->grad[j] * p->grad[j];
+            const double first = moments[at] / (1.0 - pow(0.9, step)), second = moments[at + 1] / (1.0 - pow(0.999, step));
+            p->value[j] -= (float)(rate * first / (sqrt(second) + 1e-8));
+        }
+    }
+    model_after_update(m);
+}
+
+/* Every method that can fit 16 random examples to a loss below 1e-3; the head alone cannot, it only improves. */
+static void test_fits(void **state)
+{
+    (void)state;
+    enum { EXAMPLES = 16, STEPS = 1500 };
+    struct variant v[NUM_VARIANTS];
+    const size_t n = make_variants(v);
+    for (int kind = BACKBONE_VIT; kind <= BACKBONE_BERT; kind++) {
+        struct backbone *b = tiny_backbone((enum backbone_kind)kind, 5);
+        struct tiny_batch t;
+        tiny_batch_make(&t, &b->config, EXAMPLES, 9);
+        for (size_t i = 0; i < n; i++) {
+            struct model *m = make_model(b, &v[i].options, t.rows, EXAMPLES, 1, 1);
+            assert_int_equal(model_calibrate(m, &t.batch), 0);
+            const size_t count = model_trainable(m, PARAM_HEAD) + model_trainable(m, PARAM_ADAPTER) + model_trainable(m, PARAM_BACKBONE);
+            double *moments = calloc(2 * count, sizeof *moments), loss = 0.0, start = 0.0;
+            float logits[EXAMPLES * TINY_CLASSES], d_logits[EXAMPLES * TINY_CLASSES];
+            for (int step = 1; step <= STEPS; step++) {
+                assert_int_equal(model_forward(m, &t.batch, logits, 1), 0);
+                loss = model_cross_entropy(logits, t.labels, EXAMPLES, TINY_CLASSES, 0.0, d_logits, NULL);
+                if (step == 1) start = loss;
+                if (loss < 1e-3) break;
+                assert_int_equal(model_backward(m, d_logits), 0);
+                adam(m, moments, step, 2e-2);
+            }
+            const double bound = v[i].options.method == ADAPTER_HEAD ? start : 1e-3;
+            if (!(loss < bound)) fail_msg("kind %d, %s: loss %.3g after %d steps", kind, v[i].name, loss, STEPS);
+            free(moments);
+            model_free(m);
+        }
+        tiny_batch_free(&t);
+        backbone_free(b);
+    }
+}
+
+/* ---- refusals --------------------------------------------------------------------------------------------------------- */
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    char text[256] = "";
+    const struct reason why = { text, sizeof text };
+    struct backbone *b = tiny_backbone(BACKBONE_BERT, 5);
+    struct tiny_batch t;
+    tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
+    struct model *m;
+    struct adapter_options o = with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0);
+    o.last_layer = TINY_LAYERS;
+    assert_int_equal(model_alloc(b, &o, 2, POOL_CLS, 0, SEED, &m, why), GSL_EINVAL);
+    assert_non_null(strstr(text, "blocks"));
+    o = with(ADAPTER_NTK, "elu2", ADAPTER_K_LOG, 0);
+    assert_int_equal(model_alloc(b, &o, 2, POOL_CLS, 0, SEED, &m, why), GSL_EINVAL);
+    o = with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 99);
+    assert_int_equal(model_alloc(b, &o, 2, POOL_CLS, 0, SEED, &m, why), GSL_EINVAL);
+    o = with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0);
+    char *kept = b->tensors[5].name;
+    char other[] = "renamed";
+    b->tensors[5].name = other;
+    assert_int_equal(model_alloc(b, &o, 2, POOL_CLS, 0, SEED, &m, why), GSL_EBADLEN);
+    assert_non_null(strstr(text, kept));
+    b->tensors[5].name = kept;
+
+    m = make_model(b, &o, t.rows, NUM_SEQS, 0, 1);
+    float logits[NUM_SEQS * TINY_CLASSES];
+    assert_int_equal(model_backward(m, logits), GSL_EINVAL);
+    assert_int_equal(model_forward(m, &t.batch, logits, 1), GSL_EINVAL);       /* reserved without training */
+    t.ids[3] = (int32_t)b->config.vocab_size;
+    assert_int_equal(model_forward(m, &t.batch, logits, 0), GSL_EINVAL);
+    t.ids[3] = 0;
+    assert_int_equal(model_forward(m, &t.batch, logits, 0), 0);
+    assert_int_equal(model_set_prefix(m, 0, logits, logits, 1), GSL_EUNSUP);
+    assert_int_equal(model_reserve(m, t.rows - 1, NUM_SEQS, t.rows - 1, 0, 1), 0);
+    assert_int_equal(model_forward(m, &t.batch, logits, 0), GSL_EINVAL);       /* beyond the plan */
+    assert_true(model_bytes(m, (size_t)1 << 40, 1, 1, 0, 1) == SIZE_MAX);
+    model_free(m);
+    tiny_batch_free(&t);
+    backbone_free(b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bert_gradients), cmocka_unit_test(test_vit_gradients),
+        cmocka_unit_test(test_mpnet_gradients), cmocka_unit_test(test_checker_rejects),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_ragged), cmocka_unit_test(test_cached_layers),
+        cmocka_unit_test(test_starts), cmocka_unit_test(test_set_prefix), cmocka_unit_test(test_projection),
+        cmocka_unit_test(test_fits), cmocka_unit_test(test_refusals)
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
