@@ -4,6 +4,7 @@
 #include "common/npy.h"
 #include "common/random.h"
 #include "common/reason.h"
+#include "data/folder.h"
 #include "data/idx.h"
 #include "common/eigensystem.h"
 
@@ -24,25 +25,6 @@ enum { TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS };
 static const char *const file_names[NUM_FILES] = {
     "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
 };
-
-/* The folder of the files: what PREFIX_NTK_DATA names, data/cache, or the same
- * beside the build the program lies in. */
-static void find_folder(char folder[PATH_MAX])
-{
-    const char *named = getenv("PREFIX_NTK_DATA");
-    if (named && *named) {
-        snprintf(folder, PATH_MAX, "%s/mnist", named);
-        return;
-    }
-    char program[PATH_MAX];
-    const ssize_t len = readlink("/proc/self/exe", program, sizeof program - 1);
-    snprintf(folder, PATH_MAX, "data/cache/mnist");
-    if (len <= 0 || !access(folder, R_OK)) return;
-    program[len] = '\0';
-    char beside[PATH_MAX];
-    const int size = snprintf(beside, sizeof beside, "%s/../../data/cache/mnist", dirname(program));
-    if (size > 0 && (size_t)size < sizeof beside && !access(beside, R_OK)) memcpy(folder, beside, (size_t)size + 1);
-}
 
 static int read_file(const char *folder, int which, struct idx *a, struct reason why)
 {
@@ -71,7 +53,7 @@ static int read_half(const char *folder, int images, struct idx *image, struct i
 int mnist_images(struct idx *images, char *why, size_t why_size)
 {
     char folder[PATH_MAX];
-    find_folder(folder);
+    data_folder("mnist", folder);
     int status = read_file(folder, TRAIN_IMAGES, images, (struct reason){ why, why_size });
     if (!status && (images->shape[1] != SIDE || images->shape[2] != SIDE)) {
         status = refuse((struct reason){ why, why_size }, GSL_EINVAL, "%s/%s: images of %zu x %zu", folder,
@@ -220,7 +202,7 @@ int mnist_load(size_t num_train, size_t num_test, size_t dim, uint64_t seed, gsl
         return refuse(why, GSL_EINVAL, "mnist: one-hot targets need at least %d dimensions, not %zu", MNIST_CLASSES, dim);
 
     char folder[PATH_MAX];
-    find_folder(folder);
+    data_folder("mnist", folder);
     const bool want[2] = { X || Y, X_test || Y_test };
     const size_t counts[2] = { num_train, num_test };
     gsl_matrix **const xs[2] = { X, X_test }, **const ys[2] = { Y, Y_test };

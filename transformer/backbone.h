@@ -42,8 +42,14 @@ struct backbone {
     char *vocab_path;               /* text: the vocabulary, or NULL */
 };
 
-/* NAME (dinov2-s14, minilm, mpnet-base, vit-fashion) or a Hugging Face directory. */
-int backbone_open(const char *name_or_dir, const char *cache_dir, struct backbone **out, struct reason why);
+/* A known backbone: its name and a line about it; committed: its weights are in the repository. */
+struct backbone_entry { const char *name, *summary; int committed; };
+const struct backbone_entry *backbone_list(size_t *count);
+
+/* NAME (of backbone_list, looked for by data/folder.h) or a Hugging Face directory: config.json with model_type bert, mpnet,
+ * vit or dinov2, model.safetensors, for text vocab.txt. GSL_EFAILED a file cannot be read, GSL_EINVAL it is not what it
+ * should be or not there, GSL_EDOM a weight is not finite, GSL_ENOMEM; one line in *why. */
+int backbone_open(const char *name_or_dir, struct backbone **out, struct reason why);
 void backbone_free(struct backbone *backbone);                                           /* accepts NULL */
 
 /* By canonical name; NULL: none. */

@@ -3,6 +3,7 @@
 #include "transformer/tensors.h"
 
 #include "common/input_file.h"
+#include "transformer/tensors_internal.h"
 
 #include <errno.h>
 #include <gsl/gsl_errno.h>
@@ -13,8 +14,6 @@
 #include <string.h>
 
 enum { MAX_HEADER = 100 << 20, MAX_NAME = 512 };
-
-struct tensors { struct tensor *list; size_t count; };
 
 /* Where a tensor lies in the data part. */
 struct extent { uint64_t begin, end; size_t index; };
@@ -218,6 +217,19 @@ int tensors_read(const char *path, struct tensors **out, struct reason why)
     if (status) tensors_free(tensors);
     else *out = tensors;
     return status;
+}
+
+int tensors_append(struct tensors *tensors, const struct tensor *t)
+{
+    if (tensors->count == tensors->room) {
+        const size_t room = tensors->room ? 2 * tensors->room : 64;
+        struct tensor *grown = realloc(tensors->list, room * sizeof *grown);
+        if (!grown) return GSL_ENOMEM;
+        tensors->list = grown;
+        tensors->room = room;
+    }
+    tensors->list[tensors->count++] = *t;
+    return GSL_SUCCESS;
 }
 
 const struct tensor *tensors_find(const struct tensors *tensors, const char *name)
