@@ -41,7 +41,7 @@ static int setup(void **state)
         "printf 'seven bytes' > store/package/toy.bin && tar -czf store/toy-1.0.tgz -C store package/toy.bin &&"
         "{ echo \"package toy npm toy 1.0 $(wc -c < store/toy-1.0.tgz) $(sha256sum store/toy-1.0.tgz | cut -d ' ' -f 1)\";"
         "  echo \"file toy package/toy.bin 11 $(sha256sum store/package/toy.bin | cut -d ' ' -f 1)\"; } > data/pins &&"
-        "printf '#!/bin/sh\\ncp ../../../store/toy-1.0.tgz .\\n' > bin/npm && chmod +x bin/npm");
+        "printf '#!/bin/sh\\ncp ../../../../store/toy-1.0.tgz .\\n' > bin/npm && chmod +x bin/npm");
     const int code = o.code;
     outcome_free(&o);
     return code;
@@ -57,7 +57,7 @@ static void test_fetch(void **state)
     expect(sh(*state, "mv bin/npm bin/right && printf '#!/bin/sh\\necho npm ERR! code EAI_AGAIN >&2; exit 1\\n' > bin/npm &&"
                       "chmod +x bin/npm && data/fetch.sh toy"), 3, "toy@1.0 (is there a network?): EAI_AGAIN");
     /* A download that is cut, or another file. */
-    expect(sh(*state, "printf '#!/bin/sh\\nhead -c 50 ../../../store/toy-1.0.tgz > toy-1.0.tgz\\n' > bin/npm && data/fetch.sh toy"),
+    expect(sh(*state, "printf '#!/bin/sh\\nhead -c 50 ../../../../store/toy-1.0.tgz > toy-1.0.tgz\\n' > bin/npm && data/fetch.sh toy"),
            3, "wrong checksum: 50 bytes");
     expect(sh(*state, "ls data/cache"), 0, "");
     struct outcome o = sh(*state, "ls data/cache");
