@@ -152,10 +152,11 @@ ledger: $(BUILD)/bin/ledger ## write verdicts and numbers of the default profile
 ATTENTION_BENCH ?= --method exact,ntk --heads 1 --seq-len 512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 9
 COLUMNS_OF_CSV = awk -F, '/^$(hash)/ { next } \
   { for (i = 1; i <= NF; i++) printf "%-17s", ($$i ~ /^[0-9.e+-]+$$/ ? sprintf("%.5g", $$i) : $$i); print "" }'
-bench: $(BUILD)/bin/bench_gram $(BUILD)/bin/bench_descent $(BUILD)/bin/attention_cost ## time the kernels against this machine's peaks (nothing else should be running)
+bench: $(BUILD)/bin/bench_gram $(BUILD)/bin/bench_descent $(BUILD)/bin/attention_cost $(BUILD)/bin/bench_finetune ## time the kernels against this machine's peaks (nothing else should be running)
 	@set -o pipefail; $(BUILD)/bin/bench_gram $(BENCH_ARGS) | $(COLUMNS_OF_CSV)
 	@set -o pipefail; $(BUILD)/bin/bench_descent | $(COLUMNS_OF_CSV)
 	@set -o pipefail; $(BUILD)/bin/attention_cost $(ATTENTION_BENCH) | $(COLUMNS_OF_CSV)
+	@set -o pipefail; $(BUILD)/bin/bench_finetune | $(COLUMNS_OF_CSV)
 
 .PHONY: bench-peers
 PEERS := $(BUILD)/peers
