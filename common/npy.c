@@ -83,7 +83,15 @@ static int take_shape(const char **p, struct npy *a, struct reason why)
     return GSL_SUCCESS;
 }
 
-static int parse_header(const char *p, struct npy *a, struct reason why)
+static bool is_integer(const char *type)
+{
+    static const char *const known[] = { "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8" };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(type, known[i])) return true;
+    return false;
+}
+
+static int parse_header(const char *p, bool integers, struct npy *a, struct reason why)
 {
     bool has_type = false, has_order = false, has_shape = false;
     if (!take(&p, '{')) return refuse(why, GSL_EINVAL, "malformed header: no dictionary");
@@ -94,10 +102,11 @@ static int parse_header(const char *p, struct npy *a, struct reason why)
         if (!strcmp(key, "descr") && !has_type) {
             if (!take_string(&p, type, sizeof type))
                 return refuse(why, GSL_EINVAL, "dtype is not a plain float32 or float64");
-            if (strcmp(type, "<f4") && strcmp(type, "<f8"))
-                return refuse(why, GSL_EINVAL,
-                              "dtype '%s' is not little-endian float32 or float64", type);
-            a->is_float32 = type[2] == '4';
+            if (strcmp(type, "<f4") && strcmp(type, "<f8") && !(integers && is_integer(type)))
+                return refuse(why, GSL_EINVAL, "dtype '%s' is not little-endian float32 or float64%s", type,
+                              integers ? ", nor an integer" : "");
+            a->is_float32 = !strcmp(type, "<f4");
+            snprintf(a->type, sizeof a->type, "%.7s", type);
             has_type = true;
         } else if (!strcmp(key, "fortran_order") && !has_order) {
             if (take_word(&p, "True"))
@@ -119,7 +128,7 @@ static int parse_header(const char *p, struct npy *a, struct reason why)
 }
 
 /* Reads everything before the data; *data_size is what the file holds after it. */
-static int read_header(FILE *file, uint64_t file_size, struct npy *a, uint64_t *data_size,
+static int read_header(FILE *file, uint64_t file_size, bool integers, struct npy *a, uint64_t *data_size,
                        struct reason why)
 {
     unsigned char start[12];
@@ -147,7 +156,7 @@ static int read_header(FILE *file, uint64_t file_size, struct npy *a, uint64_t *
     else if (memchr(header, '\0', len))
         status = refuse(why, GSL_EINVAL, "malformed header: zero byte");
     else
-        status = parse_header(header, a, why);
+        status = parse_header(header, integers, a, why);
     free(header);
     *data_size = file_size - 8 - width - len;
     return status;
@@ -165,7 +174,7 @@ static int check_size(struct npy *a, uint64_t data_size, struct reason why)
             return refuse(why, GSL_EINVAL, "absurd shape: more than 2^64 elements");
     }
     count = empty ? 0 : span;
-    const size_t width = a->is_float32 ? sizeof(float) : sizeof(double);
+    const size_t width = (size_t)(a->type[2] - '0');
     if (__builtin_mul_overflow(span, sizeof(double), &bytes) || bytes > PTRDIFF_MAX)
         return refuse(why, GSL_EINVAL, "absurd shape: more than 2^64 bytes");
     const uint64_t need = (uint64_t)count * width;
@@ -186,21 +195,39 @@ static int not_finite(struct reason why, double x, size_t index)
     return refuse(why, GSL_EDOM, "%s at element %zu", isnan(x) ? "NaN" : "Inf", index);
 }
 
+/* Number i of a chunk of the file's type. */
+static double number_at(const struct npy *a, const unsigned char *chunk, size_t i)
+{
+#define RETURN_AS(number) do { number x; memcpy(&x, chunk + i * sizeof x, sizeof x); return (double)x; } while (0)
+    const bool is_signed = a->type[1] == 'i';
+    if (a->is_float32) RETURN_AS(float);
+    if (a->type[1] == 'f') RETURN_AS(double);
+    switch (a->type[2]) {
+    case '1': if (is_signed) RETURN_AS(int8_t); RETURN_AS(uint8_t);
+    case '2': if (is_signed) RETURN_AS(int16_t); RETURN_AS(uint16_t);
+    case '4': if (is_signed) RETURN_AS(int32_t); RETURN_AS(uint32_t);
+    default: if (is_signed) RETURN_AS(int64_t); RETURN_AS(uint64_t);
+    }
+#undef RETURN_AS
+}
+
 static int read_data(FILE *file, bool want_float32, struct npy *a, struct reason why)
 {
     if (want_float32) a->f32 = malloc((a->size ? a->size : 1) * sizeof *a->f32);
     else a->f64 = malloc((a->size ? a->size : 1) * sizeof *a->f64);
     if (!a->f32 && !a->f64) return refuse(why, GSL_ENOMEM, "out of memory");
 
+    const bool is_long = a->type[1] != 'f' && a->type[2] == '8';
     for (size_t at = 0; at < a->size;) {
-        union { float f32[CHUNK]; double f64[CHUNK]; } chunk;
-        const size_t width = a->is_float32 ? sizeof(float) : sizeof(double);
+        unsigned char chunk[CHUNK * sizeof(double)];
+        const size_t width = (size_t)(a->type[2] - '0');
         const size_t count = a->size - at < CHUNK ? a->size - at : CHUNK;
-        if (fread(&chunk, width, count, file) != count)
+        if (fread(chunk, width, count, file) != count)
             return refuse(why, GSL_EFAILED, "cannot read the data");
         for (size_t i = 0; i < count; i++) {
-            const double x = a->is_float32 ? (double)chunk.f32[i] : chunk.f64[i];
+            const double x = number_at(a, chunk, i);
             if (!isfinite(x)) return not_finite(why, x, at + i);
+            if (is_long && fabs(x) > 9007199254740992.0) return refuse(why, GSL_EDOM, "%g at element %zu is beyond 2^53", x, at + i);
             if (!want_float32) {
                 a->f64[at + i] = x;
             } else {
@@ -214,21 +241,30 @@ static int read_data(FILE *file, bool want_float32, struct npy *a, struct reason
     return GSL_SUCCESS;
 }
 
-int npy_read(const char *path, int want_float32, struct npy *out, char *why_text, size_t why_size)
+static int read_file(const char *path, bool want_float32, bool integers, struct npy *out, struct reason why)
 {
-    const struct reason why = { why_text, why_size };
     struct npy a = { 0 };
     *out = a;
     uint64_t file_size, data_size = 0;
-    FILE *file = input_file_open(path, &file_size, why_text, why_size);
+    FILE *file = input_file_open(path, &file_size, why.text, why.size);
     if (!file) return GSL_EFAILED;
-    int status = read_header(file, file_size, &a, &data_size, why);
+    int status = read_header(file, file_size, integers, &a, &data_size, why);
     if (!status) status = check_size(&a, data_size, why);
-    if (!status) status = read_data(file, want_float32 != 0, &a, why);
+    if (!status) status = read_data(file, want_float32, &a, why);
     fclose(file);
     if (status) npy_free(&a);
     else *out = a;
     return status;
+}
+
+int npy_read(const char *path, int want_float32, struct npy *out, char *why, size_t why_size)
+{
+    return read_file(path, want_float32 != 0, false, out, (struct reason){ why, why_size });
+}
+
+int npy_read_numbers(const char *path, struct npy *out, char *why, size_t why_size)
+{
+    return read_file(path, false, true, out, (struct reason){ why, why_size });
 }
 
 void npy_free(struct npy *a)

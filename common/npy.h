@@ -8,6 +8,7 @@ enum { NPY_MAX_RANK = 8 };
 struct npy {
     size_t rank, shape[NPY_MAX_RANK], size;   /* size: number of elements */
     int is_float32;                           /* what the file held */
+    char type[8];                             /* its dtype: "<f4", "<f8", "|u1", "<i8", ... */
     double *f64;                              /* one of the two is set ...   */
     float *f32;                               /* ... as the caller asked     */
 };
@@ -18,6 +19,10 @@ struct npy {
  * path's name into why[why_size]. Nothing to free on failure. */
 int npy_read(const char *path, int want_float32, struct npy *out, char *why, size_t why_size);
 void npy_free(struct npy *a);                 /* accepts a zeroed struct */
+
+/* The same into f64, of integers too (8 to 64 bits, little-endian, signed or not); a 64-bit integer beyond 2^53 is
+ * refused (GSL_EDOM). */
+int npy_read_numbers(const char *path, struct npy *out, char *why, size_t why_size);
 
 /* Writes to a temporary name beside `path` and renames; a target that is not a
  * regular file is written directly. Refuses NaN and Inf (GSL_EDOM). */
