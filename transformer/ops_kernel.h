@@ -12,7 +12,7 @@ struct ops_kernels {
     /* y += bias */
     void (*add_bias)(size_t rows, size_t n, const float *bias, float *y, size_t ld);
     /* y = GELU(y + bias), u = y + bias: GELU(u) = u Phi(u), Phi the standard normal distribution function, relative
-     * error 4e-7 for |u| < 3, growing as u^2 2^-24 beyond (the exponential's argument is rounded). slope (may be
+     * error 3e-7 + u^2 2^-24 (the exponential's argument is rounded); below u = -13 absolute, 1e-36. slope (may be
      * NULL) = Phi(u) + u Phi'(u), of the stride of y, absolute error 3e-7. */
     void (*bias_gelu)(size_t rows, size_t n, const float *bias, float *y, float *slope, size_t ld);
     /* branch = y + bias (kept when `branch` is not NULL), y = residual + scale * branch; scale NULL: 1. No gaps. */
