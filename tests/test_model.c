@@ -25,7 +25,8 @@ enum { NUM_SEQS = 6, ENTRIES = 12 };
 
 struct variant { const char *name; struct adapter_options options; };
 
-static struct adapter_options with(enum adapter_method method, const char *feature, enum adapter_k_mode mode, size_t z_rank)
+static struct adapter_options with(enum adapter_method method, const char *feature, enum adapter_k_mode mode,
+                                   size_t z_rank)
 {
     struct adapter_options o = adapter_defaults(method);
     o.prefix_len = 5;
@@ -65,7 +66,8 @@ static size_t make_variants(struct variant v[NUM_VARIANTS])
     v[n++] = (struct variant){ "ntk favor", with(ADAPTER_NTK, "favor:6", ADAPTER_K_LOG, 0) };
     v[n++] = (struct variant){ "ntk taylor, low rank", with(ADAPTER_NTK, "taylor:2", ADAPTER_K_TIED, 3) };
     v[n++] = (struct variant){ "prefix-plus", with(ADAPTER_PREFIX_PLUS, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "prefix-plus taylor, low rank", with(ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_LOG, 2) };
+    v[n++] =
+        (struct variant){ "prefix-plus taylor, low rank", with(ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_LOG, 2) };
     return n;
 }
 
@@ -74,8 +76,8 @@ static struct model *make_model(const struct backbone *b, const struct adapter_o
 {
     char text[256] = "";
     struct model *m;
-    const int status = model_alloc(b, o, TINY_CLASSES, b->config.kind == BACKBONE_BERT ? POOL_CLS : POOL_MEAN, 0, SEED, &m,
-                                   (struct reason){ text, sizeof text });
+    const int status = model_alloc(b, o, TINY_CLASSES, b->config.kind == BACKBONE_BERT ? POOL_CLS : POOL_MEAN, 0, SEED,
+                                   &m, (struct reason){ text, sizeof text });
     if (status) fail_msg("%s", text);
     assert_int_equal(model_reserve(m, rows, seqs, rows, training, threads), 0);
     return m;
@@ -106,7 +108,8 @@ static double largest(const float *x, size_t n)
 }
 
 /* A random direction, then entries spread over the tensor. Returns the worst deviation relative to the tolerance. */
-static double check_parameter(struct encoder_ref *ref, const struct tiny_batch *t, const struct parameter *p, double planted)
+static double check_parameter(struct encoder_ref *ref, const struct tiny_batch *t, const struct parameter *p,
+                              double planted)
 {
     const size_t n = p->rows * p->cols;
     double *array = encoder_ref_array(ref, p->name), *u = malloc(n * sizeof *u), along = 0.0, worst = 0.0;
@@ -145,7 +148,8 @@ static void check_variant(enum backbone_kind kind, const struct variant *v)
         const struct parameter *p = &model_parameters(m)[i];
         if (!p->grad) continue;
         const double worst = check_parameter(&ref, &t, p, 0.0);
-        if (!(worst <= 1.0)) fail_msg("kind %d, %s: gradient of %s is off by %.3g tolerances", (int)kind, v->name, p->name, worst);
+        if (!(worst <= 1.0))
+            fail_msg("kind %d, %s: gradient of %s is off by %.3g tolerances", (int)kind, v->name, p->name, worst);
     }
     encoder_ref_close(&ref);
     model_free(m);
@@ -282,8 +286,10 @@ static void test_cached_layers(void **state)
         assert_int_equal(model_hidden(m, &t.batch, 1, hidden), 0);
         size_t offsets[NUM_SEQS + 1];
         for (size_t s = 0; s <= NUM_SEQS; s++) offsets[s] = t.offsets ? t.offsets[s] : s * (t.rows / NUM_SEQS);
-        struct tiny_batch cached = { .batch = { .num_seqs = NUM_SEQS, .offsets = offsets, .hidden = hidden, .first_layer = 1 },
-                                     .labels = t.labels };
+        struct tiny_batch cached = {
+            .batch = { .num_seqs = NUM_SEQS, .offsets = offsets, .hidden = hidden, .first_layer = 1 },
+            .labels = t.labels
+        };
         run(m, &cached, logits[1], d_logits);
         assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
         assert_memory_equal(grad, p->grad, sizeof grad);
@@ -316,7 +322,8 @@ static void test_starts(void **state)
             const int mass = o->method == ADAPTER_NTK && (o->k_mode == ADAPTER_K_LOG || o->k_mode == ADAPTER_K_TIED);
             size_t same = 0;
             for (size_t c = 0; c < NUM_SEQS * TINY_CLASSES; c++) same += got[c] == want[c];
-            if (!prefix && !mass && same != NUM_SEQS * TINY_CLASSES) fail_msg("%s does not start as the base model", v[i].name);
+            if (!prefix && !mass && same != NUM_SEQS * TINY_CLASSES)
+                fail_msg("%s does not start as the base model", v[i].name);
             if (prefix && same) fail_msg("%s: a prefix without effect", v[i].name);
             model_free(m);
         }
@@ -328,8 +335,7 @@ static void test_starts(void **state)
 
 /* ---- summaries ---------------------------------------------------------------------------------------------- */
 
-/* Law: model_set_prefix of favor features of a long enough list of the prefix's own directions approaches the prefix; here:
- * ntk from a prefix equals the reference with Z, k folded by plain loops, through the units as well. */
+/* Law: ntk from a prefix holds Z = Phi(K_P)^T V_P and k = Phi(K_P)^T 1 of plain loops, times 1/unit. */
 static void test_set_prefix(void **state)
 {
     (void)state;
@@ -342,7 +348,8 @@ static void test_set_prefix(void **state)
     struct backbone *b = tiny_backbone(BACKBONE_BERT, 5);
     struct tiny_batch t;
     tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
-    struct adapter_options o = with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 0), p = with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0);
+    struct adapter_options o = with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 0),
+                           p = with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0);
     struct model *m = make_model(b, &o, t.rows, NUM_SEQS, 0, 1), *prefix = make_model(b, &p, t.rows, NUM_SEQS, 0, 1);
     assert_int_equal(model_calibrate(m, &t.batch), 0);
     for (size_t l = 0; l < TINY_LAYERS; l++) {
@@ -352,7 +359,8 @@ static void test_set_prefix(void **state)
     assert_memory_equal(model_parameter(prefix, "layer.1.prefix_k")->value, K, sizeof K);
     assert_int_equal(model_set_prefix(prefix, 0, K, V, M - 1), GSL_EINVAL);
     const float *unit = model_parameter(m, "layer.1.summary_unit")->value;
-    const float *log_k = model_parameter(m, "layer.1.summary_log_k")->value, *Z = model_parameter(m, "layer.1.summary_Z")->value;
+    const float *log_k = model_parameter(m, "layer.1.summary_log_k")->value,
+                *Z = model_parameter(m, "layer.1.summary_Z")->value;
     for (size_t h = 0; h < 3; h++) {
         CHECK_LESS(1.0, unit[h]);
         for (size_t f = 0; f < 4; f++) {
@@ -399,7 +407,8 @@ static void adam(struct model *m, double *moments, int step, double rate)
         for (size_t j = 0; p->grad && j < p->rows * p->cols; j++, at += 2) {
             moments[at] = 0.9 * moments[at] + 0.1 * p->grad[j];
             moments[at + 1] = 0.999 * moments[at + 1] + 0.001 * (double)p->grad[j] * p->grad[j];
-            const double first = moments[at] / (1.0 - pow(0.9, step)), second = moments[at + 1] / (1.0 - pow(0.999, step));
+            const double first = moments[at] / (1.0 - pow(0.9, step)),
+                         second = moments[at + 1] / (1.0 - pow(0.999, step));
             p->value[j] -= (float)(rate * first / (sqrt(second) + 1e-8));
         }
     }
@@ -422,7 +431,8 @@ static void test_fits(void **state)
             if (!strncmp(v[i].options.feature, "taylor", 6)) v[i].options.k_mode = ADAPTER_K_ZERO;
             struct model *m = make_model(b, &v[i].options, t.rows, EXAMPLES, 1, 1);
             assert_int_equal(model_calibrate(m, &t.batch), 0);
-            const size_t count = model_trainable(m, PARAM_HEAD) + model_trainable(m, PARAM_ADAPTER) + model_trainable(m, PARAM_BACKBONE);
+            const size_t count =
+                model_trainable(m, PARAM_HEAD) + model_trainable(m, PARAM_ADAPTER) + model_trainable(m, PARAM_BACKBONE);
             double *moments = calloc(2 * count, sizeof *moments), loss = 0.0, start = 0.0;
             float logits[EXAMPLES * TINY_CLASSES], d_logits[EXAMPLES * TINY_CLASSES];
             for (int step = 1; step <= STEPS; step++) {
@@ -444,7 +454,7 @@ static void test_fits(void **state)
     }
 }
 
-/* ---- refusals --------------------------------------------------------------------------------------------------------- */
+/* ---- refusals ---------------------------------------------------------------------------------------------------- */
 
 static void test_refusals(void **state)
 {

@@ -53,7 +53,8 @@ static void check_gelu(const struct ops_kernels *k)
         CHECK_CLOSE(slope[i], gelu_slope(x), 0.0, 3e-7);
     }
     /* The checker sees the tanh approximation's error. */
-    assert_false(is_close(0.5 * 1.3 * (1.0 + tanh(sqrt(2.0 / M_PI) * (1.3 + 0.044715 * 1.3 * 1.3 * 1.3))), gelu(1.3), 4e-7, 0.0));
+    assert_false(is_close(0.5 * 1.3 * (1.0 + tanh(sqrt(2.0 / M_PI) * (1.3 + 0.044715 * 1.3 * 1.3 * 1.3))), gelu(1.3),
+                          4e-7, 0.0));
     y[0] = NAN;
     k->bias_gelu(1, 1, bias, y, slope, 1);
     assert_true(isnan(y[0]) && isnan(slope[0]));
@@ -69,7 +70,8 @@ static void test_gelu(void **state) { (void)state; each_isa(check_gelu); }
 static void check_norm_size(const struct ops_kernels *k, size_t n, double offset)
 {
     enum { ROWS = 5, MOST = 70 };
-    float x[ROWS * MOST], w[MOST], b[MOST], y[ROWS * MOST], stats[2 * ROWS], dy[ROWS * MOST], dx[ROWS * MOST], add[ROWS * MOST];
+    float x[ROWS * MOST], w[MOST], b[MOST], y[ROWS * MOST], stats[2 * ROWS], dy[ROWS * MOST], dx[ROWS * MOST],
+        add[ROWS * MOST];
     float dw[MOST], db[MOST];
     draw(x, ROWS * n, n);
     draw(w, n, 100 + n);
@@ -135,12 +137,14 @@ static void check_passes(const struct ops_kernels *k)
     }
     memcpy(y, a, sizeof y);
     k->bias_residual(ROWS, N, bias, NULL, b, NULL, y);
-    for (size_t i = 0; i < ROWS * N; i++) CHECK_CLOSE(y[i], (double)b[i] + ((double)a[i] + bias[i % N]), 4 * EPS, 8 * EPS);
+    for (size_t i = 0; i < ROWS * N; i++)
+        CHECK_CLOSE(y[i], (double)b[i] + ((double)a[i] + bias[i % N]), 4 * EPS, 8 * EPS);
     k->scale_columns(ROWS, N, scale, a, y);
     for (size_t i = 0; i < ROWS * N; i++) CHECK_CLOSE(y[i], (double)a[i] * scale[i % N], 2 * EPS, 0.0);
     k->sum_columns(ROWS, N, N, a, b, sum);
     for (size_t j = 0; j < N; j++)
-        CHECK_CLOSE(sum[j], (double)a[j] * b[j] + (double)a[N + j] * b[N + j] + (double)a[2 * N + j] * b[2 * N + j], 0.0, 16 * EPS);
+        CHECK_CLOSE(sum[j], (double)a[j] * b[j] + (double)a[N + j] * b[N + j] + (double)a[2 * N + j] * b[2 * N + j],
+                    0.0, 16 * EPS);
     memcpy(y, a, sizeof y);
     y[4] = -300.0f;
     const float total = k->exp_row(N, 3.0f, y);
@@ -158,7 +162,8 @@ static void test_products(void **state)
 {
     (void)state;
     enum { ROWS = 131, IN = 7, OUT = 37 };
-    static float x[ROWS * IN], w[OUT * IN], y[ROWS * OUT], dy[ROWS * OUT], dx[ROWS * IN], dw[OUT * IN], bias[OUT], columns[OUT];
+    static float x[ROWS * IN], w[OUT * IN], y[ROWS * OUT], dy[ROWS * OUT], dx[ROWS * IN], dw[OUT * IN], bias[OUT],
+        columns[OUT];
     draw(x, ROWS * IN, 1);
     draw(w, OUT * IN, 2);
     draw(dy, ROWS * OUT, 3);
@@ -207,9 +212,8 @@ static void test_buckets(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gelu), cmocka_unit_test(test_norm), cmocka_unit_test(test_passes), cmocka_unit_test(test_products),
-        cmocka_unit_test(test_buckets)
-    };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_gelu), cmocka_unit_test(test_norm),
+                                        cmocka_unit_test(test_passes), cmocka_unit_test(test_products),
+                                        cmocka_unit_test(test_buckets) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

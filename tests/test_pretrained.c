@@ -1,5 +1,5 @@
-/* Real backbones against stored numbers of other implementations (tests/golden): skipped with a line where a backbone is
- * not in the cache. */
+/* Real backbones against stored numbers of other implementations (tests/golden): skipped with a line where a backbone
+ * is not in the cache. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -45,7 +45,8 @@ static struct model *open_model(const char *name, struct backbone **backbone, si
 /* A vector against "first6" and "norm", or against all its numbers. */
 static void check_vector(const float *got, size_t n, const json_t *want, double atol)
 {
-    const json_t *list = json_is_array(want) ? want : json_object_get(want, "first6"), *norm = json_object_get(want, "norm");
+    const json_t *list = json_is_array(want) ? want : json_object_get(want, "first6"),
+                 *norm = json_object_get(want, "norm");
     assert_true(json_array_size(list) > 0 && json_array_size(list) <= n);
     for (size_t i = 0; i < json_array_size(list); i++)
         CHECK_CLOSE(got[i], json_number_value(json_array_get(list, i)), 0.0, atol);

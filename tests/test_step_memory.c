@@ -38,7 +38,8 @@ static void test_no_allocation(void **state)
                 const struct adapter_options o = adapter_defaults((enum adapter_method)method);
                 struct model *m;
                 char text[200];
-                assert_int_equal(model_alloc(b, &o, TINY_CLASSES, POOL_CLS, 0, 1, &m, (struct reason){ text, sizeof text }), 0);
+                assert_int_equal(
+                    model_alloc(b, &o, TINY_CLASSES, POOL_CLS, 0, 1, &m, (struct reason){ text, sizeof text }), 0);
                 assert_int_equal(model_reserve(m, t.rows, SEQS, 8, 1, threads), 0);
                 float logits[SEQS * TINY_CLASSES], d_logits[SEQS * TINY_CLASSES];
                 size_t before = 0;
@@ -51,8 +52,9 @@ static void test_no_allocation(void **state)
                     model_after_update(m);
                 }
                 const size_t made = atomic_load(&num_allocations) - before;
-                if (made) fail_msg("%s, kind %d, %d threads: %zu allocations in two steps", adapter_method_name(o.method), kind,
-                                   threads, made);
+                if (made)
+                    fail_msg("%s, kind %d, %d threads: %zu allocations in two steps", adapter_method_name(o.method),
+                             kind, threads, made);
                 model_free(m);
                 tiny_batch_free(&t);
                 backbone_free(b);

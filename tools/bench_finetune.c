@@ -12,17 +12,17 @@
 #include "transformer/ops.h"
 
 static const char doc[] =
-    "Times forward and backward of a training step of every method on random weights of three shapes (minilm, dinov2-s14 at 98 "
-    "pixels, vit-fashion), with one thread and with all, and the share of OpenBLAS's measured peak that its counted operations "
-    "reach. `products` are the products of the projections of a full step alone. Times are medians over rounds.";
-static const char columns[] = "shape,method,threads,num_seqs,rows,num_rounds,forward_s,step_s,gflop,gflop_per_s,share_gemm,"
-                              "bytes";
+    "Times forward and backward of a training step of every method on random weights of three shapes (minilm, dinov2-s14 "
+    "at 98 pixels, vit-fashion), with one thread and with all, and the share of OpenBLAS's measured peak that its counted "
+    "operations reach. `products` are the products of the projections of a full step alone. Times are medians over rounds.";
+static const char columns[] =
+    "shape,method,threads,num_seqs,rows,num_rounds,forward_s,step_s,gflop,gflop_per_s,share_gemm,bytes";
 
 struct config { struct cli_common common; size_t num_rounds; int *shapes, *methods; size_t num_shapes, num_methods; };
 enum { OPT_NUM_ROUNDS = 1, OPT_SHAPE, OPT_METHOD };
 static const char *const shape_names[] = { "minilm", "dinov2-s14", "vit-fashion", NULL };
-static const char *const method_names[] = { "full", "head", "lora", "ptuning", "tied-prefix", "ntk", "prefix-plus", "products",
-                                            NULL };
+static const char *const method_names[] = { "full", "head",        "lora",     "ptuning", "tied-prefix",
+                                            "ntk",  "prefix-plus", "products", NULL };
 enum { NUM_SHAPES = 3, NUM_METHODS = 8, PRODUCTS = NUM_METHODS - 1, MAX_SEQS = 64, CLASSES = 10 };
 
 static const struct argp_option options[] = {
@@ -50,13 +50,20 @@ struct shape { struct backbone_config config; size_t num_seqs, image; };
 static const struct shape shapes[NUM_SHAPES] = {
     { { .kind = BACKBONE_BERT, .hidden = 384, .num_layers = 6, .num_heads = 12, .mlp_dim = 1536, .norm_eps = 1e-12,
         .vocab_size = 30522, .max_positions = 512, .type_vocab = 2 }, 32, 0 },
-    { { .kind = BACKBONE_VIT, .hidden = 384, .num_layers = 12, .num_heads = 6, .mlp_dim = 1536, .norm_eps = 1e-6, .pre_norm = 1,
-        .layer_scale = 1, .image_size = 518, .patch_size = 14, .channels = 3, .position_grid = 37 }, 16, 98 },
-    { { .kind = BACKBONE_VIT, .hidden = 96, .num_layers = 4, .num_heads = 3, .mlp_dim = 384, .norm_eps = 1e-6, .pre_norm = 1,
-        .image_size = 28, .patch_size = 4, .channels = 1, .position_grid = 7 }, 64, 28 }
+    { { .kind = BACKBONE_VIT, .hidden = 384, .num_layers = 12, .num_heads = 6, .mlp_dim = 1536, .norm_eps = 1e-6,
+        .pre_norm = 1, .layer_scale = 1, .image_size = 518, .patch_size = 14, .channels = 3, .position_grid = 37 },
+      16, 98 },
+    { { .kind = BACKBONE_VIT, .hidden = 96, .num_layers = 4, .num_heads = 3, .mlp_dim = 384, .norm_eps = 1e-6,
+        .pre_norm = 1, .image_size = 28, .patch_size = 4, .channels = 1, .position_grid = 7 }, 64, 28 }
 };
 
-struct data { struct batch batch; size_t rows, offsets[MAX_SEQS + 1]; int32_t *ids; float *pixels; int32_t labels[MAX_SEQS]; };
+struct data {
+    struct batch batch;
+    size_t rows, offsets[MAX_SEQS + 1];
+    int32_t *ids;
+    float *pixels;
+    int32_t labels[MAX_SEQS];
+};
 
 /* Text: lengths 12 to 36 (mean 24), as sentences have. */
 static int make_data(const struct shape *s, uint64_t seed, struct data *d)
@@ -123,7 +130,8 @@ static double step_flops(const struct shape *s, const struct data *d, const stru
         break;
     default: break;
     }
-    const double patches = s->image ? 2.0 * rows * h * (double)(s->config.channels * s->config.patch_size * s->config.patch_size) : 0.0;
+    const double patches =
+        s->image ? 2.0 * rows * h * (double)(s->config.channels * s->config.patch_size * s->config.patch_size) : 0.0;
     *forward = p + layers * pairs * 4.0 * h + extra + patches;
     if (o->method == ADAPTER_HEAD) return *forward;
     const double lowest = 2.0 * rows * 3.0 * h * h;              /* d(input) of q, k, v of the lowest block */
@@ -137,15 +145,16 @@ static double step_flops(const struct shape *s, const struct data *d, const stru
 
 struct timing { double forward_s, step_s; size_t bytes; };
 
-static int time_step(const struct config *cfg, const struct backbone *b, const struct data *d, const struct adapter_options *o,
-                     int threads, struct timing *out)
+static int time_step(const struct config *cfg, const struct backbone *b, const struct data *d,
+                     const struct adapter_options *o, int threads, struct timing *out)
 {
     struct model *m = NULL;
     char text[256] = "";
     double *times = malloc(2 * cfg->num_rounds * sizeof *times);
     float logits[MAX_SEQS * CLASSES], d_logits[MAX_SEQS * CLASSES];
-    int status = times ? model_alloc(b, o, CLASSES, POOL_CLS, 0, cfg->common.seed, &m, (struct reason){ text, sizeof text })
-                       : GSL_ENOMEM;
+    int status =
+        times ? model_alloc(b, o, CLASSES, POOL_CLS, 0, cfg->common.seed, &m, (struct reason){ text, sizeof text })
+              : GSL_ENOMEM;
     if (!status) status = model_reserve(m, d->rows, d->batch.num_seqs, d->rows, 1, threads);
     for (size_t round = 0; round <= cfg->num_rounds && !status && !cli_interrupted(); round++) {
         const size_t at = round ? round - 1 : 0;
@@ -167,7 +176,8 @@ static int time_step(const struct config *cfg, const struct backbone *b, const s
 }
 
 /* The three products of every projection of a full step, on arrays of one block. */
-static int time_products(const struct config *cfg, const struct shape *s, const struct data *d, int threads, struct timing *out)
+static int time_products(const struct config *cfg, const struct shape *s, const struct data *d, int threads,
+                         struct timing *out)
 {
     const size_t h = s->config.hidden, mlp = s->config.mlp_dim, rows = d->rows, wide = mlp > 3 * h ? mlp : 3 * h;
     const size_t sizes[4][2] = { { h, 3 * h }, { h, h }, { h, mlp }, { mlp, h } };
@@ -192,7 +202,8 @@ static int time_products(const struct config *cfg, const struct shape *s, const 
             }
         times[round ? round - 1 : 0] = calibrate_now_s() - start;
     }
-    *out = (struct timing){ NAN, calibrate_median(times, (int)cfg->num_rounds), (2 * rows * wide + 2 * wide * wide) * sizeof *x };
+    *out = (struct timing){ NAN, calibrate_median(times, (int)cfg->num_rounds),
+                            (2 * rows * wide + 2 * wide * wide) * sizeof *x };
     free(x);
     free(times);
     return GSL_SUCCESS;
@@ -246,7 +257,8 @@ int main(int argc, char **argv)
         if (!status) status = backbone_random(&s->config, 0.0, cfg.common.seed, &b);
         for (size_t m = 0; m < cfg.num_methods && !status; m++)
             for (int k = 0; k < (cfg.common.threads > 1 ? 2 : 1) && !status && !cli_interrupted(); k++)
-                status = bench_row(&cfg, t, s, shape_names[cfg.shapes[i]], cfg.methods[m], b, &d, k ? cfg.common.threads : 1);
+                status = bench_row(&cfg, t, s, shape_names[cfg.shapes[i]], cfg.methods[m], b, &d,
+                                   k ? cfg.common.threads : 1);
         backbone_free(b);
         free(d.ids);
         free(d.pixels);

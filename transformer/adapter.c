@@ -90,9 +90,11 @@ const char *adapter_k_mode_name(enum adapter_k_mode mode) { return k_mode_names[
 static int options_status(const struct adapter_options *o, size_t num_layers, struct reason why)
 {
     const enum adapter_method m = o->method;
-    const int prefix = m == ADAPTER_PTUNING || m == ADAPTER_TIED_PREFIX, summary = m == ADAPTER_NTK || m == ADAPTER_PREFIX_PLUS;
+    const int prefix = m == ADAPTER_PTUNING || m == ADAPTER_TIED_PREFIX,
+              summary = m == ADAPTER_NTK || m == ADAPTER_PREFIX_PLUS;
     if (o->first_layer < 0 || o->last_layer < o->first_layer || (size_t)o->last_layer >= num_layers)
-        return refuse(why, GSL_EINVAL, "blocks %d-%d do not lie in 0-%zu", o->first_layer, o->last_layer, num_layers - 1);
+        return refuse(why, GSL_EINVAL, "blocks %d-%d do not lie in 0-%zu", o->first_layer, o->last_layer,
+                      num_layers - 1);
     if (m == ADAPTER_LORA && (o->rank < 1 || !o->targets || o->targets >> NUM_PROJECTIONS))
         return refuse(why, GSL_EINVAL, "lora needs a rank of at least 1 and some of q, k, v, o, fc1, fc2");
     if (m == ADAPTER_LORA && !(isfinite(o->alpha) && o->alpha > 0.0))

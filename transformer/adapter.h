@@ -45,7 +45,7 @@ enum { ADAPTER_LAYER_DEFAULT = -1 };
 
 struct adapter_options {
     enum adapter_method method;
-    int first_layer, last_layer;    /* blocks that are adapted, inclusive; ADAPTER_LAYER_DEFAULT: the first, the last in use */
+    int first_layer, last_layer;    /* the blocks adapted, inclusive; ADAPTER_LAYER_DEFAULT: the first, the last */
     /* lora */
     size_t rank;
     double alpha;

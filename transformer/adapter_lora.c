@@ -94,8 +94,8 @@ static int project(struct adapter *a, size_t layer, enum projection which, size_
 }
 
 /* With low = c x A^T: dB = dy^T low, d_low = c dy B, dA = d_low^T x, dx [+]= d_low A. */
-static int project_backward(struct adapter *a, size_t layer, enum projection which, size_t rows, const float *x, size_t ldx,
-                            const float *dy, size_t lddy, float *dx, size_t lddx, int add)
+static int project_backward(struct adapter *a, size_t layer, enum projection which, size_t rows, const float *x,
+                            size_t ldx, const float *dy, size_t lddy, float *dx, size_t lddx, int add)
 {
     const struct pair *p = pair_of(a, layer, which);
     const size_t rank = a->options.rank;

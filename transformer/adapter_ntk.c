@@ -142,7 +142,7 @@ static void set_unit(struct adapter *a, size_t layer, const double *mean_mass)
 }
 
 const struct adapter_ops adapter_ntk = {
-    .name = "ntk", .summary = "NTK-Attention: a trained summary (Z, k) in the softmax of every head", .changes_blocks = 1,
-    .open = open_ntk, .close = summary_close, .start = start, .prepare = prepare, .finish = finish,
+    .name = "ntk", .summary = "NTK-Attention: a trained summary (Z, k) in the softmax of every head",
+    .changes_blocks = 1, .open = open_ntk, .close = summary_close, .start = start, .prepare = prepare, .finish = finish,
     .after_update = after_update, .set_prefix = set_prefix, .set_unit = set_unit
 };

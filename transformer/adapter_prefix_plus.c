@@ -9,8 +9,9 @@ static int open_plus(struct adapter *a, struct reason why)
 static int prepare(struct adapter *a, size_t layer, int training, struct attention_extra *extra)
 {
     const struct summary *s = summary_at(a, layer);
-    *extra = (struct attention_extra){ .kind = ATTENTION_BESIDE, .map = ((const struct summaries *)a->own)->map, .Z = s->Z,
-                                       .dZ = s->dZ };
+    *extra = (struct attention_extra){
+        .kind = ATTENTION_BESIDE, .map = ((const struct summaries *)a->own)->map, .Z = s->Z, .dZ = s->dZ
+    };
     if (training != 2) summary_prepare_Z(a, layer);
     return 0;
 }

@@ -1,5 +1,6 @@
 /* P-Tuning V2: trained keys and values in front of every block's own. With the reparameterisation
- *   [K_P, V_P] = tanh(E W_1^T + b_1) W_2^T + b_2,   E (prefix_len, hidden), W_1 (mlp_dim, hidden), W_2 (2 hidden, mlp_dim). */
+ *   [K_P, V_P] = tanh(E W_1^T + b_1) W_2^T + b_2,   E (prefix_len, hidden), W_1 (mlp_dim, hidden),
+ *   W_2 (2 hidden, mlp_dim). */
 #include <gsl/gsl_errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -126,8 +127,13 @@ static void run_mlp(const struct adapter *a, struct prefix *p)
 static int prepare(struct adapter *a, size_t layer, int training, struct attention_extra *extra)
 {
     struct prefix *p = prefix_at(a, layer);
-    *extra = (struct attention_extra){ .kind = ATTENTION_PREFIX, .prefix_len = a->options.prefix_len, .K = p->K, .V = p->V,
-                                       .packed = p->packed, .dK = p->dK, .dV = p->dV };
+    *extra = (struct attention_extra){ .kind = ATTENTION_PREFIX,
+                                       .prefix_len = a->options.prefix_len,
+                                       .K = p->K,
+                                       .V = p->V,
+                                       .packed = p->packed,
+                                       .dK = p->dK,
+                                       .dV = p->dV };
     if (training == 2) return GSL_SUCCESS;
     if (a->options.reparameterise) run_mlp(a, p);
     const struct attn_in k = { p->K, 0, (ptrdiff_t)a->head_dim, (ptrdiff_t)a->hidden };

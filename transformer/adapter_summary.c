@@ -35,11 +35,12 @@ int summary_open(struct adapter *a, int with_k, struct reason why)
     int status = feature_parse(a->options.feature, a->head_dim, a->options.bound, a->seed, NULL, &own->map);
     if (status) return refuse(why, status, "feature map \"%s\": %s", a->options.feature, feature_strerror(status));
     if (!feature_is_explicit(own->map))
-        return refuse(why, GSL_EINVAL, "feature map \"%s\" has too many features at head dimension %zu", a->options.feature,
-                      a->head_dim);
+        return refuse(why, GSL_EINVAL, "feature map \"%s\" has too many features at head dimension %zu",
+                      a->options.feature, a->head_dim);
     own->feat_dim = feature_dim(own->map);
     if (a->options.z_rank > own->feat_dim || a->options.z_rank > a->head_dim)
-        return refuse(why, GSL_EINVAL, "the rank of Z is at most %zu", a->head_dim < own->feat_dim ? a->head_dim : own->feat_dim);
+        return refuse(why, GSL_EINVAL, "the rank of Z is at most %zu",
+                      a->head_dim < own->feat_dim ? a->head_dim : own->feat_dim);
     for (size_t l = 0; l < a->num_layers && !status; l++)
         if (adapter_in_layer(a, l)) status = open_layer(a, l, own->feat_dim, with_k);
     return status ? refuse(why, status, "no memory for the adapter") : GSL_SUCCESS;
@@ -95,8 +96,8 @@ void summary_finish_Z(struct adapter *a, size_t layer)
             for (size_t i = 0; i < r * d; i++) s->dZ_value[h * r * d + i] = unit * dZ[i];
             continue;
         }
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)r, (blasint)rank, (blasint)d, unit, dZ, (blasint)d,
-                    s->B + h * rank * d, (blasint)d, 0.0f, s->dA + h * r * rank, (blasint)rank);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)r, (blasint)rank, (blasint)d, unit, dZ,
+                    (blasint)d, s->B + h * rank * d, (blasint)d, 0.0f, s->dA + h * r * rank, (blasint)rank);
         cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)rank, (blasint)d, (blasint)r, unit,
                     s->A + h * r * rank, (blasint)rank, dZ, (blasint)d, 0.0f, s->dB + h * rank * d, (blasint)d);
     }

@@ -7,7 +7,7 @@
  * Z_B (heads, z_rank, d). k (heads, r). Parameters of more than two dimensions are listed as (heads r, d) and so on. */
 struct summary {
     float *Z_value, *dZ_value, *A, *dA, *B, *dB;    /* parameters; Z_value or A and B */
-    float *theta, *d_theta;                         /* (heads, r), tied: (1, r); log k, or k itself when linear; NULL: k = 0 */
+    float *theta, *d_theta; /* (heads, r), tied: (1, r); log k, or k itself when linear; NULL: k = 0 */
     float *unit;                                    /* (heads), NULL: 1 */
     float *Z, *dZ, *k, *dk;                         /* effective values, of the adapter */
 };

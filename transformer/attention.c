@@ -149,8 +149,8 @@ int attention_beside_backward(const struct encoder *e, const struct block_state 
             cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)r, (blasint)d, (blasint)n, 1.0f, f.phi,
                         (blasint)r, dT, (blasint)h, 1.0f, dZ + head * r * d, (blasint)d);
             if (!d_qkv) continue;
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n, (blasint)r, (blasint)d, 1.0f, dT, (blasint)h,
-                        x->Z + head * r * d, (blasint)d, 0.0f, f.dphi, (blasint)r);
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n, (blasint)r, (blasint)d, 1.0f, dT,
+                        (blasint)h, x->Z + head * r * d, (blasint)d, 0.0f, f.dphi, (blasint)r);
             status = feature_backward_f32(x->map, FEATURE_QUERY, n, q, 3 * h, f.dphi, r, NULL, d_qkv + at, 3 * h, 1, 1,
                                           f.map);
             if (status) return status;
@@ -191,7 +191,8 @@ static void forward_task(void *context, size_t group, int thread)
         note_status(job, run_forward(job, run, work));
 }
 
-int attention_forward(struct encoder *e, const struct block_state *state, const struct attention_extra *extra, int training)
+int attention_forward(struct encoder *e, const struct block_state *state, const struct attention_extra *extra,
+                      int training)
 {
     if (e->relative_bias) return attention_bias_forward(e, state, extra, training);
     struct job job = { .e = e, .state = state, .extra = extra, .keep = training };
@@ -200,7 +201,7 @@ int attention_forward(struct encoder *e, const struct block_state *state, const 
     return atomic_load(&job.status);
 }
 
-/* ---- backward ----------------------------------------------------------------------------------------------------- */
+/* ---- backward ---------------------------------------------------------------------------------------------------- */
 
 /* Shared gradients lie in one array: first those of K or Z, then those of V or k. */
 static size_t first_part(const struct encoder *e, const struct attention_extra *x)
@@ -256,7 +257,8 @@ static void backward_task(void *context, size_t group, int thread)
     struct encoder *e = job->e;
     char *work = e->work + (size_t)thread * e->work_bytes;
     const size_t n = e->extra_floats;
-    float *sum = n ? e->partial + group * n : NULL, *once = n ? e->partial + (ATTENTION_GROUPS + (size_t)thread) * n : NULL;
+    float *sum = n ? e->partial + group * n : NULL,
+          *once = n ? e->partial + (ATTENTION_GROUPS + (size_t)thread) * n : NULL;
     const int beside = job->extra->kind == ATTENTION_BESIDE;
     if (n) memset(sum, 0, n * sizeof *sum);
     struct run run;
@@ -300,7 +302,7 @@ int attention_backward(struct encoder *e, const struct block_state *state, const
     return atomic_load(&job.status);
 }
 
-/* ---- memory ----------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 size_t attention_work_bytes(const struct encoder *e, const struct attention_extra *x)
 {
@@ -311,7 +313,8 @@ size_t attention_work_bytes(const struct encoder *e, const struct attention_extr
         const struct run run = { 0, batch, e->max_len };
         const struct attn_shape shape = shape_of(e, run);
         const ptrdiff_t d = (ptrdiff_t)e->head_dim, h = (ptrdiff_t)e->hidden;
-        const struct attn_out view = { &any, (ptrdiff_t)(run.len * 3 * e->hidden), d, 3 * h }, shared = { &any, 0, d, h };
+        const struct attn_out view = { &any, (ptrdiff_t)(run.len * 3 * e->hidden), d, 3 * h },
+                              shared = { &any, 0, d, h };
         if (x->kind == ATTENTION_SUMMARY) {
             const struct attn_summary summary = summary_of(e, x);
             const ptrdiff_t r = (ptrdiff_t)feature_dim(x->map);
@@ -329,7 +332,7 @@ size_t attention_work_bytes(const struct encoder *e, const struct attention_extr
     return bytes;
 }
 
-/* ---- the unit of a summary ------------------------------------------------------------------------------------------------ */
+/* ---- the unit of a summary --------------------------------------------------------------------------------------- */
 
 int attention_mean_mass(struct encoder *e, const struct block_state *state, double *mean_mass)
 {

@@ -135,8 +135,8 @@ static int head_forward(const struct job *job, struct head a, const struct scrat
         rows[i][0] = max;
         rows[i][1] = D;
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)a.len, (blasint)d, (blasint)a.len, 1.0f, w->scores + m,
-                (blasint)width, v, (blasint)(3 * h), 0.0f, out, (blasint)h);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)a.len, (blasint)d, (blasint)a.len, 1.0f,
+                w->scores + m, (blasint)width, v, (blasint)(3 * h), 0.0f, out, (blasint)h);
     if (m)
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)a.len, (blasint)d, (blasint)m, 1.0f, w->scores,
                     (blasint)width, x->V + a.head * d, (blasint)h, 1.0f, out, (blasint)h);
@@ -183,8 +183,8 @@ static int summary_backward(const struct job *job, struct head a, const struct s
     float *dZ = sum + a.head * r * d, *dk = sum + e->heads * r * d + a.head * r;
     const int status = fill_features(job, a, w);
     if (status) return status;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)a.len, (blasint)r, (blasint)d, 1.0f, dT, (blasint)h, Z,
-                (blasint)d, 0.0f, w->d_phi, (blasint)r);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)a.len, (blasint)r, (blasint)d, 1.0f, dT, (blasint)h,
+                Z, (blasint)d, 0.0f, w->d_phi, (blasint)r);
     for (size_t i = 0; i < a.len; i++) {
         const float c = expf(-rows[i][0]) / rows[i][1];
         for (size_t f = 0; f < r; f++) {
@@ -193,8 +193,8 @@ static int summary_backward(const struct job *job, struct head a, const struct s
             dk[f] -= w->delta[i] * w->phi[i * r + f];
         }
     }
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)r, (blasint)d, (blasint)a.len, 1.0f, w->phi, (blasint)r,
-                dT, (blasint)h, 1.0f, dZ, (blasint)d);
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)r, (blasint)d, (blasint)a.len, 1.0f, w->phi,
+                (blasint)r, dT, (blasint)h, 1.0f, dZ, (blasint)d);
     if (!job->d_qkv) return GSL_SUCCESS;
     return feature_backward_f32(x->map, FEATURE_QUERY, a.len, job->state->qkv + at, 3 * h, w->d_phi, r, NULL,
                                 job->d_qkv + at, 3 * h, 1, 1, w->map);
@@ -213,10 +213,10 @@ static void fill_slopes(const struct job *job, struct head a, const struct scrat
     const attn_row *rows = (const attn_row *)(job->state->attention + a.row * e->heads + a.head * a.len);
     fill_scores(job, a, w);
     if (m)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)a.len, (blasint)m, (blasint)d, 1.0f, dT, (blasint)h,
-                    x->V + a.head * d, (blasint)h, 0.0f, w->d_scores, (blasint)width);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)a.len, (blasint)a.len, (blasint)d, 1.0f, dT, (blasint)h, v,
-                (blasint)(3 * h), 0.0f, w->d_scores + m, (blasint)width);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)a.len, (blasint)m, (blasint)d, 1.0f, dT,
+                    (blasint)h, x->V + a.head * d, (blasint)h, 0.0f, w->d_scores, (blasint)width);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)a.len, (blasint)a.len, (blasint)d, 1.0f, dT,
+                (blasint)h, v, (blasint)(3 * h), 0.0f, w->d_scores + m, (blasint)width);
     for (size_t i = 0; i < a.len; i++) {
         float *p = w->scores + i * width, *ds = w->d_scores + i * width;
         delta[i] = cblas_sdot((blasint)d, dT + i * h, 1, T + i * h, 1);
@@ -232,8 +232,10 @@ static int head_backward(const struct job *job, struct head a, const struct scra
 {
     const struct encoder *e = job->e;
     const struct attention_extra *x = job->extra;
-    const size_t h = e->hidden, d = e->head_dim, m = sizes_of(x).prefix, width = m + a.len, at = a.row * 3 * h + a.head * d;
-    const float *q = job->state->qkv + at, *k = q + h, *dT = job->d_context + a.row * h + a.head * d, scale = scale_of(e);
+    const size_t h = e->hidden, d = e->head_dim, m = sizes_of(x).prefix, width = m + a.len,
+                 at = a.row * 3 * h + a.head * d;
+    const float *q = job->state->qkv + at, *k = q + h, *dT = job->d_context + a.row * h + a.head * d,
+                scale = scale_of(e);
     const blasint len = (blasint)a.len, wide = (blasint)width, three = (blasint)(3 * h), dim = (blasint)d;
     fill_slopes(job, a, w);
     if (e->d_relative_bias) {
@@ -244,22 +246,22 @@ static int head_backward(const struct job *job, struct head a, const struct scra
     }
     if (m) {
         float *dK = sum + a.head * d, *dV = dK + m * h;
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)m, dim, len, scale, w->d_scores, wide, q, three, 1.0f,
-                    dK, (blasint)h);
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)m, dim, len, 1.0f, w->scores, wide, dT, (blasint)h,
-                    1.0f, dV, (blasint)h);
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)m, dim, len, scale, w->d_scores, wide, q, three,
+                    1.0f, dK, (blasint)h);
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)m, dim, len, 1.0f, w->scores, wide, dT,
+                    (blasint)h, 1.0f, dV, (blasint)h);
     }
     if (job->d_qkv) {
         float *dq = job->d_qkv + at;
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, len, dim, len, scale, w->d_scores + m, wide, k, three, 0.0f,
-                    dq, three);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, len, dim, len, scale, w->d_scores + m, wide, k, three,
+                    0.0f, dq, three);
         if (m)
             cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, len, dim, (blasint)m, scale, w->d_scores, wide,
                         x->K + a.head * d, (blasint)h, 1.0f, dq, three);
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, len, dim, len, scale, w->d_scores + m, wide, q, three, 0.0f,
-                    dq + h, three);
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, len, dim, len, 1.0f, w->scores + m, wide, dT, (blasint)h, 0.0f,
-                    dq + 2 * h, three);
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, len, dim, len, scale, w->d_scores + m, wide, q, three,
+                    0.0f, dq + h, three);
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, len, dim, len, 1.0f, w->scores + m, wide, dT, (blasint)h,
+                    0.0f, dq + 2 * h, three);
     }
     return sizes_of(x).summary ? summary_backward(job, a, w, sum) : GSL_SUCCESS;
 }
@@ -278,8 +280,8 @@ static void backward_task(void *context, size_t group, int thread)
         fill_buckets(e, a.len, w.buckets);
         for (a.head = 0; a.head < e->heads; a.head++) note_status(job, head_backward(job, a, &w, sum));
         if (sizes_of(job->extra).beside)
-            note_status(job, attention_beside_backward(e, job->state, job->extra, a.row, a.len, job->d_context, job->d_qkv,
-                                                       sum, w.beside));
+            note_status(job, attention_beside_backward(e, job->state, job->extra, a.row, a.len, job->d_context,
+                                                       job->d_qkv, sum, w.beside));
     }
 }
 

@@ -1,5 +1,5 @@
-/* Attention with a relative bias (MPNet): scores <q_i,k_j>/sqrt d + bias[bucket(j - i)][head] over the input's keys, none
- * over a prefix; a plain path of one product per sequence and head. Arguments of attention_forward/backward. */
+/* Attention with a relative bias (MPNet): scores <q_i,k_j>/sqrt d + bias[bucket(j - i)][head] over the input's keys,
+ * none over a prefix; a plain path of one product per sequence and head. Arguments of attention_forward/backward. */
 #ifndef TRANSFORMER_ATTENTION_BIAS_H
 #define TRANSFORMER_ATTENTION_BIAS_H
 #include "transformer/encoder.h"

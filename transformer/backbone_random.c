@@ -118,7 +118,8 @@ int backbone_random(const struct backbone_config *config, double jitter, uint64_
         make(&m, "embed.position", config->max_positions, h, 0.0, MATRIX_STD);
         if (config->type_vocab) make(&m, "embed.type", config->type_vocab, h, 0.0, MATRIX_STD);
         make_norm(&m, "embed.norm", h);
-        if (config->relative_buckets) make(&m, "relative_bias", config->relative_buckets, config->num_heads, 0.0, MATRIX_STD);
+        if (config->relative_buckets)
+            make(&m, "relative_bias", config->relative_buckets, config->num_heads, 0.0, MATRIX_STD);
     }
     for (size_t l = 0; l < config->num_layers; l++) make_layer(&m, l);
     if (config->pre_norm) make_norm(&m, "final_norm", h);

@@ -10,7 +10,8 @@ static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 /* Whether block `layer` adapts its input in projection `which` (LoRA), so that the input must be kept. */
 static int adapts(const struct encoder *e, size_t layer, enum projection which)
 {
-    return e->adapter->ops->project && adapter_in_layer(e->adapter, layer) && (e->adapter->options.targets >> which & 1);
+    return e->adapter->ops->project && adapter_in_layer(e->adapter, layer) &&
+           (e->adapter->options.targets >> which & 1);
 }
 
 /* ---- memory ----------------------------------------------------------------------------------------- */
@@ -33,7 +34,8 @@ static void plan_state(const struct encoder *e, struct arena *arena, size_t laye
     s->normed2 = arena_floats(arena, rows * h);
     s->branch1 = own && b->d_scale1 ? arena_floats(arena, rows * h) : NULL;
     s->branch2 = own && b->d_scale2 ? arena_floats(arena, rows * h) : NULL;
-    s->mlp = own && !b->fc2.d_weight && !adapts(e, layer, PROJ_FC2) ? shared->mlp : arena_floats(arena, rows * e->mlp_dim);
+    s->mlp =
+        own && !b->fc2.d_weight && !adapts(e, layer, PROJ_FC2) ? shared->mlp : arena_floats(arena, rows * e->mlp_dim);
     s->slope = own ? arena_floats(arena, rows * e->mlp_dim) : NULL;
     s->sum2 = e->pre_norm ? NULL : arena_floats(arena, rows * h);
     s->output = arena_floats(arena, rows * h);
@@ -219,8 +221,7 @@ static int block_backward(struct encoder *e, size_t layer, float *grad, int belo
     if (!through && !prepares && !b->o.d_weight && !b->o.d_bias && !b->d_scale1 && !adapts(e, layer, PROJ_O))
         return GSL_SUCCESS;
     branch = branch_gradient(e, b->scale1, b->d_scale1, s->branch1, grad, e->narrow);
-    /* The first hidden columns of `wide` hold d_context; attention reads it sequence by sequence while it writes d_qkv:
-     * so d_context goes to the context's own second buffer, the block's output, which nothing reads any more. */
+    /* d_context stands in the block's output, which nothing reads any more: narrow may hold the branch, wide gets d_qkv. */
     project_backward(e, layer, PROJ_O, &b->o, h, h, s->context, branch, s->output, 0, NULL);
     status = attention_backward(e, s, &extra, s->output, through ? e->wide : NULL);
     if (status) return status;

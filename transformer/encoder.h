@@ -1,10 +1,10 @@
 /* The blocks of an encoder: forward, backward, and the places where an adapter acts. Internal to the room:
  * model.h is what others use.
  *
- * Rows are packed: sequence i of a batch is rows offsets[i] .. offsets[i + 1] - 1 of every (rows, ...) array; nothing is
- * padded. Projections run over all rows at once, attention per sequence: runs of sequences of equal length go
- * to the attention library in one call. Sums over sequences (gradients of what all share) run over groups
- * of sequences that depend on the batch only, in their order. */
+ * Rows are packed: sequence i of a batch is rows offsets[i] .. offsets[i + 1] - 1 of every (rows, ...) array; nothing
+ * is padded. Projections run over all rows at once, attention per sequence: runs of sequences of equal length go to the
+ * attention library in one call. Sums over sequences (gradients of what all share) run over groups of sequences that
+ * depend on the batch only, in their order. */
 #ifndef TRANSFORMER_ENCODER_H
 #define TRANSFORMER_ENCODER_H
 #include <stddef.h>
@@ -33,7 +33,7 @@ struct block {
 struct block_state {
     const float *input;                 /* (rows, hidden) */
     float *normed1;                     /* what q, k, v read: LayerNorm of the input (pre-norm) or NULL: the input */
-    float *qkv, *soft, *context;        /* (rows, 3 hidden), (rows, hidden) twice; soft: the softmax part, prefix-plus only */
+    float *qkv, *soft, *context; /* (rows, 3 hidden), (rows, hidden) twice; soft: the softmax part, prefix-plus only */
     attn_row *attention;                /* (rows, heads), (heads, length) inside a sequence */
     float *branch1, *branch2;           /* branches before layer scale, where that is trained */
     float *sum1, *sum2;                 /* input + attention; post-norm: normed2 + MLP, the input of norm2 */
@@ -104,7 +104,8 @@ struct adapter_ops {
     void (*start)(struct adapter *adapter);
     /* Memory of a pass, from the arena. */
     void (*plan)(struct adapter *adapter, struct arena *arena, size_t max_rows, int training);
-    /* The values the attention of block `layer` uses, from the parameters. training 2: those of the last forward, again. */
+    /* The values the attention of block `layer` uses, from the parameters. training 2: those of the last forward,
+     * again. */
     int (*prepare)(struct adapter *adapter, size_t layer, int training, struct attention_extra *extra);
     /* From extra's gradients to those of the parameters. */
     void (*finish)(struct adapter *adapter, size_t layer, const struct attention_extra *extra);

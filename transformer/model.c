@@ -31,8 +31,8 @@ static float *own(struct model *m, size_t n)
     return array;
 }
 
-static int add_parameter(struct model *m, const char *name, float *value, float *grad, size_t rows, size_t cols, int decay,
-                         enum parameter_group group)
+static int add_parameter(struct model *m, const char *name, float *value, float *grad, size_t rows, size_t cols,
+                         int decay, enum parameter_group group)
 {
     if (m->num_parameters == m->room) {
         const size_t room = m->room ? 2 * m->room : 64;
@@ -64,16 +64,18 @@ static const float *data_of(struct reading *r, const char *name, size_t rows, si
     size_t n = 1;
     for (size_t i = 0; i < t->rank; i++) n *= t->dims[i];
     if (n != rows * cols) {
-        r->status = refuse(r->why, GSL_EBADLEN, "tensor %s has %zu numbers where %zu x %zu are expected", name, n, rows, cols);
+        r->status =
+            refuse(r->why, GSL_EBADLEN, "tensor %s has %zu numbers where %zu x %zu are expected", name, n, rows, cols);
         return NULL;
     }
     return t->data;
 }
 
 /* A weight in place when frozen; when trained a copy with a gradient, registered under its name. */
-static const float *weight(struct reading *r, int trained, size_t rows, size_t cols, float **grad, const char *format, ...)
-    __attribute__((format(printf, 6, 7)));
-static const float *weight(struct reading *r, int trained, size_t rows, size_t cols, float **grad, const char *format, ...)
+static const float *weight(struct reading *r, int trained, size_t rows, size_t cols, float **grad, const char *format,
+                           ...) __attribute__((format(printf, 6, 7)));
+static const float *weight(struct reading *r, int trained, size_t rows, size_t cols, float **grad, const char *format,
+                           ...)
 {
     char name[64];
     va_list args;
@@ -100,7 +102,8 @@ static void read_norm(struct reading *r, int trained, struct norm *norm, size_t 
     norm->bias = weight(r, trained, 1, n, &norm->d_bias, "%s.bias", prefix);
 }
 
-static void read_linear(struct reading *r, int trained, struct linear *linear, size_t out, size_t in, const char *prefix)
+static void read_linear(struct reading *r, int trained, struct linear *linear, size_t out, size_t in,
+                        const char *prefix)
 {
     linear->weight = weight(r, trained, out, in, &linear->d_weight, "%s.weight", prefix);
     linear->bias = weight(r, trained, 1, out, &linear->d_bias, "%s.bias", prefix);
@@ -204,7 +207,8 @@ static int open_encoder(struct model *m, size_t layers, struct reason why)
     struct encoder *e = &m->encoder;
     if (!c->hidden || !c->num_heads || c->hidden % c->num_heads || !c->mlp_dim || !c->num_layers)
         return refuse(why, GSL_EINVAL, "the backbone's sizes make no sense");
-    if (layers > c->num_layers) return refuse(why, GSL_EINVAL, "the backbone has %zu blocks, not %zu", c->num_layers, layers);
+    if (layers > c->num_layers)
+        return refuse(why, GSL_EINVAL, "the backbone has %zu blocks, not %zu", c->num_layers, layers);
     size_t blocks = layers ? layers : c->default_last_layer + 1;
     if (!layers && (c->default_last_layer == 0 || blocks > c->num_layers)) blocks = c->num_layers;
     e->hidden = c->hidden;
@@ -331,7 +335,7 @@ int model_set_prefix(struct model *m, size_t layer, const float *K_P, const floa
     return m->adapter.ops->set_prefix(&m->adapter, layer, K_P, V_P, prefix_len);
 }
 
-/* ---- memory --------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 /* Lays out the plan in e's sizes; the pointers go to `to` (while measuring: a copy that is thrown away). */
 static void plan_model(const struct model *m, struct model *to, struct arena *arena)

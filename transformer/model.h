@@ -134,8 +134,8 @@ void model_pool_rows(const float *hidden, const size_t *offsets, size_t num_seqs
 /* ---- loss ---------------------------------------------------------------------------------------------------- */
 
 /* Mean over sequences of -sum_c t_c log softmax(logits)_c, t = (1 - smoothing) onehot + smoothing/classes.
- * d_logits (num_seqs, classes) gets its gradient, NULL: not wanted. *num_correct (may be NULL) counts rows whose largest
- * logit (the first of equals) is the label. Sums in double, in the order of rows. Labels in 0..classes-1. */
+ * d_logits (num_seqs, classes) gets its gradient, NULL: not wanted. *num_correct (may be NULL) counts rows whose
+ * largest logit (the first of equals) is the label. Sums in double, in the order of rows. Labels in 0..classes-1. */
 double model_cross_entropy(const float *logits, const int32_t *labels, size_t num_seqs, size_t num_classes,
                            double smoothing, float *d_logits, size_t *num_correct);
 

@@ -70,7 +70,8 @@ static int run_blocks(struct model *m, const struct batch *batch, size_t to, int
     if (from > to || (training && (!m->encoder.training || from > m->encoder.first_trained))) return GSL_EINVAL;
     if (training && batch->hidden && m->encoder.trains_input) return GSL_EINVAL;
     if (!batch->hidden && (status = model_embed(m, batch))) return status;
-    return encoder_forward(&m->encoder, &packing, from, to, batch->hidden ? batch->hidden : m->embedded, training, output);
+    return encoder_forward(&m->encoder, &packing, from, to, batch->hidden ? batch->hidden : m->embedded, training,
+                           output);
 }
 
 /* ---- pooling ------------------------------------------------------------------------------------------------- */
@@ -121,8 +122,8 @@ static void pool_backward(const struct model *m, const float *d_vectors, float *
 static const float *final_rows(struct model *m, const float *output)
 {
     if (!m->final_norm.weight) return output;
-    ops_norm(m->batch_rows, m->config.hidden, m->encoder.eps, output, m->final_norm.weight, m->final_norm.bias, m->final,
-             m->final_stats, m->encoder.num_threads);
+    ops_norm(m->batch_rows, m->config.hidden, m->encoder.eps, output, m->final_norm.weight, m->final_norm.bias,
+             m->final, m->final_stats, m->encoder.num_threads);
     return m->final;
 }
 
@@ -153,8 +154,8 @@ int model_backward(struct model *m, const float *d_logits)
     ops_linear_dx(seqs, h, n, 1.0f, d_logits, n, m->head_weight, m->d_pooled, h, 0, NULL, e->num_threads);
     pool_backward(m, m->d_pooled, m->grad);
     if (m->final_norm.weight)
-        ops_norm_backward(m->batch_rows, h, m->last_output, m->final_stats, m->final_norm.weight, m->grad, NULL, m->grad,
-                          m->final_norm.d_weight, m->final_norm.d_bias, e->num_threads);
+        ops_norm_backward(m->batch_rows, h, m->last_output, m->final_stats, m->final_norm.weight, m->grad, NULL,
+                          m->grad, m->final_norm.d_weight, m->final_norm.d_bias, e->num_threads);
     if (e->d_relative_bias) memset(e->d_relative_bias, 0, e->relative_buckets * e->heads * sizeof(float));
     const int status = encoder_backward(e, m->grad);
     if (!status && e->trains_input) model_embed_backward(m);
@@ -195,7 +196,7 @@ int model_calibrate(struct model *m, const struct batch *batch)
     return status;
 }
 
-/* ---- loss --------------------------------------------------------------------------------------------------------- */
+/* ---- loss -------------------------------------------------------------------------------------------------------- */
 
 double model_cross_entropy(const float *logits, const int32_t *labels, size_t num_seqs, size_t n, double smoothing,
                            float *d_logits, size_t *num_correct)

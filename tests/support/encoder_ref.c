@@ -37,11 +37,15 @@ static void put(struct encoder_ref *ref, const char *name, const float *data, si
     for (size_t i = 0; i < n; i++) to[i] = data[i];
 }
 
-void encoder_ref_open(struct encoder_ref *ref, const struct backbone *backbone, struct model *model, enum model_pool pool,
-                      uint64_t seed)
+void encoder_ref_open(struct encoder_ref *ref, const struct backbone *backbone, struct model *model,
+                      enum model_pool pool, uint64_t seed)
 {
-    *ref = (struct encoder_ref){ .config = backbone->config, .options = *model_options(model), .pool = pool,
-                                 .num_classes = model_num_classes(model), .num_layers = model_num_layers(model), .seed = seed };
+    *ref = (struct encoder_ref){ .config = backbone->config,
+                                 .options = *model_options(model),
+                                 .pool = pool,
+                                 .num_classes = model_num_classes(model),
+                                 .num_layers = model_num_layers(model),
+                                 .seed = seed };
     for (size_t i = 0; i < backbone->num_tensors; i++) {
         const struct tensor *t = &backbone->tensors[i];
         put(ref, t->name, t->data, t->dims[0] * (t->rank > 1 ? t->dims[1] : 1));
@@ -97,7 +101,8 @@ static void norm(size_t rows, size_t n, double eps, const double *x, const doubl
 
 static int adapted(const struct encoder_ref *ref, size_t l, enum adapter_method method)
 {
-    return ref->options.method == method && l >= (size_t)ref->options.first_layer && l <= (size_t)ref->options.last_layer;
+    return ref->options.method == method && l >= (size_t)ref->options.first_layer &&
+           l <= (size_t)ref->options.last_layer;
 }
 
 /* A projection with LoRA's part. */
@@ -129,15 +134,18 @@ static void make_prefix(const struct encoder_ref *ref, size_t l, struct extra *x
     x->K = zeros(m * h);
     x->V = zeros(m * h);
     if (ref->options.method == ADAPTER_TIED_PREFIX) {
-        linear(m, h, h, get(ref, "layer.%zu.prefix", l), get(ref, "layer.%zu.k.weight", l), get(ref, "layer.%zu.k.bias", l), x->K);
-        linear(m, h, h, get(ref, "layer.%zu.prefix", l), get(ref, "layer.%zu.v.weight", l), get(ref, "layer.%zu.v.bias", l), x->V);
+        linear(m, h, h, get(ref, "layer.%zu.prefix", l), get(ref, "layer.%zu.k.weight", l),
+               get(ref, "layer.%zu.k.bias", l), x->K);
+        linear(m, h, h, get(ref, "layer.%zu.prefix", l), get(ref, "layer.%zu.v.weight", l),
+               get(ref, "layer.%zu.v.bias", l), x->V);
     } else if (ref->options.reparameterise) {
         const size_t n = ref->options.mlp_dim ? ref->options.mlp_dim : h;
         double *inner = zeros(m * n), *pair = zeros(m * 2 * h);
         linear(m, h, n, get(ref, "layer.%zu.prefix_embedding", l), get(ref, "layer.%zu.prefix_fc1.weight", l),
                get(ref, "layer.%zu.prefix_fc1.bias", l), inner);
         for (size_t i = 0; i < m * n; i++) inner[i] = tanh(inner[i]);
-        linear(m, n, 2 * h, inner, get(ref, "layer.%zu.prefix_fc2.weight", l), get(ref, "layer.%zu.prefix_fc2.bias", l), pair);
+        linear(m, n, 2 * h, inner, get(ref, "layer.%zu.prefix_fc2.weight", l), get(ref, "layer.%zu.prefix_fc2.bias", l),
+               pair);
         for (size_t i = 0; i < m * h; i++) {
             x->K[i] = pair[i / h * 2 * h + i % h];
             x->V[i] = pair[i / h * 2 * h + h + i % h];
@@ -203,8 +211,8 @@ static size_t bucket(long distance, size_t buckets)
 }
 
 /* One query row of one head against keys begin..end-1. */
-static void attend_row(const struct encoder_ref *ref, const struct extra *x, size_t head, size_t i, size_t begin, size_t end,
-                       const double *q, const double *k, const double *v, double *out)
+static void attend_row(const struct encoder_ref *ref, const struct extra *x, size_t head, size_t i, size_t begin,
+                       size_t end, const double *q, const double *k, const double *v, double *out)
 {
     const size_t h = ref->config.hidden, d = h / ref->config.num_heads, r = x->feat, at = head * d;
     const double *bias = ref->config.relative_buckets ? get(ref, "relative_bias") : NULL;
@@ -233,8 +241,8 @@ static void attend_row(const struct encoder_ref *ref, const struct extra *x, siz
     free(sum);
 }
 
-static void attention(const struct encoder_ref *ref, size_t l, const struct batch *b, const size_t *offsets, const double *q,
-                      const double *k, const double *v, double *out)
+static void attention(const struct encoder_ref *ref, size_t l, const struct batch *b, const size_t *offsets,
+                      const double *q, const double *k, const double *v, double *out)
 {
     struct extra x = { 0 };
     if (adapted(ref, l, ADAPTER_PTUNING) || adapted(ref, l, ADAPTER_TIED_PREFIX)) make_prefix(ref, l, &x);
@@ -318,7 +326,8 @@ static void embed_image(const struct encoder_ref *ref, const struct batch *b, si
 {
     const struct backbone_config *c = &ref->config;
     const size_t h = c->hidden, p = c->patch_size, gh = b->image_h / p, gw = b->image_w / p;
-    const double *w = get(ref, "embed.patch.weight"), *bias = get(ref, "embed.patch.bias"), *cls = get(ref, "embed.cls");
+    const double *w = get(ref, "embed.patch.weight"), *bias = get(ref, "embed.patch.bias"),
+                 *cls = get(ref, "embed.cls");
     for (size_t j = 0; j < h; j++) x[j] = cls[j] + get(ref, "embed.position")[j];
     for (size_t y = 0; y < gh; y++)
         for (size_t z = 0; z < gw; z++)
@@ -338,17 +347,19 @@ static void embed_text(const struct encoder_ref *ref, const struct batch *b, dou
     const struct backbone_config *c = &ref->config;
     const size_t h = c->hidden, rows = b->offsets[b->num_seqs];
     double *sum = zeros(rows * h);
-    const double *token = get(ref, "embed.token"), *position = get(ref, "embed.position"), *type = get(ref, "embed.type");
+    const double *token = get(ref, "embed.token"), *position = get(ref, "embed.position"),
+                 *type = get(ref, "embed.type");
     for (size_t s = 0; s < b->num_seqs; s++)
         for (size_t i = b->offsets[s]; i < b->offsets[s + 1]; i++)
             for (size_t j = 0; j < h; j++)
-                sum[i * h + j] = token[(size_t)b->ids[i] * h + j] + position[(i - b->offsets[s] + c->position_offset) * h + j] +
+                sum[i * h + j] = token[(size_t)b->ids[i] * h + j] +
+                                 position[(i - b->offsets[s] + c->position_offset) * h + j] +
                                  (type ? type[(b->type_ids ? (size_t)b->type_ids[i] : 0) * h + j] : 0.0);
     norm(rows, h, c->norm_eps, sum, get(ref, "embed.norm.weight"), get(ref, "embed.norm.bias"), x);
     free(sum);
 }
 
-/* ---- the whole ----------------------------------------------------------------------------------------------------- */
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static size_t image_rows(const struct encoder_ref *ref, const struct batch *b)
 {
@@ -382,7 +393,8 @@ void encoder_ref_forward(const struct encoder_ref *ref, const struct batch *b, d
             for (size_t j = 0; j < h; j++) pooled[s * h + j] += x[i * h + j] / (double)(to - from);
     }
     if (hidden) memcpy(hidden, x, rows * h * sizeof *x);
-    if (logits) linear(b->num_seqs, h, ref->num_classes, pooled, get(ref, "head.weight"), get(ref, "head.bias"), logits);
+    if (logits)
+        linear(b->num_seqs, h, ref->num_classes, pooled, get(ref, "head.weight"), get(ref, "head.bias"), logits);
     free(x);
     free(y);
     free(pooled);

@@ -20,8 +20,8 @@ struct encoder_ref {
 };
 
 /* Copies the backbone's tensors and the model's parameters (those override). Aborts without memory. */
-void encoder_ref_open(struct encoder_ref *ref, const struct backbone *backbone, struct model *model, enum model_pool pool,
-                      uint64_t seed);
+void encoder_ref_open(struct encoder_ref *ref, const struct backbone *backbone, struct model *model,
+                      enum model_pool pool, uint64_t seed);
 void encoder_ref_close(struct encoder_ref *ref);
 
 /* NULL: no array of that name. */

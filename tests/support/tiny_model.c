@@ -41,7 +41,8 @@ void tiny_batch_make(struct tiny_batch *t, const struct backbone_config *c, size
 {
     memset(t, 0, sizeof *t);
     t->labels = need(calloc(num_seqs, sizeof *t->labels));
-    for (size_t s = 0; s < num_seqs; s++) t->labels[s] = (int32_t)random_index(seed, RANDOM_TARGETS, 0, s, TINY_CLASSES);
+    for (size_t s = 0; s < num_seqs; s++)
+        t->labels[s] = (int32_t)random_index(seed, RANDOM_TARGETS, 0, s, TINY_CLASSES);
     t->batch.num_seqs = num_seqs;
     if (c->kind == BACKBONE_VIT) {
         const size_t n = num_seqs * c->channels * IMAGE_H * IMAGE_W;
