@@ -380,6 +380,97 @@ static void test_set_prefix(void **state)
     backbone_free(b);
 }
 
+/* Law: the unit of block 0 is the mean over rows of sum_j exp(<q,k_j>/sqrt d), here by plain loops from what leaves the
+ * embeddings; other methods have none. */
+static void test_calibrate(void **state)
+{
+    (void)state;
+    enum { H = 12, D = 4, HEAD = 1 };
+    struct backbone *b = tiny_backbone(BACKBONE_BERT, 5);
+    struct tiny_batch t;
+    tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
+    struct adapter_options o = with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 0);
+    struct model *m = make_model(b, &o, t.rows, NUM_SEQS, 0, 1);
+    assert_int_equal(model_calibrate(m, &t.batch), 0);
+    float *x = malloc(t.rows * H * sizeof *x);
+    assert_int_equal(model_hidden(m, &t.batch, 0, x), 0);
+    const float *wq = backbone_tensor(b, "layer.0.q.weight")->data, *wk = backbone_tensor(b, "layer.0.k.weight")->data;
+    const float *bq = backbone_tensor(b, "layer.0.q.bias")->data, *bk = backbone_tensor(b, "layer.0.k.bias")->data;
+    double mean = 0.0;
+    for (size_t s = 0; s < NUM_SEQS; s++)
+        for (size_t i = t.offsets[s]; i < t.offsets[s + 1]; i++)
+            for (size_t j = t.offsets[s]; j < t.offsets[s + 1]; j++) {
+                double score = 0.0;
+                for (size_t c = HEAD * D; c < (HEAD + 1) * D; c++) {
+                    double q = bq[c], k = bk[c];
+                    for (size_t l = 0; l < H; l++) q += (double)x[i * H + l] * wq[c * H + l];
+                    for (size_t l = 0; l < H; l++) k += (double)x[j * H + l] * wk[c * H + l];
+                    score += q * k / sqrt((double)D);
+                }
+                mean += exp(score) / (double)t.rows;
+            }
+    CHECK_CLOSE(model_parameter(m, "layer.0.summary_unit")->value[HEAD], mean, 10 * RTOL_ROUNDOFF, 0.0);
+    free(x);
+    model_free(m);
+    tiny_batch_free(&t);
+    backbone_free(b);
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    for (int i = 0; i < NUM_ADAPTER_METHODS; i++) {
+        enum adapter_method method;
+        assert_int_equal(adapter_method_parse(adapter_method_name((enum adapter_method)i), &method), 0);
+        assert_int_equal(method, i);
+        assert_true(strlen(adapter_method_summary(method)) > 10);
+    }
+    enum adapter_method method = ADAPTER_NTK;
+    assert_int_equal(adapter_method_parse("lor", &method), GSL_EINVAL);
+    assert_int_equal(method, ADAPTER_NTK);
+    unsigned targets = 0;
+    assert_int_equal(adapter_targets_parse("v,fc1", &targets), 0);
+    assert_int_equal(targets, 1u << PROJ_V | 1u << PROJ_FC1);
+    assert_int_equal(adapter_targets_parse("all", &targets), 0);
+    assert_int_equal(targets, 63);
+    const char *const bad[] = { "", "q,", ",q", "fc", "q;v", "q,x" };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(adapter_targets_parse(bad[i], &targets), GSL_EINVAL);
+    enum adapter_k_mode mode;
+    assert_int_equal(adapter_k_mode_parse("tied", &mode), 0);
+    assert_string_equal(adapter_k_mode_name(mode), "tied");
+    assert_int_equal(adapter_k_mode_parse("none", &mode), GSL_EINVAL);
+}
+
+/* Law: cross-entropy with smoothing e is (1 - e) CE(label) + e mean_c CE(c), and its gradient the difference quotient. */
+static void test_cross_entropy(void **state)
+{
+    (void)state;
+    enum { N = 2, C = 4 };
+    float x[N * C] = { 0.7f, -1.3f, 2.1f, 0.4f, 90.0f, -80.0f, 88.0f, 3.3f }, g[N * C];
+    const int32_t labels[N] = { 2, 2 };
+    size_t correct;
+    const double loss = model_cross_entropy(x, labels, N, C, 0.3, g, &correct);
+    assert_int_equal(correct, 1);
+    double want = 0.0;
+    for (size_t s = 0; s < N; s++) {
+        double sum = 0.0;
+        for (size_t c = 0; c < C; c++) sum += exp((double)x[s * C + c] - x[s * C + 2]);
+        for (size_t c = 0; c < C; c++)
+            want += (0.3 / C + (c == 2 ? 0.7 : 0.0)) * (log(sum) + x[s * C + 2] - (double)x[s * C + c]) / N;
+    }
+    CHECK_CLOSE(loss, want, 1e-12, 0.0);
+    for (size_t i = 0; i < N * C; i++) {
+        const float kept = x[i];
+        x[i] = kept + 0x1p-9f;
+        const double up = model_cross_entropy(x, labels, N, C, 0.3, NULL, NULL);
+        x[i] = kept - 0x1p-9f;
+        const double down = model_cross_entropy(x, labels, N, C, 0.3, NULL, NULL);
+        x[i] = kept;
+        CHECK_CLOSE(g[i], (up - down) * 0x1p8, 1e-5, 1e-6);
+    }
+}
+
 /* k of `linear` is projected for a map without negative features. */
 static void test_projection(void **state)
 {
@@ -505,6 +596,7 @@ int main(void)
         cmocka_unit_test(test_mpnet_gradients), cmocka_unit_test(test_checker_rejects),
         cmocka_unit_test(test_threads), cmocka_unit_test(test_ragged), cmocka_unit_test(test_cached_layers),
         cmocka_unit_test(test_starts), cmocka_unit_test(test_set_prefix), cmocka_unit_test(test_projection),
+        cmocka_unit_test(test_calibrate), cmocka_unit_test(test_names), cmocka_unit_test(test_cross_entropy),
         cmocka_unit_test(test_fits), cmocka_unit_test(test_refusals)
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

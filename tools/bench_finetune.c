@@ -59,7 +59,7 @@ static const struct shape shapes[NUM_SHAPES] = {
 
 struct data {
     struct batch batch;
-    size_t rows, offsets[MAX_SEQS + 1];
+    size_t rows, longest, offsets[MAX_SEQS + 1];
     int32_t *ids;
     float *pixels;
     int32_t labels[MAX_SEQS];
@@ -76,6 +76,7 @@ static int make_data(const struct shape *s, uint64_t seed, struct data *d)
         const size_t len = s->image ? 1 + (s->image / c->patch_size) * (s->image / c->patch_size)
                                     : 12 + random_index(seed, RANDOM_INPUTS, 0, i, 25);
         d->offsets[i + 1] = d->offsets[i] + len;
+        if (len > d->longest) d->longest = len;
     }
     d->rows = d->offsets[s->num_seqs];
     if (!s->image) {
@@ -155,7 +156,7 @@ static int time_step(const struct config *cfg, const struct backbone *b, const s
     int status =
         times ? model_alloc(b, o, CLASSES, POOL_CLS, 0, cfg->common.seed, &m, (struct reason){ text, sizeof text })
               : GSL_ENOMEM;
-    if (!status) status = model_reserve(m, d->rows, d->batch.num_seqs, d->rows, 1, threads);
+    if (!status) status = model_reserve(m, d->rows, d->batch.num_seqs, d->longest, 1, threads);
     for (size_t round = 0; round <= cfg->num_rounds && !status && !cli_interrupted(); round++) {
         const size_t at = round ? round - 1 : 0;
         const double start = calibrate_now_s();
@@ -168,7 +169,7 @@ static int time_step(const struct config *cfg, const struct backbone *b, const s
     if (!status) {
         out->forward_s = calibrate_median(times, (int)cfg->num_rounds);
         out->step_s = calibrate_median(times + cfg->num_rounds, (int)cfg->num_rounds);
-        out->bytes = model_bytes(m, d->rows, d->batch.num_seqs, d->rows, 1, threads);
+        out->bytes = model_bytes(m, d->rows, d->batch.num_seqs, d->longest, 1, threads);
     }
     model_free(m);
     free(times);

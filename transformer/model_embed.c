@@ -47,7 +47,7 @@ static void embed_text_backward(struct model *m)
     struct embeddings *e = &m->embed;
     ops_norm_backward(m->batch_rows, h, m->summed, m->embed_stats, e->norm.weight, m->grad, NULL, m->grad,
                       e->norm.d_weight, e->norm.d_bias, m->encoder.num_threads);
-    memset(e->d_token, 0, c->vocab_size * h * sizeof(float));
+    ops_zero(c->vocab_size * h, e->d_token, m->encoder.num_threads);
     memset(e->d_position, 0, e->num_positions * h * sizeof(float));
     if (e->d_type) memset(e->d_type, 0, c->type_vocab * h * sizeof(float));
     for (size_t s = 0; s < b->num_seqs; s++)

@@ -1,12 +1,13 @@
 #include "transformer/ops.h"
 
 #include <cblas.h>
+#include <string.h>
 
 #include "common/parallel.h"
 
 /* Rows of a product per task: enough that packing W again for each costs a few percent. Smaller products are cut
  * into at least FEWEST tasks, so that two to four threads have something to do. */
-enum { TASK_ROWS = 256, FEWEST = 4, LEAST_ROWS = 48, PASS_ROWS = 32, COLUMNS = 64, TASK_OUT = 256 };
+enum { TASK_ROWS = 256, FEWEST = 4, LEAST_ROWS = 48, PASS_ROWS = 32, COLUMNS = 64, TASK_OUT = 256, ZEROS = 1 << 18 };
 
 const struct ops_kernels *ops_current(void)
 {
@@ -144,6 +145,22 @@ void ops_sum_columns(size_t rows, size_t n, size_t ld, const float *a, const flo
 {
     struct columns p = { rows, n, ld, a, b, NULL, sum, NULL, ops_current() };
     parallel_for(ceil_div(n, COLUMNS), num_threads, columns_task, &p);
+}
+
+struct zeros { size_t n; float *x; };
+
+static void zero_task(void *context, size_t task, int thread)
+{
+    (void)thread;
+    const struct zeros *p = context;
+    const size_t from = task * ZEROS;
+    memset(p->x + from, 0, least(ZEROS, p->n - from) * sizeof(float));
+}
+
+void ops_zero(size_t n, float *x, int num_threads)
+{
+    struct zeros p = { n, x };
+    parallel_for(ceil_div(n, ZEROS), num_threads, zero_task, &p);
 }
 
 struct pass {

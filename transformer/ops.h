@@ -34,6 +34,9 @@ void ops_linear_dW(size_t rows, size_t in, size_t out, float alpha, const float 
 /* sum (n) of a (rows, n), or of a * b. Stride ld. */
 void ops_sum_columns(size_t rows, size_t n, size_t ld, const float *a, const float *b, float *sum, int num_threads);
 
+/* n zeros. */
+void ops_zero(size_t n, float *x, int num_threads);
+
 /* The passes of ops_kernel.h of the same name. */
 void ops_norm(size_t rows, size_t n, float eps, const float *x, const float *weight, const float *bias, float *y,
               float *stats, int num_threads);
