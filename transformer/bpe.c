@@ -157,7 +157,6 @@ static int take_tokens(struct bpe *bpe, const struct bpe_source *source, struct 
         utf8proc_uint8_t text[4];
         const utf8proc_ssize_t len = utf8proc_encode_char(code[byte], text);
         bpe->byte_token[byte] = find_spelling(bpe, (const char *)text, (size_t)len);
-        if (bpe->byte_token[byte] == EMPTY) return refuse(why, GSL_EINVAL, "no token for the byte 0x%02x", (unsigned)byte);
     }
     return GSL_SUCCESS;
 }
@@ -405,10 +404,17 @@ static int encode_piece(const struct bpe *bpe, struct merger *m, const char *tex
 {
     int status = reserve(m, len);
     if (status) return status;
-    for (size_t i = 0; i < len; i++)
-        m->symbols[i] = (struct symbol){ bpe->byte_token[(unsigned char)text[i]], i + 1 < len ? (int32_t)i + 1 : -1, (int32_t)i - 1 };
+    int32_t count = 0;
+    for (size_t i = 0; i < len; i++) {
+        const int32_t token = bpe->byte_token[(unsigned char)text[i]];
+        if (token == EMPTY) continue;
+        m->symbols[count] = (struct symbol){ token, count + 1, count - 1 };
+        count++;
+    }
+    if (!count) return GSL_SUCCESS;
+    m->symbols[count - 1].next = -1;
     m->heap_size = 0;
-    for (size_t i = 0; i + 1 < len; i++) offer(bpe, m, (int32_t)i);
+    for (int32_t at = 0; at + 1 < count; at++) offer(bpe, m, at);
     while (m->heap_size) {
         const struct candidate c = pop(m);
         struct symbol *left = &m->symbols[c.at];

@@ -5,7 +5,8 @@
  *   's 't 're 've 'm 'll 'd  |  " "? letters  |  " "? numerics  |  " "? others  |  spaces but the last
  *   before a non-space  |  spaces
  * with letters and numerics the Unicode categories L and N, spaces White_Space. The bytes of a piece are
- * tokens that merge by the rank of their pair, the leftmost first, until no pair has a rank. */
+ * tokens that merge by the rank of their pair, the leftmost first, until no pair has a rank. A byte that
+ * is no token of the vocabulary is left out. */
 #ifndef TRANSFORMER_BPE_H
 #define TRANSFORMER_BPE_H
 #include <stddef.h>
@@ -25,8 +26,7 @@ struct bpe_source {
     int split_digits;
 };
 
-/* GSL_EINVAL the lists do not fit each other (all 256 bytes must be tokens, tokens differ, merges join tokens to
- * tokens), GSL_ENOMEM. Everything is copied. */
+/* GSL_EINVAL the lists do not fit each other (tokens differ, merges join tokens to tokens), GSL_ENOMEM. Everything is copied. */
 int bpe_alloc(const struct bpe_source *source, struct bpe **out, struct reason why);
 /* From tokenizer.ggml.{tokens,token_type,merges}; model gpt2, pre smollm or gpt-2. */
 int bpe_from_gguf(const struct gguf *gguf, struct bpe **out, struct reason why);
