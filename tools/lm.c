@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "common/atomic_file.h"
 #include "common/input_file.h"
@@ -206,7 +207,7 @@ static int continue_text(const struct config *cfg, const struct decoder *decoder
         atomic_file_discard(file);
         goto done;
     }
-    fputc('\n', atomic_file_stream(file));
+    if (isatty(fileno(atomic_file_stream(file)))) fputc('\n', atomic_file_stream(file));
     if (atomic_file_commit(file, why, sizeof why)) code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, why);
     if (!code && cfg->generated_out) code = write_ids(cfg, cfg->generated_out, made, *count);
 done:
