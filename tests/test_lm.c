@@ -122,7 +122,7 @@ static void test_start_token(void **state)
 
 static void test_refuses(void **state)
 {
-    const char *model, *text = scratch_file(*state, "t.txt", "hello"), *npy = scratch_path(*state, "l.npy");
+    const char *model, *text = scratch_file(*state, "t.txt", "hello"), *npy = scratch_path(*state, "unwanted.npy");
     decoder_free(make_model(*state, &model));
     CHECK_REFUSAL(run_program("lm", "--text", text, NULL), 2, "lm", "--generate");
     CHECK_REFUSAL(run_program("lm", "--logprobs-out", npy, NULL), 2, "lm", "--text");
