@@ -14,7 +14,8 @@ static const struct reason reason = { why, sizeof why };
 
 /* U+0120 is a space, U+010A a newline. */
 #define SPACE "\xc4\xa0"
-static const char *const merges[] = { "l l", "h e", "ll o", "he llo", SPACE " " SPACE, SPACE " w", "' s", "a a", "1 2", "aa aa", NULL };
+static const char *const merges[] = { "l l", "h e", "ll o", "he llo", SPACE " " SPACE, SPACE " w", "' s", "a a", "1 2",
+                                      "aa aa", NULL };
 static const char *const specials[] = { "<|s|>", "<|s|>x", "<|e|>", NULL };
 
 static struct bpe *make(int split_digits)
@@ -179,7 +180,8 @@ static void test_refuses(void **state)
     bpe_free(bpe);
     assert_int_equal(bpe_from_json(scratch_path(*state, "missing.json"), &bpe, reason), GSL_EFAILED);
     static const char *const bad[] = { "{", "{}", "{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}",
-                                       "{\"model\":{\"vocab\":{\"a\":1},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"ByteLevel\"}}" };
+                                       "{\"model\":{\"vocab\":{\"a\":1},\"merges\":[]},"
+                                       "\"pre_tokenizer\":{\"type\":\"ByteLevel\"}}" };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(bpe_from_json(scratch_file(*state, "bad.json", bad[i]), &bpe, reason), GSL_EINVAL);
 }
@@ -187,7 +189,8 @@ static void test_refuses(void **state)
 static void test_json(void **state)
 {
     static const char good[] =
-        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":2,\"ab\":1,\"1\":3},\"merges\":[[\"a\",\"b\"]]},\"normalizer\":null,"
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":2,\"ab\":1,\"1\":3},\"merges\":[[\"a\",\"b\"]]},"
+        "\"normalizer\":null,"
         "\"added_tokens\":[{\"id\":4,\"content\":\"<|e|>\"}],"
         "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":true},"
         "{\"type\":\"ByteLevel\",\"add_prefix_space\":false}]}}";

@@ -14,8 +14,10 @@
 /* Rounding of float32 through three blocks, on numbers of order 1. */
 static const double ATOL_FLOAT = 2e-5;
 
-static const struct decoder_config small = { .vocab_size = 37, .hidden = 24, .num_layers = 3, .num_heads = 6, .kv_heads = 2,
-                                             .head_dim = 8, .mlp_dim = 20, .max_positions = 64, .norm_eps = 1e-5, .rope_base = 700.0 };
+static const struct decoder_config small = { .vocab_size = 37, .hidden = 24, .num_layers = 3, .num_heads = 6,
+                                             .kv_heads = 2,
+                                             .head_dim = 8, .mlp_dim = 20, .max_positions = 64, .norm_eps = 1e-5,
+                                                 .rope_base = 700.0 };
 enum { LEN = 13 };
 static const int32_t ids[LEN] = { 3, 36, 0, 17, 5, 5, 29, 11, 8, 30, 1, 22, 14 };
 
@@ -46,7 +48,8 @@ static void ref_multiply(const float *W, const double *x, size_t rows, size_t co
 static void ref_rotate(double *x, size_t dim, double base, size_t position)
 {
     for (size_t i = 0; i < dim / 2; i++) {
-        const double angle = (double)position * pow(base, -2.0 * (double)i / (double)dim), a = x[2 * i], b = x[2 * i + 1];
+        const double angle = (double)position * pow(base, -2.0 * (double)i / (double)dim), a = x[2 * i],
+            b = x[2 * i + 1];
         x[2 * i] = a * cos(angle) - b * sin(angle);
         x[2 * i + 1] = b * cos(angle) + a * sin(angle);
     }
@@ -60,11 +63,13 @@ static double ref_dot(const double *x, const float *y, size_t n)
 }
 
 /* Adds the prefix's part of one query (head h, its rotation chosen by the caller). */
-static void ref_piece(const struct decoder_piece *p, const double *q, size_t dim, size_t member, double *num, double *mass)
+static void ref_piece(const struct decoder_piece *p, const double *q, size_t dim, size_t member, double *num,
+                      double *mass)
 {
     const double scale = 1.0 / sqrt((double)dim);
     for (size_t j = 0; j < p->len; j++) {
-        const double e = exp(ref_dot(q, p->K + j * dim, dim) * scale + (p->log_weight ? (double)p->log_weight[j] : 0.0));
+        const double e = exp(ref_dot(q, p->K + j * dim, dim) * scale
+                             + (p->log_weight ? (double)p->log_weight[j] : 0.0));
         *mass += e;
         for (size_t c = 0; c < dim; c++) num[c] += e * (double)p->V[j * dim + c];
     }
@@ -81,13 +86,16 @@ static void ref_piece(const struct decoder_piece *p, const double *q, size_t dim
 }
 
 /* hidden (n, hidden) after the final norm. */
-static void reference(const struct decoder *d, const struct decoder_prefix *prefix, const int32_t *text, size_t n, double *hidden)
+static void reference(const struct decoder *d, const struct decoder_prefix *prefix, const int32_t *text, size_t n,
+                      double *hidden)
 {
     const struct decoder_config *c = &d->config;
     const size_t dim = c->head_dim, width = (c->num_heads + 2 * c->kv_heads) * dim, group = c->num_heads / c->kv_heads;
     const size_t first = prefix ? prefix->positions : 0;
-    double *x = malloc(n * c->hidden * sizeof *x), *h = malloc(c->hidden * sizeof *h), *qkv = malloc(n * width * sizeof *qkv);
-    double *raw = malloc(n * width * sizeof *raw), *out = malloc(c->num_heads * dim * sizeof *out), *y = malloc(c->hidden * sizeof *y);
+    double *x = malloc(n * c->hidden * sizeof *x), *h = malloc(c->hidden * sizeof *h),
+        *qkv = malloc(n * width * sizeof *qkv);
+    double *raw = malloc(n * width * sizeof *raw), *out = malloc(c->num_heads * dim * sizeof *out),
+        *y = malloc(c->hidden * sizeof *y);
     double *mlp = malloc(2 * c->mlp_dim * sizeof *mlp);
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < c->hidden; k++) x[i * c->hidden + k] = (double)d->embed[(size_t)text[i] * c->hidden + k];
@@ -115,7 +123,8 @@ static void reference(const struct decoder *d, const struct decoder_prefix *pref
                     for (size_t e = 0; e < dim; e++) num[e] += s * v[e];
                 }
                 if (prefix)
-                    ref_piece(&prefix->pieces[layer * c->kv_heads + g], prefix->rotation == DECODER_ROTATED ? q : q_raw, dim,
+                    ref_piece(&prefix->pieces[layer * c->kv_heads + g], prefix->rotation == DECODER_ROTATED ? q : q_raw,
+                              dim,
                               head % group, num, &mass);
                 for (size_t e = 0; e < dim; e++) out[head * dim + e] = num[e] / mass;
             }
@@ -128,7 +137,8 @@ static void reference(const struct decoder *d, const struct decoder_prefix *pref
             for (size_t k = 0; k < c->hidden; k++) x[i * c->hidden + k] += y[k];
         }
     }
-    for (size_t i = 0; i < n; i++) ref_norm(x + i * c->hidden, d->final_norm, c->hidden, c->norm_eps, hidden + i * c->hidden);
+    for (size_t i = 0; i < n; i++)
+        ref_norm(x + i * c->hidden, d->final_norm, c->hidden, c->norm_eps, hidden + i * c->hidden);
     free(x), free(h), free(qkv), free(raw), free(out), free(y), free(mlp);
 }
 
@@ -145,7 +155,8 @@ static double largest_difference(const float *got, const double *want, size_t n)
 }
 
 /* Reads the text `chunk` tokens at a time. */
-static void read_text(const struct decoder *d, const struct decoder_prefix *prefix, size_t chunk, int threads, float *hidden)
+static void read_text(const struct decoder *d, const struct decoder_prefix *prefix, size_t chunk, int threads,
+                      float *hidden)
 {
     struct decoder_run *run;
     assert_int_equal(decoder_run_alloc(d, prefix, LEN, chunk, threads, &run), GSL_SUCCESS);
@@ -222,8 +233,10 @@ static void make_pieces(struct decoder_piece pieces[PIECES], const feature_map *
     pieces[0] = (struct decoder_piece){ .len = M, .K = draw(0, M * 8, 0.9, 0.0), .V = draw(1, M * 8, 0.7, 0.0) };
     pieces[1] = pieces[0];
     pieces[1].log_weight = draw(2, M, 1.3, 0.4);
-    pieces[2] = (struct decoder_piece){ .map = map, .summaries = 1, .Z = draw(3, r * 8, 0.6, 0.0), .k = draw(4, r, 0.05, 0.6) };
-    pieces[3] = (struct decoder_piece){ .map = map, .summaries = 3, .Z = draw(5, 3 * r * 8, 0.6, 0.0), .k = draw(6, 3 * r, 0.05, 0.6) };
+    pieces[2] = (struct decoder_piece){ .map = map, .summaries = 1, .Z = draw(3, r * 8, 0.6, 0.0),
+                                        .k = draw(4, r, 0.05, 0.6) };
+    pieces[3] = (struct decoder_piece){ .map = map, .summaries = 3, .Z = draw(5, 3 * r * 8, 0.6, 0.0),
+                                        .k = draw(6, 3 * r, 0.05, 0.6) };
     pieces[4] = pieces[1];
     pieces[4].map = map, pieces[4].summaries = 1, pieces[4].Z = pieces[2].Z, pieces[4].k = pieces[2].k;
     pieces[4].centre = draw(7, 8, 0.8, 0.0);
@@ -267,7 +280,8 @@ static void test_negative_mass(void **state)
     static double want[LEN * 24];
     static float got[LEN * 24];
     assert_int_equal(feature_parse("taylor:1", 8, 0.0, 1, NULL, &map), GSL_SUCCESS);
-    pieces[1] = (struct decoder_piece){ .map = map, .summaries = 1, .Z = draw(8, 9 * 8, 0.1, 0.0), .k = draw(9, 9, 0.03, 0.0) };
+    pieces[1] = (struct decoder_piece){ .map = map, .summaries = 1, .Z = draw(8, 9 * 8, 0.1, 0.0),
+                                        .k = draw(9, 9, 0.03, 0.0) };
     struct decoder_prefix prefix = { DECODER_ROTATED, 2, pieces };
     reference(d, &prefix, ids, LEN, want);
     read_text(d, &prefix, 4, 2, got);
@@ -308,7 +322,8 @@ static void test_context(void **state)
     assert_int_equal(decoder_run_alloc(d, NULL, LEN, LEN, 2, &run), GSL_SUCCESS);
     assert_int_equal(decoder_read(run, ids, HEAD, NULL), GSL_SUCCESS);
     for (size_t i = 0; i < PIECES; i++)
-        pieces[i] = (struct decoder_piece){ .len = HEAD, .K = decoder_run_keys(run, i / 2, i % 2), .V = decoder_run_values(run, i / 2, i % 2) };
+        pieces[i] = (struct decoder_piece){ .len = HEAD, .K = decoder_run_keys(run, i / 2, i % 2),
+                                            .V = decoder_run_values(run, i / 2, i % 2) };
     const struct decoder_prefix prefix = { DECODER_ROTATED, HEAD, pieces };
     assert_int_equal(decoder_run_alloc(d, &prefix, LEN, 3, 2, &after), GSL_SUCCESS);
     assert_int_equal(decoder_read(after, ids + HEAD, LEN - HEAD, part), GSL_SUCCESS);
@@ -377,12 +392,15 @@ static const struct golden golden[] = {
     { "The capital of France is Paris, and the capital of Germany is Berlin.", 15, 12,
       { 504, 3575, 282, 4649, 314, 7042, 28, 284, 260, 3575, 282, 4521, 314, 11452, 30 },
       { 198, 198, 504, 1797, 1918, 553, 253, 2155, 282, 4723, 216, 35 },
-      { -11.53929, -0.33762, -2.43867, -0.45095, -0.25808, -1.65851, -1.24186, -1.04797, -0.51562, -1.10319, -3.29816, -0.01418, -0.03872,
+      { -11.53929, -0.33762, -2.43867, -0.45095, -0.25808, -1.65851, -1.24186, -1.04797, -0.51562, -1.10319, -3.29816,
+        -0.01418, -0.03872,
         -0.07223 } },
     { "Question: A box holds 12 pens. How many pens are in 7 boxes?\nAnswer:", 22, 12,
-      { 17872, 42, 330, 3985, 6650, 216, 33, 34, 24193, 30, 1073, 800, 24193, 359, 281, 216, 39, 10155, 47, 198, 21350, 42 },
+      { 17872, 42, 330, 3985, 6650, 216, 33, 34, 24193, 30, 1073, 800, 24193, 359, 281, 216, 39, 10155, 47, 198, 21350,
+        42 },
       { 216, 39, 198, 198, 1348, 314, 253, 8170, 1183, 282, 253, 15070 },
-      { -6.21085, -4.1002, -6.33028, -5.86356, -0.37931, -0.71641, -2.45084, -5.61506, -0.63334, -5.35478, -0.01213, -2.61947, -0.68121,
+      { -6.21085, -4.1002, -6.33028, -5.86356, -0.37931, -0.71641, -2.45084, -5.61506, -0.63334, -5.35478, -0.01213,
+        -2.61947, -0.68121,
         -1.32589, -3.68373, -4.23779, -0.21717, -0.21365, -0.48113, -6.74235, -0.00474 } },
 };
 
@@ -394,7 +412,8 @@ static void check_golden(const struct decoder *d, const struct golden *g)
     size_t count;
     struct decoder_run *run;
     const size_t vocab = d->config.vocab_size;
-    assert_int_equal(bpe_encode(d->bpe, g->text, strlen(g->text), &got, &count, (struct reason){ why, sizeof why }), GSL_SUCCESS);
+    assert_int_equal(bpe_encode(d->bpe, g->text, strlen(g->text), &got, &count, (struct reason){ why, sizeof why }),
+                     GSL_SUCCESS);
     assert_int_equal(count, g->count);
     assert_memory_equal(got, g->ids, count * sizeof *got);
     float *hidden = malloc(count * d->config.hidden * sizeof *hidden), *logits = malloc(count * vocab * sizeof *logits);

@@ -224,7 +224,8 @@ static void test_truncated(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_metadata), cmocka_unit_test(test_tensors), cmocka_unit_test(test_refuses), cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_metadata), cmocka_unit_test(test_tensors), cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_truncated),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -19,8 +19,10 @@ static const char *const specials[] = { "<|s|>", "<|e|>", NULL };
 /* A model of 261 tokens in the scratch folder. */
 static struct decoder *make_model(void *state, const char **path)
 {
-    const struct decoder_config config = { .vocab_size = 261, .hidden = 32, .num_layers = 2, .num_heads = 4, .kv_heads = 2,
-                                           .head_dim = 8, .mlp_dim = 48, .max_positions = 96, .norm_eps = 1e-5, .rope_base = 900.0 };
+    const struct decoder_config config = { .vocab_size = 261, .hidden = 32, .num_layers = 2, .num_heads = 4,
+                                           .kv_heads = 2,
+                                           .head_dim = 8, .mlp_dim = 48, .max_positions = 96, .norm_eps = 1e-5,
+                                               .rope_base = 900.0 };
     struct vocabulary v = vocabulary_make(merges, specials);
     struct decoder *d;
     struct bytes b = { 0 };
@@ -50,7 +52,8 @@ static void test_logprobs(void **state)
     const char *model, *text = scratch_file(*state, "t.txt", "hello\n");
     struct decoder *d = make_model(*state, &model);
     const char *npy = scratch_path(*state, "l.npy"), *csv = scratch_path(*state, "t.csv");
-    struct outcome outcome = run_program("lm", "--backbone", model, "--text", text, "--logprobs-out", npy, "--tokens-out", csv, "--quiet", NULL);
+    struct outcome outcome = run_program("lm", "--backbone", model, "--text", text, "--logprobs-out", npy,
+                                         "--tokens-out", csv, "--quiet", NULL);
     assert_int_equal(outcome.code, 0);
     assert_string_equal(outcome.out, "");
     assert_string_equal(outcome.err, "");
@@ -84,8 +87,10 @@ static void test_generate(void **state)
     const char *model, *text = scratch_file(*state, "t.txt", "hell<|s|>hello");
     struct decoder *d = make_model(*state, &model);
     const char *ids = scratch_path(*state, "g.csv"), *out = scratch_path(*state, "g.txt");
-    struct outcome one = run_program("lm", "--backbone", model, "--text", text, "--generate", "20", "--threads", "1", "--generated-out", ids, NULL);
-    struct outcome two = run_program("lm", "--backbone", model, "--text", text, "--generate", "20", "--threads", "2", "--out", out, NULL);
+    struct outcome one = run_program("lm", "--backbone", model, "--text", text, "--generate", "20", "--threads", "1",
+                                     "--generated-out", ids, NULL);
+    struct outcome two = run_program("lm", "--backbone", model, "--text", text, "--generate", "20", "--threads", "2",
+                                     "--out", out, NULL);
     assert_int_equal(one.code, 0);
     assert_int_equal(two.code, 0);
     assert_non_null(strstr(one.err, "tokens"));
@@ -127,11 +132,15 @@ static void test_refuses(void **state)
     CHECK_REFUSAL(run_program("lm", "--text", text, NULL), 2, "lm", "--generate");
     CHECK_REFUSAL(run_program("lm", "--logprobs-out", npy, NULL), 2, "lm", "--text");
     CHECK_REFUSAL(run_program("lm", "--backbone", model, "--generate", "-1", NULL), 2, "lm", "--generate");
-    CHECK_REFUSAL(run_program("lm", "--backbone", model, "--text", text, "--generate", "1000", NULL), 3, "lm", "96 positions");
-    CHECK_REFUSAL(run_program("lm", "--backbone", scratch_path(*state, "none.gguf"), "--generate", "1", NULL), 3, "lm", "none.gguf");
+    CHECK_REFUSAL(run_program("lm", "--backbone", model, "--text", text, "--generate", "1000", NULL), 3, "lm",
+                  "96 positions");
+    CHECK_REFUSAL(run_program("lm", "--backbone", scratch_path(*state, "none.gguf"), "--generate", "1", NULL), 3, "lm",
+                  "none.gguf");
     CHECK_REFUSAL(run_program("lm", "--backbone", text, "--generate", "1", NULL), 3, "lm", "t.txt: not a GGUF file");
-    CHECK_REFUSAL(run_program("lm", "--backbone", model, "--text", scratch_path(*state, "none.txt"), "--generate", "1", NULL), 3, "lm", "none.txt");
-    CHECK_REFUSAL(run_program("lm", "--backbone", model, "--text", scratch_file(*state, "bad.txt", "a\xff"), "--logprobs-out", npy, NULL), 3, "lm",
+    CHECK_REFUSAL(run_program("lm", "--backbone", model, "--text", scratch_path(*state, "none.txt"), "--generate", "1",
+                              NULL), 3, "lm", "none.txt");
+    CHECK_REFUSAL(run_program("lm", "--backbone", model, "--text", scratch_file(*state, "bad.txt", "a\xff"),
+                              "--logprobs-out", npy, NULL), 3, "lm",
                   "bad.txt: not UTF-8");
     assert_int_not_equal(access(npy, F_OK), 0);
     /* Weights that are not numbers. */
@@ -143,7 +152,8 @@ static void test_refuses(void **state)
     d->weights[77] = NAN;
     gguf_put_model(&b, d, &v);
     bytes_write(&b, model);
-    CHECK_REFUSAL(run_program("lm", "--backbone", model, "--generate", "1", NULL), 3, "lm", "token_embd.weight: number 77 is not finite");
+    CHECK_REFUSAL(run_program("lm", "--backbone", model, "--generate", "1", NULL), 3, "lm",
+                  "token_embd.weight: number 77 is not finite");
     bytes_free(&b);
     vocabulary_free(&v);
     decoder_free(d);
@@ -152,7 +162,8 @@ static void test_refuses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_generate), cmocka_unit_test(test_start_token), cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_generate), cmocka_unit_test(test_start_token),
+        cmocka_unit_test(test_refuses),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -18,8 +18,8 @@
 static const char doc[] =
     "Reads a text with a Llama-shaped language model: log-probabilities of its tokens, and greedy continuation.\v"
     "The text is the file as it stands, a last newline included; without one, the model's start token. "
-    "log-probabilities: number i is log p(token i+1 | tokens 0..i), one fewer than the tokens. The continuation goes to --out "
-    "as it is made and ends early at the model's end token. Speed and peak memory go to stderr.";
+    "log-probabilities: number i is log p(token i+1 | tokens 0..i), one fewer than the tokens. The continuation goes to "
+    "--out as it is made and ends early at the model's end token. Speed and peak memory go to stderr.";
 
 /* Tokens read at a time, and rows of logits at a time. */
 enum { CHUNK = 512, LOGIT_ROWS = 64 };
@@ -33,8 +33,10 @@ struct config {
 enum { KEY_BACKBONE = 1, KEY_TEXT, KEY_LOGPROBS_OUT, KEY_TOKENS_OUT, KEY_GENERATE, KEY_GENERATED_OUT };
 
 static const struct argp_option options[] = {
-    { "backbone", KEY_BACKBONE, "NAME", 0, "smollm2-135m, a FILE.gguf of a Llama-shaped model, or a Hugging Face folder (default smollm2-135m)", 1 },
-    { "text", KEY_TEXT, "FILE", 0, "text in UTF-8; special tokens are read as they are spelt (default the start token alone)", 1 },
+    { "backbone", KEY_BACKBONE, "NAME", 0,
+      "smollm2-135m, a FILE.gguf of a Llama-shaped model, or a Hugging Face folder (default smollm2-135m)", 1 },
+    { "text", KEY_TEXT, "FILE", 0,
+      "text in UTF-8; special tokens are read as they are spelt (default the start token alone)", 1 },
     { "logprobs-out", KEY_LOGPROBS_OUT, "FILE", 0, "write the log-probabilities, float32 NPY", 2 },
     { "tokens-out", KEY_TOKENS_OUT, "FILE", 0, "write the ids of the text's tokens, one row of CSV", 2 },
     { "generate", KEY_GENERATE, "N", 0, "tokens to continue the text by (default 0)", 3 },
@@ -59,7 +61,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static const char *check(void *config)
 {
     const struct config *cfg = config;
-    if (!cfg->generate && !cfg->logprobs_out && !cfg->tokens_out) return "--generate, --logprobs-out, --tokens-out: one of them is needed";
+    if (!cfg->generate && !cfg->logprobs_out && !cfg->tokens_out)
+        return "--generate, --logprobs-out, --tokens-out: one of them is needed";
     if (cfg->generated_out && !cfg->generate) return "--generated-out: needs --generate";
     if ((cfg->logprobs_out || cfg->tokens_out) && !cfg->text) return "--logprobs-out, --tokens-out: need --text";
     return NULL;
@@ -83,9 +86,11 @@ static int read_text(const struct config *cfg, char **text, size_t *len)
     FILE *file = input_file_open(cfg->text, &size, why, sizeof why);
     if (!file) return cli_fail(&cfg->c, EXIT_DATA, "%s: %s", cfg->text, why);
     int code = EXIT_DONE;
-    if (size > INT32_MAX / 8) code = cli_fail(&cfg->c, EXIT_DATA, "%s: %llu bytes of text", cfg->text, (unsigned long long)size);
+    if (size > INT32_MAX / 8)
+        code = cli_fail(&cfg->c, EXIT_DATA, "%s: %llu bytes of text", cfg->text, (unsigned long long)size);
     else if (!(*text = malloc((size_t)size + 1))) code = cli_fail(&cfg->c, EXIT_FAILED, "%s: out of memory", cfg->text);
-    else if (fread(*text, 1, (size_t)size, file) != size) code = cli_fail(&cfg->c, EXIT_DATA, "%s: cannot be read", cfg->text);
+    else if (fread(*text, 1, (size_t)size, file) != size)
+        code = cli_fail(&cfg->c, EXIT_DATA, "%s: cannot be read", cfg->text);
     *len = (size_t)size;
     fclose(file);
     return code;
@@ -97,7 +102,8 @@ static int read_prompt(const struct config *cfg, const struct decoder *decoder, 
     size_t len = 0;
     int code = cfg->text ? read_text(cfg, &text, &len) : EXIT_DONE;
     if (code) goto done;
-    int status = bpe_encode(decoder->bpe, text, len, &prompt->ids, &prompt->count, (struct reason){ line, sizeof line });
+    int status = bpe_encode(decoder->bpe, text, len, &prompt->ids, &prompt->count,
+                            (struct reason){ line, sizeof line });
     if (status) code = cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", cfg->text, line);
     const int starts = decoder->bos >= 0 && (decoder->add_bos || (!prompt->count && cfg->generate));
     if (!code && starts) {
@@ -111,7 +117,8 @@ static int read_prompt(const struct config *cfg, const struct decoder *decoder, 
             prompt->count++;
         }
     }
-    if (!code && !prompt->count && cfg->generate) code = cli_fail(&cfg->c, EXIT_DATA, "an empty text, and the model has no start token");
+    if (!code && !prompt->count && cfg->generate)
+        code = cli_fail(&cfg->c, EXIT_DATA, "an empty text, and the model has no start token");
     const size_t most = decoder->config.max_positions;
     if (!code && (prompt->count > most || cfg->generate > most - prompt->count))
         code = cli_fail(&cfg->c, EXIT_DATA, "%s: %zu tokens and %zu to come exceed the %zu positions of the model",
@@ -153,7 +160,8 @@ static int read_through(const struct config *cfg, const struct decoder *decoder,
                 logprobs[at + i + r] = logits[r * vocab + (size_t)prompt->ids[at + i + r + 1]];
             }
         }
-        if (!code && at + n == prompt->count) decoder_logits(decoder, hidden + (n - 1) * hidden_size, 1, last, cfg->c.threads);
+        if (!code && at + n == prompt->count)
+            decoder_logits(decoder, hidden + (n - 1) * hidden_size, 1, last, cfg->c.threads);
         if (!code) code = cli_interrupted();
     }
     free(hidden);
@@ -173,7 +181,8 @@ static int generate(const struct config *cfg, const struct decoder *decoder, str
         size_t len;
         const char *bytes = bpe_bytes(decoder->bpe, id, &len);
         made[(*count)++] = id;
-        if (fwrite(bytes, 1, len, stream) != len || fflush(stream)) code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, strerror(errno));
+        if (fwrite(bytes, 1, len, stream) != len || fflush(stream))
+            code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, strerror(errno));
         if (!code && *count < cfg->generate) {
             code = cli_status(&cfg->c, decoder_read(run, &id, 1, hidden), "continuing the text");
             if (!code) decoder_logits(decoder, hidden, 1, logits, cfg->c.threads);
@@ -189,18 +198,21 @@ static void say_speed(const struct config *cfg, size_t read, double read_s, size
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     if (cfg->c.quiet) return;
-    fprintf(stderr, "%s: read %zu tokens, %.1f a second", cfg->c.program, read, read_s > 0.0 ? (double)read / read_s : 0.0);
+    fprintf(stderr, "%s: read %zu tokens, %.1f a second", cfg->c.program, read,
+            read_s > 0.0 ? (double)read / read_s : 0.0);
     if (cfg->generate) fprintf(stderr, "; made %zu, %.1f a second", made, made_s > 0.0 ? (double)made / made_s : 0.0);
     fprintf(stderr, "; peak memory %.0f MB\n", (double)usage.ru_maxrss / 1024.0);
 }
 
-static int continue_text(const struct config *cfg, const struct decoder *decoder, struct decoder_run *run, float *logits, size_t *count)
+static int continue_text(const struct config *cfg, const struct decoder *decoder, struct decoder_run *run,
+                         float *logits, size_t *count)
 {
     char why[256];
     struct atomic_file *file;
     int32_t *made = malloc(cfg->generate * sizeof *made);
     if (!made) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
-    int code = atomic_file_open(cfg->c.out, &file, why, sizeof why) ? cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, why) : EXIT_DONE;
+    int code = atomic_file_open(cfg->c.out, &file, why, sizeof why) ? cli_fail(&cfg->c, EXIT_FAILED, "%s: %s",
+                                                                               cfg->c.out, why) : EXIT_DONE;
     if (code) goto done;
     code = generate(cfg, decoder, run, logits, atomic_file_stream(file), made, count);
     if (code) {
@@ -221,11 +233,15 @@ static int work(const struct config *cfg, const struct decoder *decoder, const s
     const size_t vocab = decoder->config.vocab_size, room = prompt->count + cfg->generate;
     const size_t count = prompt->count ? prompt->count - 1 : 0;
     struct decoder_run *run = NULL;
-    int code = cli_memory(&cfg->c, (double)decoder_run_bytes(&decoder->config, room ? room : 1, room < CHUNK ? room : CHUNK, cfg->c.threads) +
-                                       4.0 * (double)decoder->num_weights + 4.0 * (double)(vocab * (LOGIT_ROWS + 1)), "the model and its cache");
+    int code = cli_memory(&cfg->c, (double)decoder_run_bytes(&decoder->config, room ? room : 1,
+                                                             room < CHUNK ? room : CHUNK, cfg->c.threads) +
+                                       4.0 * (double)decoder->num_weights + 4.0 * (double)(vocab * (LOGIT_ROWS + 1)),
+                                           "the model and its cache");
     if (code) return code;
-    float *logprobs = cfg->logprobs_out ? malloc((count + 1) * sizeof *logprobs) : NULL, *last = malloc(vocab * sizeof *last);
-    if (!last || (cfg->logprobs_out && !logprobs) || decoder_run_alloc(decoder, NULL, room ? room : 1, CHUNK, cfg->c.threads, &run)) {
+    float *logprobs = cfg->logprobs_out ? malloc((count + 1) * sizeof *logprobs) : NULL,
+        *last = malloc(vocab * sizeof *last);
+    if (!last || (cfg->logprobs_out && !logprobs) || decoder_run_alloc(decoder, NULL, room ? room : 1, CHUNK,
+                                                                       cfg->c.threads, &run)) {
         code = cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
         goto done;
     }
@@ -253,7 +269,8 @@ int main(int argc, char **argv)
     struct decoder *decoder = NULL;
     struct prompt prompt = { 0 };
     const char *cache = getenv("PREFIX_NTK_DATA");
-    const int status = decoder_open(cfg.backbone, cache ? cache : "data/cache", &decoder, (struct reason){ line, sizeof line });
+    const int status = decoder_open(cfg.backbone, cache ? cache : "data/cache", &decoder,
+                                    (struct reason){ line, sizeof line });
     int code = status ? cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line) : EXIT_DONE;
     if (!code) code = read_prompt(&cfg, decoder, &prompt);
     if (!code) code = work(&cfg, decoder, &prompt);

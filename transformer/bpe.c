@@ -48,7 +48,8 @@ static bool unspell(struct gguf_text text, const int16_t byte_of[512], char *out
     *len = 0;
     for (size_t at = 0; at < text.len;) {
         utf8proc_int32_t code;
-        const utf8proc_ssize_t step = utf8proc_iterate((const utf8proc_uint8_t *)text.bytes + at, (utf8proc_ssize_t)(text.len - at), &code);
+        const utf8proc_ssize_t step = utf8proc_iterate((const utf8proc_uint8_t *)text.bytes + at,
+                                                       (utf8proc_ssize_t)(text.len - at), &code);
         if (step <= 0 || code >= 512 || byte_of[code] < 0) return false;
         out[(*len)++] = (char)byte_of[code];
         at += (size_t)step;
@@ -96,7 +97,8 @@ static int32_t find_spelling(const struct bpe *bpe, const char *bytes, size_t le
 static struct merge *merge_slot(const struct bpe *bpe, uint64_t pair)
 {
     size_t slot = hash_pair(pair) & (bpe->merge_slots - 1);
-    while (bpe->merges[slot].rank != EMPTY && bpe->merges[slot].pair != pair) slot = (slot + 1) & (bpe->merge_slots - 1);
+    while (bpe->merges[slot].rank != EMPTY && bpe->merges[slot].pair != pair) slot = (slot + 1)
+        & (bpe->merge_slots - 1);
     return &bpe->merges[slot];
 }
 
@@ -138,7 +140,8 @@ static int take_tokens(struct bpe *bpe, const struct bpe_source *source, struct 
         bpe->start[i] = at;
         if (!len) return refuse(why, GSL_EINVAL, "token %zu is empty", i);
         if (bpe->special[i]) memcpy(bpe->pool + at, text.bytes, len);
-        else if (!unspell(text, byte_of, bpe->pool + at, &len)) return refuse(why, GSL_EINVAL, "token %zu spells no bytes", i);
+        else if (!unspell(text, byte_of, bpe->pool + at, &len))
+            return refuse(why, GSL_EINVAL, "token %zu spells no bytes", i);
         at += len;
     }
     for (size_t i = 0; i < bpe->num_tokens; i++) {
@@ -148,7 +151,8 @@ static int take_tokens(struct bpe *bpe, const struct bpe_source *source, struct 
         bpe->start[bpe->num_tokens + i + 1] = at;
         const struct gguf_text text = spelling(bpe, (int32_t)i);
         const size_t slot = slot_of(bpe, text.bytes, text.len);
-        if (bpe->slots[slot] != EMPTY) return refuse(why, GSL_EINVAL, "tokens %d and %zu are the same", bpe->slots[slot], i);
+        if (bpe->slots[slot] != EMPTY)
+            return refuse(why, GSL_EINVAL, "tokens %d and %zu are the same", bpe->slots[slot], i);
         bpe->slots[slot] = (int32_t)i;
         if (bpe->special[i]) bpe->longest_special[bpe->num_special++] = (int32_t)i;
     }
@@ -185,7 +189,8 @@ int bpe_alloc(const struct bpe_source *source, struct bpe **out, struct reason w
     *out = NULL;
     const size_t n = source->num_tokens;
     size_t bytes = 0;
-    if (!n || n > INT32_MAX || source->num_merges > INT32_MAX) return refuse(why, GSL_EINVAL, "a vocabulary of %zu tokens", n);
+    if (!n || n > INT32_MAX || source->num_merges > INT32_MAX)
+        return refuse(why, GSL_EINVAL, "a vocabulary of %zu tokens", n);
     for (size_t i = 0; i < n; i++) bytes += source->tokens[i].len;
     struct bpe *bpe = calloc(1, sizeof *bpe);
     if (!bpe) return refuse(why, GSL_ENOMEM, "out of memory");
@@ -232,7 +237,8 @@ int bpe_from_gguf(const struct gguf *gguf, struct bpe **out, struct reason why)
     if (!status) status = gguf_texts(gguf, "tokenizer.ggml.merges", &merges, &num_merges);
     if (!status) status = gguf_integers(gguf, "tokenizer.ggml.token_type", &types, &num_types);
     if (!status && num_types != num_tokens) status = GSL_EINVAL;
-    if (status == GSL_EINVAL) refuse(why, status, "tokenizer.ggml.tokens, merges or token_type is missing or of another type");
+    if (status == GSL_EINVAL)
+        refuse(why, status, "tokenizer.ggml.tokens, merges or token_type is missing or of another type");
     if (!status && !(special = calloc(num_tokens ? num_tokens : 1, 1))) status = GSL_ENOMEM;
     if (status == GSL_ENOMEM) refuse(why, status, "out of memory");
     for (size_t i = 0; i < num_tokens && !status; i++) special[i] = types[i] == CONTROL || types[i] == USER_DEFINED;
@@ -469,7 +475,8 @@ int bpe_encode(const struct bpe *bpe, const char *text, size_t len, int32_t **ou
     if (len > INT32_MAX / 8) return refuse(why, GSL_EINVAL, "a text of %zu bytes", len);
     for (size_t at = 0; at < len;) {
         utf8proc_int32_t c;
-        const utf8proc_ssize_t step = utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(len - at), &c);
+        const utf8proc_ssize_t step = utf8proc_iterate((const utf8proc_uint8_t *)text + at,
+                                                       (utf8proc_ssize_t)(len - at), &c);
         if (step <= 0) return refuse(why, GSL_EINVAL, "not UTF-8 at byte %zu", at);
         at += (size_t)step;
     }
@@ -578,7 +585,9 @@ static int read_listing(json_t *root, struct listing *list)
     json_array_foreach(added, i, item) {
         const json_t *content = json_object_get(item, "content");
         if (!json_is_string(content)) status = GSL_EINVAL;
-        if (!status) status = read_token(list, json_string_value(content), json_string_length(content), json_object_get(item, "id"), 1);
+        if (!status)
+            status = read_token(list, json_string_value(content), json_string_length(content),
+                                json_object_get(item, "id"), 1);
     }
     for (i = 0; i < list->num_tokens && !status; i++)
         if (!list->tokens[i].bytes) status = GSL_EINVAL;
@@ -600,10 +609,13 @@ int bpe_from_json(const char *path, struct bpe **out, struct reason why)
     if (!root) return refuse(why, GSL_EINVAL, "line %d is not JSON", error.line);
     struct listing list = { 0 };
     int status = read_listing(root, &list);
-    if (status == GSL_EUNSUP) refuse(why, status = GSL_EINVAL, "a normaliser, or a pre-tokeniser other than ByteLevel with or without Digits");
+    if (status == GSL_EUNSUP)
+        refuse(why, status = GSL_EINVAL,
+               "a normaliser, or a pre-tokeniser other than ByteLevel with or without Digits");
     else if (status) refuse(why, status, status == GSL_ENOMEM ? "out of memory" : "not a tokenizer of type BPE");
     if (!status) {
-        const struct bpe_source source = { list.tokens, list.merges, list.special, list.num_tokens, list.num_merges, list.split_digits };
+        const struct bpe_source source = { list.tokens, list.merges, list.special, list.num_tokens, list.num_merges,
+                                           list.split_digits };
         status = bpe_alloc(&source, out, why);
     }
     for (size_t i = 0; i < list.num_merges; i++) free((char *)list.merges[i].bytes);

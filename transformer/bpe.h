@@ -26,7 +26,8 @@ struct bpe_source {
     int split_digits;
 };
 
-/* GSL_EINVAL the lists do not fit each other (tokens differ, merges join tokens to tokens), GSL_ENOMEM. Everything is copied. */
+/* GSL_EINVAL the lists do not fit each other (tokens differ, merges join tokens to tokens), GSL_ENOMEM. Everything is
+ * copied. */
 int bpe_alloc(const struct bpe_source *source, struct bpe **out, struct reason why);
 /* From tokenizer.ggml.{tokens,token_type,merges}; model gpt2, pre smollm or gpt-2. */
 int bpe_from_gguf(const struct gguf *gguf, struct bpe **out, struct reason why);

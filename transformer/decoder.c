@@ -44,7 +44,8 @@ static void vector_task(void *context, size_t task, int thread)
     const struct product *p = context;
     const size_t first = task * VECTOR_TASK, count = least(VECTOR_TASK, p->rows - first);
     (void)thread;
-    cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)count, (int)p->cols, 1.0f, p->W + first * p->cols, (int)p->cols, p->x, 1,
+    cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)count, (int)p->cols, 1.0f, p->W + first * p->cols, (int)p->cols, p->x,
+                1,
                 p->beta, p->y + first, 1);
 }
 
@@ -56,7 +57,8 @@ static void matrix_task(void *context, size_t task, int thread)
     const size_t n = least(ROW_TASK, p->n - i), count = least(COLUMN_TASK, p->rows - first);
     (void)thread;
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)count, (int)p->cols, 1.0f, p->x + i * p->x_stride,
-                (int)p->x_stride, p->W + first * p->cols, (int)p->cols, p->beta, p->y + i * p->rows + first, (int)p->rows);
+                (int)p->x_stride, p->W + first * p->cols, (int)p->cols, p->beta, p->y + i * p->rows + first,
+                    (int)p->rows);
 }
 
 static void multiply(struct product p, int num_threads)
@@ -87,7 +89,8 @@ static void norm_task(void *context, size_t task, int thread)
     const size_t width = job->run->decoder->config.hidden;
     (void)thread;
     for (size_t i = task * ROWS_TASK; i < least(job->n, (task + 1) * ROWS_TASK); i++)
-        norm_row(job->run->x + i * width, job->norm, width, job->run->decoder->config.norm_eps, job->run->h + i * width);
+        norm_row(job->run->x + i * width, job->norm, width, job->run->decoder->config.norm_eps,
+                 job->run->h + i * width);
 }
 
 static void rotate(float *x, const float *turn, size_t dim)
@@ -142,7 +145,8 @@ static int attend(struct decoder_run *run, size_t layer, size_t n)
 {
     const struct decoder_config *c = &run->decoder->config;
     const size_t dim = c->head_dim;
-    const ptrdiff_t d = (ptrdiff_t)dim, width = (ptrdiff_t)((c->num_heads + 2 * c->kv_heads) * dim), q_width = (ptrdiff_t)(c->num_heads * dim);
+    const ptrdiff_t d = (ptrdiff_t)dim, width = (ptrdiff_t)((c->num_heads + 2 * c->kv_heads) * dim),
+        q_width = (ptrdiff_t)(c->num_heads * dim);
     const size_t at = layer * c->kv_heads * run->max_len * dim;
     const struct attn_shape shape = { 1, c->num_heads, c->kv_heads, n, run->len + n, dim, 1, NULL };
     const struct attn_in q = { run->qkv, 0, d, width };
@@ -178,7 +182,8 @@ static int block(struct decoder_run *run, size_t layer, size_t n)
 {
     const struct decoder_config *c = &run->decoder->config;
     const struct decoder_layer *w = &run->decoder->layers[layer];
-    const size_t hidden = c->hidden, q_width = c->num_heads * c->head_dim, width = q_width + 2 * c->kv_heads * c->head_dim;
+    const size_t hidden = c->hidden, q_width = c->num_heads * c->head_dim,
+        width = q_width + 2 * c->kv_heads * c->head_dim;
     const int threads = run->num_threads;
     struct rows_job job = { run, w->norm1, n, layer };
     by_rows(&job, norm_task);
@@ -233,7 +238,8 @@ int decoder_read(struct decoder_run *run, const int32_t *ids, size_t n, float *h
 {
     const struct decoder_config *c = &run->decoder->config;
     const size_t start = run->len, in_front = run->prefix ? run->prefix->positions : 0;
-    if (n > run->max_len - run->len || in_front > c->max_positions || run->len + n > c->max_positions - in_front) return GSL_EINVAL;
+    if (n > run->max_len - run->len || in_front > c->max_positions || run->len + n > c->max_positions - in_front)
+        return GSL_EINVAL;
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || (size_t)ids[i] >= c->vocab_size) return GSL_EINVAL;
     const size_t room = decoder_prefix_floats(c, run->prefix, run->max_chunk);
@@ -257,7 +263,8 @@ int decoder_read(struct decoder_run *run, const int32_t *ids, size_t n, float *h
 void decoder_logits(const struct decoder *decoder, const float *hidden, size_t n, float *logits, int num_threads)
 {
     const struct decoder_config *c = &decoder->config;
-    multiply((struct product){ hidden, decoder->output, logits, n, c->vocab_size, c->hidden, c->hidden, 0.0f }, num_threads);
+    multiply((struct product){ hidden, decoder->output, logits, n, c->vocab_size, c->hidden, c->hidden, 0.0f },
+             num_threads);
 }
 
 void decoder_log_softmax(float *logits, size_t n)
@@ -285,10 +292,13 @@ int32_t decoder_argmax(const float *logits, size_t n)
 static size_t lay_out(const struct decoder_config *c, size_t max_len, size_t max_chunk, struct decoder_run *run)
 {
     const size_t q_width = c->num_heads * c->head_dim, kv = c->num_layers * c->kv_heads * max_len * c->head_dim;
-    const size_t sizes[] = { max_chunk * c->hidden, max_chunk * c->hidden, max_chunk * (q_width + 2 * c->kv_heads * c->head_dim),
-                             max_chunk * q_width, max_chunk * q_width, max_chunk * 2 * c->mlp_dim, max_chunk * c->head_dim,
+    const size_t sizes[] = { max_chunk * c->hidden, max_chunk * c->hidden,
+                             max_chunk * (q_width + 2 * c->kv_heads * c->head_dim),
+                             max_chunk * q_width, max_chunk * q_width, max_chunk * 2 * c->mlp_dim,
+                             max_chunk * c->head_dim,
                              max_chunk * c->num_heads * 2, kv, kv };
-    float **const places[] = { &run->x, &run->h, &run->qkv, &run->q_raw, &run->attended, &run->gate_up, &run->turn, NULL, &run->k, &run->v };
+    float **const places[] = { &run->x, &run->h, &run->qkv, &run->q_raw, &run->attended, &run->gate_up, &run->turn,
+                               NULL, &run->k, &run->v };
     size_t at = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         if (run->memory && places[i]) *places[i] = run->memory + at;
@@ -309,13 +319,16 @@ static size_t attention_bytes(const struct decoder_config *c, size_t max_len, si
 
 size_t decoder_run_bytes(const struct decoder_config *config, size_t max_len, size_t max_chunk, int num_threads)
 {
-    const double kv = 8.0 * (double)config->num_layers * (double)config->kv_heads * (double)max_len * (double)config->head_dim;
+    const double kv =
+        8.0 * (double)config->num_layers * (double)config->kv_heads * (double)max_len * (double)config->head_dim;
     if (!(kv < 1e17) || max_chunk > max_len) return SIZE_MAX;
     struct decoder_run run = { 0 };
-    return lay_out(config, max_len, max_chunk, &run) * sizeof(float) + attention_bytes(config, max_len, max_chunk, num_threads);
+    return lay_out(config, max_len, max_chunk, &run) * sizeof(float) + attention_bytes(config, max_len, max_chunk,
+        num_threads);
 }
 
-int decoder_run_alloc(const struct decoder *decoder, const struct decoder_prefix *prefix, size_t max_len, size_t max_chunk,
+int decoder_run_alloc(const struct decoder *decoder, const struct decoder_prefix *prefix, size_t max_len,
+                      size_t max_chunk,
                       int num_threads, struct decoder_run **out)
 {
     const struct decoder_config *c = &decoder->config;

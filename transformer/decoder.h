@@ -88,9 +88,11 @@ struct decoder_prefix {
 /* A text being read: its keys and values, and all scratch. One caller's at a time; several may share a decoder. */
 struct decoder_run;
 
-/* For texts of at most max_len tokens, read at most max_chunk at a time. prefix (NULL: none) must outlive it. GSL_EINVAL,
+/* For texts of at most max_len tokens, read at most max_chunk at a time. prefix (NULL: none) must outlive it.
+ * GSL_EINVAL,
  * GSL_ENOMEM. */
-int decoder_run_alloc(const struct decoder *decoder, const struct decoder_prefix *prefix, size_t max_len, size_t max_chunk,
+int decoder_run_alloc(const struct decoder *decoder, const struct decoder_prefix *prefix, size_t max_len,
+                      size_t max_chunk,
                       int num_threads, struct decoder_run **out);
 void decoder_run_free(struct decoder_run *run);         /* accepts NULL */
 /* Bytes decoder_run_alloc takes; SIZE_MAX: overflow. */

@@ -12,7 +12,8 @@ int decoder_place_weights(struct decoder *decoder, int untied);
  *
  * q (num_heads, n, head_dim) by strides, rotated or not as the prefix wants it; values and rows as
  * attn_partial_forward left them. work: decoder_prefix_floats numbers. */
-int decoder_prefix_merge(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t layer, size_t n,
+int decoder_prefix_merge(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t layer,
+                         size_t n,
                          struct attn_in q, struct attn_out values, attn_row *rows, float *work, int num_threads);
 size_t decoder_prefix_floats(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t n);
 

@@ -66,12 +66,16 @@ void decoder_free(struct decoder *decoder)
 
 static int check_config(const struct decoder_config *c, struct reason why)
 {
-    const size_t extents[] = { c->vocab_size, c->hidden, c->num_layers, c->num_heads, c->kv_heads, c->head_dim, c->mlp_dim, c->max_positions };
+    const size_t extents[] = { c->vocab_size, c->hidden, c->num_layers, c->num_heads, c->kv_heads, c->head_dim,
+                               c->mlp_dim, c->max_positions };
     for (size_t i = 0; i < sizeof extents / sizeof *extents; i++)
-        if (!extents[i] || extents[i] > MAX_EXTENT) return refuse(why, GSL_EINVAL, "a size of %zu in its configuration", extents[i]);
-    if (c->num_heads % c->kv_heads) return refuse(why, GSL_EINVAL, "%zu key/value heads do not divide %zu heads", c->kv_heads, c->num_heads);
+        if (!extents[i] || extents[i] > MAX_EXTENT)
+            return refuse(why, GSL_EINVAL, "a size of %zu in its configuration", extents[i]);
+    if (c->num_heads % c->kv_heads)
+        return refuse(why, GSL_EINVAL, "%zu key/value heads do not divide %zu heads", c->kv_heads, c->num_heads);
     if (c->head_dim % 2) return refuse(why, GSL_EINVAL, "an odd head dimension, %zu", c->head_dim);
-    if (!(c->norm_eps > 0.0 && c->norm_eps < 1.0) || !(c->rope_base > 1.0)) return refuse(why, GSL_EINVAL, "norm_eps or rope_base out of range");
+    if (!(c->norm_eps > 0.0 && c->norm_eps < 1.0) || !(c->rope_base > 1.0))
+        return refuse(why, GSL_EINVAL, "norm_eps or rope_base out of range");
     return GSL_SUCCESS;
 }
 
@@ -105,7 +109,8 @@ static void full_name(const struct source *s, struct names names, size_t layer, 
 #pragma GCC diagnostic pop
 
 /* A (rows, cols) matrix, or a vector (rows 1), into `to`. */
-static int take(const struct source *s, struct names names, size_t layer, size_t rows, size_t cols, const float *place, struct reason why)
+static int take(const struct source *s, struct names names, size_t layer, size_t rows, size_t cols, const float *place,
+                struct reason why)
 {
     char name[128];
     float *to = (float *)place;     /* a place in decoder->weights, which is ours to fill */
@@ -155,7 +160,8 @@ static int take_layer(struct decoder *d, const struct source *s, size_t layer, s
     if (!status) status = take(s, GATE, layer, c->mlp_dim, hidden, w->gate_up, why);
     if (!status) status = take(s, UP, layer, c->mlp_dim, hidden, w->gate_up + c->mlp_dim * hidden, why);
     if (!status) status = take(s, DOWN, layer, hidden, c->mlp_dim, w->down, why);
-    if (!status && s->tensors && (pair_rows(w->qkv, c->num_heads, c->head_dim, hidden) || pair_rows(k, c->kv_heads, c->head_dim, hidden)))
+    if (!status && s->tensors && (pair_rows(w->qkv, c->num_heads, c->head_dim, hidden) ||
+                                  pair_rows(k, c->kv_heads, c->head_dim, hidden)))
         status = refuse(why, GSL_ENOMEM, "out of memory");
     return status;
 }
@@ -191,8 +197,10 @@ static int configure(const struct gguf *g, struct decoder_config *c, struct reas
     size_t rope_dim;
     if (gguf_text(g, "general.architecture", &text) || text.len != 5 || memcmp(text.bytes, "llama", 5))
         return refuse(why, GSL_EINVAL, "its architecture is not llama");
-    int status = gguf_size(g, "llama.block_count", &c->num_layers) | gguf_size(g, "llama.embedding_length", &c->hidden) |
-                 gguf_size(g, "llama.feed_forward_length", &c->mlp_dim) | gguf_size(g, "llama.context_length", &c->max_positions) |
+    int status = gguf_size(g, "llama.block_count", &c->num_layers) | gguf_size(g, "llama.embedding_length",
+                                                                               &c->hidden) |
+                 gguf_size(g, "llama.feed_forward_length", &c->mlp_dim) | gguf_size(g, "llama.context_length",
+                     &c->max_positions) |
                  gguf_size(g, "llama.attention.head_count", &c->num_heads) |
                  gguf_number(g, "llama.attention.layer_norm_rms_epsilon", &c->norm_eps);
     if (status || !c->num_heads) return refuse(why, GSL_EINVAL, "its llama.* metadata lack a size");
@@ -200,8 +208,10 @@ static int configure(const struct gguf *g, struct decoder_config *c, struct reas
     if (gguf_size(g, "llama.attention.key_length", &c->head_dim)) c->head_dim = c->hidden / c->num_heads;
     if (gguf_number(g, "llama.rope.freq_base", &c->rope_base)) c->rope_base = 10000.0;
     if (gguf_size(g, "llama.rope.dimension_count", &rope_dim)) rope_dim = c->head_dim;
-    if (!c->kv_heads || rope_dim != c->head_dim) return refuse(why, GSL_EINVAL, "no key/value heads, or a rotation of part of a head");
-    if (gguf_has(g, "llama.rope.scaling.type") && (gguf_text(g, "llama.rope.scaling.type", &text) || text.len != 4 || memcmp(text.bytes, "none", 4)))
+    if (!c->kv_heads || rope_dim != c->head_dim)
+        return refuse(why, GSL_EINVAL, "no key/value heads, or a rotation of part of a head");
+    if (gguf_has(g, "llama.rope.scaling.type") && (gguf_text(g, "llama.rope.scaling.type", &text) || text.len != 4 ||
+                                                   memcmp(text.bytes, "none", 4)))
         return refuse(why, GSL_EINVAL, "a scaled rotation, which is not read");
     if (gguf_tensor(g, "rope_freqs.weight") || gguf_tensor(g, "blk.0.attn_q.bias") || gguf_has(g, "llama.expert_count"))
         return refuse(why, GSL_EINVAL, "frequency factors, biases or experts, which are not read");
@@ -244,17 +254,22 @@ static int32_t json_id(const json_t *root, const char *key, size_t vocab_size)
 static int configure_json(const json_t *root, struct decoder *d, struct reason why)
 {
     struct decoder_config *c = &d->config;
-    const char *type = json_string_value(json_object_get(root, "model_type")), *act = json_string_value(json_object_get(root, "hidden_act"));
+    const char *type = json_string_value(json_object_get(root, "model_type")),
+        *act = json_string_value(json_object_get(root, "hidden_act"));
     const json_t *base = json_object_get(root, "rope_theta"), *scaling = json_object_get(root, "rope_scaling");
     if (!type || strcmp(type, "llama")) return refuse(why, GSL_EINVAL, "config.json: model_type is not llama");
-    if ((act && strcmp(act, "silu")) || (scaling && !json_is_null(scaling)) || json_is_true(json_object_get(root, "attention_bias")) ||
+    if ((act && strcmp(act, "silu")) || (scaling && !json_is_null(scaling)) ||
+        json_is_true(json_object_get(root, "attention_bias")) ||
         json_is_true(json_object_get(root, "mlp_bias")))
-        return refuse(why, GSL_EINVAL, "config.json: another activation, a scaled rotation or biases, which are not read");
+        return refuse(why, GSL_EINVAL,
+                      "config.json: another activation, a scaled rotation or biases, which are not read");
     c->norm_eps = json_number_value(json_object_get(root, "rms_norm_eps"));
     c->rope_base = base ? json_number_value(base) : 10000.0;
     if (json_size(root, "num_hidden_layers", &c->num_layers) || json_size(root, "hidden_size", &c->hidden) ||
-        json_size(root, "intermediate_size", &c->mlp_dim) || json_size(root, "max_position_embeddings", &c->max_positions) ||
-        json_size(root, "num_attention_heads", &c->num_heads) || json_size(root, "vocab_size", &c->vocab_size) || !c->num_heads)
+        json_size(root, "intermediate_size", &c->mlp_dim) ||
+            json_size(root, "max_position_embeddings", &c->max_positions) ||
+        json_size(root, "num_attention_heads", &c->num_heads) || json_size(root, "vocab_size", &c->vocab_size) ||
+            !c->num_heads)
         return refuse(why, GSL_EINVAL, "config.json: a size is missing");
     if (json_size(root, "num_key_value_heads", &c->kv_heads)) c->kv_heads = c->num_heads;
     if (json_size(root, "head_dim", &c->head_dim)) c->head_dim = c->hidden / c->num_heads;
@@ -311,7 +326,7 @@ int decoder_open(const char *name_or_path, const char *cache_dir, struct decoder
     return GSL_SUCCESS;
 }
 
-/* ---- random weights ------------------------------------------------------------------------------------------------ */
+/* ---- random weights -------------------------------------------------------------------------- */
 
 int decoder_random(const struct decoder_config *config, double scale, uint64_t seed, struct decoder **out)
 {
@@ -331,8 +346,10 @@ int decoder_random(const struct decoder_config *config, double scale, uint64_t s
         for (size_t i = 0; i < d->num_weights; i++) d->weights[i] = (float)(scale * x[i] / sqrt((double)c->hidden));
         for (size_t layer = 0; layer < c->num_layers; layer++) {
             float *down = (float *)d->layers[layer].down, *norms = (float *)d->layers[layer].norm1;
-            for (size_t i = 0; i < c->hidden * c->mlp_dim; i++) down[i] *= (float)sqrt((double)c->hidden / (double)c->mlp_dim);
-            for (size_t i = 0; i < 2 * c->hidden; i++) norms[i] = (float)(1.0 + 0.1 * x[norms - d->weights + (ptrdiff_t)i]);
+            for (size_t i = 0; i < c->hidden * c->mlp_dim; i++)
+                down[i] *= (float)sqrt((double)c->hidden / (double)c->mlp_dim);
+            for (size_t i = 0; i < 2 * c->hidden; i++)
+                norms[i] = (float)(1.0 + 0.1 * x[norms - d->weights + (ptrdiff_t)i]);
         }
         for (size_t i = 0; i < c->hidden; i++)
             ((float *)d->final_norm)[i] = (float)(1.0 + 0.1 * x[d->final_norm - d->weights + (ptrdiff_t)i]);

@@ -42,7 +42,8 @@ static void weighted_tokens(const struct job *job)
         job->rows[i][0] = shift;
         job->rows[i][1] = (float)mass;
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)job->n, (int)job->dim, (int)len, 1.0f, job->scratch, (int)len,
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)job->n, (int)job->dim, (int)len, 1.0f, job->scratch,
+                (int)len,
                 p->V, (int)job->dim, 0.0f, job->values, (int)job->dim);
 }
 
@@ -75,9 +76,11 @@ static int summary(const struct job *job, size_t index)
     for (size_t at = 0; at < n; at += 64) {
         const size_t count = n - at < 64 ? n - at : 64;
         const float *q = job->q + at * job->q_stride;
-        const int status = feature_forward_f32(p->map, FEATURE_QUERY, count, q, job->q_stride, phi, r, log_scale, 1, NULL);
+        const int status = feature_forward_f32(p->map, FEATURE_QUERY, count, q, job->q_stride, phi, r, log_scale, 1,
+                                               NULL);
         if (status) return status;
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)dim, (int)r, 1.0f, phi, (int)r, Z, (int)dim,
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)dim, (int)r, 1.0f, phi, (int)r, Z,
+                    (int)dim,
                     0.0f, job->values + at * dim, (int)dim);
         cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)count, (int)r, 1.0f, phi, (int)r, k, 1, 0.0f, mass, 1);
         for (size_t i = 0; i < count; i++) {
@@ -102,7 +105,8 @@ size_t decoder_prefix_floats(const struct decoder_config *config, const struct d
     return n * (most + group * (config->head_dim + 2));
 }
 
-int decoder_prefix_merge(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t layer, size_t n,
+int decoder_prefix_merge(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t layer,
+                         size_t n,
                          struct attn_in q, struct attn_out values, attn_row *rows, float *work, int num_threads)
 {
     const size_t group = config->num_heads / config->kv_heads, dim = config->head_dim;
@@ -119,13 +123,15 @@ int decoder_prefix_merge(const struct decoder_config *config, const struct decod
             const struct attn_in K = { p->K, 0, 0, (ptrdiff_t)dim }, V = { p->V, 0, 0, (ptrdiff_t)dim };
             const struct attn_prefix tokens = { p->len, K, V, NULL };
             const struct attn_out out = attn_dense_out(from, group, n, dim);
-            const int status = attn_partial_forward(&shape, 1.0f / sqrtf((float)dim), q_group, K, V, &tokens, out, from_rows,
+            const int status = attn_partial_forward(&shape, 1.0f / sqrtf((float)dim), q_group, K, V, &tokens, out,
+                                                    from_rows,
                                                     NULL, 0, num_threads);
             if (status) return status;
             attn_partial_merge(&shape, into, into_rows, attn_dense_in(from, group, n, dim), from_rows);
         }
         for (size_t h = 0; h < group; h++) {
-            const struct job job = { p, n, dim, 1.0f / sqrtf((float)dim), q_group.data + (ptrdiff_t)h * q.head, (size_t)q.row, from,
+            const struct job job = { p, n, dim, 1.0f / sqrtf((float)dim), q_group.data + (ptrdiff_t)h * q.head,
+                                     (size_t)q.row, from,
                                      from_rows, scratch };
             const struct attn_out head = { into.data + (ptrdiff_t)h * into.head, 0, 0, into.row };
             const struct attn_in made = attn_dense_in(from, 1, n, dim);

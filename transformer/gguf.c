@@ -123,7 +123,8 @@ static int read_pairs(struct gguf *g, struct cursor *c, struct reason why)
     }
     if (g->num_pairs) qsort(g->pairs, g->num_pairs, sizeof *g->pairs, compare_pairs);
     for (size_t i = 1; i < g->num_pairs; i++)
-        if (!compare_pairs(&g->pairs[i - 1], &g->pairs[i])) return refuse(why, GSL_EINVAL, "a key stands in the metadata twice");
+        if (!compare_pairs(&g->pairs[i - 1], &g->pairs[i]))
+            return refuse(why, GSL_EINVAL, "a key stands in the metadata twice");
     return GSL_SUCCESS;
 }
 
@@ -141,8 +142,10 @@ size_t gguf_bytes(enum gguf_kind kind, size_t count)
 static int read_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offset, struct reason why)
 {
     uint32_t rank, kind;
-    if (!take_text(c, &t->name) || !take(c, &rank, sizeof rank)) return refuse(why, GSL_EINVAL, "truncated list of tensors");
-    if (!t->name.len || t->name.len > MAX_NAME) return refuse(why, GSL_EINVAL, "a tensor's name of %zu bytes", t->name.len);
+    if (!take_text(c, &t->name) || !take(c, &rank, sizeof rank))
+        return refuse(why, GSL_EINVAL, "truncated list of tensors");
+    if (!t->name.len || t->name.len > MAX_NAME)
+        return refuse(why, GSL_EINVAL, "a tensor's name of %zu bytes", t->name.len);
     if (!rank || rank > MAX_RANK) return refuse(why, GSL_EINVAL, "a tensor of %u dimensions", rank);
     t->rank = rank;
     t->count = 1;
@@ -184,8 +187,10 @@ static int place_tensors(struct gguf *g, const uint64_t *offsets, const struct c
     const size_t start = (header + alignment - 1) / alignment * alignment;
     for (size_t i = 0; i < g->num_tensors; i++) {
         struct gguf_tensor *t = &g->tensors[i];
-        if (offsets[i] % alignment) return refuse(why, GSL_EINVAL, "a tensor's offset is not aligned to %zu", alignment);
-        if (start > g->size || offsets[i] > g->size - start || gguf_bytes(t->kind, t->count) > g->size - start - offsets[i])
+        if (offsets[i] % alignment)
+            return refuse(why, GSL_EINVAL, "a tensor's offset is not aligned to %zu", alignment);
+        if (start > g->size || offsets[i] > g->size - start ||
+            gguf_bytes(t->kind, t->count) > g->size - start - offsets[i])
             return refuse(why, GSL_EINVAL, "a tensor's data run beyond the end of the file");
         t->data = g->bytes + start + offsets[i];
     }
@@ -218,7 +223,8 @@ static int parse(struct gguf *g, struct reason why)
     char magic[4];
     uint32_t version;
     uint64_t num_tensors, num_pairs;
-    if (!take(&c, magic, sizeof magic) || memcmp(magic, "GGUF", 4)) return refuse(why, GSL_EINVAL, "not a GGUF file: wrong magic");
+    if (!take(&c, magic, sizeof magic) || memcmp(magic, "GGUF", 4))
+        return refuse(why, GSL_EINVAL, "not a GGUF file: wrong magic");
     if (!take(&c, &version, sizeof version)) return refuse(why, GSL_EINVAL, "truncated header");
     if (version != VERSION) return refuse(why, GSL_EINVAL, "GGUF version %u; only %d is read", version, VERSION);
     if (!take(&c, &num_tensors, sizeof num_tensors) || !take(&c, &num_pairs, sizeof num_pairs))
@@ -392,7 +398,8 @@ const struct gguf_tensor *gguf_tensor(const struct gguf *gguf, const char *name)
 {
     struct gguf_tensor wanted = { .name = { name, strlen(name) } }, *key = &wanted;
     if (!gguf->num_tensors) return NULL;
-    struct gguf_tensor *const *found = bsearch(&key, gguf->by_name, gguf->num_tensors, sizeof(struct gguf_tensor *), compare_tensors);
+    struct gguf_tensor *const *found = bsearch(&key, gguf->by_name, gguf->num_tensors, sizeof(struct gguf_tensor *),
+                                               compare_tensors);
     return found ? *found : NULL;
 }
 

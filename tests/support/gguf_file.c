@@ -95,7 +95,8 @@ void gguf_put_i32s(struct bytes *b, const char *key, const int32_t *x, size_t co
     bytes_put(b, x, count * sizeof *x);
 }
 
-void gguf_put_tensor(struct bytes *b, const char *name, size_t rank, const size_t *dims, enum gguf_kind kind, uint64_t offset)
+void gguf_put_tensor(struct bytes *b, const char *name, size_t rank, const size_t *dims, enum gguf_kind kind,
+                     uint64_t offset)
 {
     bytes_text(b, name);
     bytes_u32(b, (uint32_t)rank);
@@ -162,7 +163,8 @@ static size_t list_weights(const struct decoder *d, struct entry *list)
         const struct decoder_layer *w = &d->layers[i];
         const struct { const char *name; const float *data; size_t rows, cols; } of_layer[] = {
             { "attn_norm", w->norm1, 1, h }, { "ffn_norm", w->norm2, 1, h }, { "attn_q", w->qkv, q, h },
-            { "attn_k", w->qkv + q * h, kv, h }, { "attn_v", w->qkv + (q + kv) * h, kv, h }, { "attn_output", w->o, h, q },
+            { "attn_k", w->qkv + q * h, kv, h }, { "attn_v", w->qkv + (q + kv) * h, kv, h },
+            { "attn_output", w->o, h, q },
             { "ffn_gate", w->gate_up, m, h }, { "ffn_up", w->gate_up + m * h, m, h }, { "ffn_down", w->down, h, m },
         };
         for (size_t j = 0; j < sizeof of_layer / sizeof *of_layer; j++, count++) {

@@ -24,7 +24,8 @@ void gguf_put_text(struct bytes *b, const char *key, const char *text);
 void gguf_put_texts(struct bytes *b, const char *key, const char *const *texts, size_t count);
 void gguf_put_i32s(struct bytes *b, const char *key, const int32_t *x, size_t count);
 /* dims[0] the fastest. */
-void gguf_put_tensor(struct bytes *b, const char *name, size_t rank, const size_t *dims, enum gguf_kind kind, uint64_t offset);
+void gguf_put_tensor(struct bytes *b, const char *name, size_t rank, const size_t *dims, enum gguf_kind kind,
+                     uint64_t offset);
 
 /* A vocabulary of the 256 bytes, `merges` ("LEFT RIGHT") and their products, then `specials`; both lists end
  * with NULL. The texts are to be freed by vocabulary_free. */
