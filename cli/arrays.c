@@ -1,25 +1,22 @@
 #include "cli/cli.h"
 
-#include "common/npy.h"
+#include "common/array_file.h"
+#include "common/reason.h"
 
 #include <gsl/gsl_errno.h>
 #include <string.h>
 
 /* Too large for the machine is a failure of the run, anything else bad data. */
-static int bad_data(const struct cli_common *cfg, int status, const char *path, const char *why)
+int cli_bad_input(const struct cli_common *cfg, int status, const char *path, const char *why)
 {
-    return cli_fail(cfg, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", path, why);
+    return cli_fail(cfg, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", path, why);
 }
 
 static int read_array(const struct cli_common *cfg, const char *path, struct npy *a)
 {
     char why[256];
-    const char *dot = strrchr(path, '.');
-    int status;
-    if (dot && !strcmp(dot, ".npy")) status = npy_read(path, 0, a, why, sizeof why);
-    else if (dot && !strcmp(dot, ".csv")) status = csv_read_numbers(path, a, why, sizeof why);
-    else return cli_fail(cfg, EXIT_DATA, "%s: neither .npy nor .csv", path);
-    return status ? bad_data(cfg, status, path, why) : EXIT_DONE;
+    const int status = array_file_read(path, 0, a, why, sizeof why);
+    return status ? cli_bad_input(cfg, status, path, why) : EXIT_DONE;
 }
 
 int cli_read_matrix(const struct cli_common *cfg, const char *path, gsl_matrix **out)
@@ -33,7 +30,7 @@ int cli_read_matrix(const struct cli_common *cfg, const char *path, gsl_matrix *
     } else if (!a.size) {
         code = cli_fail(cfg, EXIT_DATA, "%s: an empty matrix (%zu, %zu)", path, a.shape[0], a.shape[1]);
     } else if (!(m = gsl_matrix_alloc(a.shape[0], a.shape[1]))) {
-        code = bad_data(cfg, GSL_ENOMEM, path, "out of memory");
+        code = cli_bad_input(cfg, GSL_ENOMEM, path, "out of memory");
     } else {
         memcpy(m->data, a.f64, a.size * sizeof *a.f64);
         *out = m;
@@ -48,15 +45,14 @@ int cli_read_vector(const struct cli_common *cfg, const char *path, gsl_vector *
     int code = read_array(cfg, path, &a);
     if (code) return code;
     /* A CSV file has rows and columns; a vector is one of either. */
-    const char *dot = strrchr(path, '.');
-    const bool one_line = !strcmp(dot, ".csv") && (a.shape[0] == 1 || a.shape[1] == 1);
+    const bool one_line = array_file_format(path) == ARRAY_CSV && (a.shape[0] == 1 || a.shape[1] == 1);
     gsl_vector *v = NULL;
     if (a.rank != 1 && !one_line) {
         code = cli_fail(cfg, EXIT_DATA, "%s: has %zu dimensions where a vector is wanted", path, a.rank);
     } else if (!a.size) {
         code = cli_fail(cfg, EXIT_DATA, "%s: an empty vector", path);
     } else if (!(v = gsl_vector_alloc(a.size))) {
-        code = bad_data(cfg, GSL_ENOMEM, path, "out of memory");
+        code = cli_bad_input(cfg, GSL_ENOMEM, path, "out of memory");
     } else {
         memcpy(v->data, a.f64, a.size * sizeof *a.f64);
         *out = v;
@@ -67,25 +63,22 @@ int cli_read_vector(const struct cli_common *cfg, const char *path, gsl_vector *
 
 int cli_write_matrix(const struct cli_common *cfg, const char *path, const gsl_matrix *m)
 {
-    char why[256];
     gsl_matrix *packed = NULL;
     const double *data = m->data;
-    int status = GSL_SUCCESS;
     if (m->tda != m->size2) {
         packed = gsl_matrix_alloc(m->size1, m->size2);
         if (!packed) return cli_fail(cfg, EXIT_FAILED, "%s: out of memory", path);
         gsl_matrix_memcpy(packed, m);
         data = packed->data;
     }
-    status = npy_write_f64(path, data, 2, (const size_t[]){ m->size1, m->size2 }, why, sizeof why);
+    const int code = cli_write_array(cfg, path, NULL, data, 2, (const size_t[]){ m->size1, m->size2 });
     gsl_matrix_free(packed);
-    return status ? cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why) : EXIT_DONE;
+    return code;
 }
 
 int cli_write_vector(const struct cli_common *cfg, const char *path, const gsl_vector *v)
 {
     const gsl_vector row = *v;
-    char why[256];
     gsl_vector *packed = NULL;
     const double *data = row.data;
     if (row.stride != 1) {
@@ -94,7 +87,7 @@ int cli_write_vector(const struct cli_common *cfg, const char *path, const gsl_v
         gsl_vector_memcpy(packed, v);
         data = packed->data;
     }
-    const int status = npy_write_f64(path, data, 1, &row.size, why, sizeof why);
+    const int code = cli_write_array(cfg, path, NULL, data, 1, &row.size);
     gsl_vector_free(packed);
-    return status ? cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why) : EXIT_DONE;
+    return code;
 }

@@ -55,6 +55,11 @@ int cli_parse_choice(struct argp_state *state, int key, const char *arg, const c
 int cli_parse_choice_list(struct argp_state *state, int key, const char *arg, const char *const *names,
                           int **out, size_t *count);
 
+/* An option called "out" or "...-out" names an output: cli_parse refuses two outputs of one
+ * name (exit 2) and one that cannot be written (exit 1) before any work. This flag of an
+ * argp_option says that a file so called is read. */
+enum { CLI_INPUT = 0x100000 };
+
 /* Name of the option `key`, without dashes. */
 const char *cli_option_name(const struct argp_state *state, int key);
 
@@ -63,23 +68,49 @@ int cli_fail(const struct cli_common *cfg, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void cli_warn(const struct cli_common *cfg, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* `memory` itself; NULL, which must never become a number in a table, ends the run at once:
+ * one line, exit 1, outputs as they were, finished work kept. For the small arrays of a
+ * summary; what a user's sizes decide is asked for with a code. */
+void *cli_need(void *memory);
+/* The same for a GSL status: ends the run on GSL_ENOMEM, returns any other. */
+int cli_need_memory(int gsl_status);
 /* Exit code of a GSL status that `what` ended with; prints the line when non-zero. */
 int cli_status(const struct cli_common *cfg, int gsl_status, const char *what);
 
 /* Refuses (exit 1, one line) when `bytes` exceed what the machine has. */
 int cli_memory(const struct cli_common *cfg, double bytes, const char *what);
 
-/* 0, or 130/143 once SIGINT/SIGTERM has arrived; poll between units of work and
+/* 0, or 128 + N once the signal N has arrived that ends the program (130 SIGINT, 143
+ * SIGTERM, SIGHUP, SIGXCPU; those ignored at the start stay so); poll between units of work and
  * return it from main. A program that has not ended after 3 seconds is ended. */
 int cli_interrupted(void);
 
+/* ---- outputs: all of them or none ----------------------------------------- */
+
+/* From here on finished outputs (tables, arrays, verdict rows) wait, each complete and on
+ * the disk beside its target, until cli_outputs_end. With code 0 that renames them all, in
+ * the order they were finished, and returns 0, or EXIT_FAILED with the line printed;
+ * otherwise it discards them and returns code. A crash between two renames leaves whole
+ * files, old and new; the same command run again makes all of them new. journal_open and
+ * samples_load begin, journal_close ends; programs without a journal call both
+ * themselves. Without a begin every output is in place once it is finished. */
+void cli_outputs_begin(const struct cli_common *cfg);
+int cli_outputs_end(const struct cli_common *cfg, int code);
+
 /* ---- arrays from files (by extension .npy or .csv) ---------------------- */
+
+/* The line and exit code of an input that a reader of common/ or data/ refused with `status`:
+ * EXIT_FAILED when memory or the system failed, else EXIT_DATA. */
+int cli_bad_input(const struct cli_common *cfg, int status, const char *path, const char *why);
 
 /* A (rows, cols) matrix in double; exit code 0 or 3 with the line printed. */
 int cli_read_matrix(const struct cli_common *cfg, const char *path, gsl_matrix **out);
 int cli_read_vector(const struct cli_common *cfg, const char *path, gsl_vector **out);
 int cli_write_matrix(const struct cli_common *cfg, const char *path, const gsl_matrix *m);
 int cli_write_vector(const struct cli_common *cfg, const char *path, const gsl_vector *v);
+/* Any shape, of floats or doubles (the other is NULL): NPY, or CSV when path ends in .csv. */
+int cli_write_array(const struct cli_common *cfg, const char *path, const float *f32, const double *f64, size_t rank,
+                    const size_t *shape);
 
 /* ---- tables -------------------------------------------------------------- */
 
@@ -127,11 +158,12 @@ void progress_end(struct progress *p);
 
 /* ---- state: resume after any kill ---------------------------------------------- */
 
-/* A journal beside --out (OUT.state): finished units of work by key, each an array
- * of doubles, appended with a checksum; a torn tail is dropped on reading. Bound
- * to this build of the program, its seed and all options that change results
- * (`identity`, a string made by the caller); another identity starts afresh. NULL
- * with the line printed when the file cannot be used. With --out "-" or a target
+/* A journal beside --out (OUT.state, or .OUT.prefix-ntk-state where a file of another
+ * origin has that name): finished units of work by key, each an array of doubles,
+ * appended with a checksum; a torn tail is dropped on reading. Bound to this build of the
+ * program, its seed, the instruction set, the BLAS and its core, and all options that
+ * change results (`identity`, a string made by the caller); another identity starts
+ * afresh. NULL with the line printed when the file cannot be used. With --out "-" or a target
  * that is not a regular file there is no file and nothing is remembered. */
 struct journal;
 struct journal *journal_open(const struct cli_common *cfg, const char *identity);
@@ -148,9 +180,10 @@ int journal_put(struct journal *j, const char *key, const double *x, size_t n);
 int journal_saved(struct journal *j, const char *key, double *out, size_t n);
 int journal_save(struct journal *j, const char *key, const double *x, size_t n);
 void journal_forget(struct journal *j, const char *key);
-/* Removes the files, unless the program was interrupted (130, 143): then, as after a
- * kill, the same command resumes. Close it last. Returns code; EXIT_FAILED for NULL
- * with code 0. */
+/* Ends the outputs (cli_outputs_end) and, once they are in place, removes the files. After
+ * a failure or an interruption finished work stays there: the same command resumes, as
+ * after a kill. Close it last. Returns code; EXIT_FAILED for NULL with code 0, and when
+ * the outputs fail. */
 int journal_close(struct journal *j, int code);
 
 #endif

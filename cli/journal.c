@@ -1,6 +1,9 @@
-#include "cli/cli.h"
+#include "cli/outputs.h"
 
 #include "common/hash.h"
+#include "common/isa.h"
+#include "common/reason.h"
+#include "common/threads.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -77,16 +80,23 @@ no_memory:
     return -1;
 }
 
+/* False with errno 0 at the end of the file. */
 static bool read_exactly(int fd, void *buffer, size_t size)
 {
     for (char *p = buffer; size;) {
         const ssize_t got = read(fd, p, size);
         if (got < 0 && errno == EINTR) continue;
+        if (got == 0) errno = 0;
         if (got <= 0) return false;
         p += got;
         size -= (size_t)got;
     }
     return true;
+}
+
+static const char *reason(int error)
+{
+    return error == ENOMEM ? "out of memory" : strerror(error);
 }
 
 static bool write_exactly(int fd, const void *buffer, size_t size)
@@ -101,32 +111,45 @@ static bool write_exactly(int fd, const void *buffer, size_t size)
     return true;
 }
 
-/* The program as it stands: numbers of an earlier build must not be resumed. */
-static uint64_t hash_program(uint64_t hash)
+/* The program as it stands: numbers of an earlier build must not be resumed. 0, or an errno. */
+static int hash_program(uint64_t *hash)
 {
     const int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
     char buffer[1 << 16];
-    for (ssize_t got; fd >= 0 && (got = read(fd, buffer, sizeof buffer)) > 0;)
-        hash = hash_bytes(hash, buffer, (size_t)got);
-    if (fd >= 0) close(fd);
-    return hash;
+    if (fd < 0) return errno;
+    for (ssize_t got; (got = read(fd, buffer, sizeof buffer));) {
+        if (got > 0) *hash = hash_bytes(*hash, buffer, (size_t)got);
+        if (got >= 0 || errno == EINTR) continue;
+        const int error = errno;
+        close(fd);
+        return error;
+    }
+    close(fd);
+    return 0;
 }
 
-static uint64_t hash_identity(const struct cli_common *cfg, const char *identity)
+static int hash_identity(const struct cli_common *cfg, const char *identity, uint64_t *out)
 {
-    uint64_t hash = hash_program(HASH_START);
+    uint64_t hash = HASH_START;
+    const int error = hash_program(&hash);
+    if (error) return error;
     hash = hash_bytes(hash, cfg->program, strlen(cfg->program) + 1);
     hash = hash_bytes(hash, &cfg->seed, sizeof cfg->seed);
-    return hash_bytes(hash, identity, strlen(identity) + 1);
+    /* Another instruction set or BLAS core rounds otherwise: its rows do not mix with these. */
+    const char *const machine[] = { isa_name(isa_current()), threads_blas_config(), threads_blas_core() };
+    for (size_t i = 0; i < sizeof machine / sizeof *machine; i++) hash = hash_bytes(hash, machine[i], strlen(machine[i]) + 1);
+    *out = hash_bytes(hash, identity, strlen(identity) + 1);
+    return 0;
 }
 
-/* Reads records until the file ends or stops making sense; moves j->end. */
+/* Reads records until the file ends or stops making sense; moves j->end. -1 with errno set
+ * when memory or reading fails: what stands in the file is then left alone. */
 static int load_records(struct journal *j, off_t file_size)
 {
     for (;;) {
         struct record_head head;
         uint64_t stored, hash;
-        if (!read_exactly(j->fd, &head, sizeof head)) return 0;
+        if (!read_exactly(j->fd, &head, sizeof head)) return errno ? -1 : 0;
         const uint64_t left = (uint64_t)(file_size - j->end) - sizeof head;
         if (head.key_size == 0 || head.key_size > MAX_KEY || left < head.key_size + sizeof hash ||
             head.count > (left - head.key_size - sizeof hash) / sizeof(double))
@@ -136,11 +159,14 @@ static int load_records(struct journal *j, off_t file_size)
         if (!key || !x) {
             free(key);
             free(x);
+            errno = ENOMEM;
             return -1;
         }
+        errno = 0;
         bool whole = read_exactly(j->fd, key, head.key_size) &&
                      read_exactly(j->fd, x, head.count * sizeof *x) &&
                      read_exactly(j->fd, &stored, sizeof stored);
+        const int error = whole ? 0 : errno;
         if (whole) {
             hash = hash_bytes(HASH_START, &head, sizeof head);
             hash = hash_bytes(hash, key, head.key_size);
@@ -149,10 +175,14 @@ static int load_records(struct journal *j, off_t file_size)
         if (!whole) {
             free(key);
             free(x);
-            return 0;
+            errno = error;
+            return error ? -1 : 0;
         }
         key[head.key_size] = '\0';
-        if (remember(j, key, head.count, x)) return -1;
+        if (remember(j, key, head.count, x)) {
+            errno = ENOMEM;
+            return -1;
+        }
         j->end += (off_t)(sizeof head + head.key_size + head.count * sizeof(double) + sizeof stored);
     }
 }
@@ -167,25 +197,81 @@ static struct header header_of(uint64_t identity)
     return header;
 }
 
-/* Leaves the file ending where the next record goes. */
-static int load(struct journal *j, uint64_t identity)
+/* Whether the open file begins as a journal or state of ours does. */
+static bool is_ours(int fd)
+{
+    char found[sizeof magic];
+    struct stat st;
+    return !fstat(fd, &st) && S_ISREG(st.st_mode) && pread(fd, found, sizeof found, 0) == sizeof found
+           && !memcmp(found, magic, sizeof found);
+}
+
+/* Opens a file that is ours; -1 with errno EEXIST for one that is not, ENOENT for none. */
+static int open_ours(const char *path, int flags)
 {
     struct stat st;
-    struct header found, wanted = header_of(identity);
-    if (fstat(j->fd, &st)) return -1;
-    if (read_exactly(j->fd, &found, sizeof found) && !memcmp(&found, &wanted, sizeof found)) {
+    const int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) {
+        if (errno != ENOENT && errno != EMFILE && errno != ENFILE && errno != ENOMEM && !lstat(path, &st)
+            && !(S_ISREG(st.st_mode) && errno != EACCES))
+            errno = EEXIST;
+        return -1;
+    }
+    if (is_ours(fd)) return fd;
+    close(fd);
+    errno = EEXIST;
+    return -1;
+}
+
+/* A new journal in place of `path`, complete with its header before it has the name; locked. */
+static int create(struct journal *j)
+{
+    const struct header header = header_of(j->identity);
+    char *part = NULL;
+    const char *slash = strrchr(j->path, '/'), *name = slash ? slash + 1 : j->path;
+    if (asprintf(&part, "%.*s.%.200s.prefix-ntk-part", (int)(name - j->path), j->path, name) < 0) part = NULL;
+    if (!part) return ENOMEM;
+    /* Left by a kill at this very place, or held by a process that is here now. */
+    int fd = open(part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666), error = fd < 0 ? errno : 0;
+    struct stat held, named;
+    if (!error && flock(fd, LOCK_EX | LOCK_NB)) error = errno;
+    if (!error && (fstat(fd, &held) || lstat(part, &named) || held.st_ino != named.st_ino)) error = EWOULDBLOCK;
+    if (!error && (!S_ISREG(held.st_mode) || ftruncate(fd, 0))) error = EEXIST;
+    if (!error && !write_exactly(fd, &header, sizeof header)) error = errno;
+    if (!error && rename(part, j->path)) error = errno;
+    if (error && error != EWOULDBLOCK && fd >= 0) unlink(part);
+    free(part);
+    if (error) {
+        if (fd >= 0) close(fd);
+        return error;
+    }
+    if (j->fd >= 0) close(j->fd);
+    j->fd = fd;
+    j->end = sizeof header;
+    return 0;
+}
+
+/* Finds or makes the journal at j->path: 0, or an errno, EEXIST for a file that is not ours.
+ * Leaves the file ending where the next record goes. */
+static int attach(struct journal *j)
+{
+    struct stat st, named;
+    struct header found, wanted = header_of(j->identity);
+    j->fd = open_ours(j->path, O_RDWR);
+    if (j->fd < 0) return errno == ENOENT ? create(j) : errno;
+    if (flock(j->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) return EWOULDBLOCK;
+    if (fstat(j->fd, &st)) return errno;
+    /* Its owner may have ended, and removed it, in between. */
+    if (lstat(j->path, &named) || st.st_ino != named.st_ino) return EWOULDBLOCK;
+    const bool whole = read_exactly(j->fd, &found, sizeof found);
+    if (!whole && errno) return errno;
+    if (whole && !memcmp(&found, &wanted, sizeof found)) {
         j->end = sizeof found;
-        if (load_records(j, st.st_size)) {
-            errno = ENOMEM;
-            return -1;
-        }
-        return ftruncate(j->fd, j->end) || lseek(j->fd, j->end, SEEK_SET) < 0 ? -1 : 0;
+        if (load_records(j, st.st_size)) return errno;
+        return ftruncate(j->fd, j->end) || lseek(j->fd, j->end, SEEK_SET) < 0 ? errno : 0;
     }
     remove_states(j);
-    if (ftruncate(j->fd, 0) || lseek(j->fd, 0, SEEK_SET) < 0 || !write_exactly(j->fd, &wanted, sizeof wanted))
-        return -1;
-    j->end = sizeof wanted;
-    return 0;
+    return create(j);
 }
 
 static void journal_free(struct journal *j)
@@ -201,11 +287,32 @@ static void journal_free(struct journal *j)
 static bool has_state(const char *out)
 {
     struct stat st;
-    return strcmp(out, "-") && (stat(out, &st) ? errno == ENOENT : S_ISREG(st.st_mode));
+    return atomic_file_descriptor(out) < 0 && (stat(out, &st) ? errno == ENOENT : S_ISREG(st.st_mode));
+}
+
+/* The first name of the two that is free or ours. */
+static int find_place(struct journal *j)
+{
+    const char *out = j->cfg->out, *slash = strrchr(out, '/'), *name = slash ? slash + 1 : out;
+    int error = EEXIST;
+    for (int hidden = 0; hidden < 2 && error == EEXIST; hidden++) {
+        free(j->path);
+        if (asprintf(&j->path, hidden ? "%.*s.%s.prefix-ntk-state" : "%.*s%s.state", (int)(name - out), out, name) < 0) {
+            j->path = NULL;
+            return ENOMEM;
+        }
+        error = attach(j);
+        if (error && j->fd >= 0) {
+            close(j->fd);
+            j->fd = -1;
+        }
+    }
+    return error;
 }
 
 struct journal *journal_open(const struct cli_common *cfg, const char *identity)
 {
+    cli_outputs_begin(cfg);
     struct journal *j = calloc(1, sizeof *j);
     if (!j) {
         cli_fail(cfg, EXIT_FAILED, "out of memory");
@@ -214,26 +321,23 @@ struct journal *journal_open(const struct cli_common *cfg, const char *identity)
     j->cfg = cfg;
     j->fd = -1;
     pthread_mutex_init(&j->lock, NULL);
-    if (!has_state(cfg->out)) return j;
-    if (asprintf(&j->path, "%s.state", cfg->out) < 0) j->path = NULL;
-    if (!j->path) {
+    if (!identity) {
         cli_fail(cfg, EXIT_FAILED, "out of memory");
         journal_free(j);
         return NULL;
     }
-    j->fd = open(j->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (j->fd >= 0 && flock(j->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
-        cli_fail(cfg, EXIT_FAILED, "%s: another process is using it", j->path);
-        journal_free(j);
-        return NULL;
+    if (!has_state(cfg->out)) return j;
+    const int unknown = hash_identity(cfg, identity, &j->identity), error = unknown ? unknown : find_place(j);
+    if (!error) return j;
+    if ((error == EACCES || error == EROFS || error == EPERM) && !access(cfg->out, W_OK)) {
+        /* The table can be written where nothing can be made beside it. */
+        cli_warn(cfg, "warning: no state can be kept beside %s: a run cut short starts afresh", cfg->out);
+        return j;
     }
-    j->identity = hash_identity(cfg, identity);
-    if (j->fd < 0 || load(j, j->identity)) {
-        cli_fail(cfg, EXIT_FAILED, "%s: %s", j->path, strerror(errno));
-        journal_free(j);
-        return NULL;
-    }
-    return j;
+    cli_fail(cfg, EXIT_FAILED, "%s: %s", j->path ? j->path : cfg->out, error == EWOULDBLOCK ? "another process is using it"
+             : error == EEXIST ? "not a state file of ours" : reason(error));
+    journal_free(j);
+    return NULL;
 }
 
 int journal_get(struct journal *j, const char *key, double *out, size_t n)
@@ -288,7 +392,7 @@ int journal_put(struct journal *j, const char *key, const double *x, size_t n)
     } else if (!write_exactly(j->fd, record, size)) {
         free(own_key);
         free(own_x);
-        code = cli_fail(j->cfg, EXIT_FAILED, "%s: %s", j->path, strerror(errno));
+        code = cli_fail(j->cfg, EXIT_FAILED, "%s: %s", j->path, reason(errno));
         /* A record written in part must not stand in front of a later one. */
         j->failed = ftruncate(j->fd, j->end) || lseek(j->fd, j->end, SEEK_SET) < 0;
     } else {
@@ -314,7 +418,7 @@ static char *now_path(const struct journal *j, const char *key)
     return asprintf(&path, "%s.%016" PRIx64, j->path, hash) < 0 ? NULL : path;
 }
 
-/* Removes every OUT.state.*, such as a kill in the middle of a save leaves, too. */
+/* Removes those of every key. */
 static void remove_states(const struct journal *j)
 {
     const char *slash = strrchr(j->path, '/');
@@ -322,8 +426,15 @@ static void remove_states(const struct journal *j)
     const char *name = slash ? slash + 1 : j->path;
     const size_t size = strlen(name);
     DIR *all = folder ? opendir(folder) : NULL;
-    for (const struct dirent *entry; all && (entry = readdir(all));)
-        if (!strncmp(entry->d_name, name, size) && entry->d_name[size] == '.') unlinkat(dirfd(all), entry->d_name, 0);
+    for (const struct dirent *entry; all && (entry = readdir(all));) {
+        const char *key = entry->d_name + size + 1;
+        if (strncmp(entry->d_name, name, size) || entry->d_name[size] != '.' || strlen(key) != 16
+            || strspn(key, "0123456789abcdef") != 16)
+            continue;
+        const int fd = openat(dirfd(all), entry->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        if (fd >= 0 && is_ours(fd)) unlinkat(dirfd(all), entry->d_name, 0);
+        if (fd >= 0) close(fd);
+    }
     if (all) closedir(all);
     free(folder);
 }
@@ -338,7 +449,7 @@ int journal_saved(struct journal *j, const char *key, double *out, size_t n)
     int same = 0;
     if (j->fd < 0) return 0;
     char *path = now_path(j, key);
-    const int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    const int fd = path ? open_ours(path, O_RDONLY) : -1;
     free(path);
     if (fd < 0) return 0;
     pthread_mutex_lock(&j->lock);
@@ -362,43 +473,49 @@ int journal_save(struct journal *j, const char *key, const double *x, size_t n)
 {
     if (j->fd < 0) return EXIT_DONE;
     const struct header header = header_of(j->identity);
+    char why[256] = "out of memory";
     size_t size = 0;
-    char *record = make_record(key, x, n, &size), *path = now_path(j, key), *part = NULL;
-    if (!path || asprintf(&part, "%s.part", path) < 0) part = NULL;
-    if (!record || !part) {
-        free(record);
-        free(path);
-        return cli_fail(j->cfg, EXIT_FAILED, "%s: out of memory", j->path);
+    char *record = make_record(key, x, n, &size), *path = now_path(j, key);
+    struct atomic_file *file = NULL;
+    int status = !record || !path;
+    if (!status) {
+        const int old = open_ours(path, O_RDONLY);
+        if (old >= 0) close(old);
+        else if (errno != ENOENT) status = refuse((struct reason){ why, sizeof why }, -1, "not a state file of ours");
     }
-    const int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    bool done = fd >= 0 && write_exactly(fd, &header, sizeof header) && write_exactly(fd, record, size)
-                && !fdatasync(fd);
-    if (fd >= 0 && close(fd)) done = false;
-    if (done && rename(part, path)) done = false;
-    const int error = errno;
-    if (!done) unlink(part);
-    pthread_mutex_lock(&j->lock);
-    j->saved = j->saved || done;
-    pthread_mutex_unlock(&j->lock);
+    if (!status && !(status = atomic_file_open(path, &file, why, sizeof why))) {
+        fwrite(&header, 1, sizeof header, atomic_file_stream(file));
+        fwrite(record, 1, size, atomic_file_stream(file));
+        status = atomic_file_commit(file, why, sizeof why);
+    }
+    if (!status) {
+        pthread_mutex_lock(&j->lock);
+        j->saved = true;
+        pthread_mutex_unlock(&j->lock);
+    }
     free(record);
-    free(part);
+    const int code = status ? cli_fail(j->cfg, EXIT_FAILED, "%s: %s", path ? path : j->path, why) : EXIT_DONE;
     free(path);
-    return done ? EXIT_DONE : cli_fail(j->cfg, EXIT_FAILED, "%s: %s", j->path, strerror(error));
+    return code;
 }
 
 void journal_forget(struct journal *j, const char *key)
 {
     char *path = j->fd < 0 ? NULL : now_path(j, key);
-    if (path) unlink(path);
+    const int fd = path ? open_ours(path, O_RDONLY) : -1;
+    if (fd >= 0) {
+        unlink(path);
+        close(fd);
+    }
     free(path);
 }
 
 int journal_close(struct journal *j, int code)
 {
-    if (!j) return code ? code : EXIT_FAILED;
-    const bool interrupted = code == 130 || code == 143;
-    if (j->fd >= 0 && !interrupted) remove_states(j);
-    if (j->fd >= 0 && (!interrupted || (!j->num_units && !j->saved))) unlink(j->path);
+    if (!j) return cli_outputs_end(NULL, code ? code : EXIT_FAILED);
+    code = cli_outputs_end(j->cfg, code);
+    if (j->fd >= 0 && !code) remove_states(j);
+    if (j->fd >= 0 && (!code || (!j->num_units && !j->saved))) unlink(j->path);
     journal_free(j);
     return code;
 }

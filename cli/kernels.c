@@ -41,8 +41,7 @@ static int compare_rows(const void *a, const void *b)
 
 void cli_warn_duplicates(const struct cli_common *cfg, const gsl_matrix *X, const char *name)
 {
-    struct row *rows = malloc(X->size1 * sizeof *rows);
-    if (!rows) return;
+    struct row *rows = cli_need(malloc(X->size1 * sizeof *rows));
     for (size_t i = 0; i < X->size1; i++) rows[i] = (struct row){ gsl_matrix_const_ptr(X, i, 0), X->size2, i };
     qsort(rows, X->size1, sizeof *rows, compare_rows);
     size_t pairs = 0, first = 0, second = 0;
@@ -67,8 +66,7 @@ static int compare_sizes(const void *a, const void *b)
 
 size_t *cli_sorted_sizes(const size_t *list, size_t count, size_t *num_distinct)
 {
-    size_t *sorted = malloc(count * sizeof *sorted);
-    if (!sorted) return NULL;
+    size_t *sorted = cli_need(malloc(count * sizeof *sorted));
     memcpy(sorted, list, count * sizeof *sorted);
     qsort(sorted, count, sizeof *sorted, compare_sizes);
     size_t kept = 0;

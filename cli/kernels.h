@@ -17,7 +17,7 @@ uint64_t cli_checksum(const gsl_matrix *M);
 /* One line on stderr when two rows of X are equal: the limit kernels are singular. */
 void cli_warn_duplicates(const struct cli_common *cfg, const gsl_matrix *X, const char *name);
 
-/* The distinct values of list, ascending; the caller frees. NULL: out of memory. */
+/* The distinct values of list, ascending; the caller frees. Without memory it ends the run (cli_need). */
 size_t *cli_sorted_sizes(const size_t *list, size_t count, size_t *num_distinct);
 size_t cli_index_of(const size_t *sorted, size_t count, size_t value);
 

@@ -1,11 +1,13 @@
 #include "cli/cli.h"
 
+#include "cli/outputs.h"
 #include "common/atomic_file.h"
 #include "common/isa.h"
 #include "common/threads.h"
 #include "prefix_ntk/version.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <gsl/gsl_errno.h>
 #include <math.h>
 #include <signal.h>
@@ -14,15 +16,44 @@
 #include <string.h>
 #include <unistd.h>
 
+/* ---- the environment ------------------------------------------------------------ */
+
+extern char **environ;
+
+/* OpenBLAS starts its threads before main, as many as the environment says, and ends the
+ * program when it cannot. Ours are OpenMP's: unless the user wants otherwise, it is told
+ * to start none, by the one function it asks. A definition in the program goes before the
+ * one of the C library; it is the same but for this variable. */
+__attribute__((visibility("default"))) char *getenv(const char *name)
+{
+    static char none[] = "1";
+    const size_t len = strlen(name);
+    for (char **entry = environ; entry && *entry; entry++)
+        if (!strncmp(*entry, name, len) && (*entry)[len] == '=') return *entry + len + 1;
+    return strcmp(name, "OPENBLAS_NUM_THREADS") ? NULL : none;
+}
+
+/* One parse per process: argp gives its parser one pointer only, and that is the
+ * program's configuration. */
+static struct {
+    error_t (*parse)(int key, char *arg, struct argp_state *state);
+    struct cli_common *cfg;
+} parsing;
+
 /* ---- messages ------------------------------------------------------------------ */
 
 static void message(const char *program, const char *format, va_list args)
 {
-    flockfile(stderr);
-    fprintf(stderr, "%s: ", program);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-    funlockfile(stderr);
+    /* One write, so that lines of threads and processes do not mix. */
+    char line[4096];
+    const int start = snprintf(line, sizeof line / 2, "%s: ", program);
+    const int rest = vsnprintf(line + start, sizeof line - 1 - (size_t)start, format, args);
+    size_t len = (size_t)start + (size_t)(rest > 0 ? rest : 0);
+    if (len > sizeof line - 2) len = sizeof line - 2;
+    for (size_t i = 0; i < len; i++)
+        if (line[i] == '\n') line[i] = ' ';
+    line[len] = '\n';
+    fwrite(line, 1, len + 1, stderr);
 }
 
 int cli_fail(const struct cli_common *cfg, int code, const char *format, ...)
@@ -45,7 +76,19 @@ void cli_warn(const struct cli_common *cfg, const char *format, ...)
 int cli_status(const struct cli_common *cfg, int gsl_status, const char *what)
 {
     if (!gsl_status) return EXIT_DONE;
-    return cli_fail(cfg, EXIT_FAILED, "%s: %s", what, gsl_strerror(gsl_status));
+    return cli_fail(cfg, EXIT_FAILED, "%s: %s", what, gsl_status == GSL_ENOMEM ? "out of memory" : gsl_strerror(gsl_status));
+}
+
+void *cli_need(void *memory)
+{
+    if (!memory) exit(cli_fail(parsing.cfg, EXIT_FAILED, "out of memory"));
+    return memory;
+}
+
+int cli_need_memory(int gsl_status)
+{
+    if (gsl_status == GSL_ENOMEM) (void)cli_need(NULL);
+    return gsl_status;
 }
 
 int cli_memory(const struct cli_common *cfg, double bytes, const char *what)
@@ -80,15 +123,28 @@ static void on_grace_over(int number)
 
 static void catch_signals(void)
 {
+    static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGXCPU };
     /* A second signal of the kind ends the program at once. */
-    struct sigaction action = { .sa_handler = on_signal, .sa_flags = (int)(SA_RESTART | SA_RESETHAND) };
+    struct sigaction action = { .sa_handler = on_signal, .sa_flags = (int)(SA_RESTART | SA_RESETHAND) }, inherited;
     sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        /* Whoever started this ignoring a signal (nohup, a job in the background) wants it to go on. */
+        if (!sigaction(ends[i], NULL, &inherited) && inherited.sa_handler == SIG_IGN) continue;
+        sigaction(ends[i], &action, NULL);
+    }
     action.sa_handler = on_grace_over;
     sigaction(SIGALRM, &action, NULL);
-    /* A reader that went away is a failed write, reported like any other. */
+    /* A reader that went away and a file that may not grow are failed writes, reported like any other. */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+}
+
+/* A file opened while a standard descriptor is closed would become that descriptor, and what
+ * is said on it would end in the file. Read-only: what is written there fails. */
+static void fill_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", O_RDONLY) != fd) _exit(EXIT_FAILED);
 }
 
 int cli_interrupted(void)
@@ -115,13 +171,6 @@ static const struct argp_option common_options[] = {
     { 0 }
 };
 
-/* One parse per process: argp gives its parser one pointer only, and that is the
- * program's configuration. */
-static struct {
-    error_t (*parse)(int key, char *arg, struct argp_state *state);
-    struct cli_common *cfg;
-} parsing;
-
 /* argp would put its advice to try --help on a second line. */
 __attribute__((noreturn, format(printf, 2, 3)))
 static void usage_error(const char *program, const char *format, ...)
@@ -131,6 +180,20 @@ static void usage_error(const char *program, const char *format, ...)
     message(program, format, args);
     va_end(args);
     exit(EXIT_USAGE);
+}
+
+/* An option called "...-out" names an output, unless it is flagged CLI_INPUT. */
+static void declare_output(struct argp_state *state, int key, const char *path)
+{
+    for (const struct argp_option *o = state->root_argp->options; o->name || o->key || o->doc || o->group; o++) {
+        if (o->key != key || !o->name || o->flags & CLI_INPUT) continue;
+        const size_t len = strlen(o->name);
+        if (strcmp(o->name, "out") && (len < 4 || strcmp(o->name + len - 4, "-out"))) return;
+        if (!*path) usage_error(parsing.cfg->program, "--%s: an empty file name", o->name);
+        const char *wrong = outputs_declare(o->name, path);
+        if (wrong) usage_error(parsing.cfg->program, "%s", wrong);
+        return;
+    }
 }
 
 static error_t parse_common(int key, char *arg, struct argp_state *state)
@@ -147,7 +210,7 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
         cfg->threads = (int)number;
         return 0;
     case KEY_OUT:
-        if (!*arg) usage_error(cfg->program, "--out: an empty file name");
+        declare_output(state, key, arg);
         cfg->out = arg;
         return 0;
     case KEY_QUIET: cfg->quiet = true; return 0;
@@ -167,6 +230,7 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_NO_ARGS: case ARGP_KEY_ARGS:
         return ARGP_ERR_UNKNOWN;
     default:
+        if (arg) declare_output(state, key, arg);
         return parsing.parse ? parsing.parse(key, arg, state) : ARGP_ERR_UNKNOWN;
     }
 }
@@ -217,6 +281,7 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
                error_t (*parse)(int key, char *arg, struct argp_state *state),
                const char *(*check)(void *cfg), struct cli_common *cfg)
 {
+    fill_descriptors();
     const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
     cfg->program = slash ? slash + 1 : argc > 0 ? argv[0] : "prefix-ntk";
     cfg->argc = argc;
@@ -243,6 +308,8 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
     free(all);
     if (error) usage_error(cfg->program, "%s", strerror(error));
     if (cfg->verdicts && !cfg->ledger) usage_error(cfg->program, "--verdicts: needs --ledger");
+    const char *twice = cfg->verdicts ? outputs_declare("verdicts", cfg->verdicts) : NULL;
+    if (twice) usage_error(cfg->program, "%s", twice);
     const char *wrong = check ? check(cfg) : NULL;
     if (wrong) usage_error(cfg->program, "%s", wrong);
 
@@ -253,7 +320,12 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
                                       : "not one of portable, avx2, avx512");
     gsl_set_error_handler_off();
     catch_signals();
-    cfg->threads = threads_setup(cfg->threads);
+    char why[256];
+    if (threads_start(&cfg->threads, why, sizeof why)) exit(cli_fail(cfg, EXIT_FAILED, "%s", why));
+    if (*why) cli_warn(cfg, "warning: %s", why);
+    atexit(atomic_file_remove_parts);
+    const int code = outputs_check(cfg);
+    if (code) exit(code);
 }
 
 /* ---- values ---------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 #include "cli/cli.h"
 
-#include "common/atomic_file.h"
+#include "cli/outputs.h"
+#include "common/array_file.h"
 #include "common/isa.h"
 #include "common/threads.h"
 #include "prefix_ntk/version.h"
@@ -23,7 +24,7 @@ struct table {
     size_t text_size;
     const char *columns;
     size_t num_columns, cell;
-    bool header_written;
+    bool header_written, failed;
 };
 
 /* Text within a metadata line: everything that could end the line is a space. */
@@ -79,6 +80,10 @@ struct table *table_open(const struct cli_common *cfg, const char *path, const c
 {
     char why[256];
     if (!path) path = cfg->out;
+    if (array_file_format(path) == ARRAY_NPY) {
+        cli_fail(cfg, EXIT_FAILED, "%s: a table is CSV, not an array", path);
+        return NULL;
+    }
     struct table *t = calloc(1, sizeof *t);
     if (t) t->stream = open_memstream(&t->text, &t->text_size);
     if (!t || !t->stream) {
@@ -100,21 +105,27 @@ struct table *table_open(const struct cli_common *cfg, const char *path, const c
     return t;
 }
 
+/* Only memory can be missing. */
+static void wrote(struct table *t, int result)
+{
+    if (result < 0) t->failed = true;
+}
+
 void table_note(struct table *t, const char *format, ...)
 {
     assert(!t->header_written);
     va_list args;
     va_start(args, format);
-    fputs("# ", t->stream);
-    vfprintf(t->stream, format, args);
-    fputc('\n', t->stream);
+    wrote(t, fputs("# ", t->stream));
+    wrote(t, vfprintf(t->stream, format, args));
+    wrote(t, fputc('\n', t->stream));
     va_end(args);
 }
 
 static void put_header(struct table *t)
 {
     if (t->header_written) return;
-    fprintf(t->stream, "%s\n", t->columns);
+    wrote(t, fprintf(t->stream, "%s\n", t->columns));
     t->header_written = true;
 }
 
@@ -122,34 +133,34 @@ static void next_cell(struct table *t)
 {
     put_header(t);
     assert(t->cell < t->num_columns);
-    if (t->cell++) fputc(',', t->stream);
+    if (t->cell++) wrote(t, fputc(',', t->stream));
 }
 
 void table_num(struct table *t, double x)
 {
     next_cell(t);
-    if (isfinite(x)) fprintf(t->stream, "%.17g", x);
+    if (isfinite(x)) wrote(t, fprintf(t->stream, "%.17g", x));
 }
 
 void table_int(struct table *t, uint64_t x)
 {
     next_cell(t);
-    fprintf(t->stream, "%llu", (unsigned long long)x);
+    wrote(t, fprintf(t->stream, "%llu", (unsigned long long)x));
 }
 
 void table_text(struct table *t, const char *text)
 {
     next_cell(t);
     if (!strpbrk(text, ",\"\r\n")) {
-        fputs(text, t->stream);
+        wrote(t, fputs(text, t->stream));
         return;
     }
-    fputc('"', t->stream);
+    wrote(t, fputc('"', t->stream));
     for (; *text; text++) {
-        if (*text == '"') fputc('"', t->stream);
-        fputc(*text, t->stream);
+        if (*text == '"') wrote(t, fputc('"', t->stream));
+        wrote(t, fputc((unsigned char)*text, t->stream));
     }
-    fputc('"', t->stream);
+    wrote(t, fputc('"', t->stream));
 }
 
 void table_empty(struct table *t)
@@ -161,24 +172,22 @@ void table_end_row(struct table *t)
 {
     assert(t->cell == t->num_columns);
     t->cell = 0;
-    fputc('\n', t->stream);
+    wrote(t, fputc('\n', t->stream));
 }
 
 int table_close(struct table *t, int code)
 {
     if (!t) return code ? code : EXIT_FAILED;
     assert(code || t->cell == 0);
-    char why[256];
     put_header(t);
     if (code) {
         atomic_file_discard(t->file);
-    } else if (fflush(t->stream)) {
+    } else if (fflush(t->stream) || ferror(t->stream) || t->failed) {
         atomic_file_discard(t->file);
         code = cli_fail(t->cfg, EXIT_FAILED, "%s: out of memory", t->path);
     } else {
         fwrite(t->text, 1, t->text_size, atomic_file_stream(t->file));
-        if (atomic_file_commit(t->file, why, sizeof why))
-            code = cli_fail(t->cfg, EXIT_FAILED, "%s: %s", t->path, why);
+        code = outputs_finish(t->cfg, t->path, t->file, -1);
     }
     table_free(t);
     return code;

@@ -13,12 +13,13 @@ struct units {
     size_t count, width, done;
     double *rows;
     int status;
+    bool said;                   /* the line about it was printed */
 };
 
 struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count, size_t width)
 {
     struct units *units = calloc(1, sizeof *units);
-    double *rows = calloc(count * width, sizeof *rows);
+    double *rows = calloc(count ? count : 1, (width ? width : 1) * sizeof *rows);
     if (!units || !rows) {
         cli_fail(cfg, EXIT_FAILED, "out of memory");
         free(rows);
@@ -63,7 +64,11 @@ void units_end(struct units *units, size_t unit, int status)
     snprintf(key, sizeof key, "%zu", unit);
     /* A unit cut short by a signal is not a result. */
     if (!status && cli_interrupted()) return;
-    if (!status && journal_put(units->journal, key, units->rows + unit * units->width, units->width)) status = GSL_EFAILED;
+    if (!status && journal_put(units->journal, key, units->rows + unit * units->width, units->width)) {
+        status = GSL_EFAILED;
+#pragma omp atomic write
+        units->said = true;
+    }
     if (status) {
 #pragma omp atomic write
         units->status = status;
@@ -76,6 +81,7 @@ int units_status(struct units *units)
     progress_end(units->progress);
     units->progress = NULL;
     if (cli_interrupted()) return cli_interrupted();
+    if (units->said) return EXIT_FAILED;
     return cli_status(units->cfg, units->status, units->cfg->program);
 }
 
@@ -87,6 +93,7 @@ const double *units_row(const struct units *units, size_t unit)
 int units_close(struct units *units, int code)
 {
     if (!units) return code ? code : EXIT_FAILED;
+    progress_end(units->progress);
     code = journal_close(units->journal, code);
     free(units->rows);
     free(units);
@@ -100,13 +107,13 @@ const double *units_grid_row(const struct units_grid *grid, size_t law, size_t l
 
 struct interval units_exponent(const struct units_grid *grid, size_t law, int which, double level)
 {
-    struct interval slope = { NAN, NAN, NAN, grid->num_trials };
-    double *x = malloc(grid->num_lens * sizeof *x), *y = malloc(grid->num_trials * grid->num_lens * sizeof *y);
-    for (size_t i = 0; i < grid->num_lens && x && y; i++) {
+    double *x = cli_need(malloc(grid->num_lens * sizeof *x));
+    double *y = cli_need(malloc(grid->num_trials * grid->num_lens * sizeof *y));
+    for (size_t i = 0; i < grid->num_lens; i++) {
         x[i] = (double)grid->prefix_lens[i];
         for (size_t r = 0; r < grid->num_trials; r++) y[r * grid->num_lens + i] = units_grid_row(grid, law, i, r)[which];
     }
-    if (x && y) slope = cli_exponent(x, y, grid->num_lens, grid->num_trials, level);
+    const struct interval slope = cli_exponent(x, y, grid->num_lens, grid->num_trials, level);
     free(y);
     free(x);
     return slope;
@@ -114,10 +121,9 @@ struct interval units_exponent(const struct units_grid *grid, size_t law, int wh
 
 void units_add_mean(struct table *t, const struct units_grid *grid, size_t law, size_t len, int which, bool interval)
 {
-    double *x = malloc(grid->num_trials * sizeof *x);
-    struct interval mean = { NAN, NAN, NAN, 0 };
-    for (size_t r = 0; x && r < grid->num_trials; r++) x[r] = units_grid_row(grid, law, len, r)[which];
-    if (x) mean = cli_mean(x, grid->num_trials, 0.95);
+    double *x = cli_need(malloc(grid->num_trials * sizeof *x));
+    for (size_t r = 0; r < grid->num_trials; r++) x[r] = units_grid_row(grid, law, len, r)[which];
+    const struct interval mean = cli_mean(x, grid->num_trials, 0.95);
     table_num(t, mean.value);
     if (interval) {
         table_num(t, mean.lo);

@@ -1,6 +1,6 @@
 #include "cli/cli.h"
 
-#include "common/atomic_file.h"
+#include "cli/outputs.h"
 #include "cli/ledger.h"
 
 #include <errno.h>
@@ -167,43 +167,55 @@ static int copy_others(const struct verdicts *v, FILE *stream)
     char *line = NULL;
     size_t room = 0, number = 0;
     int code = EXIT_DONE;
-    for (ssize_t len; !code && (len = getline(&line, &room, old)) > 0;) {
+    errno = 0;
+    while (!code && getline(&line, &room, old) > 0) {
         line[strcspn(line, "\r\n")] = '\0';
         const int mine = number++ ? line_is_of(line, v->figure) : strcmp(line, header) ? -1 : 1;
         if (mine < 0) code = cli_fail(v->cfg, EXIT_FAILED, "%s:%zu: not a line of a verdict table", path, number);
         else if (!mine) fprintf(stream, "%s\n", line);
     }
+    /* A failed read looks like the end of the file: the rows behind it would be lost. */
+    if (!code && (ferror(old) || !feof(old)))
+        code = cli_fail(v->cfg, EXIT_FAILED, "%s: %s", path, errno == ENOMEM ? "out of memory" : strerror(errno ? errno : EIO));
     free(line);
     fclose(old);
     return code;
 }
 
-static int write_rows(const struct verdicts *v, const struct ledger *ledger)
+static int write_rows(const struct verdicts *v, const struct ledger *ledger, int lock)
 {
     char why[256];
     struct atomic_file *file;
     const char *path = v->cfg->verdicts;
-    if (atomic_file_open(path, &file, why, sizeof why)) return cli_fail(v->cfg, EXIT_FAILED, "%s: %s", path, why);
+    if (atomic_file_open(path, &file, why, sizeof why)) {
+        close(lock);
+        return cli_fail(v->cfg, EXIT_FAILED, "%s: %s", path, why);
+    }
     FILE *stream = atomic_file_stream(file);
     fprintf(stream, "%s\n", header);
     int code = copy_others(v, stream);
     for (size_t i = 0; i < v->count && !code; i++) code = put_row(v, &v->rows[i], ledger, stream);
     if (code) {
         atomic_file_discard(file);
+        close(lock);
         return code;
     }
-    if (atomic_file_commit(file, why, sizeof why)) return cli_fail(v->cfg, EXIT_FAILED, "%s: %s", path, why);
-    return EXIT_DONE;
+    return outputs_finish(v->cfg, path, file, lock);
 }
 
-/* Waits until no other program is writing verdicts. */
+/* Waits until no other program is writing verdicts. The lock goes with the descriptor, once
+ * the rows are in place. */
 static int lock_verdicts(const char *path)
 {
     char *name;
     if (asprintf(&name, "%s.lock", path) < 0) return -1;
-    const int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    const int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
     free(name);
-    while (fd >= 0 && flock(fd, LOCK_EX) && errno == EINTR) {}
+    while (fd >= 0 && flock(fd, LOCK_EX)) {
+        if (errno == EINTR) continue;
+        close(fd);
+        return -1;
+    }
     return fd;
 }
 
@@ -218,8 +230,7 @@ int verdicts_close(struct verdicts *v, int code)
         const int lock = ledger ? lock_verdicts(v->cfg->verdicts) : -1;
         if (!ledger) code = cli_fail(v->cfg, EXIT_FAILED, "%s", why);
         else if (lock < 0) code = cli_fail(v->cfg, EXIT_FAILED, "%s.lock: %s", v->cfg->verdicts, strerror(errno));
-        else code = write_rows(v, ledger);
-        if (lock >= 0) close(lock);
+        else code = write_rows(v, ledger, lock);
         ledger_free(ledger);
     }
     verdicts_free(v);

@@ -3,20 +3,25 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gsl/gsl_errno.h>
-#include <libgen.h>
 #include <limits.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { STREAM_BUFFER = 1 << 16, MAX_LINKS = 40, MAX_NAME = 200 };
+
 struct atomic_file {
     FILE *stream;
+    int fd;            /* of the part file, the spool or the target written directly */
+    int error;         /* errno of the first write that failed */
     char *target;      /* NULL when written directly */
-    char *part;
+    char *part;        /* NULL when `fd` is a spool to be copied into the target */
     int slot;          /* in open_parts, or -1 */
+    bool prepared;
 };
 
 /* Names of part files where a signal handler can read them: a slot that is `named`
@@ -38,29 +43,16 @@ static int list_part(const char *path)
     return -1;
 }
 
-static void unlist_part(const struct atomic_file *file)
-{
-    if (file->slot >= 0) atomic_store(&open_parts[file->slot].state, SLOT_FREE);
-}
-
 void atomic_file_remove_parts(void)
 {
     for (int i = 0; i < NUM_SLOTS; i++)
         if (atomic_load(&open_parts[i].state) == SLOT_NAMED) unlink(open_parts[i].path);
 }
 
-static void file_free(struct atomic_file *file)
-{
-    if (!file) return;
-    unlist_part(file);
-    free(file->target);
-    free(file->part);
-    free(file);
-}
+/* ---- names ------------------------------------------------------------------------- */
 
-/* The descriptor behind a name for one that is already open, or -1: reopening
- * /dev/stdout would start a redirected file from its beginning. */
-static int named_descriptor(const char *path)
+/* Reopening /dev/stdout would start a redirected file from its beginning. */
+int atomic_file_descriptor(const char *path)
 {
     if (!strcmp(path, "-") || !strcmp(path, "/dev/stdout")) return STDOUT_FILENO;
     if (!strcmp(path, "/dev/stderr")) return STDERR_FILENO;
@@ -71,12 +63,58 @@ static int named_descriptor(const char *path)
     return -1;
 }
 
+/* FOLDER/name with the folder's links resolved; NULL with errno set. */
+static char *in_real_folder(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+    char *real = folder ? realpath(folder, NULL) : NULL, *whole = NULL;
+    if (real && asprintf(&whole, "%s/%s", strcmp(real, "/") ? real : "", name) < 0) whole = NULL;
+    const int error = errno;
+    free(real);
+    free(folder);
+    errno = error;
+    return whole;
+}
+
+char *atomic_file_target(const char *path)
+{
+    char *at = in_real_folder(path);
+    for (int links = 0; at; links++) {
+        char to[PATH_MAX], *next = NULL;
+        const ssize_t len = readlink(at, to, sizeof to - 1);
+        if (len < 0) return at;
+        to[len] = '\0';
+        if (links == MAX_LINKS) {
+            free(at);
+            errno = ELOOP;
+            return NULL;
+        }
+        const int folder_len = (int)(strrchr(at, '/') - at) + 1;
+        if (asprintf(&next, "%.*s%s", to[0] == '/' ? 0 : folder_len, at, to) < 0) next = NULL;
+        free(at);
+        at = next ? in_real_folder(next) : NULL;
+        free(next);
+    }
+    return NULL;
+}
+
+/* A name that no user gives a file. */
+static char *part_of(const char *target)
+{
+    const char *name = strrchr(target, '/') + 1;
+    char *part;
+    return asprintf(&part, "%.*s.%.*s.prefix-ntk-part", (int)(name - target), target, (int)MAX_NAME, name) < 0 ? NULL : part;
+}
+
+/* ---- opening ------------------------------------------------------------------------- */
+
 /* Opens and locks `part`, which another process may be renaming or removing: the
  * lock counts only if the name still leads to the file locked. */
 static int open_locked(const char *part)
 {
     for (;;) {
-        const int fd = open(part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+        const int fd = open(part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
         if (fd < 0) return -1;
         if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
             close(fd);
@@ -84,61 +122,137 @@ static int open_locked(const char *part)
             return -1;
         }
         struct stat held, named;
-        if (!fstat(fd, &held) && !stat(part, &named) && held.st_ino == named.st_ino &&
-            held.st_dev == named.st_dev) {
-            if (S_ISREG(held.st_mode) && !ftruncate(fd, 0)) return fd;
+        if (!fstat(fd, &held) && !lstat(part, &named) && held.st_ino == named.st_ino && held.st_dev == named.st_dev) {
+            errno = EEXIST;
+            if (S_ISREG(held.st_mode) && held.st_nlink == 1 && !ftruncate(fd, 0)) return fd;
+            const int error = errno;
             close(fd);
+            errno = error;
             return -1;
         }
         close(fd);
     }
 }
 
+/* An unnamed file, for a target beside which none can be made. */
+static int open_spool(void)
+{
+    const char *folder = getenv("TMPDIR");
+    char name[PATH_MAX];
+    const int len = snprintf(name, sizeof name, "%s/prefix-ntk.XXXXXX", folder && *folder ? folder : "/tmp");
+    const int fd = len > 0 && (size_t)len < sizeof name ? mkostemp(name, O_CLOEXEC) : -1;
+    if (fd >= 0) unlink(name);
+    return fd;
+}
+
+static ssize_t write_all(int fd, const char *data, size_t size)
+{
+    for (size_t at = 0; at < size;) {
+        const ssize_t put = write(fd, data + at, size - at);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) return -1;
+        at += (size_t)put;
+    }
+    return (ssize_t)size;
+}
+
+/* stdio forgets why a write failed. */
+static ssize_t stream_write(void *cookie, const char *data, size_t size)
+{
+    struct atomic_file *file = cookie;
+    if (!file->error && write_all(file->fd, data, size) < 0) file->error = errno;
+    return file->error ? 0 : (ssize_t)size;
+}
+
+static void file_free(struct atomic_file *file)
+{
+    if (!file) return;
+    if (file->slot >= 0) atomic_store(&open_parts[file->slot].state, SLOT_FREE);
+    if (file->stream) fclose(file->stream);
+    if (file->fd >= 0) close(file->fd);
+    free(file->target);
+    free(file->part);
+    free(file);
+}
+
+static int failure(int error, char *why, size_t why_size)
+{
+    snprintf(why, why_size, "%s", error == EWOULDBLOCK ? "another process is writing it" :
+                                  error == ENOMEM ? "out of memory" : strerror(error));
+    return error == ENOMEM ? GSL_ENOMEM : GSL_EFAILED;
+}
+
+/* The part file of a regular target, present or to be made; errno of what failed. */
+static int open_part(struct atomic_file *file, const char *path)
+{
+    struct stat st;
+    if (!(file->target = atomic_file_target(path)) || !(file->part = part_of(file->target))) return errno ? errno : ENOMEM;
+    const bool exists = !stat(file->target, &st);
+    if (exists && faccessat(AT_FDCWD, file->target, W_OK, AT_EACCESS)) return errno;
+    file->fd = open_locked(file->part);
+    if (file->fd >= 0) {
+        file->slot = list_part(file->part);
+        if (exists) (void)!fchmod(file->fd, st.st_mode & 0777);
+        return 0;
+    }
+    if (!exists || (errno != EACCES && errno != EROFS && errno != EPERM)) return errno;
+    free(file->part);
+    file->part = NULL;
+    file->fd = open_spool();
+    return file->fd < 0 ? errno : 0;
+}
+
 int atomic_file_open(const char *path, struct atomic_file **out, char *why, size_t why_size)
 {
     struct atomic_file *file = calloc(1, sizeof *file);
-    int fd = -1;
-    if (!file) goto no_memory;
-    file->slot = -1;
     struct stat st;
-    const int named = named_descriptor(path);
+    if (!file) return failure(ENOMEM, why, why_size);
+    file->slot = file->fd = -1;
+    const int named = atomic_file_descriptor(path);
+    int error = 0;
     if (named >= 0) {
-        fd = fcntl(named, F_DUPFD_CLOEXEC, 3);
+        file->fd = fcntl(named, F_DUPFD_CLOEXEC, 3);
+        if (file->fd < 0) error = errno;
     } else if (!*path) {
-        errno = ENOENT;
+        error = ENOENT;
     } else if (!stat(path, &st) && !S_ISREG(st.st_mode)) {
-        fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+        file->fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+        if (file->fd < 0) error = errno;
     } else {
-        /* Behind a symbolic link the file it leads to is replaced, not the link. */
-        file->target = realpath(path, NULL);
-        if (!file->target) file->target = strdup(path);
-        if (!file->target || asprintf(&file->part, "%s.part", file->target) < 0) {
-            file->part = NULL;
-            goto no_memory;
-        }
-        fd = open_locked(file->part);
-        if (fd >= 0) file->slot = list_part(file->part);
-        if (fd >= 0 && !stat(file->target, &st)) (void)!fchmod(fd, st.st_mode & 0777);
+        error = open_part(file, path);
     }
-    if (fd < 0) {
-        snprintf(why, why_size, "%s", errno == EWOULDBLOCK ? "another process is writing it"
-                                                           : strerror(errno));
+    if (!error) {
+        file->stream = fopencookie(file, "w", (cookie_io_functions_t){ .write = stream_write });
+        if (!file->stream) error = ENOMEM;
+        else setvbuf(file->stream, NULL, _IOFBF, STREAM_BUFFER);
+    }
+    if (error) {
+        if (file->part && file->fd >= 0) unlink(file->part);
         file_free(file);
-        return GSL_EFAILED;
+        return failure(error, why, why_size);
     }
-    file->stream = fdopen(fd, "w");
-    if (!file->stream) goto no_memory;
     *out = file;
     return GSL_SUCCESS;
+}
 
-no_memory:
-    if (fd >= 0) {
-        if (file->part) unlink(file->part);
-        close(fd);
+int atomic_file_check(const char *path, char *why, size_t why_size)
+{
+    struct stat st;
+    const int named = atomic_file_descriptor(path);
+    if (named >= 0) {
+        const int flags = fcntl(named, F_GETFL);
+        if (flags < 0) return failure(errno, why, why_size);
+        return (flags & O_ACCMODE) == O_RDONLY ? failure(EBADF, why, why_size) : GSL_SUCCESS;
     }
-    file_free(file);
-    snprintf(why, why_size, "out of memory");
-    return GSL_ENOMEM;
+    /* Opening a pipe and closing it again would end its reader. */
+    if (*path && !stat(path, &st) && !S_ISREG(st.st_mode)) {
+        if (S_ISDIR(st.st_mode)) return failure(EISDIR, why, why_size);
+        return faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) ? failure(errno, why, why_size) : GSL_SUCCESS;
+    }
+    struct atomic_file *file;
+    const int status = atomic_file_open(path, &file, why, why_size);
+    if (!status) atomic_file_discard(file);
+    return status;
 }
 
 FILE *atomic_file_stream(struct atomic_file *file)
@@ -151,37 +265,79 @@ int atomic_file_is_regular(const struct atomic_file *file)
     return file->target != NULL;
 }
 
+/* ---- the end ------------------------------------------------------------------------ */
+
 /* Makes a rename durable; a file system that cannot is not an error. */
-static void sync_directory_of(char *path)
+static void sync_folder_of(char *path)
 {
-    const int fd = open(dirname(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    *strrchr(path, '/') = '\0';
+    const int fd = open(*path ? path : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return;
     fsync(fd);
     close(fd);
 }
 
+/* Into a target that cannot be renamed over; room is made before anything is lost. */
+static int copy_into_target(struct atomic_file *file)
+{
+    char chunk[1 << 14];
+    struct stat old, made;
+    const int into = open(file->target, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+    int error = into < 0 || fstat(into, &old) || fstat(file->fd, &made) ? errno : 0;
+    if (!error && made.st_size > old.st_size && (error = posix_fallocate(into, 0, made.st_size)))
+        (void)!ftruncate(into, old.st_size);
+    for (off_t at = 0; !error && at < made.st_size;) {
+        const ssize_t got = pread(file->fd, chunk, sizeof chunk, at);
+        if (got <= 0 || write_all(into, chunk, (size_t)got) < 0) error = errno ? errno : EIO;
+        else at += got;
+    }
+    if (!error && (ftruncate(into, made.st_size) || fsync(into))) error = errno;
+    if (into >= 0 && close(into) && !error) error = errno;
+    return error;
+}
+
+int atomic_file_prepare(struct atomic_file *file, char *why, size_t why_size)
+{
+    if (file->prepared) return GSL_SUCCESS;
+    errno = 0;
+    if (fflush(file->stream) && !file->error) file->error = errno ? errno : EIO;
+    if (!file->error && file->part && fsync(file->fd)) file->error = errno;
+    if (file->error) return failure(file->error, why, why_size);
+    file->prepared = true;
+    return GSL_SUCCESS;
+}
+
 int atomic_file_commit(struct atomic_file *file, char *why, size_t why_size)
 {
-    errno = 0;
-    int failed = fflush(file->stream) || ferror(file->stream);
-    if (!failed && file->target)
-        failed = fsync(fileno(file->stream)) || rename(file->part, file->target);
-    const int cause = errno;
-    if (failed && file->target) unlink(file->part);
+    const int status = atomic_file_prepare(file, why, why_size);
+    if (status) {
+        atomic_file_discard(file);
+        return status;
+    }
+    int error = 0;
+    if (file->part) {
+        if (!rename(file->part, file->target)) {
+            sync_folder_of(file->part);
+        } else {
+            error = errno == EBUSY ? copy_into_target(file) : errno;
+            unlink(file->part);
+        }
+    } else if (file->target) {
+        error = copy_into_target(file);
+    } else {
+        /* Some file systems tell of a full disk only now. */
+        if (close(file->fd)) error = errno;
+        file->fd = -1;
+    }
     /* The lock goes with the descriptor, after the part file has its new name. */
-    const int close_failed = fclose(file->stream);
-    if (failed || close_failed)
-        snprintf(why, why_size, "%s", failed && !cause ? "a write failed" : strerror(failed ? cause : errno));
-    else if (file->target)
-        sync_directory_of(file->part);
     file_free(file);
-    return failed || close_failed ? GSL_EFAILED : GSL_SUCCESS;
+    return error ? failure(error, why, why_size) : GSL_SUCCESS;
 }
 
 void atomic_file_discard(struct atomic_file *file)
 {
     if (!file) return;
-    if (file->target) unlink(file->part);
-    fclose(file->stream);
+    if (!file->error) file->error = ECANCELED;      /* what is still in the stream goes nowhere */
+    if (file->part) unlink(file->part);
     file_free(file);
 }

@@ -1,9 +1,12 @@
 /* Output that appears whole or not at all.
  *
- * A regular target is written to PATH.part and renamed over it once it is on the
- * disk; the part file is locked, so two runs cannot share a target, and one left by
- * a killed run is overwritten. A target that exists and is not a regular file (a
- * device, a pipe), "-", /dev/stdout and /dev/stderr are written directly. */
+ * A regular target is written to .NAME.prefix-ntk-part beside it and renamed over it once
+ * it is on the disk; the part file is locked, so two runs cannot share a target, and one
+ * left by a killed run is overwritten. Behind a symbolic link the file it leads to is
+ * made or replaced, and the link stays. Where the folder cannot be written, or the target
+ * is a mount point, the finished text is copied into the target. A write-protected target
+ * is refused. A target that exists and is not a regular file (a device, a pipe), "-",
+ * /dev/stdout and /dev/stderr are written directly. */
 #ifndef COMMON_ATOMIC_FILE_H
 #define COMMON_ATOMIC_FILE_H
 #include <stddef.h>
@@ -15,14 +18,22 @@ struct atomic_file;
  * why[why_size]. */
 int atomic_file_open(const char *path, struct atomic_file **out, char *why, size_t why_size);
 
+/* Whether `path` could be opened so, without changing anything; codes as above. */
+int atomic_file_check(const char *path, char *why, size_t why_size);
+
 /* The stream to write to; owned by the file. */
 FILE *atomic_file_stream(struct atomic_file *file);
 
 /* Whether the target is a regular file that commit will create or replace. */
 int atomic_file_is_regular(const struct atomic_file *file);
 
-/* Flushes to the disk and renames. GSL_EFAILED, with the target untouched and the
- * part file removed, when any write failed. Frees `file` either way. */
+/* Flushes to the disk, without touching the target: of several outputs all are prepared
+ * before the first is committed. GSL_EFAILED when any write failed; the file is then to
+ * be discarded. */
+int atomic_file_prepare(struct atomic_file *file, char *why, size_t why_size);
+
+/* Prepares, unless that was done, and renames. GSL_EFAILED, with the target untouched
+ * and the part file removed, when any write failed. Frees `file` either way. */
 int atomic_file_commit(struct atomic_file *file, char *why, size_t why_size);
 
 /* Removes the part file, leaves the target as it was, frees. Accepts NULL. */
@@ -31,5 +42,12 @@ void atomic_file_discard(struct atomic_file *file);
 /* Removes the part files of all open files, for a process about to end; may be called
  * from a signal handler. */
 void atomic_file_remove_parts(void);
+
+/* The descriptor that `path` names ("-", /dev/stdout, /dev/stderr, /dev/fd/N), else -1. */
+int atomic_file_descriptor(const char *path);
+
+/* The file `path` leads to, links followed, whether it exists or not; the caller frees.
+ * NULL with errno set, ENOENT when its folder does not exist. */
+char *atomic_file_target(const char *path);
 
 #endif

@@ -67,13 +67,25 @@ static int parse_line(char *text, size_t line, size_t *columns, struct numbers *
     return GSL_SUCCESS;
 }
 
+/* Spreadsheets put the mark in front of UTF-8 text, and write UTF-16 as well. */
+static int drop_byte_order_mark(char *text, ssize_t *len, struct reason why)
+{
+    if (!strncmp(text, "\xef\xbb\xbf", 3)) {
+        *len -= 3;
+        memmove(text, text + 3, (size_t)*len + 1);
+    }
+    if (!strncmp(text, "\xff\xfe", 2) || !strncmp(text, "\xfe\xff", 2))
+        return refuse(why, GSL_EINVAL, "UTF-16 text (by its byte order mark); save it as plain or UTF-8 text");
+    return GSL_SUCCESS;
+}
+
 int csv_read_numbers(const char *path, struct npy *out, char *why_text, size_t why_size)
 {
     const struct reason why = { why_text, why_size };
     *out = (struct npy){ 0 };
     uint64_t size;
     FILE *file = input_file_open(path, &size, why_text, why_size);
-    if (!file) return GSL_EFAILED;
+    if (!file) return input_file_status(errno);
 
     struct numbers all = { 0 };
     char *text = NULL;
@@ -82,6 +94,7 @@ int csv_read_numbers(const char *path, struct npy *out, char *why_text, size_t w
     errno = 0;
     for (ssize_t len; !status && (len = getline(&text, &room, file)) >= 0;) {
         line++;
+        if (line == 1 && (status = drop_byte_order_mark(text, &len, why))) break;
         if (memchr(text, '\0', (size_t)len)) {
             status = refuse(why, GSL_EINVAL, "line %zu holds a zero byte", line);
             break;
@@ -97,8 +110,10 @@ int csv_read_numbers(const char *path, struct npy *out, char *why_text, size_t w
             status = parse_line(text, line, &columns, &all, why);
         }
     }
-    if (!status && ferror(file)) status = refuse(why, GSL_EFAILED, "%s", strerror(errno));
-    if (!status && !feof(file)) status = refuse(why, GSL_ENOMEM, "out of memory");
+    if (!status && (ferror(file) || !feof(file))) {
+        const int error = errno ? errno : EIO;
+        status = error == ENOMEM ? refuse(why, GSL_ENOMEM, "out of memory") : refuse(why, REASON_SYSTEM, "%s", strerror(error));
+    }
     if (!status && !all.count) status = refuse(why, GSL_EINVAL, size ? "no numbers" : "empty file");
     fclose(file);
     free(text);

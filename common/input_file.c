@@ -2,30 +2,49 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <gsl/gsl_errno.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+static FILE *refused(int fd, int error, const char *line, char *why, size_t why_size)
+{
+    snprintf(why, why_size, "%s", line ? line : error == ENOMEM ? "out of memory" : strerror(error));
+    if (fd >= 0) close(fd);
+    errno = error;
+    return NULL;
+}
 
 FILE *input_file_open(const char *path, uint64_t *size, char *why, size_t why_size)
 {
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     struct stat st;
-    if (fd < 0 || fstat(fd, &st)) {
-        snprintf(why, why_size, "%s", strerror(errno));
-        if (fd >= 0) close(fd);
-        return NULL;
-    }
-    if (!S_ISREG(st.st_mode)) {
-        snprintf(why, why_size, "%s", S_ISDIR(st.st_mode) ? "is a directory" : "is not a regular file");
-        close(fd);
-        return NULL;
-    }
+    if (fd < 0 || fstat(fd, &st)) return refused(fd, errno, NULL, why, why_size);
+    if (S_ISDIR(st.st_mode)) return refused(fd, EISDIR, "is a directory", why, why_size);
+    if (!S_ISREG(st.st_mode)) return refused(fd, EINVAL, "is not a regular file", why, why_size);
     FILE *file = fdopen(fd, "r");
-    if (!file) {
-        snprintf(why, why_size, "%s", strerror(errno));
-        close(fd);
-        return NULL;
-    }
+    if (!file) return refused(fd, errno, NULL, why, why_size);
     *size = (uint64_t)st.st_size;
     return file;
+}
+
+int input_file_status(int error)
+{
+    switch (error) {
+    case ENOMEM:
+        return GSL_ENOMEM;
+    case EIO: case EMFILE: case ENFILE: case ENOBUFS: case EAGAIN: case EINTR: case ESTALE: case ETIMEDOUT:
+        return REASON_SYSTEM;
+    default:
+        return GSL_EFAILED;
+    }
+}
+
+int input_file_read(FILE *file, void *buffer, size_t size, const char *too_short, struct reason why)
+{
+    errno = 0;
+    if (fread(buffer, 1, size, file) == size) return GSL_SUCCESS;
+    if (!ferror(file)) return refuse(why, GSL_EINVAL, "%s", too_short);
+    const int error = errno ? errno : EIO;
+    return refuse(why, error == ENOMEM ? GSL_ENOMEM : REASON_SYSTEM, "%s", error == ENOMEM ? "out of memory" : strerror(error));
 }

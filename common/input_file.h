@@ -4,9 +4,18 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include "common/reason.h"
 
 /* Opens a regular file for reading (never blocks on a pipe) and gives its size in
- * bytes. NULL with one line in why[why_size] otherwise. */
+ * bytes. NULL with one line in why[why_size] and errno set otherwise. */
 FILE *input_file_open(const char *path, uint64_t *size, char *why, size_t why_size);
+
+/* The code of a file that could not be opened or read, by its errno: GSL_ENOMEM,
+ * REASON_SYSTEM where the file may be fine (EIO, EMFILE, ...), GSL_EFAILED otherwise. */
+int input_file_status(int error);
+
+/* Reads `size` bytes. At the end of the file GSL_EINVAL with the line `too_short`; when the
+ * system fails, its reason and the code of input_file_status. */
+int input_file_read(FILE *file, void *buffer, size_t size, const char *too_short, struct reason why);
 
 #endif

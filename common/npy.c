@@ -1,5 +1,6 @@
 #include "common/npy.h"
 
+#include "common/array_file.h"
 #include "common/atomic_file.h"
 #include "common/input_file.h"
 #include "common/reason.h"
@@ -50,6 +51,7 @@ static bool take_word(const char **p, const char *word)
 static bool take_string(const char **p, char *text, size_t size)
 {
     skip_space(p);
+    if (**p == 'u') ++*p;                  /* text of Python 2 */
     const char quote = **p;
     if (quote != '\'' && quote != '"') return false;
     size_t len = 0;
@@ -78,6 +80,7 @@ static int take_shape(const char **p, struct npy *a, struct reason why)
             if (__builtin_mul_overflow(extent, (size_t)10, &extent) ||
                 __builtin_add_overflow(extent, (size_t)(**p - '0'), &extent))
                 return refuse(why, GSL_EINVAL, "absurd shape: a size beyond 2^64");
+        if (**p == 'L') ++*p;              /* a long integer of Python 2 */
         a->shape[a->rank++] = extent;
     }
     return GSL_SUCCESS;
@@ -132,16 +135,15 @@ static int read_header(FILE *file, uint64_t file_size, bool integers, struct npy
                        struct reason why)
 {
     unsigned char start[12];
-    if (fread(start, 1, 8, file) != 8)
-        return refuse(why, GSL_EINVAL, file_size ? "not an NPY file: too short" : "empty file");
+    int status = input_file_read(file, start, 8, file_size ? "not an NPY file: too short" : "empty file", why);
+    if (status) return status;
     if (memcmp(start, magic, sizeof magic))
         return refuse(why, GSL_EINVAL, "not an NPY file: wrong magic string");
     const int major = start[6];
     if ((major != 1 && major != 2) || start[7] != 0)
         return refuse(why, GSL_EINVAL, "NPY version %d.%d; versions 1.0 and 2.0 are read", major, start[7]);
     const size_t width = major == 1 ? 2 : 4;
-    if (fread(start + 8, 1, width, file) != width)
-        return refuse(why, GSL_EINVAL, "truncated header");
+    if ((status = input_file_read(file, start + 8, width, "truncated header", why))) return status;
     size_t len = start[8] | (size_t)start[9] << 8;
     if (major == 2) len |= (size_t)start[10] << 16 | (size_t)start[11] << 24;
     if (len > file_size - 8 - width) return refuse(why, GSL_EINVAL, "truncated header");
@@ -149,14 +151,10 @@ static int read_header(FILE *file, uint64_t file_size, bool integers, struct npy
 
     char *header = malloc(len + 1);
     if (!header) return refuse(why, GSL_ENOMEM, "out of memory");
-    int status = GSL_SUCCESS;
     header[len] = '\0';
-    if (fread(header, 1, len, file) != len)
-        status = refuse(why, GSL_EFAILED, "cannot read the header");
-    else if (memchr(header, '\0', len))
-        status = refuse(why, GSL_EINVAL, "malformed header: zero byte");
-    else
-        status = parse_header(header, integers, a, why);
+    status = input_file_read(file, header, len, "truncated header", why);
+    if (!status && memchr(header, '\0', len)) status = refuse(why, GSL_EINVAL, "malformed header: zero byte");
+    if (!status) status = parse_header(header, integers, a, why);
     free(header);
     *data_size = file_size - 8 - width - len;
     return status;
@@ -222,8 +220,8 @@ static int read_data(FILE *file, bool want_float32, struct npy *a, struct reason
         unsigned char chunk[CHUNK * sizeof(double)];
         const size_t width = (size_t)(a->type[2] - '0');
         const size_t count = a->size - at < CHUNK ? a->size - at : CHUNK;
-        if (fread(chunk, width, count, file) != count)
-            return refuse(why, GSL_EFAILED, "cannot read the data");
+        const int status = input_file_read(file, chunk, width * count, "truncated while it was read", why);
+        if (status) return status;
         for (size_t i = 0; i < count; i++) {
             const double x = number_at(a, chunk, i);
             if (!isfinite(x)) return not_finite(why, x, at + i);
@@ -247,7 +245,7 @@ static int read_file(const char *path, bool want_float32, bool integers, struct 
     *out = a;
     uint64_t file_size, data_size = 0;
     FILE *file = input_file_open(path, &file_size, why.text, why.size);
-    if (!file) return GSL_EFAILED;
+    if (!file) return input_file_status(errno);
     int status = read_header(file, file_size, integers, &a, &data_size, why);
     if (!status) status = check_size(&a, data_size, why);
     if (!status) status = read_data(file, want_float32, &a, why);
@@ -277,8 +275,8 @@ void npy_free(struct npy *a)
 
 /* ---- writing ------------------------------------------------------------------ */
 
-static int write_array(const char *path, const char *type, const void *data, size_t width,
-                       size_t count, size_t rank, const size_t *shape, struct reason why)
+static void put_npy(FILE *stream, const char *type, const void *data, size_t width, size_t count, size_t rank,
+                    const size_t *shape)
 {
     char header[128 + 24 * NPY_MAX_RANK], sizes[24 * NPY_MAX_RANK + 1] = "";
     size_t len = 0;
@@ -291,14 +289,19 @@ static int write_array(const char *path, const char *type, const void *data, siz
     header[text++] = '\n';
     const unsigned char start[10] = { 0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0,
                                       (unsigned char)(text & 0xff), (unsigned char)(text >> 8) };
-    struct atomic_file *file;
-    const int status = atomic_file_open(path, &file, why.text, why.size);
-    if (status) return status;
-    FILE *stream = atomic_file_stream(file);
     fwrite(start, 1, sizeof start, stream);
     fwrite(header, 1, (size_t)text, stream);
     if (count) fwrite(data, width, count, stream);
-    return atomic_file_commit(file, why.text, why.size);
+}
+
+/* One line per row; a vector is a column. Read back, every number is the same. */
+static void put_csv(FILE *stream, const float *f32, const double *f64, size_t count, size_t columns)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (f32) fprintf(stream, "%.9g", (double)f32[i]);
+        else fprintf(stream, "%.17g", f64[i]);
+        fputc((i + 1) % columns ? ',' : '\n', stream);
+    }
 }
 
 static int count_elements(size_t rank, const size_t *shape, size_t *count, struct reason why)
@@ -311,26 +314,44 @@ static int count_elements(size_t rank, const size_t *shape, size_t *count, struc
     return GSL_SUCCESS;
 }
 
-int npy_write_f64(const char *path, const double *x, size_t rank, const size_t *shape,
-                  char *why_text, size_t why_size)
+int array_file_put(FILE *stream, const char *path, const float *f32, const double *f64, size_t rank, const size_t *shape,
+                   char *why_text, size_t why_size)
 {
     const struct reason why = { why_text, why_size };
+    const bool csv = array_file_format(path) == ARRAY_CSV;
     size_t count;
     const int status = count_elements(rank, shape, &count, why);
     if (status) return status;
-    for (size_t i = 0; i < count; i++)
-        if (!isfinite(x[i])) return not_finite(why, x[i], i);
-    return write_array(path, "<f8", x, sizeof *x, count, rank, shape, why);
+    if (csv && (rank < 1 || rank > 2))
+        return refuse(why, GSL_EINVAL, "a CSV file has rows and columns, this array %zu dimensions (.npy holds it)", rank);
+    if (csv && !count) return refuse(why, GSL_EINVAL, "an empty array, which a CSV file cannot hold (.npy does)");
+    for (size_t i = 0; i < count; i++) {
+        const double x = f32 ? (double)f32[i] : f64[i];
+        if (!isfinite(x)) return not_finite(why, x, i);
+    }
+    if (csv) put_csv(stream, f32, f64, count, rank == 2 ? shape[1] : 1);
+    else put_npy(stream, f32 ? "<f4" : "<f8", f32 ? (const void *)f32 : f64, f32 ? sizeof *f32 : sizeof *f64, count, rank, shape);
+    return GSL_SUCCESS;
 }
 
-int npy_write_f32(const char *path, const float *x, size_t rank, const size_t *shape,
-                  char *why_text, size_t why_size)
+static int write_array(const char *path, const float *f32, const double *f64, size_t rank, const size_t *shape, char *why,
+                       size_t why_size)
 {
-    const struct reason why = { why_text, why_size };
-    size_t count;
-    const int status = count_elements(rank, shape, &count, why);
+    struct atomic_file *file;
+    int status = atomic_file_open(path, &file, why, why_size);
     if (status) return status;
-    for (size_t i = 0; i < count; i++)
-        if (!isfinite(x[i])) return not_finite(why, (double)x[i], i);
-    return write_array(path, "<f4", x, sizeof *x, count, rank, shape, why);
+    if (!(status = array_file_put(atomic_file_stream(file), path, f32, f64, rank, shape, why, why_size)))
+        return atomic_file_commit(file, why, why_size);
+    atomic_file_discard(file);
+    return status;
+}
+
+int npy_write_f64(const char *path, const double *x, size_t rank, const size_t *shape, char *why, size_t why_size)
+{
+    return write_array(path, NULL, x, rank, shape, why, why_size);
+}
+
+int npy_write_f32(const char *path, const float *x, size_t rank, const size_t *shape, char *why, size_t why_size)
+{
+    return write_array(path, x, NULL, rank, shape, why, why_size);
 }

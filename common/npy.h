@@ -14,8 +14,8 @@ struct npy {
 };
 
 /* Reads `path` into f64 (want_float32 = 0) or f32 (1). On failure returns a GSL
- * code (GSL_EFAILED cannot open or read, GSL_EINVAL malformed or refused dtype,
- * order, shape; GSL_EDOM NaN or Inf; GSL_ENOMEM) and writes one line without the
+ * code (GSL_EFAILED cannot be opened, REASON_SYSTEM the system failed, GSL_EINVAL malformed
+ * or refused dtype, order, shape; GSL_EDOM NaN or Inf; GSL_ENOMEM) and writes one line without the
  * path's name into why[why_size]. Nothing to free on failure. */
 int npy_read(const char *path, int want_float32, struct npy *out, char *why, size_t why_size);
 void npy_free(struct npy *a);                 /* accepts a zeroed struct */
@@ -24,8 +24,8 @@ void npy_free(struct npy *a);                 /* accepts a zeroed struct */
  * refused (GSL_EDOM). */
 int npy_read_numbers(const char *path, struct npy *out, char *why, size_t why_size);
 
-/* Writes to a temporary name beside `path` and renames; a target that is not a
- * regular file is written directly. Refuses NaN and Inf (GSL_EDOM). */
+/* Writes by atomic_file.h: to a temporary name that is renamed. A path that ends in .csv gets
+ * CSV of one or two dimensions. Refuses NaN and Inf (GSL_EDOM). */
 int npy_write_f64(const char *path, const double *x, size_t rank, const size_t *shape,
                   char *why, size_t why_size);
 int npy_write_f32(const char *path, const float *x, size_t rank, const size_t *shape,

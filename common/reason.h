@@ -5,6 +5,9 @@
 
 struct reason { char *text; size_t size; };
 
+/* Beside GSL's codes: the system failed (EIO, EMFILE, ...), whatever the data are like. */
+enum { REASON_SYSTEM = 1024 };
+
 /* Formats the line and returns `code`, for `return refuse(why, GSL_EINVAL, ...)`. */
 int refuse(struct reason why, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

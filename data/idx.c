@@ -3,6 +3,7 @@
 #include "common/input_file.h"
 #include "common/reason.h"
 
+#include <errno.h>
 #include <gsl/gsl_errno.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -12,7 +13,8 @@ enum { TYPE_UBYTE = 0x08 };
 static int read_header(FILE *file, uint64_t file_size, size_t rank, struct idx *a, struct reason why)
 {
     unsigned char bytes[4];
-    if (fread(bytes, 1, 4, file) != 4) return refuse(why, GSL_EINVAL, "not an IDX file: too short");
+    int status = input_file_read(file, bytes, 4, "not an IDX file: too short", why);
+    if (status) return status;
     if (bytes[0] || bytes[1]) return refuse(why, GSL_EINVAL, "not an IDX file: wrong magic number");
     if (bytes[2] != TYPE_UBYTE)
         return refuse(why, GSL_EINVAL, "IDX element type 0x%02x; only unsigned bytes (0x08) are read", bytes[2]);
@@ -21,7 +23,7 @@ static int read_header(FILE *file, uint64_t file_size, size_t rank, struct idx *
     a->rank = rank;
     a->size = 1;
     for (size_t i = 0; i < rank; i++) {
-        if (fread(bytes, 1, 4, file) != 4) return refuse(why, GSL_EINVAL, "truncated header");
+        if ((status = input_file_read(file, bytes, 4, "truncated header", why))) return status;
         a->shape[i] = (size_t)bytes[0] << 24 | (size_t)bytes[1] << 16 | (size_t)bytes[2] << 8 | bytes[3];
         if (!a->shape[i]) return refuse(why, GSL_EINVAL, "an empty array");
         if (__builtin_mul_overflow(a->size, a->shape[i], &a->size))
@@ -44,11 +46,10 @@ int idx_read(const char *path, size_t rank, struct idx *out, char *why_text, siz
     *out = a;
     uint64_t file_size;
     FILE *file = input_file_open(path, &file_size, why_text, why_size);
-    if (!file) return GSL_EFAILED;
+    if (!file) return input_file_status(errno);
     int status = read_header(file, file_size, rank, &a, why);
     if (!status && !(a.data = malloc(a.size))) status = refuse(why, GSL_ENOMEM, "out of memory");
-    if (!status && fread(a.data, 1, a.size, file) != a.size)
-        status = refuse(why, GSL_EFAILED, "cannot read the data");
+    if (!status) status = input_file_read(file, a.data, a.size, "truncated while it was read", why);
     fclose(file);
     if (status) idx_free(&a);
     else *out = a;

@@ -1,5 +1,6 @@
 /* The journal: what was put is there again after any end of the program. */
 #include "cli/cli.h"
+#include "common/isa.h"
 #include "tests/support/check.h"
 #include "tests/support/scratch.h"
 
@@ -55,14 +56,96 @@ static void test_resumes_after_interruption(void **state)
     assert_int_not_equal(access(file, F_OK), 0);
 }
 
-static void test_nothing_left_on_failure(void **state)
+/* What was done is kept through a failure; where nothing was, nothing is left. */
+static void test_failure(void **state)
 {
     const char *out = scratch_path(*state, "fails.csv");
     const struct cli_common cfg = run_with(out);
+    double x[3];
     struct journal *j = journal_open(&cfg, "x");
-    assert_int_equal(journal_put(j, "unit", three, 3), 0);
     assert_int_equal(journal_close(j, EXIT_FAILED), EXIT_FAILED);
     assert_int_not_equal(access(state_of(*state, out), F_OK), 0);
+    j = journal_open(&cfg, "x");
+    assert_int_equal(journal_put(j, "unit", three, 3), 0);
+    assert_int_equal(journal_close(j, EXIT_FAILED), EXIT_FAILED);
+    assert_int_equal(access(state_of(*state, out), F_OK), 0);
+    j = journal_open(&cfg, "x");
+    assert_true(journal_get(j, "unit", x, 3));
+    assert_int_equal(journal_close(j, 0), 0);
+    assert_int_not_equal(access(state_of(*state, out), F_OK), 0);
+}
+
+/* What a file holds, for comparing it before and after. */
+static void check_holds(const char *path, const char *want)
+{
+    char text[256] = "";
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    text[fread(text, 1, sizeof text - 1, f)] = '\0';
+    fclose(f);
+    assert_string_equal(text, want);
+}
+
+/* Files of another origin under our names stay as they are, and the work is remembered all
+ * the same: a text, an empty file, a link to a text, a pipe. */
+static void test_files_of_others(void **state)
+{
+    static const char *const contents[] = { "weights of a week", "", NULL, NULL };
+    const char *text = scratch_file(*state, "elsewhere.txt", "not yours");
+    for (int kind = 0; kind < 4; kind++) {
+        char name[32];
+        double x[3];
+        struct stat before, after;
+        snprintf(name, sizeof name, "model%d", kind);
+        const char *out = scratch_path(*state, name), *file = state_of(*state, out);
+        snprintf(name, sizeof name, "model%d.state.txt", kind);
+        const char *notes = scratch_file(*state, name, "notes");
+        snprintf(name, sizeof name, "model%d.state.0123456789abcdef", kind);
+        const char *like_ours = scratch_file(*state, name, "sixteen digits");
+        if (contents[kind]) scratch_file(*state, strrchr(file, '/') + 1, contents[kind]);
+        else assert_int_equal(kind == 2 ? symlink(text, file) : mkfifo(file, 0600), 0);
+        assert_int_equal(lstat(file, &before), 0);
+
+        const struct cli_common cfg = run_with(out);
+        struct journal *j = journal_open(&cfg, "x");
+        assert_non_null(j);
+        assert_int_equal(journal_put(j, "unit", three, 3), 0);
+        assert_int_equal(journal_save(j, "descent", three, 3), 0);
+        journal_close(j, 130);
+        j = journal_open(&cfg, "x");
+        assert_true(journal_get(j, "unit", x, 3));
+        assert_true(journal_saved(j, "descent", x, 3));
+        journal_close(j, 0);
+
+        assert_int_equal(lstat(file, &after), 0);
+        assert_true(before.st_ino == after.st_ino && before.st_mode == after.st_mode);
+        if (contents[kind]) check_holds(file, contents[kind]);
+        check_holds(text, "not yours");
+        check_holds(notes, "notes");
+        check_holds(like_ours, "sixteen digits");
+    }
+}
+
+/* Rows of two instruction sets do not mix. */
+static void test_other_instruction_set(void **state)
+{
+    if (!isa_available(ISA_ID_AVX2)) skip();
+    const enum isa before = isa_current();
+    const char *out = scratch_path(*state, "isa.csv");
+    const struct cli_common cfg = run_with(out);
+    double x[3];
+    isa_force(ISA_ID_AVX2);
+    struct journal *j = journal_open(&cfg, "x");
+    assert_int_equal(journal_put(j, "unit", three, 3), 0);
+    journal_close(j, 130);
+    j = journal_open(&cfg, "x");
+    assert_true(journal_get(j, "unit", x, 3));
+    journal_close(j, 130);
+    isa_force(ISA_ID_PORTABLE);
+    j = journal_open(&cfg, "x");
+    assert_false(journal_get(j, "unit", x, 3));
+    journal_close(j, 0);
+    isa_force(before);
 }
 
 static void test_other_identity_starts_afresh(void **state)
@@ -255,7 +338,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resumes_after_interruption),
-        cmocka_unit_test(test_nothing_left_on_failure),
+        cmocka_unit_test(test_failure),
+        cmocka_unit_test(test_files_of_others),
+        cmocka_unit_test(test_other_instruction_set),
         cmocka_unit_test(test_other_identity_starts_afresh),
         cmocka_unit_test(test_torn_tails),
         cmocka_unit_test(test_killed),

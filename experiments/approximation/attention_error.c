@@ -651,7 +651,7 @@ static int write_intervals(const struct config *cfg, const struct row *rows, siz
     char *path = cli_side_path(&cfg->c, "intervals");
     if (!path) return EXIT_DONE;
     struct table *t = table_open(&cfg->c, path, interval_columns);
-    double *x = malloc(num_trials * sizeof *x);
+    double *x = cli_need(malloc(num_trials * sizeof *x));
     if (!t || !x) {
         free(x);
         const int code = t ? table_close(t, EXIT_FAILED) : EXIT_FAILED;
@@ -699,7 +699,7 @@ static void decide_last(const struct outcome *o, const char *map, enum train tra
                         const char *claim, const char *row)
 {
     struct interval ci = { NAN, NAN, NAN, 0 };
-    double *x = malloc(o->num_trials * sizeof *x);
+    double *x = cli_need(malloc(o->num_trials * sizeof *x));
     for (size_t i = 0; i < o->num_rows && x; i++) {
         const struct row *r = &o->rows[i];
         if (o->cfg->lens[r->len] != REFERENCE_LEN || r->train != train || strcmp(o->cfg->maps[r->map].name, map)) continue;
@@ -721,7 +721,7 @@ static void decide_slope(const struct outcome *o, const char *map, enum train tr
 {
     struct interval ci = { NAN, NAN, NAN, 0 };
     const size_t nl = o->cfg->num_lens;
-    double *x = malloc(nl * sizeof *x), *y = malloc(nl * o->num_trials * sizeof *y);
+    double *x = cli_need(malloc(nl * sizeof *x)), *y = cli_need(malloc(nl * o->num_trials * sizeof *y));
     size_t count = 0;
     int status = x && y ? GSL_SUCCESS : GSL_ENOMEM;
     for (size_t pass = 0; pass < 2 && !status; pass++) {

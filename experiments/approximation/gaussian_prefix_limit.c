@@ -192,7 +192,7 @@ static void decide_slope(const struct config *cfg, const struct units *work, str
     size_t first = 0;
     while (first < cfg->num_lens && cfg->lens[first] < 1024) first++;
     const size_t count = cfg->num_lens - first;
-    double *x = malloc((count + 1) * sizeof *x), *y = malloc((count * N + 1) * sizeof *y);
+    double *x = cli_need(malloc((count + 1) * sizeof *x)), *y = cli_need(malloc((count * N + 1) * sizeof *y));
     struct interval ci = { NAN, NAN, NAN, 0 };
     if (x && y && count >= 3 && j < cfg->num_spreads) {
         for (size_t l = 0; l < count; l++) {
@@ -240,7 +240,7 @@ int main(int argc, char **argv)
     cli_parse(argc, argv, "The linear limit of a long Gaussian prefix.", options, parse, NULL, &cfg.c);
     for (size_t m = 64; m <= cfg.max_len; m *= 4) cfg.num_lens++;
     cfg.lens = malloc(cfg.num_lens * sizeof *cfg.lens);
-    double *x = malloc(cfg.num_trials * sizeof *x);
+    double *x = cli_need(malloc(cfg.num_trials * sizeof *x));
     if (!cfg.lens || !x) return cli_status(&cfg.c, GSL_ENOMEM, "lengths");
     for (size_t l = 0, m = 64; l < cfg.num_lens; l++, m *= 4) cfg.lens[l] = m;
     char *identity = cli_text("seed %llu dim %zu queries %zu max %zu spreads", (unsigned long long)cfg.c.seed, cfg.dim, cfg.num_queries, cfg.max_len);

@@ -161,9 +161,9 @@ int main(int argc, char **argv)
     if (code) return code;
     char *identity = cli_text("seed %llu len %zu dataset %d", (unsigned long long)cfg.c.seed, cfg.prefix_len, cfg.dataset);
     struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, 2 * NUM_SUMMARIES * NUM_RANKS);
-    double *x = malloc(cfg.num_trials * sizeof *x);
+    double *x = cli_need(malloc(cfg.num_trials * sizeof *x));
     free(identity);
-    if (!work || !x) return EXIT_FAILED;
+    if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < cfg.num_trials; u++) {
         double *row = units_begin(work, u);

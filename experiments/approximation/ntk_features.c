@@ -137,9 +137,9 @@ int main(int argc, char **argv)
     }
     const size_t count = cfg.num_sigmas * cfg.num_trials;
     struct units *work = units_open(&cfg.c, identity, "trials", count, NUM_MAPS);
-    double *x = malloc(cfg.num_trials * sizeof *x);
+    double *x = cli_need(malloc(cfg.num_trials * sizeof *x));
     free(identity);
-    if (!work || !x) return EXIT_FAILED;
+    if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < count; u++) {
         double *row = units_begin(work, u);

@@ -108,7 +108,8 @@ static struct interval slope(const struct config *cfg, const struct units *work,
     size_t first = 0;
     while (first < cfg->num_lens && cfg->lens[first] < 4096) first++;
     const size_t count = cfg->num_lens - first;
-    double *x = malloc((count + 1) * sizeof *x), *y = malloc((count * cfg->num_trials + 1) * sizeof *y);
+    double *x = cli_need(malloc((count + 1) * sizeof *x));
+    double *y = cli_need(malloc((count * cfg->num_trials + 1) * sizeof *y));
     if (x && y && count >= 3) {
         for (size_t l = 0; l < count; l++) x[l] = (double)cfg->lens[first + l];
         for (size_t t = 0; t < cfg->num_trials; t++)
@@ -130,7 +131,7 @@ static void decide(struct verdicts *v, const char *row, struct interval slope_fo
 static int write_table(const struct config *cfg, const struct units *work)
 {
     struct table *t = table_open(&cfg->c, NULL, columns);
-    double *x = malloc(cfg->num_trials * sizeof *x);
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
     if (!t || !x) {
         free(x);
         return t ? table_close(t, EXIT_FAILED) : EXIT_FAILED;

@@ -93,7 +93,7 @@ static struct interval field(const struct config *cfg, const struct units *work,
     struct interval ci = { NAN, NAN, NAN, 0 };
     /* The error of a map whose mass nearly vanishes has no mean: its median. */
     if (at % 2) return cli_mean(x, cfg->num_trials, 0.999);
-    stats_median_bootstrap(x, cfg->num_trials, 0.999, cfg->c.seed, &ci);
+    cli_need_memory(stats_median_bootstrap(x, cfg->num_trials, 0.999, cfg->c.seed, &ci));
     return ci;
 }
 
@@ -128,14 +128,14 @@ int main(int argc, char **argv)
                           .means = default_means, .num_means = 4 };
     cli_parse(argc, argv, "Scores of non-zero mean, centred keys, and masses that turn non-positive.", options, parse, NULL, &cfg.c);
     const size_t count = (cfg.num_means + 1) * cfg.num_trials;
-    double *x = malloc(cfg.num_trials * sizeof *x);
+    double *x = cli_need(malloc(cfg.num_trials * sizeof *x));
     char *identity = cli_text("seed %llu dim %zu queries %zu len %zu means", (unsigned long long)cfg.c.seed, cfg.dim, cfg.num_queries, cfg.prefix_len);
     for (size_t j = 0; j < cfg.num_means && identity; j++) {
         char *longer = cli_text("%s %.17g", identity, cfg.means[j]);
         free(identity);
         identity = longer;
     }
-    struct units *work = x ? units_open(&cfg.c, identity, "trials", count, 2 * NUM_MAPS) : NULL;
+    struct units *work = units_open(&cfg.c, identity, "trials", count, 2 * NUM_MAPS);
     free(identity);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)

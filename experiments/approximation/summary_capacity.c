@@ -143,8 +143,8 @@ int main(int argc, char **argv)
     char *identity = cli_text("seed %llu", (unsigned long long)cfg.c.seed);
     struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, NUM_METHODS * NUM_STEPS);
     free(identity);
-    double *x = malloc(2 * NUM_METHODS * cfg.num_trials * sizeof *x);
-    if (!work || !x) return EXIT_FAILED;
+    double *x = cli_need(malloc(2 * NUM_METHODS * cfg.num_trials * sizeof *x));
+    if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < cfg.num_trials; u++) {
         double *row = units_begin(work, u);

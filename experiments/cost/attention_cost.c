@@ -369,10 +369,10 @@ static int measure_memory(const struct config *cfg, struct verdicts *v)
 {
     enum { NUM_PROCESSES = 4 };
     char *path = beside(&cfg->c, "memory");
-    struct table *table = path ? table_open(&cfg->c, path, memory_columns) : NULL;
+    struct table *table = table_open(&cfg->c, path, memory_columns);
     const size_t most = cfg->num_prefix_lens;
-    double *lens = malloc(most * sizeof *lens), *bytes = malloc(NUM_PROCESSES * most * sizeof *bytes);
-    int code = table && lens && bytes ? 0 : EXIT_FAILED;
+    double *lens = cli_need(malloc(most * sizeof *lens)), *bytes = cli_need(malloc(NUM_PROCESSES * most * sizeof *bytes));
+    int code = table ? 0 : EXIT_FAILED;
     for (size_t i = 0; i < cfg->num_methods && !code; i++) {
         struct cost c = { .method = (enum method)cfg->methods[i], .feature = cfg->features[0], .heads = cfg->heads[0],
                           .seq_len = cfg->seq_lens[0], .dim = cfg->dims[0], .threads = (int)cfg->threads[0] };
@@ -496,9 +496,9 @@ static void shares(const struct cost *c, int pass, const double *peak, size_t n,
 static int write_tables(const struct config *cfg, const struct cost *cases, size_t num_cases, const double *bandwidth)
 {
     const size_t n = cfg->num_rounds;
-    double *x = malloc(2 * n * sizeof *x);
+    double *x = cli_need(malloc(2 * n * sizeof *x));
     char *path = strcmp(cfg->c.out, "-") ? beside(&cfg->c, "roofline") : NULL;
-    struct table *table = x ? table_open(&cfg->c, NULL, columns) : NULL;
+    struct table *table = table_open(&cfg->c, NULL, columns);
     struct table *roof = path && table ? table_open(&cfg->c, path, roof_columns) : NULL;
     int code = table && (roof || !path) ? 0 : EXIT_FAILED;
     if (!code) {
@@ -560,7 +560,7 @@ static int write_tables(const struct config *cfg, const struct cost *cases, size
 static void add_slope(const struct config *cfg, const struct cost *cases, size_t num_cases, enum method method, int pass,
                       size_t (*length)(const struct cost *), struct verdicts *v, const char *claim, const char *row)
 {
-    double *x = malloc(num_cases * sizeof *x), *y = malloc(num_cases * cfg->num_rounds * sizeof *y);
+    double *x = cli_need(malloc(num_cases * sizeof *x)), *y = cli_need(malloc(num_cases * cfg->num_rounds * sizeof *y));
     size_t n = 0, points = 0;
     for (size_t i = 0; i < num_cases; i++) points += cases[i].method == method && length(&cases[i]) > 0;
     for (size_t i = 0; i < num_cases && x && y; i++) {
@@ -591,7 +591,7 @@ static const struct cost *find(const struct cost *cases, size_t n, size_t dim, i
 
 static void add_shares(const struct config *cfg, const struct cost *cases, size_t n, struct verdicts *v)
 {
-    double *x = malloc(cfg->num_rounds * sizeof *x);
+    double *x = cli_need(malloc(cfg->num_rounds * sizeof *x));
     for (size_t d = 32; d <= 64 && x; d += 32) {
         const struct cost *one = find(cases, n, d, 1), *two = find(cases, n, d, 2);
         for (int pass = 0; pass < 2 && one; pass++) {

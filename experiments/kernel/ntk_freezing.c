@@ -87,8 +87,8 @@ static int run_trial(const struct config *cfg, const gsl_matrix *X, size_t len, 
 
 static int report(const struct config *cfg, const gsl_matrix *X, const struct units *work)
 {
-    double *x = malloc(cfg->num_trials * sizeof *x), *y = malloc(cfg->num_trials * sizeof *y);
-    struct table *t = x && y ? table_open(&cfg->c, NULL, columns) : NULL;
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x)), *y = cli_need(malloc(cfg->num_trials * sizeof *y));
+    struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); free(y); return EXIT_FAILED; }
     table_note(t, "num_samples=%zu dim=%zu signs=random kernel=full; threshold_share: sigma max||x|| over sqrt(2 ln m)/2", X->size1, X->size2);
     char stem[256];
@@ -111,8 +111,8 @@ static int report(const struct config *cfg, const gsl_matrix *X, const struct un
             struct interval table_mean = { 0 }, mean = { 0 }, square = { 0 }, table_median = { 0 }, median = { 0 };
             stats_mean(x, cfg->num_trials, 0.95, &table_mean);
             stats_mean(x, cfg->num_trials, 0.999, &mean);
-            stats_median_bootstrap(x, cfg->num_trials, 0.95, cfg->c.seed, &table_median);
-            stats_median_bootstrap(x, cfg->num_trials, 0.999, cfg->c.seed, &median);
+            cli_need_memory(stats_median_bootstrap(x, cfg->num_trials, 0.95, cfg->c.seed, &table_median));
+            cli_need_memory(stats_median_bootstrap(x, cfg->num_trials, 0.999, cfg->c.seed, &median));
             table_int(t, cfg->prefix_lens[i]);
             table_num(t, cfg->shares[h]);
             table_num(t, sigma);

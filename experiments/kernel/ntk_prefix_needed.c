@@ -195,10 +195,10 @@ static void decide(struct instance *all, size_t count, const char *kernel, struc
 static int report(const struct config *cfg, const struct units *work)
 {
     const size_t steps = grid_count(cfg), needed = (size_t)ceil(cfg->confidence * (double)cfg->num_trials) - 1;
-    double *trial = malloc(cfg->num_trials * sizeof *trial), *x = malloc(cfg->num_instances * sizeof *x);
-    double *y = malloc(cfg->num_instances * sizeof *y);
-    struct instance *all = malloc(cfg->num_instances * sizeof *all);
-    struct table *t = trial && x && y && all ? table_open(&cfg->c, NULL, columns) : NULL;
+    double *trial = cli_need(malloc(cfg->num_trials * sizeof *trial));
+    double *x = cli_need(malloc(cfg->num_instances * sizeof *x)), *y = cli_need(malloc(cfg->num_instances * sizeof *y));
+    struct instance *all = cli_need(malloc(cfg->num_instances * sizeof *all));
+    struct table *t = table_open(&cfg->c, NULL, columns);
     int code = t ? 0 : EXIT_FAILED;
     char stem[256];
     cli_stem(&cfg->c, stem, sizeof stem);
@@ -210,6 +210,11 @@ static int report(const struct config *cfg, const struct units *work)
             gsl_matrix *X = NULL;
             struct limit limit = { { NULL }, { 0.0 }, { 0.0 } };
             code = cli_status(&cfg->c, limit_fill(cfg, i, &X, &limit), "limit kernel");
+            if (code) {
+                limit_free(&limit);
+                gsl_matrix_free(X);
+                break;
+            }
             double len[3];
             for (int which = 0; which < 3; which++) {
                 for (size_t r = 0; r < cfg->num_trials; r++) trial[r] = units_row(work, i * cfg->num_trials + r)[3 * k + which];

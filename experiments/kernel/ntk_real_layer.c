@@ -162,8 +162,9 @@ static int run_trial(const struct config *cfg, const struct layer *layer, enum p
 static int report(const struct config *cfg, gsl_matrix *const *limit, gsl_matrix *const *correction, const struct units *work)
 {
     const size_t trials = cfg->num_trials;
-    double *x = malloc(cfg->num_lens * sizeof *x), *y = malloc(cfg->num_lens * trials * sizeof *y), *z = malloc(trials * sizeof *z);
-    struct table *t = x && y && z ? table_open(&cfg->c, NULL, columns) : NULL;
+    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)), *y = cli_need(malloc(cfg->num_lens * trials * sizeof *y));
+    double *z = cli_need(malloc(trials * sizeof *z));
+    struct table *t = table_open(&cfg->c, NULL, columns);
     int code = t ? 0 : EXIT_FAILED;
     char stem[256], row[64];
     cli_stem(&cfg->c, stem, sizeof stem);
@@ -200,7 +201,8 @@ static int report(const struct config *cfg, gsl_matrix *const *limit, gsl_matrix
                 for (size_t i = 0; i < cfg->num_lens; i++)
                     y[r * cfg->num_lens + i] = units_row(work, l * trials + r)[i * NUM_RESULTS + (size_t)which];
             struct interval slope = { NAN, NAN, NAN, trials };
-            if (cfg->num_lens < 2 || stats_loglog_slope(x, y, cfg->num_lens, trials, 0.999, &slope)) slope = (struct interval){ NAN, NAN, NAN, trials };
+            if (cfg->num_lens < 2 || cli_need_memory(stats_loglog_slope(x, y, cfg->num_lens, trials, 0.999, &slope)))
+                slope = (struct interval){ NAN, NAN, NAN, trials };
             snprintf(row, sizeof row, "%s-slope-%s", which ? "tokens" : "limit", law);
             verdicts_add(v, "F5", row, slope);
         }
@@ -239,12 +241,12 @@ int main(int argc, char **argv)
     }
     if ((code = cli_status(&cfg.c, status, "limit of the layer"))) goto done;
     code = EXIT_FAILED;
-    FILE *f = open_memstream(&identity, &identity_size);
-    if (!f) goto done;
+    FILE *f = cli_need(open_memstream(&identity, &identity_size));
     fprintf(f, "%zu %zu %zu %zu %zu %d %.17g", cfg.num_samples, cfg.dim, cfg.out_dim, cfg.seq_len, cfg.num_trials, cfg.kernel, cfg.sigma);
     for (size_t i = 0; i < cfg.num_lens; i++) fprintf(f, " %zu", cfg.prefix_lens[i]);
     for (size_t l = 0; l < cfg.num_laws; l++) fprintf(f, " %s", cli_sign_names[cfg.laws[l]]);
-    if (fclose(f) || !(work = units_open(&cfg.c, identity, "trials", units, cfg.num_lens * NUM_RESULTS))) goto done;
+    if (fclose(f)) (void)cli_need(NULL);
+    if (!(work = units_open(&cfg.c, identity, "trials", units, cfg.num_lens * NUM_RESULTS))) goto done;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < units; u++) {
         const size_t l = u / cfg.num_trials;

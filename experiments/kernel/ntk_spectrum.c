@@ -201,7 +201,8 @@ static void write_instances(const struct config *cfg, const struct units *work, 
 /* Geometric means over the draws above rounding; a cell that lost a draw is left empty. */
 static int write_draws(const struct config *cfg, const struct units *work, size_t first, struct table *t, struct verdicts *v)
 {
-    double *x = malloc(cfg->num_draws * sizeof *x), *second = calloc(cfg->num_draws, sizeof *second);
+    double *x = cli_need(malloc(cfg->num_draws * sizeof *x));
+    double *second = cli_need(calloc(cfg->num_draws, sizeof *second));
     if (!x || !second) { free(x); free(second); return GSL_ENOMEM; }
     for (int kernel = 0; kernel < NUM_KERNELS; kernel++) {
         for (size_t k = 0; k < cfg->count_dims; k++) {
@@ -234,7 +235,7 @@ static int write_draws(const struct config *cfg, const struct units *work, size_
 static int write_trials(const struct config *cfg, const struct units *work, size_t first, const size_t *lens, size_t num_lens,
                         struct table *t, struct verdicts *v)
 {
-    double *x = malloc(cfg->num_trials * sizeof *x);
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
     if (!x) return GSL_ENOMEM;
     for (int kernel = 0; kernel < NUM_KERNELS; kernel++)
         for (size_t i = 0; i < num_lens; i++) {

@@ -118,8 +118,8 @@ static int report(const struct config *cfg, const size_t *lens, size_t num_lens,
 {
     const size_t trials = cfg->num_trials;
     const double count = (double)trials, B = bound(cfg, 1.0);
-    double *x = malloc(trials * sizeof *x), *slope = malloc(trials * sizeof *slope);
-    struct table *t = x && slope ? table_open(&cfg->c, NULL, columns) : NULL;
+    double *x = cli_need(malloc(trials * sizeof *x)), *slope = cli_need(malloc(trials * sizeof *slope));
+    struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); free(slope); return EXIT_FAILED; }
     table_note(t, "num_samples=%zu dim=%zu sigma=%.17g delta=%g; log_weight: max |ln(m S_ir)|; measured: with B the largest score", cfg->num_samples, cfg->dim, cfg->sigma, cfg->delta);
     char stem[256];

@@ -97,8 +97,8 @@ static int run_unit(const struct study *s, size_t index, double *out)
 static int write_table(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    double *x = malloc(cfg->num_trials * sizeof *x);
-    struct table *t = x ? table_open(&cfg->c, NULL, columns) : NULL;
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
+    struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
     table_note(t, "num_samples=%zu dim=%zu sigma=%.17g random signs; change: ||H(W)-H(W_0)||_F; ci: 95%% Student t",
                s->X->size1, s->X->size2, cfg->sigma);
@@ -137,7 +137,7 @@ static int write_verdicts(const struct study *s)
     char stem[256];
     cli_stem(&cfg->c, stem, sizeof stem);
     const size_t most = cfg->num_lens > cfg->num_radii ? cfg->num_lens : cfg->num_radii, trials = cfg->num_trials;
-    double *x = malloc(most * sizeof *x), *y = malloc(trials * most * sizeof *y);
+    double *x = cli_need(malloc(most * sizeof *x)), *y = cli_need(malloc(trials * most * sizeof *y));
     if (!x || !y) {
         free(x);
         free(y);

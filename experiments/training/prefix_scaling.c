@@ -284,8 +284,8 @@ static void fit_law(const struct study *s, size_t law, double limit, double *amp
 static int write_table(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    double *x = malloc(cfg->num_trials * sizeof *x);
-    struct table *t = x ? table_open(&cfg->c, NULL, columns) : NULL;
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
+    struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
     table_note(t, "dataset=%s num_samples=%zu dim=%zu num_test=%zu sigma=%.17g", cfg->samples.dataset ? cfg->samples.dataset : "teacher",
                s->X->size1, s->X->size2, s->X_at->size1, cfg->sigma);
@@ -320,7 +320,8 @@ static struct interval exponent_of(const struct study *s, size_t law, int which,
 {
     const struct config *cfg = s->cfg;
     struct interval slope = { NAN, NAN, NAN, cfg->num_trials };
-    double *x = malloc(cfg->num_lens * sizeof *x), *y = malloc(cfg->num_trials * cfg->num_lens * sizeof *y);
+    double *x = cli_need(malloc(cfg->num_lens * sizeof *x));
+    double *y = cli_need(malloc(cfg->num_trials * cfg->num_lens * sizeof *y));
     for (size_t i = 0; i < cfg->num_lens && x && y; i++) {
         x[i] = (double)cfg->prefix_lens[i];
         for (size_t t = 0; t < cfg->num_trials; t++) y[t * cfg->num_lens + i] = pow(result_of(s, law, i, t)[which], power);
@@ -337,7 +338,7 @@ static int write_verdicts(const struct study *s)
     if (!cfg->c.verdicts) return 0;
     char stem[256];
     cli_stem(&cfg->c, stem, sizeof stem);
-    double *x = malloc(cfg->num_trials * sizeof *x);
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
     if (!x) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
     struct verdicts *v = verdicts_open(&cfg->c, stem);
     const size_t last = cfg->num_lens - 1;

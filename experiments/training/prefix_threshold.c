@@ -262,8 +262,8 @@ static double fit_median(const struct study *s, struct cell c, int which, double
 static int write_table(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    double *x = malloc(cfg->num_trials * sizeof *x);
-    struct table *t = x ? table_open(&cfg->c, NULL, columns) : NULL;
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
+    struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
     table_note(t, "success: loss <= %g of that of F = 0, Levenberg-Marquardt, %zu starts, sigma=1; ci: 95%% Clopper-Pearson; threshold: "
                   "smallest length with half the problems fitted; lambda_inverse_square: median of lambda_min(H*)^-2, sigma=0.5",
@@ -346,8 +346,9 @@ static int write_verdicts(const struct study *s)
     char stem[256];
     cli_stem(&cfg->c, stem, sizeof stem);
     const size_t cells = cfg->num_dims * cfg->num_ns;
-    double *x = malloc((cells + cfg->num_ns) * sizeof *x), *y = malloc(cfg->num_trials * cfg->num_ns * sizeof *y);
-    double *slopes = malloc(cfg->num_trials * sizeof *slopes);
+    double *x = cli_need(malloc((cells + cfg->num_ns) * sizeof *x));
+    double *y = cli_need(malloc(cfg->num_trials * cfg->num_ns * sizeof *y));
+    double *slopes = cli_need(malloc(cfg->num_trials * sizeof *slopes));
     if (!x || !y || !slopes) {
         free(slopes);
         free(y);

@@ -169,7 +169,7 @@ static int write_verdicts(const struct study *s)
     if (!cfg->c.verdicts) return 0;
     char stem[256];
     cli_stem(&cfg->c, stem, sizeof stem);
-    double *x = malloc(cfg->num_trials * sizeof *x);
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
     if (!x) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
     struct verdicts *v = verdicts_open(&cfg->c, stem);
     for (size_t l = 0; l < cfg->num_laws; l++) {

@@ -311,7 +311,7 @@ static int run_unit(struct study *s, size_t len, size_t trial, int num_threads)
     const bool wanted = trial == 0 && len == s->num_lens - 1 && (cfg->pred_out || cfg->prefix_out || cfg->signs_out);
     char key[64];
     snprintf(key, sizeof key, "%zu %zu", m, trial);
-    const bool known = journal_get(s->journal, key, unit_of(s, len, trial), s->unit);
+    bool known = journal_get(s->journal, key, unit_of(s, len, trial), s->unit);
     if (known && !wanted) return GSL_SUCCESS;
     gsl_matrix *W0 = gsl_matrix_alloc(m, d);
     gsl_vector *signs = gsl_vector_alloc(m);
@@ -322,10 +322,14 @@ static int run_unit(struct study *s, size_t len, size_t trial, int num_threads)
     } else if (!status) {
         status = prefix_draw(cfg->c.seed, trial, (enum prefix_signs)cfg->law, cfg->sigma, W0, signs, num_threads);
     }
-    if (!status && known && journal_get(s->journal, "trained", W0->data, m * d)) {
-        s->trained = W0;
-        W0 = NULL;
-    } else if (!status && !known) {
+    if (!status && known && (cfg->pred_out || cfg->prefix_out)) {
+        /* An earlier run that was not asked for the trained tokens has not kept them: once more. */
+        gsl_matrix *trained = gsl_matrix_alloc(m, d);
+        if (!trained) status = GSL_ENOMEM;
+        else if ((known = journal_get(s->journal, "trained", trained->data, m * d))) s->trained = trained;
+        else gsl_matrix_free(trained);
+    }
+    if (!status && !known) {
         status = descend(s, len, trial, W0, signs, num_threads);
     }
     if (!status && wanted) {
@@ -538,10 +542,7 @@ int main(int argc, char **argv)
     s.curve_max = recorded_at_most(cfg.num_steps);
     s.unit = NUM_RESULTS + 3 * s.curve_max;
     code = EXIT_FAILED;
-    if (!(s.lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &s.num_lens))) {
-        cli_fail(&cfg.c, EXIT_FAILED, "out of memory");
-        goto done;
-    }
+    s.lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &s.num_lens);
     const size_t nd = X->size1 * X->size2;
     if (nd <= SPECTRUM_MAX && (H = gsl_matrix_alloc(nd, nd))
         && (ntk_limit(X, X, cfg.sigma, (enum prefix_signs)cfg.law, NTK_KEY, H) || ntk_lambda_min(H, &s.lambda_key)

@@ -1,0 +1,130 @@
+#include "cli/outputs.h"
+
+#include "common/array_file.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* One run per process: its outputs, as options name them, and those that wait for the end. */
+enum { MAX_DECLARED = 32, MAX_WAITING = 64 };
+
+static struct { const char *name, *path; } declared[MAX_DECLARED];
+static size_t num_declared;
+
+static struct { struct atomic_file *file; const struct cli_common *cfg; char *path; int lock; } waiting[MAX_WAITING];
+static size_t num_waiting;
+static bool collecting;
+
+/* What two names of one output have in common; NULL for devices, which take any number.
+ * The caller frees. */
+static char *place_of(const char *path)
+{
+    char *place = NULL;
+    struct stat st;
+    const int descriptor = atomic_file_descriptor(path);
+    if (descriptor >= 0) return asprintf(&place, "descriptor %d", descriptor) < 0 ? NULL : place;
+    if (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) return NULL;
+    place = atomic_file_target(path);
+    return place ? place : strdup(path);
+}
+
+const char *outputs_declare(const char *name, const char *path)
+{
+    static char wrong[192];
+    char *place = place_of(path);
+    const char *found = NULL;
+    size_t slot = num_declared;
+    for (size_t i = 0; i < num_declared && !found; i++) {
+        if (!strcmp(declared[i].name, name)) {          /* given again: the last counts */
+            slot = i;
+            continue;
+        }
+        char *other = place_of(declared[i].path);
+        if (place && other && !strcmp(place, other)) {
+            snprintf(wrong, sizeof wrong, "--%s, --%s: two outputs of one name, %.100s", declared[i].name, name, path);
+            found = wrong;
+        }
+        free(other);
+    }
+    free(place);
+    if (found) return found;
+    if (slot == MAX_DECLARED) return "too many outputs";
+    declared[slot].name = name;
+    declared[slot].path = path;
+    if (slot == num_declared) num_declared++;
+    return NULL;
+}
+
+int outputs_check(const struct cli_common *cfg)
+{
+    char why[256];
+    struct stat st;
+    for (size_t i = 0; i < num_declared; i++) {
+        const char *path = declared[i].path;
+        /* Some programs write a folder. */
+        if (!strcmp(declared[i].name, "out") && !stat(path, &st) && S_ISDIR(st.st_mode)) continue;
+        if (atomic_file_check(path, why, sizeof why)) return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why);
+    }
+    return EXIT_DONE;
+}
+
+void cli_outputs_begin(const struct cli_common *cfg)
+{
+    (void)cfg;
+    collecting = true;
+}
+
+int cli_outputs_end(const struct cli_common *cfg, int code)
+{
+    char why[256];
+    for (size_t i = 0; i < num_waiting; i++) {
+        if (code) atomic_file_discard(waiting[i].file);
+        else if (atomic_file_commit(waiting[i].file, why, sizeof why))
+            code = cli_fail(waiting[i].cfg ? waiting[i].cfg : cfg, EXIT_FAILED, "%s: %s", waiting[i].path, why);
+        if (waiting[i].lock >= 0) close(waiting[i].lock);
+        free(waiting[i].path);
+    }
+    num_waiting = 0;
+    collecting = false;
+    return code;
+}
+
+int outputs_finish(const struct cli_common *cfg, const char *path, struct atomic_file *file, int lock)
+{
+    char why[256], *name = NULL;
+    int status = 0;
+    if (!collecting) {
+        status = atomic_file_commit(file, why, sizeof why);
+        if (lock >= 0) close(lock);
+        return status ? cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why) : EXIT_DONE;
+    }
+    if (num_waiting == MAX_WAITING || !(name = strdup(path))) snprintf(why, sizeof why, "out of memory");
+    else if (!(status = atomic_file_prepare(file, why, sizeof why))) {
+        waiting[num_waiting].file = file;
+        waiting[num_waiting].cfg = cfg;
+        waiting[num_waiting].path = name;
+        waiting[num_waiting++].lock = lock;
+        return EXIT_DONE;
+    }
+    atomic_file_discard(file);
+    if (lock >= 0) close(lock);
+    free(name);
+    return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why);
+}
+
+int cli_write_array(const struct cli_common *cfg, const char *path, const float *f32, const double *f64, size_t rank,
+                    const size_t *shape)
+{
+    char why[256];
+    struct atomic_file *file;
+    if (atomic_file_open(path, &file, why, sizeof why)) return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why);
+    if (!array_file_put(atomic_file_stream(file), path, f32, f64, rank, shape, why, sizeof why))
+        return outputs_finish(cfg, path, file, -1);
+    atomic_file_discard(file);
+    return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why);
+}
