@@ -63,6 +63,11 @@ enum { CLI_INPUT = 0x100000 };
 /* Name of the option `key`, without dashes. */
 const char *cli_option_name(const struct argp_state *state, int key);
 
+/* Whether the command line has the option; known from cli_parse's `check` on. */
+bool cli_given(const char *name);
+/* A warning for each of `names` (NULL-terminated) that was given and has no effect `because`. */
+void cli_warn_unused(const struct cli_common *cfg, const char *because, const char *const *names);
+
 /* One line on stderr: "program: ...". Returns `code`, for `return cli_fail(...)`. */
 int cli_fail(const struct cli_common *cfg, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -96,6 +101,9 @@ int cli_interrupted(void);
  * themselves. Without a begin every output is in place once it is finished. */
 void cli_outputs_begin(const struct cli_common *cfg);
 int cli_outputs_end(const struct cli_common *cfg, int code);
+/* One more output than the options name, such as a file in a folder: `what` it is. Exit code, the
+ * line printed, when it is one of the others or cannot be written. */
+int cli_outputs_add(const struct cli_common *cfg, const char *what, const char *path);
 
 /* ---- arrays from files (by extension .npy or .csv) ---------------------- */
 

@@ -40,6 +40,11 @@ static struct {
     struct cli_common *cfg;
 } parsing;
 
+/* Names of the options that were given; no program has more. */
+enum { MAX_GIVEN = 64 };
+static const char *given[MAX_GIVEN];
+static size_t num_given;
+
 /* ---- messages ------------------------------------------------------------------ */
 
 static void message(const char *program, const char *format, va_list args)
@@ -145,6 +150,19 @@ static void fill_descriptors(void)
 {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
         if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", O_RDONLY) != fd) _exit(EXIT_FAILED);
+}
+
+bool cli_given(const char *name)
+{
+    for (size_t i = 0; i < num_given; i++)
+        if (!strcmp(given[i], name)) return true;
+    return false;
+}
+
+void cli_warn_unused(const struct cli_common *cfg, const char *because, const char *const *names)
+{
+    for (; *names; names++)
+        if (cli_given(*names)) cli_warn(cfg, "warning: --%s has no effect %s", *names, because);
 }
 
 int cli_interrupted(void)
@@ -263,6 +281,7 @@ static void check_words(const char *program, const struct argp_option *options, 
         const size_t len = strcspn(word + 2, "=");
         const struct argp_option *o = option_named(program, options, word + 2, len);
         const bool has_value = word[2 + len] == '=';
+        if (num_given < MAX_GIVEN && !cli_given(o->name)) given[num_given++] = o->name;
         if (has_value && !o->arg) usage_error(program, "--%s: takes no value", o->name);
         if (!has_value && o->arg && !(o->flags & OPTION_ARG_OPTIONAL) && ++i == argc)
             usage_error(program, "--%s: needs a value", o->name);

@@ -13,7 +13,7 @@
 /* One run per process: its outputs, as options name them, and those that wait for the end. */
 enum { MAX_DECLARED = 32, MAX_WAITING = 64 };
 
-static struct { const char *name, *path; } declared[MAX_DECLARED];
+static struct { const char *name; char *path; } declared[MAX_DECLARED];
 static size_t num_declared;
 
 static struct { struct atomic_file *file; const struct cli_common *cfg; char *path; int lock; } waiting[MAX_WAITING];
@@ -54,10 +54,21 @@ const char *outputs_declare(const char *name, const char *path)
     free(place);
     if (found) return found;
     if (slot == MAX_DECLARED) return "too many outputs";
-    declared[slot].name = name;
-    declared[slot].path = path;
+    char *own = strdup(path);
+    if (!own) return "out of memory";
     if (slot == num_declared) num_declared++;
+    else free(declared[slot].path);
+    declared[slot].name = name;
+    declared[slot].path = own;
     return NULL;
+}
+
+int cli_outputs_add(const struct cli_common *cfg, const char *what, const char *path)
+{
+    char why[256];
+    const char *wrong = outputs_declare(what, path);
+    if (wrong) return cli_fail(cfg, EXIT_USAGE, "%s", wrong);
+    return atomic_file_check(path, why, sizeof why) ? cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why) : EXIT_DONE;
 }
 
 int outputs_check(const struct cli_common *cfg)

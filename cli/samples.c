@@ -4,6 +4,7 @@
 #include <math.h>
 #include <gsl/gsl_errno.h>
 #include "common/random.h"
+#include "common/reason.h"
 #include "data/mnist.h"
 
 error_t samples_parse(struct samples_options *options, int key, const char *arg, struct argp_state *state)
@@ -62,7 +63,7 @@ static int load_mnist(const struct cli_common *cfg, const struct samples_options
     char why[512] = "";
     const int status = mnist_load(options->num_samples, 0, options->dim, cfg->seed, X, Y, NULL, NULL, why, sizeof why);
     if (!status) return 0;
-    return cli_fail(cfg, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", why);
+    return cli_fail(cfg, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", why);
 }
 
 static int draw(const struct cli_common *cfg, const struct samples_options *options, uint64_t trial,
@@ -81,6 +82,8 @@ int samples_load(const struct cli_common *cfg, const struct samples_options *opt
 {
     *X = NULL;
     if (Y) *Y = NULL;
+    if (options->inputs) cli_warn_unused(cfg, "with --inputs", (const char *const[]){ "num-samples", "dim", NULL });
+    if (options->inputs_out || options->targets_out) cli_outputs_begin(cfg);
     int code = options->inputs ? load_files(cfg, options, X, Y)
              : options->dataset ? load_mnist(cfg, options, X, Y) : draw(cfg, options, trial, X, Y);
     if (!code && options->inputs_out) code = cli_write_matrix(cfg, options->inputs_out, *X);

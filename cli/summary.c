@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 struct interval cli_mean(const double *x, size_t n, double level)
 {
@@ -50,6 +51,10 @@ char *cli_text_sizes(char *text, const size_t *sizes, size_t count)
 
 char *cli_side_path(const struct cli_common *cfg, const char *what)
 {
-    const size_t n = strlen(cfg->out), stem = n > 4 && !strcmp(cfg->out + n - 4, ".csv") ? n - 4 : n;
-    return atomic_file_descriptor(cfg->out) >= 0 ? NULL : cli_text("%.*s_%s.csv", (int)stem, cfg->out, what);
+    if (atomic_file_descriptor(cfg->out) >= 0) return NULL;
+    const size_t n = strlen(cfg->out), stem = n > 4 && !strcasecmp(cfg->out + n - 4, ".csv") ? n - 4 : n;
+    char *path = cli_text("%.*s_%s.csv", (int)stem, cfg->out, what);
+    const int code = cli_outputs_add(cfg, what, path);
+    if (code) exit(code);
+    return path;
 }

@@ -13,7 +13,7 @@ struct interval cli_exponent(const double *x, const double *y, size_t num_x, siz
 /* Without memory these end the run (cli_need). */
 
 /* Where an extra table goes: OUT_what.csv beside OUT.csv; the caller frees. NULL when --out
- * is standard output. */
+ * is standard output. The run ends when the file is another output or cannot be written. */
 char *cli_side_path(const struct cli_common *cfg, const char *what);
 
 /* A text like printf's, for identities and names; the caller frees. */

@@ -131,7 +131,9 @@ static int find_basis(const char *folder, const struct idx *images, double **bas
     const int status = compute_basis(images, *basis);
     if (status) {
         free(*basis);
-        return refuse(why, status, "%s/%s: no principal components", folder, file_names[TRAIN_IMAGES]);
+        *basis = NULL;
+        return refuse(why, status, status == GSL_ENOMEM ? "%s/%s: out of memory for their principal components"
+                                          : "%s/%s: no principal components", folder, file_names[TRAIN_IMAGES]);
     }
     npy_write_f64(path, *basis, 2, shape, cause, sizeof cause);
     return GSL_SUCCESS;

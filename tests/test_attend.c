@@ -478,7 +478,8 @@ static void refusals(void **state)
     const char *z4 = npy(*state, "z4.npy", 2, 4, 3, 1, 1);
     CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:1", "--z", z4, "--kvec", negative), 1, "attend", "batch 0, head 0, row 0");
     CHECK_REFUSAL(CALL("--lengths", "0"), 1, "attend", "batch 0, head 0, row 0");
-    CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:1", "--z", z4, "--kvec", negative, "--z-out", out), 1, "attend", "D <= 0");
+    CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:1", "--z", z4, "--kvec", negative, "--z-out", scratch_path(*state, "never-z.npy")), 1, "attend",
+                  "D <= 0");
     CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:60", "--prefix-k", pk, "--prefix-v", pv, "--z-out",
                        scratch_path(*state, "no/such/z.npy")), 1, "attend", "");
     /* The last of several outputs cannot be written: the others are taken back. */

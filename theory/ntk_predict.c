@@ -3,6 +3,7 @@
 #include <float.h>
 #include <limits.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <gsl/gsl_blas.h>
@@ -16,33 +17,143 @@ void dpocon_(const char *uplo, const int *n, const double *A, const int *lda, co
 void dpotrs_(const char *uplo, const int *n, const int *nrhs, const double *A, const int *lda, double *B,
              const int *ldb, int *info, size_t uplo_len);
 
-/* alpha = sum_j u_j (u_j, B) / lambda_j over the eigenvalues that count. */
-static int solve_pseudo(const gsl_matrix *K, const gsl_matrix *B, gsl_matrix *alpha, size_t *rank)
+/* K = D S D with D^2 the diagonal of K (1 where that is 0): S has a diagonal of ones, and the
+ * condition number of K's that is due to samples of different norms alone is gone. */
+struct scaled {
+    size_t n, columns;
+    const gsl_matrix *K;
+    double *D, *factor;           /* factor: Cholesky's of S, column-major */
+    double rcond;                 /* of S; 0: not positive definite */
+    gsl_matrix *rest, *step;      /* B - K alpha, and the next term of alpha */
+};
+
+static void scaled_free(struct scaled *s)
 {
-    const size_t n = K->size1, columns = B->size2;
-    double *values = malloc(n * sizeof *values);
-    gsl_matrix *vectors = gsl_matrix_alloc(n, n), *along = gsl_matrix_alloc(n, columns);
-    int status = GSL_ENOMEM;
-    if (!values || !vectors || !along) goto done;
-    if ((status = eigensystem(K, values, vectors))) goto done;
-    const double floor_value = (double)n * DBL_EPSILON * values[n - 1];
-    gsl_blas_dgemm(CblasTrans, CblasNoTrans, 1.0, vectors, B, 0.0, along);
-    *rank = 0;
-    for (size_t j = 0; j < n; j++) {
-        const int counts = values[j] > floor_value;
-        *rank += (size_t)counts;
-        for (size_t c = 0; c < columns; c++) {
-            double *x = gsl_matrix_ptr(along, j, c);
-            *x = counts ? *x / values[j] : 0.0;
+    gsl_matrix_free(s->step);
+    gsl_matrix_free(s->rest);
+    free(s->factor);
+    free(s->D);
+}
+
+/* S into A, column-major; its 1-norm, or NaN. */
+static double scale(const struct scaled *s, double *A)
+{
+    double norm = 0.0;
+    for (size_t i = 0; i < s->n; i++) {
+        double column = 0.0;
+        for (size_t j = 0; j < s->n; j++) {
+            A[j * s->n + i] = gsl_matrix_get(s->K, i, j) / s->D[i] / s->D[j];
+            column += fabs(A[j * s->n + i]);
         }
+        if (!isfinite(column)) return NAN;
+        norm = fmax(norm, column);
     }
-    gsl_blas_dgemm(CblasNoTrans, CblasNoTrans, 1.0, vectors, along, 0.0, alpha);
-done:
+    return norm;
+}
+
+static int factorise(struct scaled *s)
+{
+    const int order = (int)s->n;
+    int info = 0, *iwork = malloc(s->n * sizeof *iwork);
+    double *work = malloc(3 * s->n * sizeof *work);
+    int status = work && iwork ? GSL_SUCCESS : GSL_ENOMEM;
+    for (size_t i = 0; i < s->n; i++) {
+        const double diagonal = gsl_matrix_get(s->K, i, i);
+        s->D[i] = diagonal > 0.0 ? sqrt(diagonal) : 1.0;
+    }
+    const double norm = scale(s, s->factor);
+    if (!status && isnan(norm)) status = GSL_EDOM;
+    if (!status) {
+        dpotrf_("L", &order, s->factor, &order, &info, 1);
+        if (!info) dpocon_("L", &order, s->factor, &order, &norm, &s->rcond, work, iwork, &info, 1);
+        if (info) s->rcond = 0.0;
+    }
+    free(iwork);
+    free(work);
+    return status;
+}
+
+/* rest = B - K alpha in extended precision: refinement gains nothing from less. Its largest entry. */
+static double residual(const struct scaled *s, const gsl_matrix *B, const gsl_matrix *alpha)
+{
+    double most = 0.0;
+    for (size_t i = 0; i < s->n; i++)
+        for (size_t c = 0; c < s->columns; c++) {
+            long double sum = gsl_matrix_get(B, i, c);
+            for (size_t j = 0; j < s->n; j++) sum -= (long double)gsl_matrix_get(s->K, i, j) * gsl_matrix_get(alpha, j, c);
+            gsl_matrix_set(s->rest, i, c, (double)sum);
+            most = fmax(most, fabs((double)sum));
+        }
+    return most;
+}
+
+/* alpha by Cholesky, refined while that halves the residual; the residual left. */
+static double solve_refined(struct scaled *s, const gsl_matrix *B, gsl_matrix *alpha)
+{
+    enum { MAX_STEPS = 8 };
+    const int order = (int)s->n, nrhs = (int)s->columns;
+    gsl_matrix_set_zero(alpha);
+    double left = residual(s, B, alpha);
+    for (int count = 0; count < MAX_STEPS && left > 0.0; count++) {
+        int info = 0;
+        double *x = s->step->data;            /* column-major */
+        for (size_t c = 0; c < s->columns; c++)
+            for (size_t i = 0; i < s->n; i++) x[c * s->n + i] = gsl_matrix_get(s->rest, i, c) / s->D[i];
+        dpotrs_("L", &order, &nrhs, s->factor, &order, x, &order, &info, 1);
+        for (size_t i = 0; i < s->n; i++)
+            for (size_t c = 0; c < s->columns; c++) *gsl_matrix_ptr(alpha, i, c) += x[c * s->n + i] / s->D[i];
+        const double now = residual(s, B, alpha);
+        if (!(now < left)) {
+            for (size_t i = 0; i < s->n; i++)
+                for (size_t c = 0; c < s->columns; c++) *gsl_matrix_ptr(alpha, i, c) -= x[c * s->n + i] / s->D[i];
+            break;
+        }
+        const bool enough = now > 0.5 * left;
+        left = now;
+        if (enough) break;
+    }
+    return left;
+}
+
+/* alpha = D^{-1} sum_j u_j (u_j, D^{-1} B) / lambda_j over the eigenvalues of S that count. */
+static int solve_pseudo(const struct scaled *s, const gsl_matrix *B, gsl_matrix *alpha, size_t *rank)
+{
+    const size_t n = s->n, columns = s->columns;
+    double *values = malloc(n * sizeof *values);
+    gsl_matrix *S = gsl_matrix_alloc(n, n), *vectors = gsl_matrix_alloc(n, n), *along = gsl_matrix_alloc(n, columns);
+    int status = values && S && vectors && along ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status) {
+        scale(s, S->data);
+        status = eigensystem(S, values, vectors);
+    }
+    if (!status) {
+        const double floor_value = (double)n * DBL_EPSILON * values[n - 1];
+        for (size_t i = 0; i < n; i++)
+            for (size_t c = 0; c < columns; c++) gsl_matrix_set(s->rest, i, c, gsl_matrix_get(B, i, c) / s->D[i]);
+        gsl_blas_dgemm(CblasTrans, CblasNoTrans, 1.0, vectors, s->rest, 0.0, along);
+        *rank = 0;
+        for (size_t j = 0; j < n; j++) {
+            const int counts = values[j] > floor_value;
+            *rank += (size_t)counts;
+            for (size_t c = 0; c < columns; c++) {
+                double *x = gsl_matrix_ptr(along, j, c);
+                *x = counts ? *x / values[j] : 0.0;
+            }
+        }
+        gsl_blas_dgemm(CblasNoTrans, CblasNoTrans, 1.0, vectors, along, 0.0, alpha);
+        for (size_t i = 0; i < n; i++)
+            for (size_t c = 0; c < columns; c++) *gsl_matrix_ptr(alpha, i, c) /= s->D[i];
+    }
     gsl_matrix_free(along);
     gsl_matrix_free(vectors);
+    gsl_matrix_free(S);
     free(values);
     return status;
 }
+
+/* A singular K with targets in its range is fitted by the pseudo-inverse. One that misses them
+ * by this share, where Cholesky does not, took small eigenvalues of a regular K for 0. */
+static const double FITTED = 1e-6;
 
 int ntk_solve(const gsl_matrix *K, const gsl_matrix *B, gsl_matrix *alpha, struct ntk_solve_report *report)
 {
@@ -50,58 +161,36 @@ int ntk_solve(const gsl_matrix *K, const gsl_matrix *B, gsl_matrix *alpha, struc
     if (K->size2 != n || B->size1 != n || alpha->size1 != n || alpha->size2 != columns || n == 0 || columns == 0)
         return GSL_EBADLEN;
     if (n > INT_MAX / 4 || columns > INT_MAX / 4) return GSL_ENOMEM;
-    const int order = (int)n, nrhs = (int)columns;
-    double *A = malloc(n * n * sizeof *A), *x = malloc(n * columns * sizeof *x);
-    double *work = malloc(3 * n * sizeof *work);
-    int *iwork = malloc(n * sizeof *iwork);
-    gsl_matrix *rest = gsl_matrix_alloc(n, columns);
-    int status = GSL_ENOMEM, info = 0;
-    if (!A || !x || !work || !iwork || !rest) goto done;
-    double norm = 0.0, rcond = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        double column = 0.0;
-        for (size_t j = 0; j < n; j++) {
-            A[j * n + i] = gsl_matrix_get(K, i, j);
-            column += fabs(A[j * n + i]);
-        }
-        if (!isfinite(column)) { status = GSL_EDOM; goto done; }
-        if (column > norm) norm = column;
-    }
-    gsl_matrix_memcpy(rest, B);
-    dpotrf_("L", &order, A, &order, &info, 1);
-    if (!info) dpocon_("L", &order, A, &order, &norm, &rcond, work, iwork, &info, 1);
-    struct ntk_solve_report made = { .size = n, .rank = n, .rcond = info ? 0.0 : rcond };
-    if (info || !(rcond > (double)n * DBL_EPSILON)) {
-        status = solve_pseudo(K, rest, alpha, &made.rank);
-    } else {
-        status = GSL_SUCCESS;
-        for (int refinement = 0; refinement < 2 && !status; refinement++) {
-            for (size_t c = 0; c < columns; c++)
-                for (size_t i = 0; i < n; i++) x[c * n + i] = gsl_matrix_get(rest, i, c);
-            dpotrs_("L", &order, &nrhs, A, &order, x, &order, &info, 1);
-            if (info) status = GSL_EFAILED;
-            gsl_matrix_view step = gsl_matrix_view_array(x, columns, n);
-            if (!refinement) {
-                /* rest becomes B - K alpha; B itself may be alpha. */
-                gsl_matrix *first = gsl_matrix_alloc(n, columns);
-                if (!first) { status = GSL_ENOMEM; break; }
-                gsl_matrix_transpose_memcpy(first, &step.matrix);
-                gsl_blas_dgemm(CblasNoTrans, CblasNoTrans, -1.0, K, first, 1.0, rest);
-                gsl_matrix_memcpy(alpha, first);
-                gsl_matrix_free(first);
-            } else {
-                for (size_t c = 0; c < columns; c++)
-                    for (size_t i = 0; i < n; i++) *gsl_matrix_ptr(alpha, i, c) += x[c * n + i];
-            }
+    struct scaled s = { .n = n, .columns = columns, .K = K };
+    s.D = malloc(n * sizeof *s.D);
+    s.factor = malloc(n * n * sizeof *s.factor);
+    s.rest = gsl_matrix_alloc(n, columns);
+    s.step = gsl_matrix_alloc(columns, n);
+    gsl_matrix *target = gsl_matrix_alloc(n, columns), *refined = gsl_matrix_alloc(n, columns);
+    int status = s.D && s.factor && s.rest && s.step && target && refined ? GSL_SUCCESS : GSL_ENOMEM;
+    if (status || (status = factorise(&s))) goto done;
+    gsl_matrix_memcpy(target, B);                         /* B may be alpha */
+    double size = 0.0;
+    for (size_t i = 0; i < n * columns; i++) size = fmax(size, fabs(target->data[i]));
+    struct ntk_solve_report made = { .size = n, .rank = n, .rcond = s.rcond };
+    const double left = s.rcond > 0.0 ? solve_refined(&s, target, refined) : INFINITY;
+    if (s.rcond > (double)n * DBL_EPSILON) {
+        gsl_matrix_memcpy(alpha, refined);
+        made.residual = left;
+    } else if (!(status = solve_pseudo(&s, target, alpha, &made.rank))) {
+        made.residual = residual(&s, target, alpha);
+        if (made.residual > FITTED * size && left <= FITTED * size) {
+            gsl_matrix_memcpy(alpha, refined);
+            made.residual = left;
+            made.rank = n;
         }
     }
-    if (report) *report = made;
+    if (size > 0.0) made.residual /= size;
+    if (report && !status) *report = made;
 done:
-    gsl_matrix_free(rest);
-    free(iwork);
-    free(work);
-    free(x);
-    free(A);
+    gsl_matrix_free(refined);
+    gsl_matrix_free(target);
+    scaled_free(&s);
     return status;
 }
 
@@ -126,10 +215,11 @@ int ntk_predict(const gsl_matrix *X, const gsl_matrix *Y, const gsl_matrix *X_at
     if ((status = ntk_solve(K, alpha, alpha, report))) goto done;
     for (size_t i = 0; i < n_at; i++)
         for (size_t k = 0; k < d; k++) {
-            double f = F0_at ? gsl_matrix_get(F0_at, i, k) : 0.0;
+            /* Large terms of either sign where K is nearly singular. */
+            long double f = F0_at ? gsl_matrix_get(F0_at, i, k) : 0.0;
             for (size_t j = 0; j < n * d; j++)
-                f += gsl_matrix_get(K_at, i * d + k, j) * gsl_matrix_get(alpha, j, 0);
-            gsl_matrix_set(F, i, k, f);
+                f += (long double)gsl_matrix_get(K_at, i * d + k, j) * gsl_matrix_get(alpha, j, 0);
+            gsl_matrix_set(F, i, k, (double)f);
         }
 done:
     gsl_matrix_free(alpha);

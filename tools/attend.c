@@ -12,7 +12,7 @@
 
 #include "attention/linear_state.h"
 #include "attention/linear_wide.h"
-#include "common/npy.h"
+#include "common/array_file.h"
 #include "prefix_ntk/attention.h"
 #include "prefix_ntk/feature.h"
 #include "prefix_ntk/summary.h"
@@ -59,7 +59,7 @@ static const struct argp_option options[] = {
     { "omega", KEY_OMEGA, "FILE", 0, "directions of favor, (R, d), instead of drawn ones", 2 },
     { "z-out", KEY_Z_OUT, "FILE", 0, "write the summary used, Z", 3 },
     { "kvec-out", KEY_KVEC_OUT, "FILE", 0, "write the summary used, k", 3 },
-    { "grad-out", KEY_GRAD_OUT, "FILE", 0, "G, of the shape of q: also the gradients of sum(G * output)", 3 },
+    { "grad-out", KEY_GRAD_OUT, "FILE", CLI_INPUT, "G, of the shape of q: also the gradients of sum(G * output)", 3 },
     { "grads", KEY_GRADS, "DIR", 0, "where they go: dq, dk, dv, dprefix_k, dprefix_v, dz, dkvec (.npy)", 3 },
     { 0 }
 };
@@ -143,23 +143,8 @@ static int read_tensor(const struct config *cfg, const char *path, bool narrow, 
     char why[256];
     t->path = path;
     if (!path) return EXIT_DONE;
-    const char *dot = strrchr(path, '.');
-    const bool is_csv = dot && !strcmp(dot, ".csv");
-    if (!is_csv && (!dot || strcmp(dot, ".npy"))) return cli_fail(&cfg->c, EXIT_DATA, "%s: neither .npy nor .csv", path);
-    const int status = is_csv ? csv_read_numbers(path, &t->a, why, sizeof why)
-                              : npy_read(path, narrow, &t->a, why, sizeof why);
-    if (status) return cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", path, why);
-    if (narrow && !t->a.f32) {
-        t->a.f32 = malloc((t->a.size + 1) * sizeof *t->a.f32);
-        if (!t->a.f32) return cli_fail(&cfg->c, EXIT_FAILED, "%s: out of memory", path);
-        for (size_t i = 0; i < t->a.size; i++) {
-            t->a.f32[i] = (float)t->a.f64[i];
-            if (!isfinite(t->a.f32[i]))
-                return cli_fail(&cfg->c, EXIT_DATA, "%s: %g at element %zu is beyond float32", path, t->a.f64[i], i);
-        }
-        free(t->a.f64);
-        t->a.f64 = NULL;
-    }
+    const int status = array_file_read(path, narrow, &t->a, why, sizeof why);
+    if (status) return cli_bad_input(&cfg->c, status, path, why);
     const size_t rank = t->a.rank, *shape = t->a.shape;
     t->dim = rank > 0 ? shape[rank - 1] : 1;
     t->len = rank > 1 ? shape[rank - 2] : 1;
@@ -385,9 +370,8 @@ struct outputs {
     double *dZk;                                /* like the summaries */
     float *dz, *dkvec;
     double *z_out, *kvec_out;
-    struct { char *path; const float *f32; const double *f64; size_t rank, shape[4]; bool fresh; } file[MAX_OUTPUTS];
+    struct { char *path; const float *f32; const double *f64; size_t rank, shape[4]; } file[MAX_OUTPUTS];
     size_t count;
-    const char *folder;                         /* made by this run */
 };
 
 static struct attn_out out_like(const struct tensor *t, float *data)
@@ -411,32 +395,32 @@ static int add_file(const struct config *cfg, struct outputs *o, const char *fol
     return EXIT_DONE;
 }
 
-/* Writes all, or leaves nothing new behind. */
-static int write_files(const struct config *cfg, struct outputs *o)
+static int write_files(const struct config *cfg, const struct outputs *o)
 {
-    char why[256];
     int code = EXIT_DONE;
-    size_t done = 0;
-    if (cfg->grads && mkdir(cfg->grads, 0777)) {
-        if (errno != EEXIST) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->grads, strerror(errno));
-    } else if (cfg->grads) {
-        o->folder = cfg->grads;
+    for (size_t i = 0; i < o->count && !code; i++)
+        code = cli_write_array(&cfg->c, o->file[i].path, o->file[i].f32, o->file[i].f64, o->file[i].rank, o->file[i].shape);
+    return code;
+}
+
+static const char *const grad_names[] = { "dq", "dk", "dv", "dprefix_k", "dprefix_v", "dz", "dkvec" };
+
+/* Before the work: a CSV file has to hold the shape, the folder of the gradients (made when it
+ * is not there: *made) every file. */
+static int check_outputs(const struct config *cfg, const struct inputs *in, bool *made)
+{
+    if (array_file_format(cfg->c.out) == ARRAY_CSV && in->t[Q].a.rank > 2)
+        return cli_fail(&cfg->c, EXIT_USAGE, "--out: a CSV file has rows and columns, the output has %zu dimensions", in->t[Q].a.rank);
+    if (!cfg->grads) return EXIT_DONE;
+    *made = !mkdir(cfg->grads, 0777);
+    if (!*made && errno != EEXIST) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->grads, strerror(errno));
+    int code = EXIT_DONE;
+    for (size_t i = 0; i < sizeof grad_names / sizeof *grad_names && !code; i++) {
+        char *path = NULL;
+        if (asprintf(&path, "%s/%s.npy", cfg->grads, grad_names[i]) < 0) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+        code = cli_outputs_add(&cfg->c, grad_names[i], path);
+        free(path);
     }
-    for (; done < o->count && !code; done++) {
-        struct stat st;
-        const char *path = o->file[done].path;
-        o->file[done].fresh = strcmp(path, "-") && stat(path, &st) != 0;
-        const int status = o->file[done].f32
-            ? npy_write_f32(path, o->file[done].f32, o->file[done].rank, o->file[done].shape, why, sizeof why)
-            : npy_write_f64(path, o->file[done].f64, o->file[done].rank, o->file[done].shape, why, sizeof why);
-        if (status) {
-            o->file[done].fresh = false;
-            code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", path, why);
-        }
-    }
-    for (size_t i = 0; code && i < done; i++)
-        if (o->file[i].fresh) unlink(o->file[i].path);
-    if (code && o->folder) rmdir(o->folder);
     return code;
 }
 
@@ -549,7 +533,6 @@ static int run_features(const struct config *cfg, const struct inputs *in, const
 
 static int list_files(const struct config *cfg, const struct inputs *in, const struct summaries *s, struct outputs *o)
 {
-    static const char *const names[] = { "dq", "dk", "dv", "dprefix_k", "dprefix_v" };
     const size_t r = s->feat_dim, d = s->cols ? s->cols - 1 : 0, states = s->batch * s->heads;
     const size_t lead = s->rank > 3 ? 0 : s->rank > 2 ? 1 : 2, grid[4] = { s->batch, s->heads, r, d };
     int code = EXIT_DONE;
@@ -561,7 +544,7 @@ static int list_files(const struct config *cfg, const struct inputs *in, const s
     if (o->z_out) code = add_file(cfg, o, NULL, cfg->z_out, NULL, o->z_out, 4 - lead, grid + lead);
     if (!code && o->kvec_out) code = add_file(cfg, o, NULL, cfg->kvec_out, NULL, o->kvec_out, 3 - lead, grid + lead);
     for (int i = Q; i <= PREFIX_V && !code; i++)
-        if (o->grads[i]) code = add_file(cfg, o, cfg->grads, names[i], o->grads[i], NULL, in->t[i].a.rank, in->t[i].a.shape);
+        if (o->grads[i]) code = add_file(cfg, o, cfg->grads, grad_names[i], o->grads[i], NULL, in->t[i].a.rank, in->t[i].a.shape);
     if (!code && o->dz) code = add_file(cfg, o, cfg->grads, "dz", o->dz, NULL, in->t[Z].a.rank, in->t[Z].a.shape);
     if (!code && o->dkvec) code = add_file(cfg, o, cfg->grads, "dkvec", o->dkvec, NULL, in->t[KVEC].a.rank, in->t[KVEC].a.shape);
     if (!code) code = add_file(cfg, o, NULL, cfg->c.out, o->result, NULL, in->t[Q].a.rank, in->t[Q].a.shape);
@@ -592,8 +575,10 @@ static int work(const struct config *cfg, struct inputs *in, struct outputs *o)
     feature_map *map = NULL;
     struct summaries s = { 0 };
     struct attn_failure failure = { 0, 0, 0 };
-    bool listed = true;
+    bool listed = true, made_folder = false;
     int status = GSL_SUCCESS, code = read_inputs(cfg, in);
+    cli_outputs_begin(&cfg->c);
+    if (!code) code = check_outputs(cfg, in, &made_folder);
     if (!code && cfg->method != EXACT) {
         code = make_map(cfg, in, &map);
         if (code) goto done;
@@ -606,6 +591,10 @@ static int work(const struct config *cfg, struct inputs *in, struct outputs *o)
         }
         code = check_summary(cfg, in, feature_dim(map));
         if (!code && listed) lay_out_summaries(in, map, &s);
+        const bool csv_z = cfg->z_out && array_file_format(cfg->z_out) == ARRAY_CSV && s.rank > 2;
+        if (!code && (csv_z || (cfg->kvec_out && array_file_format(cfg->kvec_out) == ARRAY_CSV && s.rank > 3)))
+            code = cli_fail(&cfg->c, EXIT_USAGE, "--%s: a CSV file has rows and columns, the summary has more dimensions",
+                            csv_z ? "z-out" : "kvec-out");
     }
     if (!code) code = memory_needed(cfg, in, map, &s, listed);
     if (!code && listed && cfg->method != EXACT && has_summary(in)) code = make_summaries(cfg, in, map, &s);
@@ -622,6 +611,8 @@ static int work(const struct config *cfg, struct inputs *in, struct outputs *o)
     if (!code) code = list_files(cfg, in, &s, o);
     if (!code) code = write_files(cfg, o);
 done:
+    code = cli_outputs_end(&cfg->c, code);
+    if (code && made_folder) rmdir(cfg->grads);
     free(s.Zk);
     free(s.scale);
     feature_map_free(map);
@@ -634,6 +625,10 @@ int main(int argc, char **argv)
     struct inputs in = { 0 };
     struct outputs o = { 0 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    if (cfg.method == EXACT)
+        cli_warn_unused(&cfg.c, "on exact attention (--method ntk or linear)", (const char *const[]){ "feature", "bound", "omega", NULL });
+    else if (cfg.bound >= 0.0 && !feature_needs_bound(&cfg.spec))
+        cli_warn(&cfg.c, "warning: --bound: %s has no use for one", cfg.feature);
     const int code = work(&cfg, &in, &o);
     outputs_free(&o);
     for (int i = 0; i < NUM_TENSORS; i++) npy_free(&in.t[i].a);

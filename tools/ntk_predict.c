@@ -49,12 +49,36 @@ static const char *check(void *config)
     return NULL;
 }
 
+/* Above this the kernel's condition number is worth a word; a miss of the targets above that is not
+ * rounding. */
+static const double CONDITION = 1e10, MISS = 1e-6;
+
+static int predict(const struct config *cfg, const gsl_matrix *X, const gsl_matrix *Y, const gsl_matrix *X_at, gsl_matrix *F)
+{
+    struct ntk_solve_report report;
+    const int status = ntk_predict(X, Y, X_at, cfg->sigma, PREFIX_SIGNS_RANDOM, (enum ntk_kernel)cfg->kernel, NULL, NULL, F,
+                                   &report);
+    if (status == GSL_EDOM)
+        return cli_fail(&cfg->c, EXIT_FAILED, "--sigma: the limit kernel of %s is beyond the range of a double (inputs too large)",
+                        cfg->inputs);
+    if (status) return cli_status(&cfg->c, status, "prediction");
+    const double condition = 1.0 / report.rcond;
+    if (report.rank < report.size)
+        cli_warn(&cfg->c, "warning: the kernel of %s is singular (rank %zu of %zu): pseudo-inverse used; it misses the targets by up to "
+                 "%.3g of the largest", cfg->inputs, report.rank, report.size, report.residual);
+    else if (!(report.residual <= MISS))
+        return cli_fail(&cfg->c, EXIT_FAILED, "the kernel of %s has condition number %.3g: a prediction would miss its own targets by %.3g "
+                        "of the largest", cfg->inputs, condition, report.residual);
+    else if (condition > CONDITION)
+        cli_warn(&cfg->c, "warning: the kernel of %s has condition number %.3g", cfg->inputs, condition);
+    return EXIT_DONE;
+}
+
 int main(int argc, char **argv)
 {
     struct config cfg = { .sigma = 0.5, .kernel = NTK_FULL };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     gsl_matrix *X = NULL, *Y = NULL, *X_at = NULL, *F = NULL;
-    struct ntk_solve_report report;
     int code = cli_read_matrix(&cfg.c, cfg.inputs, &X);
     if (!code) code = cli_read_matrix(&cfg.c, cfg.targets, &Y);
     if (!code) code = cli_read_matrix(&cfg.c, cfg.at, &X_at);
@@ -71,11 +95,7 @@ int main(int argc, char **argv)
         code = cli_fail(&cfg.c, EXIT_FAILED, "out of memory");
         goto done;
     }
-    code = cli_status(&cfg.c, ntk_predict(X, Y, X_at, cfg.sigma, PREFIX_SIGNS_RANDOM, (enum ntk_kernel)cfg.kernel, NULL, NULL,
-                                          F, &report), "prediction");
-    if (!code && report.rank < report.size)
-        cli_warn(&cfg.c, "warning: the kernel of %s is singular (rank %zu of %zu): pseudo-inverse used", cfg.inputs, report.rank,
-                 report.size);
+    code = predict(&cfg, X, Y, X_at, F);
     if (!code) code = cli_interrupted();
     if (!code) code = cli_write_matrix(&cfg.c, cfg.c.out, F);
 done:

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "approximation/approx.h"
-#include "common/npy.h"
+#include "common/array_file.h"
 #include "prefix_ntk/feature.h"
 #include "prefix_ntk/summary.h"
 
@@ -95,6 +95,9 @@ static const char *check(void *config)
         }
         cfg->name[cfg->num_maps] = name;
     }
+    bool bounded = cfg->bound < 0.0;
+    for (size_t m = 0; m < cfg->num_maps; m++) bounded = bounded || feature_needs_bound(&cfg->spec[m]);
+    if (!bounded) return "--bound: no map of --features has a use for one";
     return NULL;
 }
 
@@ -115,11 +118,8 @@ static int read_tensors(const struct config *cfg, struct tensor t[NUM_TENSORS])
     for (int i = 0; i < NUM_TENSORS; i++) {
         t[i].path = paths[i];
         if (!paths[i]) continue;
-        const char *dot = strrchr(paths[i], '.');
-        const bool is_csv = dot && !strcmp(dot, ".csv");
-        if (!is_csv && (!dot || strcmp(dot, ".npy"))) return cli_fail(&cfg->c, EXIT_DATA, "%s: neither .npy nor .csv", paths[i]);
-        const int status = is_csv ? csv_read_numbers(paths[i], &t[i].a, why, sizeof why) : npy_read(paths[i], 0, &t[i].a, why, sizeof why);
-        if (status) return cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", paths[i], why);
+        const int status = array_file_read(paths[i], 0, &t[i].a, why, sizeof why);
+        if (status) return cli_bad_input(&cfg->c, status, paths[i], why);
         const size_t rank = t[i].a.rank;
         if (rank < 2 || rank > 3 || !t[i].a.size)
             return cli_fail(&cfg->c, EXIT_DATA, "%s: not a (length, dimension) or (heads, length, dimension) array of numbers", paths[i]);
@@ -334,20 +334,14 @@ static int write_summary(const struct study *s, size_t m)
     const size_t r = feature_dim(s->map[m]), d = pk->dim, rank = pk->a.rank, shape[3] = { pk->heads, r, d };
     double *Z = malloc(pk->heads * r * d * sizeof *Z), *k = malloc(pk->heads * r * sizeof *k);
     struct attn_fold *fold = NULL;
-    char why[256];
-    const bool new_z = access(cfg->z_out, F_OK) != 0;
     int code = EXIT_DONE, status = Z && k ? attn_fold_alloc(s->map[m], d, &fold) : GSL_ENOMEM;
     for (size_t kv = 0; kv < pk->heads && !status; kv++) {
         status = fold_prefix(s, kv, fold);
         if (!status) status = attn_fold_read_f64(fold, Z + kv * r * d, k + kv * r, NULL);
     }
     if (status) code = cli_status(&cfg->c, status, "the summary");
-    if (!code && npy_write_f64(cfg->z_out, Z, rank, shape + (3 - rank), why, sizeof why))
-        code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->z_out, why);
-    if (!code && npy_write_f64(cfg->kvec_out, k, rank - 1, shape + (3 - rank), why, sizeof why)) {
-        if (new_z) unlink(cfg->z_out);
-        code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->kvec_out, why);
-    }
+    if (!code) code = cli_write_array(&cfg->c, cfg->z_out, NULL, Z, rank, shape + (3 - rank));
+    if (!code) code = cli_write_array(&cfg->c, cfg->kvec_out, NULL, k, rank - 1, shape + (3 - rank));
     attn_fold_free(fold);
     free(Z);
     free(k);
@@ -369,6 +363,8 @@ static int work(const struct config *cfg, struct study *s, struct tensor *t)
 {
     int code = read_tensors(cfg, t);
     if (code) return code;
+    if (cfg->z_out && array_file_format(cfg->z_out) == ARRAY_CSV && t[PK].a.rank > 2)
+        return cli_fail(&cfg->c, EXIT_USAGE, "--z-out: a CSV file has rows and columns, the summary %zu dimensions", t[PK].a.rank);
     const struct tensor *q = &t[Q];
     s->scale = 1.0 / sqrt((double)q->dim);
     s->bound = cfg->bound;
@@ -393,13 +389,10 @@ static int work(const struct config *cfg, struct study *s, struct tensor *t)
         code = write_table(s, best);
         return code ? code : cli_fail(&cfg->c, EXIT_FAILED, "D <= 0 on some query under every map");
     }
-    const bool new_z = cfg->z_out && access(cfg->z_out, F_OK), new_k = cfg->z_out && access(cfg->kvec_out, F_OK);
-    if (cfg->z_out && (code = write_summary(s, best))) return code;
-    if ((code = write_table(s, best))) {
-        if (new_z) unlink(cfg->z_out);
-        if (new_k) unlink(cfg->kvec_out);
-        return code;
-    }
+    cli_outputs_begin(&cfg->c);
+    if (cfg->z_out) code = write_summary(s, best);
+    if (!code) code = write_table(s, best);
+    if ((code = cli_outputs_end(&cfg->c, code))) return code;
     const struct approx_errors *e = &s->error[best];
     if (!(e->err_rel < 1.0))
         cli_warn(&cfg->c, "no map does better than dropping the prefix (%s: %.3g of its effect): keep the prefix itself",

@@ -9,7 +9,7 @@
 #include <gsl/gsl_errno.h>
 
 #include "approximation/approx.h"
-#include "common/npy.h"
+#include "common/array_file.h"
 #include "cli/cli.h"
 #include "approximation/source.h"
 #include "approximation/study.h"
@@ -488,11 +488,9 @@ struct tensor { size_t batch, heads, len, dim; struct npy data; };
 static int tensor_read(const struct config *cfg, const char *path, struct tensor *t)
 {
     char why[256];
-    const size_t n = strlen(path);
-    const int csv = n > 4 && !strcmp(path + n - 4, ".csv");
     *t = (struct tensor){ 0 };
-    const int status = csv ? csv_read_numbers(path, &t->data, why, sizeof why) : npy_read(path, 0, &t->data, why, sizeof why);
-    if (status) return cli_fail(&cfg->c, EXIT_DATA, "%s: %s", path, why);
+    const int status = array_file_read(path, 0, &t->data, why, sizeof why);
+    if (status) return cli_bad_input(&cfg->c, status, path, why);
     const size_t rank = t->data.rank, *shape = t->data.shape;
     if (rank < 2 || rank > 4 || !t->data.size)
         return cli_fail(&cfg->c, EXIT_DATA, "%s: needs 2 to 4 axes, none of them empty", path);
@@ -890,6 +888,11 @@ int main(int argc, char **argv)
     double *results = NULL;
     static size_t default_lens[18];
     int code = EXIT_DONE;
+    if (cfg.q)
+        cli_warn_unused(&cfg.c, "with --q: it is of synthetic data", (const char *const[]){ "dim", "seq-len", "score-std",
+                        "score-mean", "dataset", "values", "num-trials", NULL });
+    if (!trains_anything(&cfg))
+        cli_warn_unused(&cfg.c, "without --train", (const char *const[]){ "fit-queries", "adam-steps", "lr", NULL });
     if (cfg.q && (code = tensors_read(&cfg, &x))) goto done;
     if (!cfg.num_lens) {
         cfg.lens = default_lens;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <gsl/gsl_errno.h>
 
+#include "common/atomic_file.h"
 #include "common/calibrate.h"
 #include "common/random.h"
 #include "cli/kernels.h"
@@ -357,18 +358,11 @@ static double peak_memory(const struct config *cfg, struct cost c)
     return bytes;
 }
 
-static char *beside(const struct cli_common *c, const char *what)
-{
-    const size_t length = strlen(c->out);
-    const int stem = (int)(length > 4 && !strcmp(c->out + length - 4, ".csv") ? length - 4 : length);
-    return cli_text("%.*s_%s.csv", stem, c->out, what);
-}
-
 /* The memory table and its verdicts: each number from NUM_PROCESSES processes. */
 static int measure_memory(const struct config *cfg, struct verdicts *v)
 {
     enum { NUM_PROCESSES = 4 };
-    char *path = beside(&cfg->c, "memory");
+    char *path = cli_side_path(&cfg->c, "memory");
     struct table *table = table_open(&cfg->c, path, memory_columns);
     const size_t most = cfg->num_prefix_lens;
     double *lens = cli_need(malloc(most * sizeof *lens)), *bytes = cli_need(malloc(NUM_PROCESSES * most * sizeof *bytes));
@@ -497,7 +491,7 @@ static int write_tables(const struct config *cfg, const struct cost *cases, size
 {
     const size_t n = cfg->num_rounds;
     double *x = cli_need(malloc(2 * n * sizeof *x));
-    char *path = strcmp(cfg->c.out, "-") ? beside(&cfg->c, "roofline") : NULL;
+    char *path = cli_side_path(&cfg->c, "roofline");
     struct table *table = table_open(&cfg->c, NULL, columns);
     struct table *roof = path && table ? table_open(&cfg->c, path, roof_columns) : NULL;
     int code = table && (roof || !path) ? 0 : EXIT_FAILED;
@@ -681,7 +675,7 @@ static int run(struct config *cfg)
         if (heads * cases[i].prefix_len * d > prefix) prefix = heads * cases[i].prefix_len * d;
     }
     if (!code) code = cli_memory(&cfg->c, 4.0 * (8.0 * (double)input + 4.0 * (double)prefix) * 2.0, "the tensors");
-    if (!code && strcmp(cfg->c.out, "-") && cfg->num_prefix_lens > 1) code = measure_memory(cfg, v);
+    if (!code && atomic_file_descriptor(cfg->c.out) < 0 && cfg->num_prefix_lens > 1) code = measure_memory(cfg, v);
     if (!code) status = alloc_tensors(&t, input, rows, prefix);
     if (!code && !status) {
         const int threads = cfg->c.threads;

@@ -15,13 +15,18 @@ extern "C" {
 /* How K(X, X) was solved. No jitter is ever added. */
 struct ntk_solve_report {
     size_t size, rank;      /* rank < size: the pseudo-inverse was used (singular K) */
-    double rcond;           /* 1-norm estimate of the reciprocal condition number    */
+    double rcond;           /* 1-norm estimate of the reciprocal condition number of
+                               K scaled to a diagonal of ones                        */
+    double residual;        /* max |B - K alpha| / max |B|                           */
 };
 
 /* Solves K alpha = B for symmetric positive semidefinite K (size, size), B (size,
- * columns): Cholesky with one step of iterative refinement, or the pseudo-inverse
- * (eigenvalues below size * DBL_EPSILON * lambda_max count as 0) when rcond is below
- * size * DBL_EPSILON. alpha may be B. report may be NULL. */
+ * columns). K is scaled to a diagonal of ones, so that samples of different norms do not
+ * count as ill-conditioned. Cholesky with iterative refinement (residuals in extended
+ * precision), or the pseudo-inverse of the scaled matrix (eigenvalues below size *
+ * DBL_EPSILON * lambda_max count as 0) when rcond is below size * DBL_EPSILON, unless that
+ * misses B and Cholesky does not. alpha may be B. report may be NULL. GSL_EDOM when K is
+ * not finite. */
 PREFIX_NTK_API int ntk_solve(const gsl_matrix *K, const gsl_matrix *B, gsl_matrix *alpha,
                              struct ntk_solve_report *report);
 
