@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "common/random.h"
 
@@ -367,7 +368,7 @@ static void set_plan(struct encoder *e, size_t max_rows, size_t max_seqs, size_t
 }
 
 /* No array of a plan comes near this; beyond it a size would overflow. */
-enum { MAX_PLAN_ROWS = 1 << 28 };
+enum { MAX_PLAN_ROWS = 1 << 28, LARGE_PAGE = 1 << 21 };
 
 size_t model_bytes(const struct model *m, size_t max_rows, size_t max_seqs, size_t max_len, int training,
                    int num_threads)
@@ -377,10 +378,21 @@ size_t model_bytes(const struct model *m, size_t max_rows, size_t max_seqs, size
     struct arena arena = { NULL, 0 };
     set_plan(&copy.encoder, max_rows, max_seqs, max_len, training, num_threads);
     plan_model(m, &copy, &arena);
-    size_t bytes = arena.used + ARENA_ALIGN + m->owned_bytes;
+    size_t bytes = arena.used + (arena.used < LARGE_PAGE ? ARENA_ALIGN : LARGE_PAGE) + m->owned_bytes;
     for (size_t i = 0; i < m->adapter.num_parameters; i++)
         bytes += 2 * m->adapter.parameters[i].rows * m->adapter.parameters[i].cols * sizeof(float);
     return bytes;
+}
+
+/* Zeroed memory whose pages are there before the first step, large ones where the system has them. */
+static void *pages_of(size_t bytes)
+{
+    const size_t page = bytes < LARGE_PAGE ? ARENA_ALIGN : LARGE_PAGE, room = (bytes + page) / page * page;
+    void *memory = aligned_alloc(page, room);
+    if (!memory) return NULL;
+    if (page == LARGE_PAGE) madvise(memory, room, MADV_HUGEPAGE);
+    memset(memory, 0, room);
+    return memory;
 }
 
 int model_reserve(struct model *m, size_t max_rows, size_t max_seqs, size_t max_len, int training, int num_threads)
@@ -397,11 +409,8 @@ int model_reserve(struct model *m, size_t max_rows, size_t max_seqs, size_t max_
     struct model measured = *m;
     struct arena arena = { NULL, 0 };
     plan_model(m, &measured, &arena);
-    const size_t bytes = arena.used + ARENA_ALIGN;
-    m->memory = aligned_alloc(ARENA_ALIGN, bytes / ARENA_ALIGN * ARENA_ALIGN);
+    m->memory = pages_of(arena.used);
     if (!m->memory) return GSL_ENOMEM;
-    /* Every page is there before the first step. */
-    memset(m->memory, 0, bytes / ARENA_ALIGN * ARENA_ALIGN);
     arena = (struct arena){ m->memory, 0 };
     plan_model(m, m, &arena);
     return GSL_SUCCESS;
