@@ -126,8 +126,17 @@ reproduce: $(PAGE) ## run everything, draw, report, compare with the ledger (PRO
 	@echo "The report: $(PAGE)"
 
 .PHONY: test
-test: $(TESTS) $(PROGRAMS) ## build and run all tests
+test: $(TESTS) $(PROGRAMS) $(SHARED) ## build and run all tests
+	@$(if $(SAN),,BUILD=$(abspath $(BUILD)) tests/python.sh --if-numpy)
 	@PREFIX_NTK_BIN=$(abspath $(BUILD)/bin) tests/run.sh $(TESTS)
+
+.PHONY: python-test wheel
+python-test: $(SHARED) ## test the Python package in a virtual environment of its own (fetches NumPy if it is not there)
+	@BUILD=$(abspath $(BUILD)) tests/python.sh
+wheel: $(SHARED) ## build/wheel/*.whl, the Python package with the shared object inside
+	@mkdir -p $(BUILD)/wheel
+	BUILD=$(abspath $(BUILD)) python3 -m pip wheel -q --no-deps --wheel-dir $(BUILD)/wheel ./python
+	@ls $(BUILD)/wheel/*.whl
 
 .PHONY: claim
 claim: $(CLAIM_FILES) $(BUILD)/bin/verify ## the runs, figures and verdicts of one claim: make claim ID=T7

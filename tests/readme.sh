@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs what the README shows: the commands of its section on programs, and the C program of its section on the library,
 # compiled with pkg-config against an installed library, and its
-# Python example, where there is a python3.
+# Python example, where the package can be installed.
 #
 #   tests/readme.sh            after `make all`; works in a folder of its own
 set -eu
@@ -35,8 +35,11 @@ gcc -std=c11 -Wall -Wextra -Werror -o example example.c \
 LD_LIBRARY_PATH=installed/lib ./example
 echo "readme: the library's example runs"
 
-if command -v python3 > /dev/null; then
-    block "The library" python > example.py
-    LD_LIBRARY_PATH=installed/lib python3 example.py
+# The package is installed where `make python-test` did, when it did.
+make -s -C "$root" python-test
+if "$root/build/python-venv/bin/python" -c 'import prefix_ntk' 2> /dev/null; then
+    block "Python" python > example.py
+    [ -s example.py ] || { echo "readme: no example in the section on Python" >&2; exit 1; }
+    "$root/build/python-venv/bin/python" example.py
     echo "readme: the example from Python runs"
 fi
