@@ -1,4 +1,5 @@
 """Builds the package around the shared object that `make` left in BUILD/lib (BUILD: default ../build)."""
+
 import os
 import pathlib
 import re
@@ -57,6 +58,9 @@ class PlatformWheel(bdist_wheel):
 
 
 WORK.mkdir(parents=True, exist_ok=True)
-setup(version=version(), distclass=PlatformDistribution,
-      options={"build": {"build_base": str(WORK)}, "egg_info": {"egg_base": str(WORK)}},
-      cmdclass={"build_py": BuildWithLibrary, "bdist_wheel": PlatformWheel})
+setup(
+    version=version(),
+    distclass=PlatformDistribution,
+    options={"build": {"build_base": str(WORK)}, "egg_info": {"egg_base": str(WORK)}},
+    cmdclass={"build_py": BuildWithLibrary, "bdist_wheel": PlatformWheel},
+)

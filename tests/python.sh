@@ -44,4 +44,6 @@ cp -R "$root/python/tests" "$work/tests"
 cd "$work"
 "$python" -m unittest discover -t . -s tests > "$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 awk '/^Ran / { ran = $2 } match($0, /skipped=[0-9]+/) { skipped = substr($0, RSTART + 8, RLENGTH - 8) }
-    END { printf "python: %d passed, 0 failed%s\n", ran - skipped, skipped ? ", " skipped " skipped (no PyTorch)" : "" }' "$work/log"
+    END {
+        printf "python: %d passed, 0 failed%s\n", ran - skipped, skipped ? ", " skipped " skipped (no PyTorch)" : ""
+    }' "$work/log"

@@ -1,4 +1,5 @@
 """Exact prefix attention and NTK-Attention on NumPy arrays."""
+
 import ctypes
 import math
 import weakref
@@ -20,7 +21,7 @@ def view(x, axes=("batch", "head", "row")):
 
 def shared_view(x, last_axes):
     """The view of (.., head, row), batch and head left out when x is the same for all of them."""
-    return view(x, ("batch", "head", "row")[3 - (x.ndim - last_axes):])
+    return view(x, ("batch", "head", "row")[3 - (x.ndim - last_axes) :])
 
 
 def _out(out, like, inputs):
@@ -64,12 +65,20 @@ class Call:
             if lengths.size and (lengths.min() < 0 or lengths.max() > len_k):
                 raise ValueError(f"key_lengths: numbers from 0 to {len_k}, not {lengths.tolist()}")
             self.lengths = np.ascontiguousarray(lengths, np.uintp)
-        self.scale = dim ** -0.5 if scale is None else float(scale)
+        self.scale = dim**-0.5 if scale is None else float(scale)
         if not math.isfinite(self.scale):
             raise ValueError(f"scale: a finite number, not {scale}")
         self.threads = L.num_threads(threads)
-        self.shape = L.Shape(batch, heads, kv_heads, len_q, len_k, dim, int(bool(causal)),
-                             self.lengths.ctypes.data if self.lengths is not None else None)
+        self.shape = L.Shape(
+            batch,
+            heads,
+            kv_heads,
+            len_q,
+            len_k,
+            dim,
+            int(bool(causal)),
+            self.lengths.ctypes.data if self.lengths is not None else None,
+        )
         self.num_rows = batch * len_q
 
     def qkv(self):
@@ -121,7 +130,10 @@ class PackedPrefix:
         shape = (k.shape[0] if k.ndim == 4 else 1, k.shape[-3] if k.ndim > 2 else self.shape[1]) + k.shape[-2:]
         if shape != self.shape or v.shape != k.shape:
             raise ValueError(f"prefix_k, prefix_v: shapes {k.shape} and {v.shape}, packed as {self.shape}")
-        L.check(L.lib.attn_packed_set(self.pointer, shared_view(k, 1), shared_view(v, 1), L.num_threads(threads)), "PackedPrefix")
+        L.check(
+            L.lib.attn_packed_set(self.pointer, shared_view(k, 1), shared_view(v, 1), L.num_threads(threads)),
+            "PackedPrefix",
+        )
 
     @property
     def nbytes(self):
@@ -145,8 +157,10 @@ def prefix_arrays(call, prefix_k, prefix_v):
     if prefix_k is None:
         return None, ()
     k, v = L.array("prefix_k", prefix_k, F32, (2, 3, 4)), L.array("prefix_v", prefix_v, F32, (2, 3, 4))
-    if k.shape[:-2] != (s.batch, s.kv_heads)[4 - k.ndim:] or k.shape[-1] != s.head_dim:
-        raise ValueError(f"prefix_k: shape {k.shape} beside k of shape {call.k.shape}; (m, d), (H_kv, m, d) or (B, H_kv, m, d)")
+    if k.shape[:-2] != (s.batch, s.kv_heads)[4 - k.ndim :] or k.shape[-1] != s.head_dim:
+        raise ValueError(
+            f"prefix_k: shape {k.shape} beside k of shape {call.k.shape}; (m, d), (H_kv, m, d) or (B, H_kv, m, d)"
+        )
     if v.shape != k.shape:
         raise ValueError(f"prefix_v: shape {v.shape}, should be that of prefix_k, {k.shape}")
     return L.Prefix(k.shape[-2], shared_view(k, 1), shared_view(v, 1), None), (k, v)
@@ -167,7 +181,7 @@ def summary_arrays(call, Z, kvec, feature, bound, seed, omega):
     if kvec.shape != Z.shape[:-1]:
         raise ValueError(f"kvec: shape {kvec.shape}, should be {Z.shape[:-1]}")
     heads = Z.shape[-3] if Z.ndim > 2 else s.kv_heads
-    k_view = view(kvec, ("batch", "head")[2 - (kvec.ndim - 1):])
+    k_view = view(kvec, ("batch", "head")[2 - (kvec.ndim - 1) :])
     return L.Summary(fmap.pointer, heads, shared_view(Z, 1), k_view), (Z, kvec, fmap)
 
 
@@ -187,7 +201,7 @@ def _why_ntk(call, where, Z, kvec, fmap):
         return "q is not finite"
     s = call.shape
     row = call.q[b, h, i].astype(np.float64)
-    keys = call.k[b, h // (s.heads // s.kv_heads), :call.visible(b, i)].astype(np.float64)
+    keys = call.k[b, h // (s.heads // s.kv_heads), : call.visible(b, i)].astype(np.float64)
     mass = kvec if kvec.ndim == 1 else (kvec if kvec.ndim == 2 else kvec[b])[h // (s.heads // kvec.shape[-2])]
     try:
         from_summary = float(features(row, fmap) @ mass)
@@ -195,18 +209,28 @@ def _why_ntk(call, where, Z, kvec, fmap):
         return "its features leave the range"
     with np.errstate(over="ignore", invalid="ignore"):
         from_keys = float(np.exp(call.scale * (keys @ row)).sum())
-    return (f"the normaliser D is not positive: {from_keys:.6g} from the keys it may see and {from_summary:.6g} = phi(q).k from "
-            "the summary")
+    return (
+        f"the normaliser D is not positive: {from_keys:.6g} from the keys it may see and "
+        f"{from_summary:.6g} = phi(q).k from the summary"
+    )
 
 
 def run_exact(call, prefix, held, out, rows=None):
     if out.size == 0:
         return
     failure = L.Failure()
-    status = L.lib.attn_exact_forward(ctypes.byref(call.shape), call.scale, *call.qkv(),
-                                      ctypes.byref(prefix) if prefix else None, view(out),
-                                      rows.ctypes.data if rows is not None else None, None, 0, call.threads,
-                                      ctypes.byref(failure))
+    status = L.lib.attn_exact_forward(
+        ctypes.byref(call.shape),
+        call.scale,
+        *call.qkv(),
+        ctypes.byref(prefix) if prefix else None,
+        view(out),
+        rows.ctypes.data if rows is not None else None,
+        None,
+        0,
+        call.threads,
+        ctypes.byref(failure),
+    )
     if status == L.EDOM:
         where = failure.batch, failure.head, failure.row
         raise L.NormaliserError(*where, _why_exact(call, where, prefix and prefix.len))
@@ -217,21 +241,33 @@ def run_ntk(call, summary, held, out, rows=None):
     if out.size == 0:
         return
     failure = L.Failure()
-    status = L.lib.attn_ntk_forward(ctypes.byref(call.shape), call.scale, *call.qkv(), ctypes.byref(summary), view(out),
-                                    rows.ctypes.data if rows is not None else None, None, 0, call.threads,
-                                    ctypes.byref(failure))
+    status = L.lib.attn_ntk_forward(
+        ctypes.byref(call.shape),
+        call.scale,
+        *call.qkv(),
+        ctypes.byref(summary),
+        view(out),
+        rows.ctypes.data if rows is not None else None,
+        None,
+        0,
+        call.threads,
+        ctypes.byref(failure),
+    )
     if status == L.EDOM:
         where = failure.batch, failure.head, failure.row
         raise L.NormaliserError(*where, _why_ntk(call, where, *held))
     L.check(status, "ntk_attention")
 
 
-def attention(q, k, v, *, prefix_k=None, prefix_v=None, causal=False, key_lengths=None, scale=None, threads=None, out=None):
+def attention(
+    q, k, v, *, prefix_k=None, prefix_v=None, causal=False, key_lengths=None, scale=None, threads=None, out=None
+):
     """Softmax attention over a prefix and the input keys.
 
     q: (batch, heads, len_q, head_dim), float32
     k, v: (batch, kv_heads, len_k, head_dim); kv_heads divides heads
-    prefix_k, prefix_v: (m, d) | (H_kv, m, d) | (B, H_kv, m, d): keys and values every query sees, or a PackedPrefix as prefix_k
+    prefix_k, prefix_v: (m, d) | (H_kv, m, d) | (B, H_kv, m, d), keys and values every query sees, or a PackedPrefix
+        as prefix_k
     causal: key j is hidden from query i when j > i + len_k - len_q
     key_lengths: (batch) integers; keys from there on are hidden
     scale: of the scores, 1/sqrt(head_dim) when None
@@ -239,12 +275,13 @@ def attention(q, k, v, *, prefix_k=None, prefix_v=None, causal=False, key_length
     out: where the result goes, of the shape of q (no overlap with the inputs)
     returns an array of the shape of q
 
-    Arrays whose last axis is contiguous are read in place whatever their other strides. A row that may see no key, or whose
-    scores overflow, raises NormaliserError.
+    Arrays whose last axis is contiguous are read in place whatever their other strides. A row that may see no key, or
+    whose scores overflow, raises NormaliserError.
 
     >>> import numpy as np
     >>> x = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4) / 10
-    >>> attention(x, x, x, prefix_k=np.ones((5, 4), np.float32), prefix_v=np.zeros((5, 4), np.float32), causal=True)[0, 0, 2].round(3)
+    >>> ones, zeros = np.ones((5, 4), np.float32), np.zeros((5, 4), np.float32)
+    >>> attention(x, x, x, prefix_k=ones, prefix_v=zeros, causal=True)[0, 0, 2].round(3)
     array([0.14 , 0.164, 0.188, 0.212], dtype=float32)
     """
     call = Call(q, k, v, causal, key_lengths, scale, threads)
@@ -257,8 +294,23 @@ def attention(q, k, v, *, prefix_k=None, prefix_v=None, causal=False, key_length
     return out
 
 
-def ntk_attention(q, k, v, Z, kvec, *, feature="elu1", bound=None, seed=L.DEFAULT_SEED, omega=None, causal=False, key_lengths=None,
-                  scale=None, threads=None, out=None):
+def ntk_attention(
+    q,
+    k,
+    v,
+    Z,
+    kvec,
+    *,
+    feature="elu1",
+    bound=None,
+    seed=L.DEFAULT_SEED,
+    omega=None,
+    causal=False,
+    key_lengths=None,
+    scale=None,
+    threads=None,
+    out=None,
+):
     """Attention over the input keys and a summary (Z, kvec) in place of a prefix.
 
         T_i = (sum_j e^{s_ij} v_j + phi(q_i) Z) / (sum_j e^{s_ij} + phi(q_i).kvec)

@@ -1,4 +1,5 @@
 """Feature maps, features and folds."""
+
 import ctypes
 import functools
 import math
@@ -39,8 +40,14 @@ class FeatureMap:
             omega = np.ascontiguousarray(L.array("omega", omega, (np.float64,), (2,)))
             if omega.shape != (spec.order, dim):
                 raise ValueError(f"omega: shape {omega.shape}, should be {(spec.order, dim)}")
-        status = L.lib.feature_map_alloc(ctypes.byref(spec), dim, bound, seed, omega.ctypes.data if omega is not None else None,
-                                         ctypes.byref(pointer))
+        status = L.lib.feature_map_alloc(
+            ctypes.byref(spec),
+            dim,
+            bound,
+            seed,
+            omega.ctypes.data if omega is not None else None,
+            ctypes.byref(pointer),
+        )
         if status in (L.ENOMEM, L.EOVRFLW):
             L.check(status, "FeatureMap")
         if status:
@@ -95,8 +102,21 @@ def features(x, feature="elu1", *, side="query", bound=None, seed=L.DEFAULT_SEED
     phi = np.empty((len(rows), fmap.feat_dim), x.dtype)
     run = L.lib.feature_forward_f32 if x.dtype == np.float32 else L.lib.feature_forward_f64
     if len(rows):
-        L.check(run(fmap.pointer, kind, len(rows), rows.ctypes.data, stride, phi.ctypes.data, fmap.feat_dim, None,
-                    L.num_threads(threads), None), "features")
+        L.check(
+            run(
+                fmap.pointer,
+                kind,
+                len(rows),
+                rows.ctypes.data,
+                stride,
+                phi.ctypes.data,
+                fmap.feat_dim,
+                None,
+                L.num_threads(threads),
+                None,
+            ),
+            "features",
+        )
     return phi.reshape(x.shape[:-1] + (fmap.feat_dim,))
 
 

@@ -1,4 +1,5 @@
 """The shared object, its structures and what its status codes mean."""
+
 import ctypes
 import os
 import pathlib
@@ -14,42 +15,52 @@ EDOM, ERANGE, EINVAL, ENOMEM, EOVRFLW, EBADLEN, EUNSUP, EMAXITER = 1, 2, 4, 8, 1
 
 class Shape(ctypes.Structure):
     """struct attn_shape"""
-    _fields_ = [(name, SIZE) for name in ("batch", "heads", "kv_heads", "len_q", "len_k", "head_dim")] + \
-               [("causal", INT), ("key_lengths", VOID)]
+
+    _fields_ = [(name, SIZE) for name in ("batch", "heads", "kv_heads", "len_q", "len_k", "head_dim")] + [
+        ("causal", INT),
+        ("key_lengths", VOID),
+    ]
 
 
 class View(ctypes.Structure):
     """struct attn_in and struct attn_out"""
+
     _fields_ = [("data", VOID)] + [(name, STRIDE) for name in ("batch", "head", "row")]
 
 
 class Failure(ctypes.Structure):
     """struct attn_failure"""
+
     _fields_ = [(name, SIZE) for name in ("batch", "head", "row")]
 
 
 class Prefix(ctypes.Structure):
     """struct attn_prefix"""
+
     _fields_ = [("len", SIZE), ("k", View), ("v", View), ("packed", VOID)]
 
 
 class ExactGrads(ctypes.Structure):
     """struct attn_exact_grads"""
+
     _fields_ = [(name, View) for name in ("q", "k", "v", "prefix_k", "prefix_v")]
 
 
 class Summary(ctypes.Structure):
     """struct attn_summary"""
+
     _fields_ = [("map", VOID), ("heads", SIZE), ("Z", View), ("k", View)]
 
 
 class NtkGrads(ctypes.Structure):
     """struct attn_ntk_grads"""
+
     _fields_ = [(name, View) for name in ("q", "k", "v", "Z", "kvec")]
 
 
 class FeatureSpec(ctypes.Structure):
     """struct feature_spec"""
+
     _fields_ = [("family", INT), ("order", SIZE)]
 
 
@@ -63,6 +74,7 @@ class GslVector(ctypes.Structure):
 
 class SolveReport(ctypes.Structure):
     """struct ntk_solve_report"""
+
     _fields_ = [("size", SIZE), ("rank", SIZE), ("rcond", DOUBLE)]
 
 
@@ -76,8 +88,10 @@ def find_library():
     for path in (here / "libprefix_ntk.so", here.parents[1] / build / "lib" / "libprefix_ntk.so"):
         if path.exists():
             return str(path)
-    raise ImportError("prefix_ntk: libprefix_ntk.so is not here: run `make`, then `pip install ./python`, or name the "
-                      "file in PREFIX_NTK_LIBRARY")
+    raise ImportError(
+        "prefix_ntk: libprefix_ntk.so is not here: run `make`, then `pip install ./python`, or name the "
+        "file in PREFIX_NTK_LIBRARY"
+    )
 
 
 def load():
@@ -88,10 +102,13 @@ def load():
         raise ImportError(f"prefix_ntk: {path} cannot be loaded ({error}); it needs GSL and OpenBLAS") from None
     P = ctypes.POINTER
     matrix, vector, view, shape = P(GslMatrix), P(GslVector), View, P(Shape)
-    tail = [VOID, SIZE, INT]                        # workspace, its bytes, threads
+    tail = [VOID, SIZE, INT]  # workspace, its bytes, threads
     prototypes = {
         "attn_exact_forward": (INT, [shape, FLOAT, view, view, view, P(Prefix), view, VOID] + tail + [P(Failure)]),
-        "attn_exact_backward": (INT, [shape, FLOAT, view, view, view, P(Prefix), view, VOID, view, P(ExactGrads)] + tail),
+        "attn_exact_backward": (
+            INT,
+            [shape, FLOAT, view, view, view, P(Prefix), view, VOID, view, P(ExactGrads)] + tail,
+        ),
         "attn_ntk_forward": (INT, [shape, FLOAT, view, view, view, P(Summary), view, VOID] + tail + [P(Failure)]),
         "attn_ntk_backward": (INT, [shape, FLOAT, view, view, view, P(Summary), view, VOID, view, P(NtkGrads)] + tail),
         "attn_packed_alloc": (VOID, [SIZE, SIZE, SIZE, SIZE, INT]),

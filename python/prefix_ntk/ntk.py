@@ -1,7 +1,10 @@
-"""Neural tangent kernels of the one-layer prefix model F(x) = m sum_r a_r softmax(W x)_r w_r, their limit and predictor.
+"""Neural tangent kernels of the one-layer prefix model, their limit and its predictor.
+
+    F(x) = m sum_r a_r softmax(W x)_r w_r
 
 Everything is float64. Kernel matrices are (n d, n d): row i d + k for sample i, output k.
 """
+
 import ctypes
 import math
 
@@ -32,7 +35,9 @@ def _pointer(x):
 
 
 def prefix_draw(prefix_len, dim, sigma, *, signs="random", seed=L.DEFAULT_SEED, trial=0, threads=None):
-    """A random prefix: W (prefix_len, dim) ~ N(0, sigma^2) and its signs (prefix_len). Token r depends on (seed, trial, r) alone.
+    """A random prefix: W (prefix_len, dim) ~ N(0, sigma^2) and its signs (prefix_len).
+
+    Token r depends on (seed, trial, r) alone.
 
     >>> W, a = prefix_draw(3, 2, 0.5, signs='positive')
     >>> W.shape, a
@@ -44,7 +49,10 @@ def prefix_draw(prefix_len, dim, sigma, *, signs="random", seed=L.DEFAULT_SEED, 
     if signs == "mirrored" and prefix_len % 2:
         raise ValueError(f"prefix_len: mirrored signs need an even number, not {prefix_len}")
     W, a = np.empty((prefix_len, dim)), np.empty(prefix_len)
-    L.check(L.lib.prefix_draw(seed, trial, law, _sigma(sigma), _pointer(W), _pointer(a), L.num_threads(threads)), "prefix_draw")
+    L.check(
+        L.lib.prefix_draw(seed, trial, law, _sigma(sigma), _pointer(W), _pointer(a), L.num_threads(threads)),
+        "prefix_draw",
+    )
     return W, a
 
 
@@ -59,8 +67,10 @@ def prefix_forward(W, signs, X, *, threads=None):
     X = L.matrix("X", X, columns=W.shape[1])
     signs = _signs(signs, W.shape[0])
     F = np.empty(X.shape)
-    L.check(L.lib.prefix_model_forward(_pointer(W), _pointer(signs), _pointer(X), _pointer(F), L.num_threads(threads)),
-            "prefix_forward")
+    L.check(
+        L.lib.prefix_model_forward(_pointer(W), _pointer(signs), _pointer(X), _pointer(F), L.num_threads(threads)),
+        "prefix_forward",
+    )
     return F
 
 
@@ -80,8 +90,17 @@ def ntk_gram(W, signs, X, *, kernel="full", threads=None):
     X = L.matrix("X", X, columns=W.shape[1])
     signs = _signs(signs, W.shape[0])
     gram = np.empty((X.size, X.size))
-    L.check(L.lib.ntk_gram(_pointer(W), _pointer(signs), _pointer(X), L.choice("kernel", kernel, KERNELS), _pointer(gram),
-                           L.num_threads(threads)), "ntk_gram")
+    L.check(
+        L.lib.ntk_gram(
+            _pointer(W),
+            _pointer(signs),
+            _pointer(X),
+            L.choice("kernel", kernel, KERNELS),
+            _pointer(gram),
+            L.num_threads(threads),
+        ),
+        "ntk_gram",
+    )
     return gram
 
 
@@ -100,8 +119,17 @@ def ntk_limit(X1, X2=None, sigma=None, *, signs="random", kernel="full"):
     X1 = L.matrix("X1", X1)
     X2 = X1 if X2 is None else L.matrix("X2", X2, columns=X1.shape[1])
     limit = np.empty((X1.size, X2.size))
-    L.check(L.lib.ntk_limit(_pointer(X1), _pointer(X2), _sigma(sigma), L.choice("signs", signs, SIGNS),
-                            L.choice("kernel", kernel, KERNELS), _pointer(limit)), "ntk_limit")
+    L.check(
+        L.lib.ntk_limit(
+            _pointer(X1),
+            _pointer(X2),
+            _sigma(sigma),
+            L.choice("signs", signs, SIGNS),
+            L.choice("kernel", kernel, KERNELS),
+            _pointer(limit),
+        ),
+        "ntk_limit",
+    )
     return limit
 
 
@@ -114,8 +142,17 @@ def ntk_error_constant(X, sigma, *, signs="random", kernel="full"):
     """
     X = L.matrix("X", X)
     constant = L.DOUBLE()
-    L.check(L.lib.ntk_error_constant(_pointer(X), _sigma(sigma), L.choice("signs", signs, SIGNS), L.choice("kernel", kernel, KERNELS),
-                                     ctypes.byref(constant), None), "ntk_error_constant")
+    L.check(
+        L.lib.ntk_error_constant(
+            _pointer(X),
+            _sigma(sigma),
+            L.choice("signs", signs, SIGNS),
+            L.choice("kernel", kernel, KERNELS),
+            ctypes.byref(constant),
+            None,
+        ),
+        "ntk_error_constant",
+    )
     return constant.value
 
 
@@ -158,7 +195,19 @@ def ntk_predict(X, Y, X_at, sigma=None, *, signs="random", kernel="full", F0=Non
         F0 = L.matrix("F0", F0, rows=X.shape[0], columns=X.shape[1])
         F0_at = L.matrix("F0_at", F0_at, rows=X_at.shape[0], columns=X.shape[1])
     F, report = np.empty(X_at.shape), L.SolveReport()
-    L.check(L.lib.ntk_predict(_pointer(X), _pointer(Y), _pointer(X_at), _sigma(sigma), L.choice("signs", signs, SIGNS),
-                              L.choice("kernel", kernel, KERNELS), _pointer(F0), _pointer(F0_at), _pointer(F),
-                              ctypes.byref(report)), "ntk_predict")
+    L.check(
+        L.lib.ntk_predict(
+            _pointer(X),
+            _pointer(Y),
+            _pointer(X_at),
+            _sigma(sigma),
+            L.choice("signs", signs, SIGNS),
+            L.choice("kernel", kernel, KERNELS),
+            _pointer(F0),
+            _pointer(F0_at),
+            _pointer(F),
+            ctypes.byref(report),
+        ),
+        "ntk_predict",
+    )
     return F

@@ -4,9 +4,10 @@ Reads and writes prefix tuning and LoRA, and converts a prefix to summaries (Z, 
 
     python -m prefix_ntk.peft ADAPTER --queries Q.npy --out FOLDER
 
-Q.npy is (layers, heads, length, head_dim) or (layers, batch, heads, length, head_dim), float32: queries as the attention of the
-adapted model sees them.
+Q.npy is (layers, heads, length, head_dim) or (layers, batch, heads, length, head_dim), float32: queries as the
+attention of the adapted model sees them.
 """
+
 import argparse
 import json
 import math
@@ -24,7 +25,17 @@ from ._features import FeatureMap, fold
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LORA_KEY = "base_model.model.{}.lora_{}.weight"
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 _MAX_HEADER = 100 << 20
 
@@ -34,7 +45,8 @@ def _bfloat16(bits):
 
 
 def read_safetensors(path):
-    """The tensors of a safetensors file: a dict of arrays. BF16 becomes float32. A damaged file raises ValueError naming it.
+    """The tensors of a safetensors file: a dict of arrays. BF16 becomes float32. A damaged file raises a ValueError
+    that names it.
 
     >>> import os, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -55,12 +67,12 @@ def read_safetensors(path):
     if length > min(len(data) - 8, _MAX_HEADER):
         raise bad(f"a header of {length} bytes in a file of {len(data)}")
     try:
-        header = json.loads(data[8:8 + length].decode())
+        header = json.loads(data[8 : 8 + length].decode())
     except ValueError:
         raise bad("its header is not JSON") from None
     if not isinstance(header, dict):
         raise bad("its header is not an object")
-    body, tensors, spans = memoryview(data)[8 + length:], {}, []
+    body, tensors, spans = memoryview(data)[8 + length :], {}, []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -170,7 +182,10 @@ def read_prefix(folder):
         raise ValueError(f"{pathlib.Path(folder) / WEIGHTS}: no tensor prompt_embeddings")
     x = tensors["prompt_embeddings"]
     if x.shape != (m, layers * 2 * width):
-        raise ValueError(f"{pathlib.Path(folder) / WEIGHTS}: prompt_embeddings of shape {x.shape}, should be {(m, layers * 2 * width)}")
+        raise ValueError(
+            f"{pathlib.Path(folder) / WEIGHTS}: prompt_embeddings of shape {x.shape}, "
+            f"should be {(m, layers * 2 * width)}"
+        )
     # Row: layer, then key or value, then head.
     x = x.astype(np.float32).reshape(m, layers, 2, heads, width // heads).transpose(2, 1, 3, 0, 4)
     return config, np.ascontiguousarray(x[0]), np.ascontiguousarray(x[1])
@@ -192,14 +207,27 @@ def write_prefix(folder, prefix_k, prefix_v, **config):
         raise ValueError(f"prefix_v: shape {v.shape} beside prefix_k of shape {k.shape}")
     layers, heads, m, dim = k.shape
     x = np.stack([k, v]).transpose(3, 1, 0, 2, 4).reshape(m, layers * 2 * heads * dim)
-    known = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": m, "num_layers": layers, "num_attention_heads": heads,
-             "token_dim": heads * dim, "num_transformer_submodules": 1, "prefix_projection": False, "encoder_hidden_size": heads * dim,
-             "base_model_name_or_path": None, "task_type": None, "inference_mode": True}
+    known = {
+        "peft_type": "PREFIX_TUNING",
+        "num_virtual_tokens": m,
+        "num_layers": layers,
+        "num_attention_heads": heads,
+        "token_dim": heads * dim,
+        "num_transformer_submodules": 1,
+        "prefix_projection": False,
+        "encoder_hidden_size": heads * dim,
+        "base_model_name_or_path": None,
+        "task_type": None,
+        "inference_mode": True,
+    }
     _write(folder, {**known, **config}, {"prompt_embeddings": np.ascontiguousarray(x)})
 
 
 def read_lora(folder):
-    """LoRA from a folder: (config, {module: (A, B, scaling)}), A (r, in), B (out, r), float32; the update is scaling B A."""
+    """LoRA from a folder: (config, {module: (A, B, scaling)}), A (r, in), B (out, r), float32.
+
+    The update of a module is scaling B A.
+    """
     config, path = _read_config(folder, ("LORA",))
     rank = _positive(config, "r", path)
     alpha = config.get("lora_alpha", rank)
@@ -211,14 +239,18 @@ def read_lora(folder):
     for name, A in tensors.items():
         if not (name.startswith(before) and name.endswith(after)):
             continue
-        module = name[len(before):-len(after)]
+        module = name[len(before) : -len(after)]
         B = tensors.get(LORA_KEY.format(module, "B"))
         if B is None or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
             raise ValueError(f"{pathlib.Path(folder) / WEIGHTS}: {module}: lora_A and lora_B do not go together")
-        own_rank, own_alpha = (_pattern(config.get(key), module, value)
-                               for key, value in (("rank_pattern", A.shape[0]), ("alpha_pattern", alpha)))
+        own_rank, own_alpha = (
+            _pattern(config.get(key), module, value)
+            for key, value in (("rank_pattern", A.shape[0]), ("alpha_pattern", alpha))
+        )
         if own_rank != A.shape[0]:
-            raise ValueError(f"{pathlib.Path(folder) / WEIGHTS}: {module}: rank {A.shape[0]}, the config says {own_rank}")
+            raise ValueError(
+                f"{pathlib.Path(folder) / WEIGHTS}: {module}: rank {A.shape[0]}, the config says {own_rank}"
+            )
         scaling = own_alpha / (math.sqrt(own_rank) if config.get("use_rslora") else own_rank)
         layers[module] = (A.astype(np.float32), B.astype(np.float32), scaling)
     if not layers:
@@ -253,17 +285,29 @@ def write_lora(folder, layers, lora_alpha, **config):
         tensors[LORA_KEY.format(module, "A")], tensors[LORA_KEY.format(module, "B")] = A, B
     if len(ranks) != 1:
         raise ValueError(f"layers: one rank, not {sorted(ranks)}")
-    known = {"peft_type": "LORA", "r": ranks.pop(), "lora_alpha": lora_alpha, "lora_dropout": 0.0, "bias": "none",
-             "target_modules": sorted({module.rsplit(".", 1)[-1] for module in layers}), "fan_in_fan_out": False,
-             "use_rslora": False, "base_model_name_or_path": None, "task_type": None, "inference_mode": True}
+    known = {
+        "peft_type": "LORA",
+        "r": ranks.pop(),
+        "lora_alpha": lora_alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted({module.rsplit(".", 1)[-1] for module in layers}),
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "base_model_name_or_path": None,
+        "task_type": None,
+        "inference_mode": True,
+    }
     _write(folder, {**known, **config}, tensors)
 
 
 def summary_error(q, k, v, prefix_k, prefix_v, Z, kvec, feature):
-    """||T - PA||_F / ||PA - Attn||_F: what the summary errs relative to what the prefix changes, 1 meaning as good as no prefix.
+    """||T - PA||_F / ||PA - Attn||_F: what the summary errs relative to what the prefix changes.
 
-    q (batch, heads, length, head_dim); k, v: the input tokens beside the prefix, or None for the prefix alone, and the error is
-    then relative to ||PA||_F. NaN when some normaliser is not positive.
+    1 is as good as no prefix.
+
+    q (batch, heads, length, head_dim); k, v: the input tokens beside the prefix, or None for the prefix alone, and the
+    error is then relative to ||PA||_F. NaN when some normaliser is not positive.
     """
     alone = k is None
     if alone:
@@ -277,10 +321,20 @@ def summary_error(q, k, v, prefix_k, prefix_v, Z, kvec, feature):
     return float(np.linalg.norm((ours - exact).astype(np.float64)) / effect)
 
 
-def summarise(prefix_k, prefix_v, q, k=None, v=None, *, features=("elu1", "taylor:1", "split:0", "taylor:2", "split:2"), bound=None):
+def summarise(
+    prefix_k,
+    prefix_v,
+    q,
+    k=None,
+    v=None,
+    *,
+    features=("elu1", "taylor:1", "split:0", "taylor:2", "split:2"),
+    bound=None,
+):
     """The prefix of one layer as a summary, by the map that errs least on the queries.
 
-    prefix_k, prefix_v: (heads, m, head_dim); q: (batch, heads, length, head_dim); k, v: input tokens beside the prefix, or None
+    prefix_k, prefix_v: (heads, m, head_dim); q: (batch, heads, length, head_dim)
+    k, v: input tokens beside the prefix, or None
     returns (Z, kvec, feature, error); see summary_error
 
     >>> rng = np.random.default_rng(1)
@@ -303,11 +357,14 @@ def summarise(prefix_k, prefix_v, q, k=None, v=None, *, features=("elu1", "taylo
 
 def main(arguments=None):
     """Converts a prefix adapter to summaries, prints the error and the bytes of each layer."""
-    parser = argparse.ArgumentParser(prog="python -m prefix_ntk.peft", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m prefix_ntk.peft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("adapter", help="folder of a prefix-tuning adapter")
     parser.add_argument("--queries", required=True, metavar="FILE", help="queries by layer, NPY")
-    parser.add_argument("--features", default="elu1,taylor:1,split:0,taylor:2,split:2", metavar="A,B", help="maps to choose from")
+    parser.add_argument(
+        "--features", default="elu1,taylor:1,split:0,taylor:2,split:2", metavar="A,B", help="maps to choose from"
+    )
     parser.add_argument("--bound", type=float, metavar="B", help="largest score, for cheb and minimax")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where summary.safetensors and summary.json go")
     options = parser.parse_args(arguments)
@@ -317,14 +374,24 @@ def main(arguments=None):
         if queries.ndim == 4:
             queries = queries[:, None]
         if queries.ndim != 5 or len(queries) != len(prefix_k):
-            raise ValueError(f"{options.queries}: shape {queries.shape}, should be ({len(prefix_k)}, [batch,] heads, length, head_dim)")
+            raise ValueError(
+                f"{options.queries}: shape {queries.shape}, "
+                f"should be ({len(prefix_k)}, [batch,] heads, length, head_dim)"
+            )
         tensors, rows = {}, []
         print(f"{'layer':>5} {'feature':>10} {'error':>10} {'prefix bytes':>13} {'summary bytes':>14}")
         for layer, (k, v, q) in enumerate(zip(prefix_k, prefix_v, queries)):
             Z, kvec, feature, error = summarise(k, v, q, features=options.features.split(","), bound=options.bound)
             tensors[f"layer.{layer}.Z"], tensors[f"layer.{layer}.kvec"] = Z, kvec
-            rows.append({"feature": feature, "bound": options.bound, "error": error, "prefix_bytes": k.nbytes + v.nbytes,
-                         "summary_bytes": Z.nbytes + kvec.nbytes})
+            rows.append(
+                {
+                    "feature": feature,
+                    "bound": options.bound,
+                    "error": error,
+                    "prefix_bytes": k.nbytes + v.nbytes,
+                    "summary_bytes": Z.nbytes + kvec.nbytes,
+                }
+            )
             print(f"{layer:5d} {feature:>10} {error:10.3g} {k.nbytes + v.nbytes:13d} {Z.nbytes + kvec.nbytes:14d}")
         folder = pathlib.Path(options.out)
         folder.mkdir(parents=True, exist_ok=True)

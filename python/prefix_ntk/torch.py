@@ -2,9 +2,10 @@
 
     from prefix_ntk.torch import PrefixAttention, NTKAttention, attention, ntk_attention
 
-The library's attention has no double precision, so `torch.autograd.gradcheck` does not apply; gradients agree with those of
-the plain formula to single precision. Second derivatives are not available.
+The library's attention has no double precision, so `torch.autograd.gradcheck` does not apply; gradients agree with
+those of the plain formula to single precision. Second derivatives are not available.
 """
+
 import ctypes
 
 import numpy as np
@@ -41,7 +42,9 @@ class _Exact(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, prefix_k, prefix_v, packed, causal, key_lengths, scale, threads):
         call = A.Call(_array("q", q), _array("k", k), _array("v", v), causal, key_lengths, scale, threads)
-        prefix, held = A.prefix_arrays(call, packed if packed is not None else _array("prefix_k", prefix_k), _array("prefix_v", prefix_v))
+        prefix, held = A.prefix_arrays(
+            call, packed if packed is not None else _array("prefix_k", prefix_k), _array("prefix_v", prefix_v)
+        )
         if packed is not None and any(ctx.needs_input_grad) and not packed.backward:
             raise ValueError("prefix_k: packed without backward=True")
         out = np.empty(call.q.shape, np.float32)
@@ -55,7 +58,7 @@ class _Exact(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out):
-        ctx.saved_tensors                           # refuses inputs changed in place since
+        ctx.saved_tensors  # refuses inputs changed in place since
         call, held = ctx.call, ctx.held
         out = _array("out", ctx.saved_tensors[5])
         d_out = L.array("d_out", _array("d_out", d_out), A.F32, (4,))
@@ -64,9 +67,22 @@ class _Exact(torch.autograd.Function):
         arrays, views = zip(*(_gradient(w, x) for w, x in zip(wanted, likes)))
         if out.size:
             grads = L.ExactGrads(*views)
-            L.check(L.lib.attn_exact_backward(ctypes.byref(call.shape), call.scale, *call.qkv(),
-                                              ctypes.byref(ctx.prefix) if ctx.prefix else None, A.view(out), ctx.rows.ctypes.data,
-                                              A.view(d_out), ctypes.byref(grads), None, 0, call.threads), "attention, backward")
+            L.check(
+                L.lib.attn_exact_backward(
+                    ctypes.byref(call.shape),
+                    call.scale,
+                    *call.qkv(),
+                    ctypes.byref(ctx.prefix) if ctx.prefix else None,
+                    A.view(out),
+                    ctx.rows.ctypes.data,
+                    A.view(d_out),
+                    ctypes.byref(grads),
+                    None,
+                    0,
+                    call.threads,
+                ),
+                "attention, backward",
+            )
         return tuple(_tensor(x) for x in arrays) + (None,) * 5
 
 
@@ -91,12 +107,25 @@ class _Ntk(torch.autograd.Function):
         d_out = L.array("d_out", _array("d_out", d_out), A.F32, (4,))
         arrays, views = zip(*(_gradient(w, x) for w, x in zip(ctx.needs_input_grad[:4], [call.q, call.k, call.v, Z])))
         dk = np.zeros(kvec.shape, np.float32) if ctx.needs_input_grad[4] else None
-        k_view = A.NO_VIEW if dk is None else A.view(dk, ("batch", "head")[2 - (dk.ndim - 1):])
+        k_view = A.NO_VIEW if dk is None else A.view(dk, ("batch", "head")[2 - (dk.ndim - 1) :])
         if out.size:
             grads = L.NtkGrads(*views, k_view)
-            L.check(L.lib.attn_ntk_backward(ctypes.byref(call.shape), call.scale, *call.qkv(), ctypes.byref(ctx.summary), A.view(out),
-                                            ctx.rows.ctypes.data, A.view(d_out), ctypes.byref(grads), None, 0, call.threads),
-                    "ntk_attention, backward")
+            L.check(
+                L.lib.attn_ntk_backward(
+                    ctypes.byref(call.shape),
+                    call.scale,
+                    *call.qkv(),
+                    ctypes.byref(ctx.summary),
+                    A.view(out),
+                    ctx.rows.ctypes.data,
+                    A.view(d_out),
+                    ctypes.byref(grads),
+                    None,
+                    0,
+                    call.threads,
+                ),
+                "ntk_attention, backward",
+            )
         return tuple(_tensor(x) for x in arrays + (dk,)) + (None,) * 5
 
 
@@ -113,11 +142,27 @@ def attention(q, k, v, *, prefix_k=None, prefix_v=None, causal=False, key_length
     packed = prefix_k if isinstance(prefix_k, A.PackedPrefix) else None
     if packed is not None and prefix_v is not None:
         raise ValueError("prefix_v: a packed prefix has its values")
-    return _Exact.apply(q, k, v, None if packed else prefix_k, prefix_v, packed, causal, key_lengths, scale, threads or _threads())
+    return _Exact.apply(
+        q, k, v, None if packed else prefix_k, prefix_v, packed, causal, key_lengths, scale, threads or _threads()
+    )
 
 
-def ntk_attention(q, k, v, Z, kvec, *, feature="elu1", bound=None, seed=L.DEFAULT_SEED, omega=None, causal=False, key_lengths=None,
-                  scale=None, threads=None):
+def ntk_attention(
+    q,
+    k,
+    v,
+    Z,
+    kvec,
+    *,
+    feature="elu1",
+    bound=None,
+    seed=L.DEFAULT_SEED,
+    omega=None,
+    causal=False,
+    key_lengths=None,
+    scale=None,
+    threads=None,
+):
     """`prefix_ntk.ntk_attention` on tensors, differentiable in q, k, v, Z and kvec. Shapes as there.
 
     >>> x = torch.ones(1, 2, 3, 4)
@@ -126,7 +171,9 @@ def ntk_attention(q, k, v, Z, kvec, *, feature="elu1", bound=None, seed=L.DEFAUL
     >>> Z.grad.shape
     torch.Size([2, 4, 4])
     """
-    return _Ntk.apply(q, k, v, Z, kvec, (feature, bound, seed, omega), causal, key_lengths, scale, threads or _threads())
+    return _Ntk.apply(
+        q, k, v, Z, kvec, (feature, bound, seed, omega), causal, key_lengths, scale, threads or _threads()
+    )
 
 
 def _threads():
@@ -153,8 +200,16 @@ class PrefixAttention(torch.nn.Module):
         self.prefix_v = torch.nn.Parameter(torch.randn(kv_heads, prefix_len, head_dim) * std)
 
     def forward(self, q, k, v, key_lengths=None):
-        return attention(q, k, v, prefix_k=self.prefix_k, prefix_v=self.prefix_v, causal=self.causal, key_lengths=key_lengths,
-                         scale=self.scale)
+        return attention(
+            q,
+            k,
+            v,
+            prefix_k=self.prefix_k,
+            prefix_v=self.prefix_v,
+            causal=self.causal,
+            key_lengths=key_lengths,
+            scale=self.scale,
+        )
 
     def summarised(self, feature="elu1", **options):
         """The NTKAttention whose summary is this prefix folded by a feature map."""
@@ -169,8 +224,8 @@ class PrefixAttention(torch.nn.Module):
 class NTKAttention(torch.nn.Module):
     """Attention with a trainable summary in place of a prefix.
 
-    head_dim, heads: of Z (heads, r, head_dim) and kvec (heads, r); heads may be the number of key/value heads. Both start at 0,
-    which is attention without a prefix. feature and its options: see FeatureMap
+    head_dim, heads: of Z (heads, r, head_dim) and kvec (heads, r); heads may be the number of key/value heads. Both
+    start at 0, which is attention without a prefix. feature and its options: see FeatureMap
     forward(q, k, v, key_lengths=None): (batch, heads, len_q, head_dim), shapes as in `ntk_attention`
 
     >>> layer = NTKAttention(head_dim=8, heads=4, feature='taylor:1')
@@ -187,5 +242,6 @@ class NTKAttention(torch.nn.Module):
         self.kvec = torch.nn.Parameter(torch.zeros(heads, self.map.feat_dim))
 
     def forward(self, q, k, v, key_lengths=None):
-        return ntk_attention(q, k, v, self.Z, self.kvec, feature=self.map, causal=self.causal, key_lengths=key_lengths,
-                             scale=self.scale)
+        return ntk_attention(
+            q, k, v, self.Z, self.kvec, feature=self.map, causal=self.causal, key_lengths=key_lengths, scale=self.scale
+        )

@@ -1,4 +1,5 @@
 """The formulas in float64, one row at a time, and the comparison the tests share."""
+
 import itertools
 import math
 
@@ -36,7 +37,7 @@ def visible(i, len_q, len_k, causal, length):
 def attention(q, k, v, prefix_k=None, prefix_v=None, causal=False, key_lengths=None, scale=None):
     B, H, Lq, d = q.shape
     kv, Lk = k.shape[1:3]
-    scale = d ** -0.5 if scale is None else scale
+    scale = d**-0.5 if scale is None else scale
     out = np.zeros(q.shape)
     if prefix_k is not None:
         prefix_k, prefix_v = spread(prefix_k, B, kv, 2), spread(prefix_v, B, kv, 2)
@@ -73,7 +74,7 @@ def ntk_attention(q, k, v, Z, kvec, feature="elu1", causal=False, key_lengths=No
     B, H, Lq, d = q.shape
     kv, Lk = k.shape[1:3]
     heads = Z.shape[-3] if Z.ndim > 2 else 1
-    scale = d ** -0.5 if scale is None else scale
+    scale = d**-0.5 if scale is None else scale
     Z, kvec = spread(Z, B, heads, 2), spread(kvec, B, heads, 1)
     out = np.zeros(q.shape)
     for b, h, i in itertools.product(range(B), range(H), range(Lq)):

@@ -6,7 +6,7 @@ import numpy as np
 import prefix_ntk as p
 from tests import reference as ref
 
-CASES = [   # batch, heads, kv_heads, len_q, len_k, d, m
+CASES = [  # batch, heads, kv_heads, len_q, len_k, d, m
     (1, 1, 1, 1, 1, 1, 1),
     (2, 6, 3, 5, 7, 13, 70),
     (3, 4, 1, 9, 9, 16, 0),
@@ -22,7 +22,13 @@ def draw(rng, *shape):
 def tensors(case, seed=7):
     B, H, kv, Lq, Lk, d, m = case
     rng = np.random.default_rng(seed)
-    return draw(rng, B, H, Lq, d), draw(rng, B, kv, Lk, d), draw(rng, B, kv, Lk, d), draw(rng, kv, m, d), draw(rng, kv, m, d)
+    return (
+        draw(rng, B, H, Lq, d),
+        draw(rng, B, kv, Lk, d),
+        draw(rng, B, kv, Lk, d),
+        draw(rng, kv, m, d),
+        draw(rng, kv, m, d),
+    )
 
 
 class Exact(unittest.TestCase):
@@ -52,7 +58,7 @@ class Exact(unittest.TestCase):
         ref.assert_close(self, got, ref.attention(q, k, v, pk, pv, True, [0, 4], 0.7), ref.ATOL_SINGLE)
 
     def test_strides(self):
-        """(batch, length, heads, d) arrays seen as (batch, heads, length, d), rows backwards, every other row, a shared head."""
+        """(batch, length, heads, d) seen as (batch, heads, length, d), every other row backwards, a shared head."""
         rng = np.random.default_rng(5)
         q = draw(rng, 2, 9, 4, 13).transpose(0, 2, 1, 3)
         k = draw(rng, 2, 2, 14, 13)[:, :, ::-2]
@@ -70,8 +76,10 @@ class Exact(unittest.TestCase):
         q, k, v, pk, pv = tensors(CASES[4])
         one = p.attention(q, k, v, prefix_k=pk, prefix_v=pv, threads=1)
         results = [None] * 4
+
         def work(i):
             results[i] = p.attention(q, k, v, prefix_k=pk, prefix_v=pv, threads=i + 1)
+
         workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
         for w in workers:
             w.start()
@@ -87,14 +95,30 @@ class Exact(unittest.TestCase):
     def test_refusals_name_the_argument(self):
         q, k, v, pk, pv = tensors(CASES[1])
         wrong = [
-            ("q", dict(q=q.astype(np.float64))), ("q", dict(q=q[0])), ("k", dict(k=k[:1])), ("k", dict(k=k[:, :, :, :5])),
-            ("k", dict(k=k[:, [0, 0, 0, 0]])), ("v", dict(v=v[:, :, :3])), ("v", dict(v=v.astype(">f4"))),
-            ("prefix_v", dict(prefix_v=None)), ("prefix_k", dict(prefix_k=None)), ("prefix_k", dict(prefix_k=pk[:2])),
-            ("prefix_k", dict(prefix_k=pk[:, :, :4])), ("prefix_v", dict(prefix_v=pv[:, :3])), ("prefix_k", dict(prefix_k=pk[0, 0])),
-            ("key_lengths", dict(key_lengths=[1])), ("key_lengths", dict(key_lengths=[1, 8])), ("key_lengths", dict(key_lengths=[-1, 2])),
-            ("key_lengths", dict(key_lengths=[0.5, 2.0])), ("scale", dict(scale=float("nan"))), ("threads", dict(threads=0)),
-            ("threads", dict(threads=1.5)), ("out", dict(out=np.empty(q.shape))), ("out", dict(out=np.empty((1, 2), np.float32))),
-            ("out", dict(out=q)), ("out", dict(out=[1.0])),
+            ("q", dict(q=q.astype(np.float64))),
+            ("q", dict(q=q[0])),
+            ("k", dict(k=k[:1])),
+            ("k", dict(k=k[:, :, :, :5])),
+            ("k", dict(k=k[:, [0, 0, 0, 0]])),
+            ("v", dict(v=v[:, :, :3])),
+            ("v", dict(v=v.astype(">f4"))),
+            ("prefix_v", dict(prefix_v=None)),
+            ("prefix_k", dict(prefix_k=None)),
+            ("prefix_k", dict(prefix_k=pk[:2])),
+            ("prefix_k", dict(prefix_k=pk[:, :, :4])),
+            ("prefix_v", dict(prefix_v=pv[:, :3])),
+            ("prefix_k", dict(prefix_k=pk[0, 0])),
+            ("key_lengths", dict(key_lengths=[1])),
+            ("key_lengths", dict(key_lengths=[1, 8])),
+            ("key_lengths", dict(key_lengths=[-1, 2])),
+            ("key_lengths", dict(key_lengths=[0.5, 2.0])),
+            ("scale", dict(scale=float("nan"))),
+            ("threads", dict(threads=0)),
+            ("threads", dict(threads=1.5)),
+            ("out", dict(out=np.empty(q.shape))),
+            ("out", dict(out=np.empty((1, 2), np.float32))),
+            ("out", dict(out=q)),
+            ("out", dict(out=[1.0])),
         ]
         for name, change in wrong:
             with self.subTest(name=name, change={n: getattr(x, "shape", x) for n, x in change.items()}):
@@ -144,10 +168,19 @@ class Ntk(unittest.TestCase):
         q, k, v, _, _ = tensors(CASES[1])
         Z, kvec = np.zeros((3, 13, 13), np.float32), np.zeros((3, 13), np.float32)
         wrong = [
-            ("Z", dict(Z=Z.astype(np.float64))), ("Z", dict(Z=Z[:2])), ("Z", dict(Z=Z[:, :5])), ("Z", dict(Z=Z[None])),
-            ("kvec", dict(kvec=kvec[0])), ("kvec", dict(kvec=kvec[:, :4])), ("feature", dict(feature="taylor")),
-            ("feature", dict(feature="sinus")), ("feature", dict(feature=3)), ("bound", dict(feature="cheb:2")),
-            ("bound", dict(feature="cheb:2", bound=-1.0)), ("out", dict(out=Z)), ("feature", dict(feature=p.FeatureMap("elu1", 4))),
+            ("Z", dict(Z=Z.astype(np.float64))),
+            ("Z", dict(Z=Z[:2])),
+            ("Z", dict(Z=Z[:, :5])),
+            ("Z", dict(Z=Z[None])),
+            ("kvec", dict(kvec=kvec[0])),
+            ("kvec", dict(kvec=kvec[:, :4])),
+            ("feature", dict(feature="taylor")),
+            ("feature", dict(feature="sinus")),
+            ("feature", dict(feature=3)),
+            ("bound", dict(feature="cheb:2")),
+            ("bound", dict(feature="cheb:2", bound=-1.0)),
+            ("out", dict(out=Z)),
+            ("feature", dict(feature=p.FeatureMap("elu1", 4))),
         ]
         for name, change in wrong:
             with self.subTest(name=name):
@@ -177,19 +210,24 @@ class Features(unittest.TestCase):
 
     def test_sides(self):
         q, k = np.random.default_rng(6).normal(0, 0.5, (2, 1, 6))
-        s = float((q @ k.T).item()) / 6 ** 0.5
-        series = 1 + s + s ** 2 / 2
+        s = float((q @ k.T).item()) / 6**0.5
+        series = 1 + s + s**2 / 2
         value = p.features(q, "split:2") @ p.features(k, "split:2", side="value").T
         mass = p.features(q, "split:2") @ p.features(k, "split:2", side="mass").T
-        ref.assert_close(self, value, [[series + s ** 3 / 6]], ref.RTOL_DOUBLE)
+        ref.assert_close(self, value, [[series + s**3 / 6]], ref.RTOL_DOUBLE)
         ref.assert_close(self, mass, [[series]], ref.RTOL_DOUBLE)
 
     def test_refusals(self):
         x = np.ones((2, 3))
-        for name, call in (("x", lambda: p.features(x.astype(int))), ("side", lambda: p.features(x, side="key")),
-                           ("feature", lambda: p.features(x, "split:3")), ("omega", lambda: p.features(x, "favor:4", omega=x)),
-                           ("prefix_k", lambda: p.fold(x.astype(np.float16), x)), ("prefix_v", lambda: p.fold(x, x[:1])),
-                           ("prefix_v", lambda: p.fold(x, x.astype(np.float32)))):
+        for name, call in (
+            ("x", lambda: p.features(x.astype(int))),
+            ("side", lambda: p.features(x, side="key")),
+            ("feature", lambda: p.features(x, "split:3")),
+            ("omega", lambda: p.features(x, "favor:4", omega=x)),
+            ("prefix_k", lambda: p.fold(x.astype(np.float16), x)),
+            ("prefix_v", lambda: p.fold(x, x[:1])),
+            ("prefix_v", lambda: p.fold(x, x.astype(np.float32))),
+        ):
             with self.assertRaisesRegex(ValueError, f"^{name}: "):
                 call()
         with self.assertRaises(ArithmeticError):

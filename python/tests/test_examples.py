@@ -18,6 +18,7 @@ def load_tests(loader, tests, pattern):
 class Documented(unittest.TestCase):
     def test_every_public_function_has_an_example(self):
         import prefix_ntk
+
         for name in prefix_ntk.__all__:
             x = getattr(prefix_ntk, name)
             if callable(x) and not (isinstance(x, type) and issubclass(x, Exception)):

@@ -19,7 +19,9 @@ class Kernels(unittest.TestCase):
             for kernel in ntk.KERNELS:
                 with self.subTest(m=m, kernel=kernel):
                     want = ref.gram(W, a, self.X, kernel)
-                    ref.assert_close(self, p.ntk_gram(W, a, self.X, kernel=kernel), want, 1e-10 * np.abs(want).max() + 1e-15)
+                    ref.assert_close(
+                        self, p.ntk_gram(W, a, self.X, kernel=kernel), want, 1e-10 * np.abs(want).max() + 1e-15
+                    )
 
     def test_outputs(self):
         W, a = ntk.prefix_draw(17, 4, 0.7)
@@ -30,7 +32,9 @@ class Kernels(unittest.TestCase):
         W, a = ntk.prefix_draw(14, 4, 0.7)
         want = p.ntk_gram(W[::2].copy(), a[::2].copy(), self.X[:, ::-1].copy())
         np.testing.assert_array_equal(p.ntk_gram(W[::2], a[::2], self.X[:, ::-1]), want)
-        np.testing.assert_array_equal(p.ntk_gram(W[::-2][::-1], a[1::2], self.X), p.ntk_gram(W[1::2].copy(), a[1::2].copy(), self.X))
+        np.testing.assert_array_equal(
+            p.ntk_gram(W[::-2][::-1], a[1::2], self.X), p.ntk_gram(W[1::2].copy(), a[1::2].copy(), self.X)
+        )
 
     def test_limit_is_where_the_kernel_goes(self):
         """Law: the relative error of 4^9 tokens is about constant / sqrt(m); a factor 4 covers one draw."""
@@ -38,13 +42,13 @@ class Kernels(unittest.TestCase):
         W, a = ntk.prefix_draw(m, 4, 0.4, signs="positive")
         limit = p.ntk_limit(self.X, sigma=0.4, signs="positive")
         error = np.linalg.norm(p.ntk_gram(W, a, self.X) - limit) / np.linalg.norm(limit)
-        self.assertLess(error, 4 * ntk.ntk_error_constant(self.X, 0.4, signs="positive") / m ** 0.5)
+        self.assertLess(error, 4 * ntk.ntk_error_constant(self.X, 0.4, signs="positive") / m**0.5)
         self.assertGreater(error, 0.0)
 
     def test_limit_one_sample_by_hand(self):
         """E over tokens: S_ir weighs e^{<w,x>}, whose square shifts a Gaussian to mean 2 sigma^2 x; signs of mean 0."""
         x, sigma = np.array([0.4, -0.7, 0.2]), 0.6
-        s2, n2 = sigma ** 2, x @ x
+        s2, n2 = sigma**2, x @ x
         mean = 2 * s2 * x
         # m S_r -> e^{<w,x>}/E: E (e^{<w,x>}/E e^{<w,x>})^2 = e^{s2 n2}, w ~ N(mean, s2 I) under that weight.
         second = s2 * np.eye(3) + np.outer(mean, mean)
@@ -74,14 +78,21 @@ class Kernels(unittest.TestCase):
     def test_refusals_name_the_argument(self):
         W, a, X = np.ones((5, 4)), np.ones(5), self.X
         for name, call in (
-                ("W", lambda: p.ntk_gram(W.astype(np.float32), a, X)), ("W", lambda: p.ntk_gram(W[0], a, X)),
-                ("signs", lambda: p.ntk_gram(W, a[:3], X)), ("X", lambda: p.ntk_gram(W, a, X[:, :2])),
-                ("kernel", lambda: p.ntk_gram(W, a, X, kernel="fast")), ("X1", lambda: p.ntk_limit(X[:0], sigma=1.0)),
-                ("X2", lambda: p.ntk_limit(X, X[:, :1], 1.0)), ("sigma", lambda: p.ntk_limit(X)),
-                ("sigma", lambda: p.ntk_limit(X, sigma=-1.0)), ("signs", lambda: p.ntk_limit(X, sigma=1.0, signs="even")),
-                ("Y", lambda: p.ntk_predict(X, self.Y[:2], X, 0.5)), ("X_at", lambda: p.ntk_predict(X, self.Y, X[:, :1], 0.5)),
-                ("F0_at", lambda: p.ntk_predict(X, self.Y, X, 0.5, F0=self.Y)),
-                ("prefix_len", lambda: ntk.prefix_draw(3, 2, 1.0, signs="mirrored"))):
+            ("W", lambda: p.ntk_gram(W.astype(np.float32), a, X)),
+            ("W", lambda: p.ntk_gram(W[0], a, X)),
+            ("signs", lambda: p.ntk_gram(W, a[:3], X)),
+            ("X", lambda: p.ntk_gram(W, a, X[:, :2])),
+            ("kernel", lambda: p.ntk_gram(W, a, X, kernel="fast")),
+            ("X1", lambda: p.ntk_limit(X[:0], sigma=1.0)),
+            ("X2", lambda: p.ntk_limit(X, X[:, :1], 1.0)),
+            ("sigma", lambda: p.ntk_limit(X)),
+            ("sigma", lambda: p.ntk_limit(X, sigma=-1.0)),
+            ("signs", lambda: p.ntk_limit(X, sigma=1.0, signs="even")),
+            ("Y", lambda: p.ntk_predict(X, self.Y[:2], X, 0.5)),
+            ("X_at", lambda: p.ntk_predict(X, self.Y, X[:, :1], 0.5)),
+            ("F0_at", lambda: p.ntk_predict(X, self.Y, X, 0.5, F0=self.Y)),
+            ("prefix_len", lambda: ntk.prefix_draw(3, 2, 1.0, signs="mirrored")),
+        ):
             with self.subTest(name=name), self.assertRaisesRegex(ValueError, f"^{name}[:,]"):
                 call()
         with self.assertRaises(ArithmeticError):

@@ -22,8 +22,13 @@ class Folder(unittest.TestCase):
 class Safetensors(Folder):
     def test_round_trip(self):
         rng = np.random.default_rng(1)
-        tensors = {"a.b": rng.normal(size=(3, 5)).astype(np.float32), "half": rng.normal(size=7).astype(np.float16),
-                   "n": np.arange(6, dtype=np.int64).reshape(2, 3), "none": np.zeros((0, 4), np.float32), "scalar": np.array(0.7)}
+        tensors = {
+            "a.b": rng.normal(size=(3, 5)).astype(np.float32),
+            "half": rng.normal(size=7).astype(np.float16),
+            "n": np.arange(6, dtype=np.int64).reshape(2, 3),
+            "none": np.zeros((0, 4), np.float32),
+            "scalar": np.array(0.7),
+        }
         peft.write_safetensors(self.folder / "x", tensors, {"format": "pt"})
         got = peft.read_safetensors(self.folder / "x")
         self.assertEqual(set(got), set(tensors))
@@ -39,16 +44,27 @@ class Safetensors(Folder):
         return path
 
     def test_bfloat16(self):
-        path = self.file({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}, struct.pack("<HH", 0x3F80, 0xC040))
+        path = self.file(
+            {"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}, struct.pack("<HH", 0x3F80, 0xC040)
+        )
         np.testing.assert_array_equal(peft.read_safetensors(path)["w"], np.array([1.0, -3.0], np.float32))
 
     def test_damage_is_refused(self):
         entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         for header, body, length in (
-                (b"{", b"", None), (b"[]", b"", None), ({"w": entry}, b"", None), ({"w": entry}, b"\0" * 9, None), ({}, b"", 1 << 60),
-                ({"w": {**entry, "shape": [3]}}, b"\0" * 8, None), ({"w": {**entry, "dtype": "F8"}}, b"\0" * 8, None),
-                ({"w": {**entry, "data_offsets": [4, 12]}}, b"\0" * 12, None), ({"w": {**entry, "shape": [-2]}}, b"\0" * 8, None),
-                ({"w": entry, "v": entry}, b"\0" * 8, None), ({"w": {"dtype": "F32"}}, b"", None), ({"w": 3}, b"", None)):
+            (b"{", b"", None),
+            (b"[]", b"", None),
+            ({"w": entry}, b"", None),
+            ({"w": entry}, b"\0" * 9, None),
+            ({}, b"", 1 << 60),
+            ({"w": {**entry, "shape": [3]}}, b"\0" * 8, None),
+            ({"w": {**entry, "dtype": "F8"}}, b"\0" * 8, None),
+            ({"w": {**entry, "data_offsets": [4, 12]}}, b"\0" * 12, None),
+            ({"w": {**entry, "shape": [-2]}}, b"\0" * 8, None),
+            ({"w": entry, "v": entry}, b"\0" * 8, None),
+            ({"w": {"dtype": "F32"}}, b"", None),
+            ({"w": 3}, b"", None),
+        ):
             with self.subTest(header=header), self.assertRaisesRegex(ValueError, "y: "):
                 peft.read_safetensors(self.file(header, body, length))
         (self.folder / "y").write_bytes(b"\1\0")
@@ -58,11 +74,20 @@ class Safetensors(Folder):
 
 class Adapters(Folder):
     def test_prefix_layout(self):
-        """Column of the saved matrix: ((layer * 2 + value) * heads + head) * head_dim + c, as past_key_values are cut from it."""
+        """Column: ((layer * 2 + value) * heads + head) * head_dim + c, as past_key_values are cut from the matrix."""
         layers, heads, m, d = 3, 2, 5, 4
         x = np.random.default_rng(2).normal(size=(m, layers * 2 * heads * d)).astype(np.float32)
-        peft._write(self.folder / "a", {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": m, "num_layers": layers,
-                                       "num_attention_heads": heads, "token_dim": heads * d}, {"prompt_embeddings": x})
+        peft._write(
+            self.folder / "a",
+            {
+                "peft_type": "PREFIX_TUNING",
+                "num_virtual_tokens": m,
+                "num_layers": layers,
+                "num_attention_heads": heads,
+                "token_dim": heads * d,
+            },
+            {"prompt_embeddings": x},
+        )
         config, k, v = peft.read_prefix(self.folder / "a")
         self.assertEqual(config["token_dim"], 8)
         for layer, head, r, c in np.ndindex(layers, heads, m, d):
@@ -75,7 +100,13 @@ class Adapters(Folder):
         k = np.ones((2, 1, 3, 4), np.float32)
         peft.write_prefix(self.folder, k, k)
         good = json.loads((self.folder / peft.CONFIG).read_text())
-        for change in ({"num_virtual_tokens": 4}, {"num_layers": 0}, {"token_dim": "4"}, {"peft_type": "LORA"}, {"num_attention_heads": 3}):
+        for change in (
+            {"num_virtual_tokens": 4},
+            {"num_layers": 0},
+            {"token_dim": "4"},
+            {"peft_type": "LORA"},
+            {"num_attention_heads": 3},
+        ):
             (self.folder / peft.CONFIG).write_text(json.dumps({**good, **change}))
             with self.subTest(change=change), self.assertRaisesRegex(ValueError, "adapter_"):
                 peft.read_prefix(self.folder)
@@ -85,8 +116,10 @@ class Adapters(Folder):
 
     def test_lora(self):
         rng = np.random.default_rng(3)
-        layers = {f"enc.{i}.query": (rng.normal(size=(4, 6)).astype(np.float32), rng.normal(size=(5, 4)).astype(np.float32))
-                  for i in range(2)}
+        layers = {
+            f"enc.{i}.query": (rng.normal(size=(4, 6)).astype(np.float32), rng.normal(size=(5, 4)).astype(np.float32))
+            for i in range(2)
+        }
         peft.write_lora(self.folder, layers, 6, use_rslora=True, alpha_pattern={"1.query": 3})
         config, got = peft.read_lora(self.folder)
         self.assertEqual((config["r"], sorted(got)), (4, sorted(layers)))
@@ -102,20 +135,33 @@ class Adapters(Folder):
         np.save(self.folder / "q.npy", rng.normal(0, 0.4, (2, 6, 9, 4)).astype(np.float32))
         text = io.StringIO()
         with contextlib.redirect_stdout(text):
-            code = peft.main([str(self.folder / "a"), "--queries", str(self.folder / "q.npy"), "--features", "elu1,taylor:1",
-                              "--out", str(self.folder / "s")])
+            code = peft.main(
+                [
+                    str(self.folder / "a"),
+                    "--queries",
+                    str(self.folder / "q.npy"),
+                    "--features",
+                    "elu1,taylor:1",
+                    "--out",
+                    str(self.folder / "s"),
+                ]
+            )
         self.assertEqual(code, 0)
         self.assertEqual(len(text.getvalue().splitlines()), 3)
         rows = json.loads((self.folder / "s/summary.json").read_text())["layers"]
         tensors = peft.read_safetensors(self.folder / "s/summary.safetensors")
         for layer, row in enumerate(rows):
-            self.assertEqual(row["summary_bytes"], tensors[f"layer.{layer}.Z"].nbytes + tensors[f"layer.{layer}.kvec"].nbytes)
+            self.assertEqual(
+                row["summary_bytes"], tensors[f"layer.{layer}.Z"].nbytes + tensors[f"layer.{layer}.kvec"].nbytes
+            )
             self.assertEqual(row["prefix_bytes"], 2 * 4 * 3 * 60 * 4)
             self.assertGreater(row["error"], 0.0)
 
     def test_conversion_refuses(self):
         with contextlib.redirect_stderr(io.StringIO()) as text:
-            self.assertEqual(peft.main([str(self.folder / "none"), "--queries", "q.npy", "--out", str(self.folder / "s")]), 3)
+            self.assertEqual(
+                peft.main([str(self.folder / "none"), "--queries", "q.npy", "--out", str(self.folder / "s")]), 3
+            )
         self.assertIn("adapter_config.json", text.getvalue())
 
 

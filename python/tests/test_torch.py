@@ -42,7 +42,9 @@ class Torch(unittest.TestCase):
 
     def setUp(self):
         self.generator = torch.Generator().manual_seed(5)
-        self.q, self.k, self.v = self.draw(self.B, self.H, self.LQ, self.D), *(self.draw(self.B, self.KV, self.LK, self.D) for _ in "kv")
+        self.q, self.k, self.v = self.draw(self.B, self.H, self.LQ, self.D), *(
+            self.draw(self.B, self.KV, self.LK, self.D) for _ in "kv"
+        )
         self.g = self.draw(self.B, self.H, self.LQ, self.D).detach()
 
     def compare(self, function, formula, leaves):
@@ -59,40 +61,59 @@ class Torch(unittest.TestCase):
 
     def test_exact(self):
         from prefix_ntk.torch import attention
+
         lengths = [11, 4]
         for causal in (False, True):
             for shape in ((self.M, self.D), (self.KV, self.M, self.D), (self.B, self.KV, self.M, self.D)):
                 with self.subTest(causal=causal, shape=shape):
                     prefix = self.draw(*shape), self.draw(*shape)
                     self.compare(
-                        lambda q, k, v, pk, pv: attention(q, k, v, prefix_k=pk, prefix_v=pv, causal=causal, key_lengths=lengths),
-                        lambda q, k, v, pk, pv: plain(q, k, v, causal, lengths, self.D ** -0.5, (pk, pv)),
-                        [self.q, self.k, self.v, *prefix])
+                        lambda q, k, v, pk, pv: attention(
+                            q, k, v, prefix_k=pk, prefix_v=pv, causal=causal, key_lengths=lengths
+                        ),
+                        lambda q, k, v, pk, pv: plain(q, k, v, causal, lengths, self.D**-0.5, (pk, pv)),
+                        [self.q, self.k, self.v, *prefix],
+                    )
 
     def test_ntk(self):
         from prefix_ntk.torch import ntk_attention
+
         lengths = [11, 4]
+
         def spread(x, lead, axes):
-            x = x.reshape((1,) * (2 - len(lead)) + tuple(lead) + tuple(x.shape[len(lead):]))
+            x = x.reshape((1,) * (2 - len(lead)) + tuple(lead) + tuple(x.shape[len(lead) :]))
             return x.expand(self.B, -1, *x.shape[2:]).repeat_interleave(self.H // x.shape[1], 1)
+
         def phi(q):
-            return torch.nn.functional.elu(q * self.D ** -0.25) + 1
+            return torch.nn.functional.elu(q * self.D**-0.25) + 1
+
         for causal in (False, True):
             for lead in ((), (self.KV,), (self.H,), (self.B, self.H)):
                 with self.subTest(causal=causal, lead=lead):
                     Z, kvec = self.draw(*lead, self.D, self.D), self.draw(*lead, self.D).detach().abs().requires_grad_()
                     self.compare(
                         lambda q, k, v, Z, kvec: ntk_attention(q, k, v, Z, kvec, causal=causal, key_lengths=lengths),
-                        lambda q, k, v, Z, kvec: plain(q, k, v, causal, lengths, self.D ** -0.5,
-                                                       summary=(phi(q), spread(Z, lead, 2), spread(kvec, lead, 1))),
-                        [self.q, self.k, self.v, Z, kvec])
+                        lambda q, k, v, Z, kvec: plain(
+                            q,
+                            k,
+                            v,
+                            causal,
+                            lengths,
+                            self.D**-0.5,
+                            summary=(phi(q), spread(Z, lead, 2), spread(kvec, lead, 1)),
+                        ),
+                        [self.q, self.k, self.v, Z, kvec],
+                    )
 
     def test_packed(self):
         from prefix_ntk.torch import attention
+
         pk, pv = (self.draw(self.KV, self.M, self.D).detach() for _ in "kv")
         packed = PackedPrefix(pk.numpy(), pv.numpy(), backward=True)
         got = torch.autograd.grad(attention(self.q, self.k, self.v, prefix_k=packed), [self.q, self.k, self.v], self.g)
-        want = torch.autograd.grad(attention(self.q, self.k, self.v, prefix_k=pk, prefix_v=pv), [self.q, self.k, self.v], self.g)
+        want = torch.autograd.grad(
+            attention(self.q, self.k, self.v, prefix_k=pk, prefix_v=pv), [self.q, self.k, self.v], self.g
+        )
         for x, y in zip(got, want):
             ref.assert_close(self, x, y, RTOL_GRADIENT)
         with self.assertRaisesRegex(ValueError, "backward=True"):
@@ -100,6 +121,7 @@ class Torch(unittest.TestCase):
 
     def test_only_what_is_asked_for(self):
         from prefix_ntk.torch import attention
+
         all_of_them = torch.autograd.grad(attention(self.q, self.k, self.v), [self.q, self.k, self.v], self.g)
         for i, leaf in enumerate((self.q, self.k, self.v)):
             inputs = [x if x is leaf else x.detach() for x in (self.q, self.k, self.v)]
@@ -110,14 +132,18 @@ class Torch(unittest.TestCase):
     def test_strided_and_expanded(self):
         """Tensors as (batch, length, heads, d) and an expanded gradient, as .sum() sends back."""
         from prefix_ntk.torch import attention
+
         q = self.draw(self.B, self.LQ, self.H, self.D)
         attention(q.transpose(1, 2), self.k, self.v).sum().backward()
         x = q.detach().double().requires_grad_()
-        plain(x.transpose(1, 2), self.k.double(), self.v.double(), False, [self.LK] * self.B, self.D ** -0.5).sum().backward()
+        plain(
+            x.transpose(1, 2), self.k.double(), self.v.double(), False, [self.LK] * self.B, self.D**-0.5
+        ).sum().backward()
         ref.assert_close(self, q.grad, x.grad, RTOL_GRADIENT * 10)
 
     def test_refusals(self):
         from prefix_ntk.torch import attention, ntk_attention
+
         with self.assertRaisesRegex(ValueError, "^q: "):
             attention(self.q.double(), self.k, self.v)
         with self.assertRaisesRegex(ValueError, "^k: "):
@@ -127,6 +153,7 @@ class Torch(unittest.TestCase):
 
     def test_in_place_change_is_refused(self):
         from prefix_ntk.torch import attention
+
         k = self.k.detach().clone()
         out = attention(self.q, k, self.v)
         k.add_(1.0)
@@ -134,8 +161,9 @@ class Torch(unittest.TestCase):
             out.sum().backward()
 
     def test_modules(self):
-        """A prefix trains, its summary gives nearly the same outputs, and an empty summary is attention without a prefix."""
+        """A prefix trains, its summary gives nearly the same outputs, an empty one is attention without a prefix."""
         from prefix_ntk.torch import NTKAttention, PrefixAttention, attention
+
         torch.manual_seed(3)
         layer = PrefixAttention(20, self.D, self.KV, std=0.1)
         optimiser = torch.optim.SGD(layer.parameters(), lr=50.0)
@@ -157,9 +185,13 @@ class Torch(unittest.TestCase):
 
     def test_checker_rejects_a_planted_error(self):
         from prefix_ntk.torch import attention
+
         with self.assertRaises(AssertionError):
-            self.compare(lambda q, k, v: attention(q, k, v),
-                         lambda q, k, v: plain(q, k, v, False, [self.LK] * self.B, self.D ** -0.5 * 1.001), [self.q, self.k, self.v])
+            self.compare(
+                lambda q, k, v: attention(q, k, v),
+                lambda q, k, v: plain(q, k, v, False, [self.LK] * self.B, self.D**-0.5 * 1.001),
+                [self.q, self.k, self.v],
+            )
 
 
 if __name__ == "__main__":
