@@ -22,6 +22,9 @@ static const struct { struct task_entry entry; task_source *source; } registry[]
     { { "sent3-cross-yelp", "the same, tested on Yelp alone", "sent3" }, task_source_sent3 },
     { { "super-verb", "WordNet gloss of a verb to one of 15 lexicographer classes, split by hash", "wordnet" }, task_source_wordnet },
     { { "super-noun", "WordNet gloss of a noun to one of 25 lexicographer classes, split by hash", "wordnet" }, task_source_wordnet },
+    { { "wic-wn", "whether a word has one sense in two WordNet examples, split by word", "wordnet" }, task_source_wic },
+    { { "boolq", "BoolQ: yes or no, a question and a passage; its official validation set is the test set", "boolq" }, task_source_boolq },
+    { { "brown15", "genre of a window of 64 words of the Brown corpus, 15 genres, split by document", "brown15" }, task_source_brown },
 };
 enum { NUM_TASKS = sizeof registry / sizeof *registry };
 
