@@ -9,5 +9,7 @@ int refuse(struct reason why, int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(why.text, why.size, format, args);
     va_end(args);
+    for (char *c = why.text; why.size && *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 127) *c = '?';
     return code;
 }

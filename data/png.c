@@ -19,7 +19,7 @@ int png_read_rgb(const char *path, struct png_rgb *out, struct reason why)
     unsigned char *data = NULL;
     int status = GSL_SUCCESS;
     if (!png_image_begin_read_from_stdio(&image, file)) status = refuse(why, GSL_EINVAL, "not a PNG image: %.64s", image.message);
-    else if ((uint64_t)image.width * image.height > PNG_MAX_PIXELS) status = refuse(why, GSL_EINVAL, "%u x %u pixels are too many", image.width, image.height);
+    else if ((uint64_t)image.width * image.height > PNG_MAX_PIXELS) status = refuse(why, GSL_ERANGE, "%u x %u pixels are too many", image.width, image.height);
     image.format = PNG_FORMAT_RGB;
     if (!status && !(data = malloc(PNG_IMAGE_SIZE(image)))) status = refuse(why, GSL_ENOMEM, "out of memory");
     /* A warning is a damaged image as well. */

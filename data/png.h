@@ -9,8 +9,8 @@ struct png_rgb { size_t width, height; unsigned char *data; };      /* (height, 
 
 enum { PNG_MAX_PIXELS = 1 << 28 };
 
-/* Reads `path` whatever its colour type, transparent parts over white. GSL_EFAILED cannot be read, GSL_EINVAL not a PNG,
- * damaged, or of more than PNG_MAX_PIXELS; GSL_ENOMEM. */
+/* Reads `path` whatever its colour type, transparent parts over white. GSL_EFAILED cannot be read, GSL_EINVAL not a PNG or
+ * damaged, GSL_ERANGE more than PNG_MAX_PIXELS, GSL_ENOMEM. */
 int png_read_rgb(const char *path, struct png_rgb *out, struct reason why);
 
 #endif

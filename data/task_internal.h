@@ -29,7 +29,7 @@ enum task_split task_split_of(uint64_t hash, unsigned tests, unsigned validation
 /* Each source fills the head of the task (modality, classes, sizes) and the examples. */
 typedef int task_source(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why);
 task_source task_source_idx, task_source_emoji, task_source_shapes, task_source_sent3, task_source_wordnet, task_source_npy, task_source_csv;
-task_source task_source_boolq, task_source_wic, task_source_brown;
+task_source task_source_boolq, task_source_wic, task_source_brown, task_source_clipart;
 
 /* Class names from a NULL-terminated list. */
 int task_set_classes(struct task *task, const char *const *names);

@@ -16,6 +16,7 @@ static const struct { struct task_entry entry; task_source *source; } registry[]
     { { "fashion", "Fashion-MNIST, official split", "fashion" }, task_source_idx },
     { { "emoji9", "emoji of two vendors, 9 categories, split by code point", "emoji9" }, task_source_emoji },
     { { "emoji9-cross", "the same, trained on Google's, tested on Twitter's", "emoji9" }, task_source_emoji },
+    { { "clip25", "drawings of Open Clip Art, 25 folders, 112x112, split by hash", "clip25" }, task_source_clipart },
     { { "sent3", "sentence sentiment (Amazon, IMDb, Yelp), split by hash", "sent3" }, task_source_sent3 },
     { { "sent3-cross-amazon", "the same, tested on Amazon alone", "sent3" }, task_source_sent3 },
     { { "sent3-cross-imdb", "the same, tested on IMDb alone", "sent3" }, task_source_sent3 },
