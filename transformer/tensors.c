@@ -116,7 +116,7 @@ static int read_entry(const char *name, const json_t *entry, uint64_t data_bytes
     const size_t width = dtype_bytes(type, dtype);
     if (!width || (*dtype == DTYPE_SKIPPED && !is_position_ids(name)))
         return refuse(why, GSL_EINVAL, "tensor %.80s: dtype %.16s is not F32, F16 or BF16", name, type);
-    uint64_t size;
+    uint64_t size = 0;
     const int status = read_shape(name, json_object_get(entry, "shape"), t, &size, why);
     if (status) return status;
     const json_int_t begin = json_integer_value(json_array_get(offsets, 0)), end = json_integer_value(json_array_get(offsets, 1));
