@@ -161,6 +161,14 @@ static void finish(struct adapter *a, size_t layer, const struct attention_extra
     ops_linear_dx(m, h, n, 1.0f, own->d_inner, n, p->W1, p->dE, h, 0, NULL, threads);
 }
 
+static const float *prefix_rows(struct adapter *a, size_t layer, int value)
+{
+    if (!adapter_in_layer(a, layer)) return NULL;
+    struct prefix *p = prefix_at(a, layer);
+    if (a->options.reparameterise) run_mlp(a, p);
+    return value ? p->V : p->K;
+}
+
 static int set_prefix(struct adapter *a, size_t layer, const float *K_P, const float *V_P, size_t prefix_len)
 {
     if (a->options.reparameterise) return GSL_EUNSUP;
@@ -173,5 +181,5 @@ static int set_prefix(struct adapter *a, size_t layer, const float *K_P, const f
 const struct adapter_ops adapter_ptuning = {
     .name = "ptuning", .summary = "P-Tuning V2: trained keys and values in front of every block's", .changes_blocks = 1,
     .open = open_ptuning, .close = close_ptuning, .start = start, .prepare = prepare, .finish = finish,
-    .set_prefix = set_prefix
+    .set_prefix = set_prefix, .prefix_rows = prefix_rows
 };

@@ -118,6 +118,8 @@ struct adapter_ops {
                             size_t ldx, const float *dy, size_t lddy, float *dx, size_t lddx, int add);
     void (*after_update)(struct adapter *adapter);
     int (*set_prefix)(struct adapter *adapter, size_t layer, const float *K_P, const float *V_P, size_t prefix_len);
+    /* Keys (value 0) or values (1) of a block's prefix as they stand, (prefix_len, hidden); NULL: none in that block. */
+    const float *(*prefix_rows)(struct adapter *a, size_t layer, int value);
     /* The unit of the summary of block `layer`, from the mean of A 1 per head. */
     void (*set_unit)(struct adapter *adapter, size_t layer, const double *mean_mass);
 };

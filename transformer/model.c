@@ -336,6 +336,12 @@ int model_set_prefix(struct model *m, size_t layer, const float *K_P, const floa
     return m->adapter.ops->set_prefix(&m->adapter, layer, K_P, V_P, prefix_len);
 }
 
+const float *model_prefix_rows(struct model *m, size_t layer, int value)
+{
+    if (!m->adapter.ops->prefix_rows || layer >= m->encoder.num_blocks) return NULL;
+    return m->adapter.ops->prefix_rows(&m->adapter, layer, value);
+}
+
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 /* Lays out the plan in e's sizes; the pointers go to `to` (while measuring: a copy that is thrown away). */

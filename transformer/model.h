@@ -89,6 +89,10 @@ int model_calibrate(struct model *model, const struct batch *batch);
  * (full Z; k log, linear). GSL_EUNSUP for other adapters and options, GSL_EINVAL. */
 int model_set_prefix(struct model *model, size_t layer, const float *K_P, const float *V_P, size_t prefix_len);
 
+/* Keys (value 0) or values (1) of the prefix of block `layer` as they stand, (prefix_len, hidden), until the next call that
+ * changes the model. NULL: the adapter (only ptuning has such rows) has none there. */
+const float *model_prefix_rows(struct model *model, size_t layer, int value);
+
 /* ---- shapes ------------------------------------------------------------------------------------------- */
 
 const struct adapter_options *model_options(const struct model *model);   /* as used: defaults resolved */

@@ -1,0 +1,417 @@
+#include "transformer/adapter_files.h"
+
+#include <errno.h>
+#include <gsl/gsl_errno.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "common/atomic_file.h"
+#include "transformer/backbone.h"
+#include "transformer/tensors.h"
+
+enum { NAME_ROOM = 256, LINE = 256 };
+
+/* ---- names of modules --------------------------------------------------------------------------------------- */
+
+static const char *const projection_names[NUM_PROJECTIONS] = { "q", "k", "v", "o", "fc1", "fc2" };
+static const char *const bert_modules[NUM_PROJECTIONS] = { "attention.self.query", "attention.self.key", "attention.self.value",
+                                                           "attention.output.dense", "intermediate.dense", "output.dense" };
+static const char *const mpnet_modules[NUM_PROJECTIONS] = { "attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o",
+                                                            "intermediate.dense", "output.dense" };
+static const char *const vit_modules[NUM_PROJECTIONS] = { "attention.attention.query", "attention.attention.key", "attention.attention.value",
+                                                          "attention.output.dense", "intermediate.dense", "output.dense" };
+
+static const char *const *modules_of(const struct model *model)
+{
+    switch (model_backbone(model)->config.kind) {
+    case BACKBONE_BERT: return bert_modules;
+    case BACKBONE_MPNET: return mpnet_modules;
+    default: return vit_modules;
+    }
+}
+
+static const struct { enum adapter_method method; const char *type; } peft_types[] = {
+    { ADAPTER_LORA, "LORA" }, { ADAPTER_PTUNING, "PREFIX_TUNING" }, { ADAPTER_NTK, "NTK_ATTENTION" }, { ADAPTER_PREFIX_PLUS, "PREFIX_PLUS" },
+    { ADAPTER_TIED_PREFIX, "TIED_PREFIX" }, { ADAPTER_FULL, "FULL" }, { ADAPTER_HEAD, "HEAD" },
+};
+
+/* ---- writing -------------------------------------------------------------------------------------------------------- */
+
+/* Opens DIR/NAME, lets `body` write, puts it in place. */
+static int write_file(const char *dir, const char *name, int (*body)(FILE *stream, void *context), void *context, struct reason why)
+{
+    char path[PATH_MAX], cause[LINE];
+    struct atomic_file *file;
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path) return refuse(why, GSL_EINVAL, "%s: the path is too long", name);
+    int status = atomic_file_open(path, &file, cause, sizeof cause);
+    if (status) return refuse(why, status, "%s: %s", path, cause);
+    if ((status = body(atomic_file_stream(file), context))) {
+        refuse(why, status, "%s: %s", path, status == GSL_ENOMEM ? "out of memory" : strerror(errno));
+        atomic_file_discard(file);
+        return status;
+    }
+    status = atomic_file_commit(file, cause, sizeof cause);
+    return status ? refuse(why, status, "%s: %s", path, cause) : GSL_SUCCESS;
+}
+
+static int write_json(FILE *stream, void *json)
+{
+    return json_dumpf(json, stream, JSON_INDENT(2)) || fputc('\n', stream) == EOF ? GSL_EFAILED : GSL_SUCCESS;
+}
+
+struct tensor_list { struct tensor *list; size_t count, room; bool failed; };
+
+static void list_add(struct tensor_list *l, const char *name, float *data, size_t rows, size_t cols)
+{
+    if (l->count == l->room) {
+        const size_t room = l->room ? 2 * l->room : 64;
+        struct tensor *grown = realloc(l->list, room * sizeof *grown);
+        if (!grown) {
+            l->failed = true;
+            return;
+        }
+        l->list = grown;
+        l->room = room;
+    }
+    char *own = strdup(name);
+    if (!own) l->failed = true;
+    else l->list[l->count++] = (struct tensor){ .name = own, .rank = rows == 1 ? 1 : 2, .dims = { rows == 1 ? cols : rows, cols, 0, 0 }, .data = data };
+}
+
+static void list_free(struct tensor_list *l)
+{
+    for (size_t i = 0; i < l->count; i++) free(l->list[i].name);
+    free(l->list);
+}
+
+static int write_tensors(FILE *stream, void *context)
+{
+    static const char *const metadata[] = { "format", "pt", NULL };
+    const struct tensor_list *l = context;
+    return l->failed ? GSL_ENOMEM : tensors_write(stream, l->list, l->count, metadata);
+}
+
+/* layer.3.q.lora_A -> base_model.model.encoder.layer.3.attention.self.query.lora_A.weight; false: it is none of LoRA's. */
+static bool lora_name(const struct model *model, const char *name, char *out)
+{
+    size_t layer;
+    char projection[8], side[8];
+    if (sscanf(name, "layer.%zu.%7[a-z0-9].lora_%7s", &layer, projection, side) != 3) return false;
+    for (int p = 0; p < NUM_PROJECTIONS; p++)
+        if (!strcmp(projection, projection_names[p])) {
+            snprintf(out, NAME_ROOM, "base_model.model.encoder.layer.%zu.%s.lora_%s.weight", layer, modules_of(model)[p], side);
+            return true;
+        }
+    return false;
+}
+
+/* Keys and values of all blocks side by side, (prefix_len, 2 layers hidden); NULL without memory. */
+static float *gather_prefix(struct model *model, size_t *cols)
+{
+    const struct adapter_options *o = model_options(model);
+    const size_t h = model_hidden_size(model), layers = model_num_layers(model), m = o->prefix_len;
+    *cols = 2 * layers * h;
+    float *all = calloc(m * *cols, sizeof *all);
+    for (size_t l = 0; all && l < layers; l++)
+        for (int value = 0; value < 2; value++) {
+            const float *from = model_prefix_rows(model, l, value);
+            for (size_t r = 0; from && r < m; r++) memcpy(all + r * *cols + (2 * l + (size_t)value) * h, from + r * h, h * sizeof *all);
+        }
+    return all;
+}
+
+static json_t *config_of(struct model *model, enum model_pool pool, const char *const *class_names)
+{
+    const struct adapter_options *o = model_options(model);
+    const struct backbone *b = model_backbone(model);
+    const char *type = "";
+    for (size_t i = 0; i < sizeof peft_types / sizeof *peft_types; i++)
+        if (peft_types[i].method == o->method) type = peft_types[i].type;
+    json_t *names = json_array();
+    for (size_t c = 0; c < model_num_classes(model); c++) json_array_append_new(names, json_string(class_names[c]));
+    json_t *own = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:s, s:f, s:i, s:s, s:f, s:b, s:I, s:o}", "method", adapter_method_name(o->method), "pool",
+                            pool == POOL_CLS ? "cls" : "mean", "first_layer", o->first_layer, "last_layer", o->last_layer, "alpha", o->alpha, "init_scale",
+                            o->init_scale, "feature", o->feature, "bound", o->bound, "z_rank", (int)o->z_rank, "k_mode", adapter_k_mode_name(o->k_mode),
+                            "start_mass", o->start_mass, "units", o->units, "num_layers", (json_int_t)model_num_layers(model), "class_names", names);
+    json_t *config = json_pack("{s:s, s:s, s:b, s:s, s:o}", "peft_type", type, "base_model_name_or_path", b->name, "inference_mode", 1, "task_type",
+                               "FEATURE_EXTRACTION", "prefix_ntk", own);
+    if (!config) return NULL;
+    if (o->method == ADAPTER_LORA) {
+        json_t *targets = json_array();
+        for (int p = 0; p < NUM_PROJECTIONS; p++)
+            if (o->targets & 1u << p) json_array_append_new(targets, json_string(modules_of(model)[p]));
+        json_t *layers = json_array();
+        for (int l = o->first_layer; l <= o->last_layer; l++) json_array_append_new(layers, json_integer(l));
+        json_object_update_new(config, json_pack("{s:I, s:f, s:o, s:o, s:f, s:s, s:b}", "r", (json_int_t)o->rank, "lora_alpha", o->alpha, "target_modules",
+                                                 targets, "layers_to_transform", layers, "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 0));
+    }
+    if (o->method == ADAPTER_PTUNING || o->method == ADAPTER_TIED_PREFIX)
+        json_object_update_new(config, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "num_virtual_tokens", (json_int_t)o->prefix_len, "token_dim",
+                                                 (json_int_t)b->config.hidden, "num_attention_heads", (json_int_t)b->config.num_heads, "num_layers",
+                                                 (json_int_t)model_num_layers(model), "num_transformer_submodules", (json_int_t)1, "prefix_projection", 0,
+                                                 "encoder_hidden_size", (json_int_t)b->config.hidden));
+    return config;
+}
+
+static int write_values(const char *dir, struct model *model, struct reason why)
+{
+    struct tensor_list adapter = { NULL, 0, 0, false }, head = { NULL, 0, 0, false };
+    struct parameter *p = model_parameters(model);
+    const enum adapter_method method = model_options(model)->method;
+    float *prefix = NULL;
+    for (size_t i = 0; i < model_num_parameters(model); i++) {
+        char name[NAME_ROOM];
+        if (p[i].group == PARAM_HEAD) {
+            snprintf(name, sizeof name, "classifier.%s", strrchr(p[i].name, '.') + 1);
+            list_add(&head, name, p[i].value, p[i].rows, p[i].cols);
+        } else if (method != ADAPTER_PTUNING) {
+            if (method != ADAPTER_LORA || !lora_name(model, p[i].name, name)) snprintf(name, sizeof name, "%s", p[i].name);
+            list_add(&adapter, name, p[i].value, p[i].rows, p[i].cols);
+        }
+    }
+    if (method == ADAPTER_PTUNING) {
+        size_t cols;
+        prefix = gather_prefix(model, &cols);
+        if (!prefix) adapter.failed = true;
+        else list_add(&adapter, "prompt_embeddings", prefix, model_options(model)->prefix_len, cols);
+        /* One row would be written as a vector. */
+        if (!adapter.failed) adapter.list[0].rank = 2;
+        if (!adapter.failed) adapter.list[0].dims[0] = model_options(model)->prefix_len;
+    }
+    int status = write_file(dir, "adapter_model.safetensors", write_tensors, &adapter, why);
+    if (!status) status = write_file(dir, "head.safetensors", write_tensors, &head, why);
+    free(prefix);
+    list_free(&adapter);
+    list_free(&head);
+    return status;
+}
+
+int adapter_files_write(const char *dir, struct model *model, enum model_pool pool, const char *const *class_names, struct reason why)
+{
+    if (mkdir(dir, 0777) && errno != EEXIST) return refuse(why, GSL_EFAILED, "%s: %s", dir, strerror(errno));
+    json_t *config = config_of(model, pool, class_names);
+    if (!config) return refuse(why, GSL_ENOMEM, "out of memory");
+    int status = write_values(dir, model, why);
+    if (!status) status = write_file(dir, "adapter_config.json", write_json, config, why);
+    json_decref(config);
+    return status;
+}
+
+/* ---- reading ---------------------------------------------------------------------------------------------------------- */
+
+static int load_config(const char *dir, json_t **out, struct reason why)
+{
+    char path[PATH_MAX];
+    json_error_t error;
+    if (snprintf(path, sizeof path, "%s/adapter_config.json", dir) >= (int)sizeof path) return refuse(why, GSL_EINVAL, "the path is too long");
+    *out = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+    if (!*out) return refuse(why, GSL_EINVAL, "%.150s: %.80s", path, error.text);
+    if (json_is_object(*out)) return GSL_SUCCESS;
+    json_decref(*out);
+    return refuse(why, GSL_EINVAL, "%.150s: not a JSON object", path);
+}
+
+static size_t size_of(const json_t *config, const char *key, size_t missing)
+{
+    const json_t *value = json_object_get(config, key);
+    if (!value) return missing;
+    const json_int_t n = json_is_integer(value) ? json_integer_value(value) : -1;
+    return n >= 0 && n <= 1 << 24 ? (size_t)n : 0;
+}
+
+/* "attention.self.query", "query", "q_proj", ... -> its projection, -1: none. The end of the name decides. */
+static int projection_of(const char *module)
+{
+    static const struct { const char *end; enum projection p; } ends[] = {
+        { "attention.output.dense", PROJ_O }, { "intermediate.dense", PROJ_FC1 }, { "output.dense", PROJ_FC2 }, { "query", PROJ_Q }, { "key", PROJ_K },
+        { "value", PROJ_V }, { "attn.q", PROJ_Q }, { "attn.k", PROJ_K }, { "attn.v", PROJ_V }, { "attn.o", PROJ_O },
+    };
+    const size_t n = strlen(module);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        const size_t m = strlen(ends[i].end);
+        if (n >= m && !strcmp(module + n - m, ends[i].end)) return (int)ends[i].p;
+    }
+    return -1;
+}
+
+static int read_lora(const json_t *config, struct adapter_options *o, struct reason why)
+{
+    o->rank = size_of(config, "r", 0);
+    o->alpha = json_number_value(json_object_get(config, "lora_alpha"));
+    o->targets = 0;
+    const json_t *targets = json_object_get(config, "target_modules");
+    for (size_t i = 0; i < json_array_size(targets); i++) {
+        const char *module = json_string_value(json_array_get(targets, i));
+        const int p = module ? projection_of(module) : -1;
+        if (p < 0) return refuse(why, GSL_EINVAL, "adapter_config.json: target module %.40s is not known", module ? module : "?");
+        o->targets |= 1u << p;
+    }
+    if (!o->rank || !o->targets || !(o->alpha > 0.0)) return refuse(why, GSL_EINVAL, "adapter_config.json: r, lora_alpha or target_modules makes no sense");
+    const json_t *layers = json_object_get(config, "layers_to_transform");
+    if (json_is_array(layers) && json_array_size(layers)) {
+        o->first_layer = (int)json_integer_value(json_array_get(layers, 0));
+        o->last_layer = (int)json_integer_value(json_array_get(layers, json_array_size(layers) - 1));
+    }
+    return GSL_SUCCESS;
+}
+
+static int read_own(const json_t *own, struct adapter_description *d, struct reason why)
+{
+    struct adapter_options *o = &d->options;
+    const char *pool = json_string_value(json_object_get(own, "pool")), *feature = json_string_value(json_object_get(own, "feature")),
+               *k_mode = json_string_value(json_object_get(own, "k_mode"));
+    if (!pool || !feature || !k_mode || strlen(feature) >= sizeof o->feature || adapter_k_mode_parse(k_mode, &o->k_mode) ||
+        (strcmp(pool, "cls") && strcmp(pool, "mean")))
+        return refuse(why, GSL_EINVAL, "adapter_config.json: prefix_ntk: pool, feature or k_mode makes no sense");
+    strcpy(o->feature, feature);
+    d->pool = strcmp(pool, "cls") ? POOL_MEAN : POOL_CLS;
+    o->first_layer = (int)json_integer_value(json_object_get(own, "first_layer"));
+    o->last_layer = (int)json_integer_value(json_object_get(own, "last_layer"));
+    o->bound = json_number_value(json_object_get(own, "bound"));
+    o->z_rank = size_of(own, "z_rank", 0);
+    o->start_mass = json_number_value(json_object_get(own, "start_mass"));
+    o->units = json_is_true(json_object_get(own, "units"));
+    o->init_scale = json_number_value(json_object_get(own, "init_scale"));
+    const json_t *names = json_object_get(own, "class_names");
+    d->class_names = calloc(json_array_size(names) + 1, sizeof *d->class_names);
+    if (!d->class_names) return refuse(why, GSL_ENOMEM, "out of memory");
+    for (size_t c = 0; c < json_array_size(names); c++) {
+        const char *name = json_string_value(json_array_get(names, c));
+        if (!name) return refuse(why, GSL_EINVAL, "adapter_config.json: class_names are no words");
+        if (!(d->class_names[c] = strdup(name))) return refuse(why, GSL_ENOMEM, "out of memory");
+        d->num_classes++;
+    }
+    return GSL_SUCCESS;
+}
+
+int adapter_files_read(const char *dir, struct adapter_description *out, struct reason why)
+{
+    json_t *config;
+    int status = load_config(dir, &config, why);
+    if (status) return status;
+    const char *type = json_string_value(json_object_get(config, "peft_type"));
+    struct adapter_description d = { .pool = POOL_MEAN };
+    size_t known = 0;
+    while (type && known < sizeof peft_types / sizeof *peft_types && strcmp(type, peft_types[known].type)) known++;
+    if (!type || known == sizeof peft_types / sizeof *peft_types)
+        status = refuse(why, GSL_EINVAL, "adapter_config.json: peft_type %.40s is not known", type ? type : "(none)");
+    if (!status) {
+        d.options = adapter_defaults(peft_types[known].method);
+        if (d.options.method == ADAPTER_LORA) status = read_lora(config, &d.options, why);
+        if (d.options.method == ADAPTER_PTUNING || d.options.method == ADAPTER_TIED_PREFIX) {
+            d.options.prefix_len = size_of(config, "num_virtual_tokens", 0);
+            if (!d.options.prefix_len) status = refuse(why, GSL_EINVAL, "adapter_config.json: num_virtual_tokens makes no sense");
+        }
+    }
+    const json_t *own = json_object_get(config, "prefix_ntk");
+    if (!status && own) status = read_own(own, &d, why);
+    json_decref(config);
+    if (status) adapter_description_free(&d);
+    else *out = d;
+    return status;
+}
+
+void adapter_description_free(struct adapter_description *d)
+{
+    for (size_t c = 0; d->class_names && c < d->num_classes; c++) free(d->class_names[c]);
+    free(d->class_names);
+    d->class_names = NULL;
+    d->num_classes = 0;
+}
+
+/* By its end: PEFT puts base_model.model. and perhaps bert. before a name. */
+static const struct tensor *find_by_end(const struct tensors *file, const char *name)
+{
+    const size_t n = strlen(name);
+    for (size_t i = 0; file && i < tensors_count(file); i++) {
+        const struct tensor *t = tensors_at(file, i);
+        const size_t m = strlen(t->name);
+        if (m >= n && !strcmp(t->name + m - n, name) && (m == n || t->name[m - n - 1] == '.')) return t;
+    }
+    return NULL;
+}
+
+static size_t elements(const struct tensor *t)
+{
+    size_t n = 1;
+    for (size_t i = 0; i < t->rank; i++) n *= t->dims[i];
+    return n;
+}
+
+static int take_tensor(const struct tensors *file, const char *name, float *value, size_t rows, size_t cols, struct reason why)
+{
+    const struct tensor *t = find_by_end(file, name);
+    if (!t) return refuse(why, GSL_EINVAL, "tensor %.120s is missing", name);
+    if (elements(t) != rows * cols || (t->rank > 1 && t->dims[0] != rows))
+        return refuse(why, GSL_EINVAL, "tensor %.120s has another shape than (%zu, %zu)", name, rows, cols);
+    memcpy(value, t->data, rows * cols * sizeof *value);
+    return GSL_SUCCESS;
+}
+
+static int load_prefix(const struct tensors *file, struct model *model, struct reason why)
+{
+    const size_t h = model_hidden_size(model), layers = model_num_layers(model), m = model_options(model)->prefix_len, cols = 2 * layers * h;
+    const struct tensor *t = find_by_end(file, "prompt_embeddings");
+    if (!t) t = find_by_end(file, "embedding.weight");
+    if (!t) return refuse(why, GSL_EINVAL, "tensor prompt_embeddings is missing");
+    /* A model that ends early takes the blocks it has. */
+    if (t->rank != 2 || t->dims[0] != m || t->dims[1] < cols || t->dims[1] % (2 * h))
+        return refuse(why, GSL_EINVAL, "tensor prompt_embeddings has another shape than (%zu, %zu)", m, cols);
+    float *K = malloc(2 * m * h * sizeof *K), *V = K ? K + m * h : NULL;
+    if (!K) return refuse(why, GSL_ENOMEM, "out of memory");
+    int status = GSL_SUCCESS;
+    for (size_t l = 0; l < layers && !status; l++) {
+        if (!model_prefix_rows(model, l, 0)) continue;
+        for (size_t r = 0; r < m; r++) {
+            memcpy(K + r * h, t->data + r * t->dims[1] + 2 * l * h, h * sizeof *K);
+            memcpy(V + r * h, t->data + r * t->dims[1] + (2 * l + 1) * h, h * sizeof *V);
+        }
+        status = model_set_prefix(model, l, K, V, m);
+        if (status) refuse(why, status, "a prefix cannot be put into this model");
+    }
+    free(K);
+    return status;
+}
+
+static int load_values(const struct tensors *adapter, const struct tensors *head, struct model *model, struct reason why)
+{
+    struct parameter *p = model_parameters(model);
+    const enum adapter_method method = model_options(model)->method;
+    int status = method == ADAPTER_PTUNING ? load_prefix(adapter, model, why) : GSL_SUCCESS;
+    for (size_t i = 0; i < model_num_parameters(model) && !status; i++) {
+        char name[NAME_ROOM];
+        if (p[i].group == PARAM_HEAD) {
+            snprintf(name, sizeof name, "classifier.%s", strrchr(p[i].name, '.') + 1);
+            status = take_tensor(head ? head : adapter, name, p[i].value, p[i].rows, p[i].cols, why);
+        } else if (method != ADAPTER_PTUNING) {
+            const bool lora = method == ADAPTER_LORA && lora_name(model, p[i].name, name);
+            if (!lora) snprintf(name, sizeof name, "%s", p[i].name);
+            /* Without what PEFT puts before it. */
+            const char *key = lora ? name + strlen("base_model.model.") : name;
+            status = take_tensor(adapter, key, p[i].value, p[i].rows, p[i].cols, why);
+        }
+    }
+    if (!status) model_after_update(model);
+    return status;
+}
+
+int adapter_files_load(const char *dir, struct model *model, struct reason why)
+{
+    char path[PATH_MAX], cause[LINE];
+    struct tensors *adapter = NULL, *head = NULL;
+    if (snprintf(path, sizeof path, "%s/adapter_model.safetensors", dir) >= (int)sizeof path) return refuse(why, GSL_EINVAL, "the path is too long");
+    int status = tensors_read(path, &adapter, (struct reason){ cause, sizeof cause });
+    if (status) return refuse(why, status, "adapter_model.safetensors: %s", cause);
+    struct stat st;
+    snprintf(path, sizeof path, "%s/head.safetensors", dir);
+    if (!stat(path, &st) && (status = tensors_read(path, &head, (struct reason){ cause, sizeof cause }))) refuse(why, status, "head.safetensors: %s", cause);
+    if (!status) status = load_values(adapter, head, model, why);
+    tensors_free(head);
+    tensors_free(adapter);
+    return status;
+}
