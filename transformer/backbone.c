@@ -2,6 +2,7 @@
 #include "transformer/backbone.h"
 
 #include "data/folder.h"
+#include "transformer/backbone_naming.h"
 #include "transformer/onnx.h"
 #include "transformer/tensors_internal.h"
 
@@ -17,70 +18,6 @@
 
 enum { MAX_LAYERS = 1000, PATH_SIZE = 2 * PATH_MAX, NAME_SIZE = 160 };
 
-/* One canonical tensor and what a family calls it. In the name of a block "%zu" is the block; `size` letters:
- * h hidden, m MLP, v vocabulary, p positions, t types, q patches and class token, c channels patch^2, b buckets,
- * a heads, - nothing (rank 1). */
-struct naming { const char *canonical, *source, *size; };
-
-static const struct naming bert_globals[] = {
-    { "embed.token", "embeddings.word_embeddings.weight", "vh" },
-    { "embed.position", "embeddings.position_embeddings.weight", "ph" },
-    { "embed.type", "embeddings.token_type_embeddings.weight", "th" },
-    { "embed.norm.weight", "embeddings.LayerNorm.weight", "h" },
-    { "embed.norm.bias", "embeddings.LayerNorm.bias", "h" },
-    { "relative_bias", "encoder.relative_attention_bias.weight", "ba" },
-    { NULL, NULL, NULL }
-};
-static const struct naming vit_globals[] = {
-    { "embed.cls", "embeddings.cls_token", "h" },
-    { "embed.position", "embeddings.position_embeddings", "qh" },
-    { "embed.patch.weight", "embeddings.patch_embeddings.projection.weight", "hc" },
-    { "embed.patch.bias", "embeddings.patch_embeddings.projection.bias", "h" },
-    { "final_norm.weight", "layernorm.weight", "h" },
-    { "final_norm.bias", "layernorm.bias", "h" },
-    { NULL, NULL, NULL }
-};
-
-/* Parts of a block: matrices have .weight and .bias, norms too, scales are one vector. */
-static const struct naming bert_block[] = {
-    { "q", "attention.self.query", "hh" }, { "k", "attention.self.key", "hh" }, { "v", "attention.self.value", "hh" },
-    { "o", "attention.output.dense", "hh" }, { "norm1", "attention.output.LayerNorm", "h" },
-    { "fc1", "intermediate.dense", "mh" }, { "fc2", "output.dense", "hm" }, { "norm2", "output.LayerNorm", "h" },
-    { NULL, NULL, NULL }
-};
-static const struct naming mpnet_block[] = {
-    { "q", "attention.attn.q", "hh" }, { "k", "attention.attn.k", "hh" }, { "v", "attention.attn.v", "hh" },
-    { "o", "attention.attn.o", "hh" }, { "norm1", "attention.LayerNorm", "h" },
-    { "fc1", "intermediate.dense", "mh" }, { "fc2", "output.dense", "hm" }, { "norm2", "output.LayerNorm", "h" },
-    { NULL, NULL, NULL }
-};
-static const struct naming vit_block[] = {
-    { "norm1", "layernorm_before", "h" }, { "q", "attention.attention.query", "hh" }, { "k", "attention.attention.key", "hh" },
-    { "v", "attention.attention.value", "hh" }, { "o", "attention.output.dense", "hh" }, { "norm2", "layernorm_after", "h" },
-    { "fc1", "intermediate.dense", "mh" }, { "fc2", "output.dense", "hm" }, { NULL, NULL, NULL }
-};
-static const struct naming dinov2_block[] = {
-    { "norm1", "norm1", "h" }, { "q", "attention.attention.query", "hh" }, { "k", "attention.attention.key", "hh" },
-    { "v", "attention.attention.value", "hh" }, { "o", "attention.output.dense", "hh" }, { "scale1", "layer_scale1.lambda1", "-" },
-    { "norm2", "norm2", "h" }, { "fc1", "mlp.fc1", "mh" }, { "fc2", "mlp.fc2", "hm" }, { "scale2", "layer_scale2.lambda1", "-" },
-    { NULL, NULL, NULL }
-};
-
-struct family {
-    const char *model_type;             /* of config.json, also the prefix its tensors may have */
-    enum backbone_kind kind;
-    const struct naming *globals, *block;
-    bool pre_norm, layer_scale, has_types, relative;
-    size_t position_offset;
-};
-
-static const struct family families[] = {
-    { "bert", BACKBONE_BERT, bert_globals, bert_block, false, false, true, false, 0 },
-    { "mpnet", BACKBONE_MPNET, bert_globals, mpnet_block, false, false, false, true, 2 },
-    { "vit", BACKBONE_VIT, vit_globals, vit_block, true, false, false, false, 0 },
-    { "dinov2", BACKBONE_VIT, vit_globals, dinov2_block, true, true, false, false, 0 },
-};
-
 /* ---- tensors ----------------------------------------------------------------------------------------- */
 
 /* What a backbone is being made of. */
@@ -92,22 +29,6 @@ struct making {
     size_t room;
     struct reason why;
 };
-
-static size_t extent(const struct backbone_config *c, char letter)
-{
-    switch (letter) {
-    case 'h': return c->hidden;
-    case 'm': return c->mlp_dim;
-    case 'v': return c->vocab_size;
-    case 'p': return c->max_positions;
-    case 't': return c->type_vocab;
-    case 'q': return 1 + c->position_grid * c->position_grid;
-    case 'c': return c->channels * c->patch_size * c->patch_size;
-    case 'b': return c->relative_buckets;
-    case 'a': return c->num_heads;
-    default: return 1;
-    }
-}
 
 static size_t tensor_size(const struct tensor *t)
 {
@@ -131,7 +52,7 @@ static int take(struct making *m, const char *canonical, const char *source, con
     struct tensor *t = (struct tensor *)(uintptr_t)tensors_find(m->file, source);
     if (!t || !t->data) return refuse(m->why, GSL_EINVAL, "tensor %.100s is missing", source);
     if (*size == '-') size = "h";
-    const size_t rank = strlen(size), rows = extent(c, size[0]), cols = rank > 1 ? extent(c, size[1]) : 1;
+    const size_t rank = strlen(size), rows = backbone_extent(c, size[0]), cols = rank > 1 ? backbone_extent(c, size[1]) : 1;
     if (!has_shape(t, turned ? cols : rows, turned ? rows : cols))
         return refuse(m->why, GSL_EINVAL, "tensor %.100s is not %zu x %zu", source, turned ? cols : rows, turned ? rows : cols);
     struct backbone *b = m->b;
@@ -164,8 +85,7 @@ static int take_globals(struct making *m)
 {
     const struct family *f = m->family;
     for (const struct naming *n = f->globals; n->canonical; n++) {
-        if (!strcmp(n->canonical, "embed.type") && !f->has_types) continue;
-        if (!strcmp(n->canonical, "relative_bias") && !f->relative) continue;
+        if (!family_has(f, n)) continue;
         char source[NAME_SIZE];
         snprintf(source, sizeof source, "%s%s", m->prefix, n->source);
         const int status = take(m, n->canonical, source, n->size, false);
@@ -255,8 +175,8 @@ static int read_normalisation(const char *dir, struct backbone_config *c, struct
 static int read_config(struct making *m, const char *dir, const json_t *json)
 {
     const char *type = json_string_value(json_object_get(json, "model_type"));
-    for (size_t i = 0; type && i < sizeof families / sizeof *families; i++)
-        if (!strcmp(type, families[i].model_type)) m->family = &families[i];
+    for (size_t i = 0; type && backbone_families[i].model_type; i++)
+        if (!strcmp(type, backbone_families[i].model_type)) m->family = &backbone_families[i];
     if (!m->family) return refuse(m->why, GSL_EINVAL, "config.json: model_type %.40s is not bert, mpnet, vit or dinov2", type ? type : "(none)");
     const struct family *f = m->family;
     struct backbone_config *c = &m->b->config;
@@ -325,7 +245,7 @@ static int open_directory(struct making *m, const char *dir)
 static int open_dinov2(struct making *m, const char *dir)
 {
     char path[PATH_SIZE], line[256];
-    m->family = &families[3];
+    m->family = &backbone_families[3];
     m->b->config = (struct backbone_config){
         .kind = BACKBONE_VIT, .hidden = 384, .num_layers = 12, .num_heads = 6, .mlp_dim = 1536, .norm_eps = 1e-6, .pre_norm = 1, .layer_scale = 1,
         .image_size = 518, .patch_size = 14, .channels = 3, .position_grid = 37, .mean = { 0.485f, 0.456f, 0.406f }, .std = { 0.229f, 0.224f, 0.225f },

@@ -55,6 +55,10 @@ void backbone_free(struct backbone *backbone);                                  
 /* By canonical name; NULL: none. */
 const struct tensor *backbone_tensor(const struct backbone *backbone, const char *name);
 
+/* Writes a Hugging Face directory that backbone_open reads back: config.json, model.safetensors, and for images
+ * preprocessor_config.json. Of the families bert and vit. GSL_EFAILED, GSL_ENOMEM, GSL_EUNSUP another family; one line in *why. */
+int backbone_write(const char *dir, const struct backbone *backbone, struct reason why);
+
 /* Random weights of a configuration, for pretraining and tests: matrices N(0, 0.02^2), biases 0, norms 1 and 0, layer
  * scale 1; jitter widens every standard deviation (that of biases and norms from 0). A function of the seed. GSL_ENOMEM. */
 int backbone_random(const struct backbone_config *config, double jitter, uint64_t seed, struct backbone **out);
