@@ -282,12 +282,16 @@ $(BUILD)/fuzz/%: $(O)/tests/fuzz/%.o $(SUPPORT) $(ROOM_LIB) $(INTERNAL)
 
 # run.sh itself decides whether a run is still good, and leaves its table alone if so; a run without its data leaves none.
 define run_rule
-$(RESULTS)/$(1).csv: $(BUILD)/bin/$(or $(PROG_$(1)),$(1)) experiments/run.sh FORCE $(if $(filter $(1),$(NEEDS_MNIST)),| mnist)
+$(RESULTS)/$(1).csv: $(BUILD)/bin/$(or $(PROG_$(1)),$(1)) experiments/run.sh FORCE | $(if $(filter $(1),$(NEEDS_MNIST)),mnist) $(NEEDS_$(1):%=fetch-%)
 	@BUILD=$(BUILD) SEED=$(SEED) experiments/run.sh $(PROFILE) $(1) $$< $(if $(filter $(1),$(TIMED)),--timed) -- $(ARGS_$(1))
 endef
 $(foreach r,$(RUNS),$(eval $(call run_rule,$(r))))
 
 # Without a network the runs that need the data become gaps. The smoke profile never asks for one.
+fetch-%: FORCE | $(SETUP)
+ifneq ($(PROFILE),smoke)
+	@data/fetch.sh $* || echo "reproduce: no $*: the runs that need it are left out, and the report says so" >&2
+endif
 .PHONY: mnist
 mnist: | $(SETUP)
 ifneq ($(PROFILE),smoke)

@@ -42,3 +42,6 @@ ARGS_prefix_threshold     := --num-samples 2,4,6,8 --dim 2,3,4 --num-trials 12 -
 ARGS_prefix_scaling       := --num-samples 6 --dim 8 --sigma 0.6 --signs mirrored,random,positive --prefix-len 128,1024,4096,16384 --num-trials 12 --stop-ratio 1e-8 --num-steps 2000
 ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 24 --dim 10 --num-test 1000 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256,1024,4096 --num-trials 16 --stop-ratio 1e-8 --num-steps 600
 ARGS_real_layer_training  := --prefix-len 256,1024,4096 --num-trials 24
+
+# Prompts of a language model: half a minute.
+ARGS_long_prompt := --dataset boolq --backbone smollm2-135m --num-documents 8 --prompt-len 512

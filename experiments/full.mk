@@ -42,3 +42,6 @@ ARGS_prefix_threshold     := --num-samples 2,4,6,8,12 --dim 2,3,4,6 --num-trials
 ARGS_prefix_scaling       := --num-samples 8 --dim 8 --sigma 0.7 --signs mirrored,random,positive --prefix-len 64,256,1024,4096,16384,65536,262144 --num-trials 16 --stop-ratio 1e-10 --num-steps 100000
 ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 100 --dim 16 --num-test 10000 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256,1024,4096,16384 --num-trials 8 --stop-ratio 1e-8 --num-steps 20000
 ARGS_real_layer_training  := --prefix-len 256,1024,4096,16384,65536,262144 --num-trials 32 --num-steps 2000
+
+# Prompts of a language model.
+ARGS_long_prompt := --dataset boolq --backbone smollm2-135m --num-documents 64 --prompt-len 512 --second-order

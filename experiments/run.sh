@@ -24,17 +24,16 @@ table=$results/$stem.csv key_file=$results/$stem.key verdicts=$results/verdicts.
 ledger=paper_notes.md
 mkdir -p "$results" || exit 1
 
-# The data set the options name, "--dataset NAME" or "--dataset=NAME".
-dataset=
+# The sets the options name, as "--dataset NAME" or "--dataset=NAME", and so for --backbone.
+datasets=
 previous=
 for word in "$@"; do
-    case $word in --dataset=*) dataset=${word#--dataset=} ;; esac
-    [ "$previous" != --dataset ] || dataset=$word
+    case $word in --dataset=* | --backbone=*) datasets="$datasets ${word#*=}" ;; esac
+    case $previous in --dataset | --backbone) datasets="$datasets $word" ;; esac
     previous=$word
 done
-case $dataset in
-'' | synthetic) dataset= ;;
-*)
+for dataset in $datasets; do
+    [ "$dataset" != synthetic ] || continue
     if ! data/fetch.sh --check "$dataset"; then
         reason="its data set $dataset is not in the cache (make data)"
         echo "$stem: left out, $reason" >&2
@@ -45,8 +44,8 @@ case $dataset in
             sed "/,$stem\.svg\$/d" "$verdicts" > "$verdicts.left" && mv "$verdicts.left" "$verdicts"
         fi
         exit 0
-    fi ;;
-esac
+    fi
+done
 
 # claim, row, quantity and rule of every decision of this run.
 rules=$(awk -F '|' -v stem="$stem" '
@@ -58,7 +57,7 @@ key=$({
     sha256sum < "$program"
     printf '%s\n' "seed $seed" "$@"
     for word in "$@"; do [ ! -f "${word#--*=}" ] || sha256sum < "${word#--*=}"; done
-    [ -z "$dataset" ] || grep " $dataset " data/pins
+    for dataset in $datasets; do grep " $dataset " data/pins; done
     printf '%s\n' "$rules"
 } | sha256sum | cut -d ' ' -f 1)
 

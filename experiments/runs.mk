@@ -1,5 +1,5 @@
 # The runs of `make reproduce`: RUNS += <run>. PROG_<run> := <program> when it has another name; TIMED += <run> when it needs
-# the machine to itself; NEEDS_MNIST += <run> when it reads the MNIST images.
+# the machine to itself; NEEDS_MNIST += <run> when it reads the MNIST images, NEEDS_<run> := <set> ... of data/pins otherwise.
 RUNS        :=
 TIMED       :=
 NEEDS_MNIST :=
@@ -29,3 +29,7 @@ NEEDS_MNIST += low_rank_summary_mnist
 RUNS        += training_dynamics training_contraction training_laziness kernel_perturbation prefix_threshold prefix_scaling prefix_scaling_mnist real_layer_training
 PROG_prefix_scaling_mnist := prefix_scaling
 NEEDS_MNIST += prefix_scaling_mnist
+
+# Prompts of a language model.
+RUNS        += long_prompt
+NEEDS_long_prompt := boolq smollm2-135m

@@ -42,3 +42,6 @@ ARGS_prefix_threshold     := --num-samples 2,3 --dim 2,4 --num-trials 6 --max-it
 ARGS_prefix_scaling       := --num-samples 4 --dim 8 --sigma 0.6 --signs mirrored,random,positive --prefix-len 256,1024 --num-trials 4 --stop-ratio 1e-8 --num-steps 2000
 ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 24 --dim 10 --num-test 200 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256 --num-trials 3 --stop-ratio 1e-8 --num-steps 300
 ARGS_real_layer_training  := --prefix-len 256,1024 --num-trials 4
+
+# Prompts of a language model.
+ARGS_long_prompt := --dataset boolq --backbone smollm2-135m --num-documents 2 --prompt-len 256

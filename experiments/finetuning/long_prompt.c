@@ -24,7 +24,8 @@ static const char columns[] =
     "method,layer,tokens,feature,fit,bytes,bytes_share,kl_mean,kl_ci_lo,kl_ci_hi,agree_mean,dropped,"
                               "err_rel,score_std,prefix_mass,num_documents";
 
-enum { MAX_QUESTIONS = 3, CLUSTER_STEPS = 8, MAX_BUILT = 64 };
+/* LEDGER_LEN: the length of the prompts that the ledger speaks of. */
+enum { MAX_QUESTIONS = 3, CLUSTER_STEPS = 8, LEDGER_LEN = 512 };
 
 struct config {
     struct cli_common c;
@@ -576,9 +577,12 @@ static int write_verdicts(const struct study *s, const struct units *work, doubl
         { "F96", "bytes-33", AT_CHOICE33, AT_MOST33 }, { "F96", "bytes-66", AT_CHOICE66, AT_MOST66 },
     };
     struct verdicts *v = verdicts_open(&s->cfg->c, "long_prompt");
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        verdicts_add(v, rows[i].claim, rows[i].row, ratio(s, work, rows[i].over, rows[i].under, x));
-    verdicts_add(v, "F97", "spread", correlation(s, work, 0, 2, x));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (s->cfg->prompt_len != LEDGER_LEN) verdicts_not_tested(v, rows[i].claim, rows[i].row);
+        else verdicts_add(v, rows[i].claim, rows[i].row, ratio(s, work, rows[i].over, rows[i].under, x));
+    }
+    if (s->cfg->prompt_len != LEDGER_LEN) verdicts_not_tested(v, "F97", "spread");
+    else verdicts_add(v, "F97", "spread", correlation(s, work, 0, 2, x));
     return verdicts_close(v, EXIT_DONE);
 }
 
