@@ -82,14 +82,11 @@ int wordpiece_open(const char *vocab_path, struct wordpiece **out, struct reason
     }
     if (!status) status = index_lines(w, (size_t)bytes, why);
     if (!status) {
-        w->cls = find(w, "[CLS]");
-        w->sep = find(w, "[SEP]");
+        /* MPNet's vocabulary has BERT's specials, too, but begins with its own. */
+        w->mpnet = w->size && !strcmp(w->tokens[0], "<s>");
+        w->cls = find(w, w->mpnet ? "<s>" : "[CLS]");
+        w->sep = find(w, w->mpnet ? "</s>" : "[SEP]");
         w->unk = find(w, "[UNK]");
-        w->mpnet = w->cls < 0;
-        if (w->mpnet) {
-            w->cls = find(w, "<s>");
-            w->sep = find(w, "</s>");
-        }
         if (w->cls < 0 || w->sep < 0 || w->unk < 0) status = refuse(why, GSL_EINVAL, "no tokens [CLS], [SEP], [UNK] (or <s>, </s>)");
     }
     if (status) wordpiece_free(w);
@@ -115,15 +112,17 @@ size_t wordpiece_size(const struct wordpiece *w)
 
 static bool is_space(utf8proc_int32_t c)
 {
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || utf8proc_category(c) == UTF8PROC_CATEGORY_ZS;
+    const utf8proc_category_t k = utf8proc_category(c);
+    return c == '\t' || c == '\n' || c == '\r' || k == UTF8PROC_CATEGORY_ZS || k == UTF8PROC_CATEGORY_ZL || k == UTF8PROC_CATEGORY_ZP;
 }
 
-/* Dropped when cleaning: controls, formats, private and unassigned characters, U+FFFD. */
+/* Dropped when cleaning: controls, formats, surrogates, private characters, U+FFFD. Unassigned ones stay, so that what
+ * happens to a new character does not depend on the edition of Unicode. */
 static bool is_dropped(utf8proc_int32_t c)
 {
     const utf8proc_category_t k = utf8proc_category(c);
     return c == 0 || c == 0xFFFD || k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CS ||
-           k == UTF8PROC_CATEGORY_CO || k == UTF8PROC_CATEGORY_CN;
+           k == UTF8PROC_CATEGORY_CO;
 }
 
 static bool is_cjk(utf8proc_int32_t c)

@@ -9,7 +9,8 @@
 
 struct wordpiece;
 
-/* vocab.txt, one token a line. Its specials are [CLS] [SEP] [PAD] [UNK], or <s> </s> <pad> and [UNK] (MPNet).
+/* vocab.txt, one token a line. Its specials are [CLS] [SEP] [UNK], or, when it begins with <s>, <s> </s>
+ * [UNK] (MPNet).
  * GSL_EFAILED cannot be read, GSL_EINVAL empty, a token twice, no specials, GSL_ENOMEM. */
 int wordpiece_open(const char *vocab_path, struct wordpiece **out, struct reason why);
 void wordpiece_free(struct wordpiece *w);                   /* accepts NULL */
