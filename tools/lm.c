@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <gsl/gsl_errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,30 +14,31 @@
 #include "common/atomic_file.h"
 #include "common/input_file.h"
 #include "common/npy.h"
-#include "transformer/decoder.h"
+#include "transformer/decoder_adapter.h"
 
 static const char doc[] =
     "Reads a text with a Llama-shaped language model: log-probabilities of its tokens, and greedy continuation.\v"
     "The text is the file as it stands, a last newline included; without one, the model's start token. "
-    "log-probabilities: number i is log p(token i+1 | tokens 0..i), one fewer than the tokens. The continuation goes to "
-    "--out as it is made and ends early at the model's end token. Speed and peak memory go to stderr.";
+    "log-probabilities: number i is log p(token i+1 | tokens 0..i), one fewer than the tokens. The continuation goes "
+    "to --out as it is made and ends early at the model's end token. Speed and peak memory go to stderr.";
 
 /* Tokens read at a time, and rows of logits at a time. */
 enum { CHUNK = 512, LOGIT_ROWS = 64 };
 
 struct config {
     struct cli_common c;
-    const char *backbone, *text, *logprobs_out, *tokens_out, *generated_out;
+    const char *backbone, *text, *adapter, *logprobs_out, *tokens_out, *generated_out;
     size_t generate;
 };
 
-enum { KEY_BACKBONE = 1, KEY_TEXT, KEY_LOGPROBS_OUT, KEY_TOKENS_OUT, KEY_GENERATE, KEY_GENERATED_OUT };
+enum { KEY_BACKBONE = 1, KEY_TEXT, KEY_LOGPROBS_OUT, KEY_TOKENS_OUT, KEY_GENERATE, KEY_GENERATED_OUT, KEY_ADAPTER };
 
 static const struct argp_option options[] = {
     { "backbone", KEY_BACKBONE, "NAME", 0,
       "smollm2-135m, a FILE.gguf of a Llama-shaped model, or a Hugging Face folder (default smollm2-135m)", 1 },
     { "text", KEY_TEXT, "FILE", 0,
       "text in UTF-8; special tokens are read as they are spelt (default the start token alone)", 1 },
+    { "prefix-adapter", KEY_ADAPTER, "DIR", 0, "a prefix (PEFT) or a summary (Z, k) in front of the text", 1 },
     { "logprobs-out", KEY_LOGPROBS_OUT, "FILE", 0, "write the log-probabilities, float32 NPY", 2 },
     { "tokens-out", KEY_TOKENS_OUT, "FILE", 0, "write the ids of the text's tokens, one row of CSV", 2 },
     { "generate", KEY_GENERATE, "N", 0, "tokens to continue the text by (default 0)", 3 },
@@ -50,6 +52,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case KEY_BACKBONE: cfg->backbone = arg; return 0;
     case KEY_TEXT: cfg->text = arg; return 0;
+    case KEY_ADAPTER: cfg->adapter = arg; return 0;
     case KEY_LOGPROBS_OUT: cfg->logprobs_out = arg; return 0;
     case KEY_TOKENS_OUT: cfg->tokens_out = arg; return 0;
     case KEY_GENERATE: return cli_parse_size(state, key, arg, 0, 1 << 20, &cfg->generate);
@@ -96,7 +99,8 @@ static int read_text(const struct config *cfg, char **text, size_t *len)
     return code;
 }
 
-static int read_prompt(const struct config *cfg, const struct decoder *decoder, struct prompt *prompt)
+static int read_prompt(const struct config *cfg, const struct decoder *decoder, const struct decoder_prefix *prefix,
+                       struct prompt *prompt)
 {
     char *text = NULL, line[256];
     size_t len = 0;
@@ -119,7 +123,7 @@ static int read_prompt(const struct config *cfg, const struct decoder *decoder, 
     }
     if (!code && !prompt->count && cfg->generate)
         code = cli_fail(&cfg->c, EXIT_DATA, "an empty text, and the model has no start token");
-    const size_t most = decoder->config.max_positions;
+    const size_t most = decoder->config.max_positions - (prefix ? prefix->positions : 0);
     if (!code && (prompt->count > most || cfg->generate > most - prompt->count))
         code = cli_fail(&cfg->c, EXIT_DATA, "%s: %zu tokens and %zu to come exceed the %zu positions of the model",
                         cfg->text ? cfg->text : cfg->backbone, prompt->count, cfg->generate, most);
@@ -227,7 +231,8 @@ done:
     return code;
 }
 
-static int work(const struct config *cfg, const struct decoder *decoder, const struct prompt *prompt)
+static int work(const struct config *cfg, const struct decoder *decoder, const struct decoder_prefix *prefix,
+                const struct prompt *prompt)
 {
     char why[256];
     const size_t vocab = decoder->config.vocab_size, room = prompt->count + cfg->generate;
@@ -240,7 +245,7 @@ static int work(const struct config *cfg, const struct decoder *decoder, const s
     if (code) return code;
     float *logprobs = cfg->logprobs_out ? malloc((count + 1) * sizeof *logprobs) : NULL,
         *last = malloc(vocab * sizeof *last);
-    if (!last || (cfg->logprobs_out && !logprobs) || decoder_run_alloc(decoder, NULL, room ? room : 1, CHUNK,
+    if (!last || (cfg->logprobs_out && !logprobs) || decoder_run_alloc(decoder, prefix, room ? room : 1, CHUNK,
                                                                        cfg->c.threads, &run)) {
         code = cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
         goto done;
@@ -265,16 +270,19 @@ int main(int argc, char **argv)
 {
     struct config cfg = { .backbone = "smollm2-135m" };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
-    char line[512];
+    char line[PATH_MAX + 256];
+    const struct reason why = { line, sizeof line };
     struct decoder *decoder = NULL;
+    struct decoder_adapter *adapter = NULL;
     struct prompt prompt = { 0 };
-    const char *cache = getenv("PREFIX_NTK_DATA");
-    const int status = decoder_open(cfg.backbone, cache ? cache : "data/cache", &decoder,
-                                    (struct reason){ line, sizeof line });
+    int status = decoder_open(cfg.backbone, NULL, &decoder, why);
+    if (!status && cfg.adapter) status = decoder_adapter_open(cfg.adapter, decoder, &adapter, why);
+    const struct decoder_prefix *prefix = adapter ? decoder_adapter_prefix(adapter) : NULL;
     int code = status ? cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line) : EXIT_DONE;
-    if (!code) code = read_prompt(&cfg, decoder, &prompt);
-    if (!code) code = work(&cfg, decoder, &prompt);
+    if (!code) code = read_prompt(&cfg, decoder, prefix, &prompt);
+    if (!code) code = work(&cfg, decoder, prefix, &prompt);
     free(prompt.ids);
+    decoder_adapter_free(adapter);
     decoder_free(decoder);
     return code;
 }

@@ -50,9 +50,11 @@ struct decoder {
     struct bpe *bpe;                /* NULL: none (decoder_random) */
     int32_t bos, eos;               /* -1: none */
     int add_bos;                    /* texts start with bos */
+    int half_pairs;                 /* the file has the halves of a head as pairs; here they are adjacent */
 };
 
-/* NAME (smollm2-135m: CACHE_DIR/smollm2-135m/model.gguf), a FILE.gguf of the architecture llama, or a
+/* NAME (smollm2-135m: CACHE_DIR/smollm2-135m/model.gguf; cache_dir NULL: where data/folder.h says), a FILE.gguf of the
+ * architecture llama, or a
  * Hugging Face directory: config.json of model_type llama, model.safetensors, tokenizer.json. Quantised weights become
  * float32. GSL_EFAILED cannot be read, GSL_EINVAL bad data, GSL_ENOMEM; *why names the file. */
 int decoder_open(const char *name_or_path, const char *cache_dir, struct decoder **out, struct reason why);

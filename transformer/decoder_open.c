@@ -3,6 +3,7 @@
 
 #include <gsl/gsl_errno.h>
 #include <jansson.h>
+#include <limits.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "common/random.h"
+#include "data/folder.h"
 #include "transformer/tensors.h"
 
 enum { MAX_EXTENT = 1 << 24 };
@@ -300,6 +302,7 @@ static int open_directory(const char *folder, struct decoder *d, struct reason w
         return refuse(why, GSL_EINVAL, "tokenizer.json: more tokens than the %zu of config.json", d->config.vocab_size);
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     if ((status = tensors_read(path, &tensors, inner))) return refuse(why, status, "model.safetensors: %s", line);
+    d->half_pairs = 1;
     status = take_all(d, &(struct source){ NULL, tensors }, why);
     tensors_free(tensors);
     return status;
@@ -307,10 +310,13 @@ static int open_directory(const char *folder, struct decoder *d, struct reason w
 
 int decoder_open(const char *name_or_path, const char *cache_dir, struct decoder **out, struct reason why)
 {
-    char path[4096], line[512] = "";
+    char folder[PATH_MAX], path[PATH_MAX + 16], line[512] = "";
     struct stat st;
     *out = NULL;
-    if (!strcmp(name_or_path, "smollm2-135m")) snprintf(path, sizeof path, "%s/smollm2-135m/model.gguf", cache_dir);
+    const int named = !strcmp(name_or_path, "smollm2-135m");
+    if (!cache_dir) data_folder("smollm2-135m", folder);
+    else snprintf(folder, sizeof folder, "%s/smollm2-135m", cache_dir);
+    if (named) snprintf(path, sizeof path, "%s/model.gguf", folder);
     else snprintf(path, sizeof path, "%s", name_or_path);
     struct decoder *d = calloc(1, sizeof *d);
     if (!d) return refuse(why, GSL_ENOMEM, "%s: out of memory", path);

@@ -614,8 +614,7 @@ static int study_open(struct study *s)
     const size_t n = s->cfg->num_documents;
     char folder[PATH_MAX], path[PATH_MAX + 32], line[PATH_MAX + 256];
     const struct reason why = { line, sizeof line };
-    data_folder("", folder);
-    int status = decoder_open(s->cfg->backbone, folder, &s->decoder, why);
+    int status = decoder_open(s->cfg->backbone, NULL, &s->decoder, why);
     if (status) return cli_fail(c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
     const struct decoder_config *config = &s->decoder->config;
     s->num_heads = config->num_layers * config->kv_heads;
