@@ -25,7 +25,9 @@ export LC_ALL := C
 # One BLAS thread inside our own threads, and the core type OpenBLAS itself finds.
 export OPENBLAS_NUM_THREADS := 1
 unexport OPENBLAS_CORETYPE
-export PREFIX_NTK_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+# The commit of this tree: a tree without a repository of its own must not report that of a folder above it.
+export PREFIX_NTK_COMMIT := $(shell [ "$$(git rev-parse --show-toplevel 2>/dev/null)" = "$$(pwd -P)" ] && \
+  git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 
 ifeq ($(origin CC),default)
   CC := gcc
@@ -153,6 +155,23 @@ report: $(PAGE) ## write the page of the profile's results
 verify: $(TABLES) $(BUILD)/bin/verify ## compare the profile's verdicts with the ledger
 	@$(BUILD)/bin/verify $(VERIFY_ARGS)
 
+.PHONY: page-test
+page-test: $(PAGE) $(BUILD)/bin/ntk_convergence ## open the profile's page in a browser, where Chromium is installed
+	@tests/page.sh $(PAGE) $(BUILD)/bin
+
+.PHONY: list
+list: ## the runs of the profile, what they decide, and what each took here
+	@experiments/list.sh $(PROFILE) $(RUNS)
+
+.PHONY: compare expected
+A ?= $(RESULTS)
+B ?= expected/$(PROFILE)
+compare: $(BUILD)/bin/compare ## two result folders, row by row: make compare A=DIR B=DIR (default: this profile's and expected/PROFILE)
+	@$(BUILD)/bin/compare --a $(A) --b $(B)
+expected: $(TABLES) ## keep the profile's verdicts as those to compare with
+	@mkdir -p expected/$(PROFILE)
+	cp $(RESULTS)/verdicts.csv expected/$(PROFILE)/verdicts.csv
+
 .PHONY: ledger
 ledger: $(BUILD)/bin/ledger ## write verdicts and numbers of the default profile into paper_notes.md
 	$(BUILD)/bin/ledger --ledger paper_notes.md --results $(BUILD)/default/results --out paper_notes.md
@@ -192,6 +211,27 @@ install: $(STATIC) $(SHARED) ## install library, headers and pkg-config file (PR
 uninstall: ## remove what install put there
 	rm -f $(INSTALL)/lib/libprefix_ntk.* $(INSTALL)/lib/pkgconfig/prefix_ntk.pc
 	rm -rf $(INSTALL)/include/prefix_ntk
+
+# What people run on their own arrays and texts, as far as this tree has it.
+USER_PROGRAMS := $(filter $(EXPERIMENTS) $(TOOLS),ntk_convergence training_dynamics ntk_predict attend prefix_to_summary \
+  attention_error attention_cost finetune embed lm compare)
+MAN_PAGES     := $(USER_PROGRAMS:%=$(BUILD)/man/%.1)
+
+.PHONY: man install-programs uninstall-programs
+man: $(MAN_PAGES) ## man pages from --help, in build/man (needs help2man)
+$(BUILD)/man/%.1: $(BUILD)/bin/%
+	@mkdir -p $(@D)
+	$(call say,MAN)
+	$(Q)help2man --no-info --name "$$($< --help | sed -n '2,/^$$/p' | tr '\n' ' ' | sed 's/[.:;] .*//; s/[.] *$$//')" --output $@ $<
+install-programs: $(USER_PROGRAMS:%=$(BUILD)/bin/%) $(if $(shell command -v help2man),$(MAN_PAGES)) ## install the programs for your own arrays, their man pages (with help2man) and completion
+	install -d $(INSTALL)/bin $(INSTALL)/share/man/man1 $(INSTALL)/share/bash-completion/completions
+	install -m 755 $(USER_PROGRAMS:%=$(BUILD)/bin/%) $(INSTALL)/bin
+	$(if $(shell command -v help2man),install -m 644 $(MAN_PAGES) $(INSTALL)/share/man/man1)
+	install -m 644 cli/completion.bash $(INSTALL)/share/bash-completion/completions/prefix_ntk
+	for p in $(USER_PROGRAMS); do ln -sf prefix_ntk $(INSTALL)/share/bash-completion/completions/$$p; done
+uninstall-programs: ## remove what install-programs put there
+	cd $(INSTALL) && rm -f $(USER_PROGRAMS:%=bin/%) $(USER_PROGRAMS:%=share/man/man1/%.1) \
+	  $(addprefix share/bash-completion/completions/,prefix_ntk $(USER_PROGRAMS))
 
 .PHONY: fuzz
 fuzz: $(FUZZERS) ## run the fuzz drivers for FUZZ_SECONDS each (60); best with SAN=address
@@ -314,9 +354,12 @@ VERIFY_ARGS = $(ROWS_ARGS) --timed=$(subst $(space),$(comma),$(strip $(TIMED))) 
 
 APPENDIX := $(wildcard docs/derivations.md)
 
-$(PAGE): $(BUILD)/bin/report $(BUILD)/bin/verify $(TABLES) $(call DRAWN,$(RUNS)) paper_notes.md $(APPENDIX) docs/report.css
+$(PAGE): $(BUILD)/bin/report $(BUILD)/bin/verify $(TABLES) $(call DRAWN,$(RUNS)) paper_notes.md $(APPENDIX) docs/report.css \
+  docs/explore.md docs/explore.js experiments/provenance.sh
 	@mkdir -p $(@D)
-	@$(BUILD)/bin/report $(ROWS_ARGS) --profile $(PROFILE) --figures $(FIGURES) --plots plots $(APPENDIX:%=--appendix %) --out $(@D)/report.md
+	@BUILD=$(BUILD) VERSION=$(VERSION) CC="$(CC)" experiments/provenance.sh $(PROFILE) > $(RESULTS)/provenance.json
+	@$(BUILD)/bin/report $(ROWS_ARGS) --profile $(PROFILE) --figures $(FIGURES) --plots plots --explore docs/explore.md \
+	  $(APPENDIX:%=--appendix %) --out $(@D)/report.md
 	@pandoc --from markdown --to html5 --standalone --self-contained --mathml --toc --toc-depth=1 --columns=100000 \
 	  --css docs/report.css --resource-path=.:$(FIGURES) --output $@ $(@D)/report.md
 

@@ -2,6 +2,7 @@
 
 #include "cli/outputs.h"
 #include "common/atomic_file.h"
+#include "cli/nearest.h"
 #include "common/isa.h"
 #include "common/threads.h"
 #include "prefix_ntk/version.h"
@@ -265,7 +266,13 @@ static const struct argp_option *option_named(const char *program, const struct 
         found = o;
         matches++;
     }
-    if (matches == 0) usage_error(program, "--%.*s: unknown option", (int)len, word);
+    if (matches == 0) {
+        struct nearest near = nearest_start(word, len);
+        for (const struct argp_option *o = options; o->name || o->key || o->doc || o->group; o++)
+            if (o->name) nearest_try(&near, o->name);
+        if (near.name) usage_error(program, "--%.*s: unknown option; is it --%s?", (int)len, word, near.name);
+        usage_error(program, "--%.*s: unknown option", (int)len, word);
+    }
     if (matches > 1) usage_error(program, "--%.*s: ambiguous option", (int)len, word);
     return found;
 }
@@ -473,6 +480,10 @@ int cli_parse_choice(struct argp_state *state, int key, const char *arg, const c
     char list[256] = "";
     for (size_t i = 0, len = 0; names[i] && len < sizeof list; i++)
         len += (size_t)snprintf(list + len, sizeof list - len, "%s%s", i ? ", " : "", names[i]);
+    struct nearest near = nearest_start(arg, strlen(arg));
+    for (int i = 0; names[i]; i++) nearest_try(&near, names[i]);
+    if (near.name)
+        usage_error(parsing.cfg->program, "--%s: '%s' is not one of %s; is it %s?", cli_option_name(state, key), arg, list, near.name);
     usage_error(parsing.cfg->program, "--%s: '%s' is not one of %s", cli_option_name(state, key), arg, list);
 }
 

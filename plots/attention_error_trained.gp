@@ -11,7 +11,7 @@ set xtics 1, 8
 set xlabel 'prefix length m'
 set yrange [0.005:20]
 trains = 'none lstsq adam adam-log adam-warm'
-names = "plug-in 'least squares' 'Adam, k linear' 'Adam, k = exp {/Symbol q}' 'Adam from plug-in'"
+names = "plug-in 'least squares' 'Adam, k linear' 'Adam, k = exp θ' 'Adam from plug-in'"
 pick(name, map, train) = stringcolumn('feature') eq map && stringcolumn('train') eq train ? column(name) : NaN
 intervals = dir.'/attention_error_trained_intervals.csv'
 set tmargin at screen 0.91

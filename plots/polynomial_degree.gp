@@ -8,7 +8,7 @@ names = "Taylor Chebyshev minimax 'Taylor, guarantee' 'Aggarwal-Alman'"
 pick(name, b) = abs(column('bound') - b) < 1e-9 ? column(name) : NaN
 set tmargin at screen 0.91
 set bmargin at screen 0.13
-set xlabel 'log_{10} {/Symbol e}'
+set xlabel 'log_{10} ε'
 set xrange [-8.3:-0.7]
 set multiplot
 do for [panel=1:3] {

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define TABLE_HEAD "\n| row | quantity | rule | verdict | measured | run |\n|---|---|---|---|---|---|\n"
 
@@ -264,16 +265,21 @@ static void test_page(void **state)
     put_rows(*state, slope_row, constant_row, "");
     scratch_file(*state, "sweep.csv", "# program=conv version=0.1.0 seed=7 blas=\"OpenBLAS x y\"\n# options: --dim 3\na\n1\n");
     scratch_file(*state, "sweep.svg", "<svg/>");
+    scratch_file(*state, "provenance.json", "{\"started\": \"2026-01-02T03:04:05Z\", \"machine\": {\"cpu\": \"C 1\", \"cpus\": 2}, "
+                                            "\"runs\": {\"sweep\": 3}}");
     scratch_file(*state, "sweep.gp", "# Caption: The error of $K_m$\n#   against $m$.\nplot\n");
     const char *folder = scratch_path(*state, ""), *appendix = scratch_file(*state, "a.md", "# Proofs\n\n```\n# code\n```\n");
     struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures", folder,
-                                   "--plots", folder, "--runs", "sweep,bounds", "--profile", "smoke", "--appendix", appendix, NULL);
+                                   "--plots", folder, "--runs", "sweep,bounds", "--profile", "smoke", "--explore",
+                                   scratch_file(*state, "e.md", "# Explore\n"), "--appendix", appendix, NULL);
     assert_int_equal(o.code, 0);
     static const char *const wanted[] = {
         "[[1]{.count} [supported]{.verdict .supported}", "[[0]{.count} [contradicted]", "[[1]{.count} [no run]{.verdict .no-run}",
         "## T2. Convergence of $K_m$ {#T2}", "[−0.4987]{.number} [\\[−0.5031, −0.4942\\]]{.interval}", "| [sweep](#fig-sweep) |",
         "![](sweep.svg)", "The error of $K_m$\nagainst $m$.", "- The run `bounds` has no table.", "- blas: `OpenBLAS x y`",
-        "- options: `--dim 3`", "## Proofs", "\n# code\n",
+        "- options: `--dim 3`", "## Proofs", "\n# code\n", "- **1 confirmed in every row that is decided**: [T2](#T2)\n",
+        "- **1 open**: [F1](#F1)\n", "subtitle: \"What holds, what does not, what to use", ", smoke profile, 2026-01-02\"",
+        "- machine: cpu `C 1`, cpus 2\n", "# Explore\n",
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!strstr(o.out, wanted[i])) { print_error("the page lacks: %s\n", wanted[i]); fail(); }
@@ -282,6 +288,59 @@ static void test_page(void **state)
     o = run_program("report", "--results", folder, "--figures", folder, "--plots", folder, NULL);
     assert_int_equal(o.code, 2);
     outcome_free(&o);
+}
+
+/* The answer takes its words from the verdicts. */
+static void test_answer(void **state)
+{
+    static const char text[] =
+        "# Theory\n\n### T2. Kernel\n\n**Source.** read.\n" TABLE_HEAD "| slope-full-random | slope | in [-0.55, -0.45] | | | sweep |\n\n"
+        "### M5. Time\n\n**Source.** read.\n" TABLE_HEAD "| a-as-defined | slope | <= 1.8 | | | sweep |\n\n"
+        "### T8. Loss\n\n**Source.** read.\n" TABLE_HEAD "| steps | steps | in [0.9, 1.1] | | | sweep |\n";
+    scratch_file(*state, "ledger.md", text);
+    put_rows(*state, "T2,slope-full-random,s,\"in [-0.55, -0.45]\",-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n",
+             "M5,a-as-defined,s,<= 1.8,1.99,1.97,2.01,9,contradicted,read,conv,sweep.svg\n", "");
+    const char *folder = scratch_path(*state, "");
+    struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures", folder,
+                                   "--plots", folder, "--runs", "sweep", "--profile", "default", NULL);
+    assert_int_equal(o.code, 0);
+    static const char *const wanted[] = {
+        "as the prefix grows? [yes]{.verdict .supported} [−0.4987]{.number}", "in the input length? [no]{.verdict .contradicted} [1.99",
+        "that its kernel predicts? [no run]{.verdict .no-run} ([T8](#T8), steps)", "- **1 confirmed in every row**: [T2](#T2)\n",
+        "- **1 refuted in every row that is decided**: [M5](#M5)\n",
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (!strstr(o.out, wanted[i])) { print_error("the page lacks: %s\n", wanted[i]); fail(); }
+    outcome_free(&o);
+}
+
+/* Agreement, drift, another verdict, missing rows. */
+static void test_compare(void **state)
+{
+    char a[512], b[512];
+    snprintf(a, sizeof a, "%s", scratch_path(*state, "a"));
+    snprintf(b, sizeof b, "%s", scratch_path(*state, "b"));
+    assert_true(!mkdir(a, 0755) && !mkdir(b, 0755));
+    static const struct { const char *a, *b; int code; const char *out, *err; } cases[] = {
+        { slope_row, slope_row, 0, "verdict_b\n", "1 rows agree, 0 drift, 0 have" },
+        { slope_row, "T2,slope,s,\"in [-0.55, -0.45]\",-0.4700,-0.4739,-0.4661,64,supported,read,conv,sweep.svg\n", 0, "\nT2,slope,drift,",
+          "0 rows agree, 1 drift, 0 have" },
+        { slope_row, "T2,slope,s,\"in [-0.55, -0.45]\",-0.4987,-0.56,-0.4942,64,inconclusive,read,conv,sweep.svg\n", 1,
+          "\nT2,slope,verdict,", "0 rows agree, 0 drift, 1 have" },
+        { slope_row, constant_row, 1, "\nT2,constant,only-b,", "0 drift, 2 have" },
+        { slope_row, "", 3, "", "no verdicts" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[2048];
+        snprintf(text, sizeof text, "%s%s", rows_header, cases[i].a);
+        scratch_file(*state, "a/verdicts.csv", text);
+        snprintf(text, sizeof text, "%s%s", rows_header, cases[i].b);
+        scratch_file(*state, "b/verdicts.csv", text);
+        struct outcome o = run_program("compare", "--a", a, "--b", b, NULL);
+        if (o.code != cases[i].code || !strstr(o.out, cases[i].out) || !strstr(o.err, cases[i].err))
+            fail_msg("case %zu: exit %d\n%s%s", i, o.code, o.out, o.err);
+        outcome_free(&o);
+    }
 }
 
 int main(void)
@@ -298,6 +357,8 @@ int main(void)
         cmocka_unit_test(test_verify_catches_strangers),
         cmocka_unit_test(test_ledger_is_rewritten),
         cmocka_unit_test(test_page),
+        cmocka_unit_test(test_answer),
+        cmocka_unit_test(test_compare),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -1,34 +1,38 @@
-/* The report of a profile as one Markdown page for pandoc: summary of the verdicts,
+/* The report of a profile as one Markdown page for pandoc: the answer, the verdicts,
  * one section per entry of the ledger with its rows, numbers and figures, what is
  * missing, where the numbers come from, and the appendix. Everything is taken
  * from the ledger, the results and the captions of the plot scripts. */
 #include <ctype.h>
 #include <errno.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <jansson.h>
 
 #include "common/atomic_file.h"
 #include "cli/cli.h"
 #include "cli/ledger.h"
 #include "cli/text_file.h"
 #include "cli/verdict_rows.h"
+#include "prefix_ntk/version.h"
 
 enum { MAX_RUNS = 256, MAX_FIELDS = 64, PATH_SIZE = 4096 };
 
 struct config {
     struct cli_common common;
-    const char *results, *figures, *plots, *appendix, *runs;
+    const char *results, *figures, *plots, *explore, *appendix, *runs;
 };
 
-enum { OPT_RESULTS = 1, OPT_FIGURES, OPT_PLOTS, OPT_APPENDIX, OPT_RUNS };
+enum { OPT_RESULTS = 1, OPT_FIGURES, OPT_PLOTS, OPT_EXPLORE, OPT_APPENDIX, OPT_RUNS };
 
 static const struct argp_option options[] = {
     { "results", OPT_RESULTS, "DIR", 0, "The profile's results, where verdicts.csv and the tables are (required)", 0 },
     { "figures", OPT_FIGURES, "DIR", 0, "The profile's figures, RUN.svg (required)", 0 },
     { "plots", OPT_PLOTS, "DIR", 0, "The plot scripts, RUN.gp, whose captions are used (required)", 0 },
+    { "explore", OPT_EXPLORE, "FILE", 0, "Markdown to put after the verdicts (none)", 0 },
     { "appendix", OPT_APPENDIX, "FILE", 0, "Markdown to put at the end (none)", 0 },
     { "runs", OPT_RUNS, "A,B,..", 0, "The runs of the profile (none)", 0 },
     { 0 }
@@ -41,6 +45,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_RESULTS: cfg->results = arg; return 0;
     case OPT_FIGURES: cfg->figures = arg; return 0;
     case OPT_PLOTS: cfg->plots = arg; return 0;
+    case OPT_EXPLORE: cfg->explore = arg; return 0;
     case OPT_APPENDIX: cfg->appendix = arg; return 0;
     case OPT_RUNS: cfg->runs = arg; return 0;
     default: return ARGP_ERR_UNKNOWN;
@@ -62,6 +67,7 @@ struct page {
     const struct config *cfg;
     const struct ledger *l;
     const struct verdict_rows *v;
+    json_t *provenance;                 /* provenance.json of the results, or NULL */
     FILE *out;
     char *run_names;                    /* storage */
     const char *run[MAX_RUNS];
@@ -151,11 +157,129 @@ static void count_verdicts(const struct page *p, size_t first, size_t num_rows, 
         for (size_t k = 0; k < NUM_KINDS; k++) counts[k] += !strcmp(kinds[k], verdict_of(p, &p->l->rows[i]));
 }
 
+/* ---- the answer ---------------------------------------------------------------- */
+
+/* A question a reader comes with, and the row whose verdict answers it: yes when it is
+ * supported. */
+struct question { const char *text, *claim, *row; };
+
+static const struct question questions[] = {
+    { "Is NTK-Attention equivalent to a long prefix, with the authors' map as it is?", "M1", "elu1-plug-in" },
+    { "Does the authors' map serve once fitted to the queries?", "M6", "lstsq" },
+    { "Does a polynomial map (degree 4) serve on tokens of real images?", "M1", "taylor4-patches" },
+    { "Does the error of NTK-Attention fall as the prefix grows?", "E1", "elu1-plug-in" },
+    { "Is its time independent of the prefix length?", "M4", "time-ntk-forward" },
+    { "Is its time sub-quadratic in the input length?", "M5", "a-as-defined" },
+    { "Does the kernel of a prefix converge as the prefix grows?", "T2", "slope-full-random" },
+    { "Does training a long prefix take the steps that its kernel predicts?", "T8", "steps" },
+    { "Is training an infinitely long prefix kernel regression?", "T13", "mirrored-distance" },
+    { "Does a longer prefix generalise better, with the paper's random signs?", "T14", "heldout-random" },
+};
+
+static void put_question(const struct page *p, const struct question *q)
+{
+    const struct ledger_row *row = ledger_find(p->l, q->claim, q->row);
+    if (!row) return;
+    const char *verdict = verdict_of(p, row);
+    const char *answer = !strcmp(verdict, "supported") ? "yes" : !strcmp(verdict, "contradicted") ? "no"
+                         : !strcmp(verdict, "inconclusive") ? "undecided" : verdict;
+    fprintf(p->out, "- %s [%s]{.verdict .", q->text, answer);
+    for (const char *c = verdict; *c; c++) fputc(*c == ' ' ? '-' : *c, p->out);
+    fputs("} ", p->out);
+    const struct verdict_row *measured = produced(p, row);
+    if (measured && isfinite(measured->measured.value)) {
+        put_measured(p, row);
+        fputs(", rule ", p->out);
+        put_rule(p, row);
+        fputs(" ", p->out);
+    }
+    fprintf(p->out, "([%s](#%s), %s)\n", q->claim, q->claim, row->quantity);
+}
+
+/* What the rows of a claim say together. */
+static const char *const headlines[] = {
+    "confirmed in every row", "confirmed in every row that is decided", "confirmed in some rows, refuted in others",
+    "refuted in every row that is decided", "open",
+};
+enum { HOLDS, HOLDS_SO_FAR, IN_PART, FAILS, OPEN, NUM_HEADLINES };
+
+static size_t headline(const struct page *p, const struct ledger_entry *e)
+{
+    size_t counts[NUM_KINDS] = { 0 };
+    count_verdicts(p, e->first_row, e->num_rows, counts);
+    if (counts[0] + counts[1] == 0) return OPEN;
+    if (counts[1] == 0) return counts[0] == e->num_rows ? HOLDS : HOLDS_SO_FAR;
+    return counts[0] ? IN_PART : FAILS;
+}
+
+/* The claims of one source by headline: the paper's (T, M, E) or ours (F). */
+static void put_headlines(const struct page *p, bool ours, const char *whose)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < p->l->num_entries; i++) total += (*p->l->entries[i].id == 'F') == ours;
+    if (!total) return;
+    fprintf(p->out, "Of the %zu %s:\n\n", total, whose);
+    for (size_t h = 0; h < NUM_HEADLINES; h++) {
+        size_t count = 0;
+        for (size_t i = 0; i < p->l->num_entries; i++) {
+            const struct ledger_entry *e = &p->l->entries[i];
+            count += (*e->id == 'F') == ours && headline(p, e) == h;
+        }
+        if (!count) continue;
+        fprintf(p->out, "- **%zu %s**:", count, headlines[h]);
+        for (size_t i = 0; i < p->l->num_entries; i++) {
+            const struct ledger_entry *e = &p->l->entries[i];
+            if ((*e->id == 'F') == ours && headline(p, e) == h) fprintf(p->out, " [%s](#%s)", e->id, e->id);
+        }
+        fputs("\n", p->out);
+    }
+    fputs("\n", p->out);
+}
+
+/* Where each reader goes on; links to entries that the ledger has. */
+static void put_readers(const struct page *p)
+{
+    static const struct { const char *who, *what, *ids; } readers[] = {
+        { "Theory", "kernels, their limit, training, and where the proofs' conditions are loose", "T2 T4 T7 T12 T13 F1 F3 F23 F26" },
+        { "Practice", "whether to use NTK-Attention, with which map, what it saves and what to use instead", "M1 M6 M4 F64 F67 F69" },
+        { "Kernels", "time, memory and the share of the machine's peak", "M4 M5 F40" },
+        { "Review", "how the claims are read, what they are compared with", "E1 E2 E3 M8" },
+    };
+    fputs("# Where to read on\n\n", p->out);
+    for (size_t i = 0; i < sizeof readers / sizeof *readers; i++) {
+        fprintf(p->out, "- **%s**: %s:", readers[i].who, readers[i].what);
+        char ids[128];
+        snprintf(ids, sizeof ids, "%s", readers[i].ids);
+        for (char *id = strtok(ids, " "); id; id = strtok(NULL, " "))
+            if (ledger_entry(p->l, id)) fprintf(p->out, " [%s](#%s)", id, id);
+        if (i + 1 == sizeof readers / sizeof *readers)
+            fputs("; [what is missing](#missing), [where the numbers come from](#provenance)", p->out);
+        fputs("\n", p->out);
+    }
+    fputs("\n", p->out);
+}
+
+static void put_figure(struct page *p, size_t run);
+
+static void put_answer(struct page *p)
+{
+    static const char *const heroes[] = { "ntk_convergence", "attention_error", "attention_cost" };
+    fputs("# The answer {#answer}\n\n::: answer\n", p->out);
+    for (size_t i = 0; i < sizeof questions / sizeof *questions; i++) put_question(p, &questions[i]);
+    fputs(":::\n\n", p->out);
+    put_headlines(p, false, "claims of the paper");
+    put_headlines(p, true, "findings of this project");
+    for (size_t i = 0; i < sizeof heroes / sizeof *heroes; i++) {
+        const size_t run = run_index(p, heroes[i]);
+        if (run < p->num_runs) put_figure(p, run);
+    }
+}
+
 static void put_summary(const struct page *p)
 {
     size_t counts[NUM_KINDS] = { 0 };
     count_verdicts(p, 0, p->l->num_rows, counts);
-    fputs("# Summary\n\n::: counts\n", p->out);
+    fputs("# Verdicts {#verdicts}\n\n::: counts\n", p->out);
     for (size_t k = 0; k < NUM_KINDS; k++)
         if (counts[k] || k < 3) {
             fprintf(p->out, "[[%zu]{.count} ", counts[k]);
@@ -269,7 +393,7 @@ static void put_entries(struct page *p)
 static void put_gaps(const struct page *p)
 {
     bool any = false;
-    fputs("\n# What is missing\n\n", p->out);
+    fputs("\n# What is missing {#missing}\n\n", p->out);
     for (size_t i = 0; i < p->num_runs; i++) {
         if (exists(p->cfg->results, p->run[i], ".csv")) continue;
         any = true;
@@ -352,6 +476,46 @@ static const char *field_value(const struct field *field, size_t n, const char *
     return NULL;
 }
 
+/* A text of provenance.json's own members; NULL when it has none. */
+static const char *provenance_text(const struct page *p, const char *key)
+{
+    return json_string_value(json_object_get(p->provenance, key));
+}
+
+/* A member and its name: text, number, or an object of them as "a x, b y". */
+static void put_member(const struct page *p, const char *key, json_t *value)
+{
+    const char *name;
+    json_t *inner;
+    fprintf(p->out, "- %s:", key);
+    if (json_is_object(value)) {
+        const char *before = "";
+        json_object_foreach(value, name, inner) {
+            if (json_is_string(inner)) fprintf(p->out, "%s %s `%s`", before, name, json_string_value(inner));
+            else if (json_is_number(inner)) fprintf(p->out, "%s %s %.10g", before, name, json_number_value(inner));
+            before = ",";
+        }
+    } else if (json_is_string(value)) {
+        fprintf(p->out, " `%s`", json_string_value(value));
+    } else if (json_is_number(value)) {
+        fprintf(p->out, " %.10g", json_number_value(value));
+    }
+    fputs("\n", p->out);
+}
+
+/* provenance.json as a list, the seconds of the runs left to their own lines. */
+static void put_machine(const struct page *p)
+{
+    const char *key;
+    json_t *value;
+    if (!p->provenance) return;
+    fputs("::: provenance\n", p->out);
+    json_object_foreach(p->provenance, key, value) {
+        if (strcmp(key, "runs")) put_member(p, key, value);
+    }
+    fputs(":::\n\nThe same, with the seconds of every run, is in `provenance.json` beside the tables.\n\n", p->out);
+}
+
 static void put_provenance(const struct page *p)
 {
     static struct field field[MAX_RUNS][MAX_FIELDS];
@@ -365,7 +529,8 @@ static void put_provenance(const struct page *p)
         num[i] = text[i] ? read_fields(text[i], field[i]) : 0;
         if (num[i] && first == p->num_runs) first = i;
     }
-    fputs("\n# Where the numbers come from\n\n", p->out);
+    fputs("\n# Where the numbers come from {#provenance}\n\n", p->out);
+    put_machine(p);
     if (first == p->num_runs) fputs("No run has left a table.\n", p->out);
     else fputs("The same in all runs:\n\n", p->out);
     /* A field is common when every table has it with one value. */
@@ -393,18 +558,17 @@ static void put_provenance(const struct page *p)
     for (size_t i = 0; i < p->num_runs; i++) free(text[i]);
 }
 
-/* The appendix, its headings one level lower, outside code blocks. */
-static int put_appendix(const struct page *p)
+/* A file of Markdown, its headings with `deeper` before them outside code blocks. */
+static int put_file(const struct page *p, const char *path, const char *deeper)
 {
-    if (!p->cfg->appendix) return EXIT_DONE;
-    char *text = text_file_read(p->cfg->appendix);
-    if (!text) return cli_fail(&p->cfg->common, EXIT_DATA, "%s: %s", p->cfg->appendix, strerror(errno));
+    if (!path) return EXIT_DONE;
+    char *text = text_file_read(path);
+    if (!text) return cli_fail(&p->cfg->common, EXIT_DATA, "%s: %s", path, strerror(errno));
     bool code = false;
-    fputs("\n# Appendix\n\n", p->out);
     for (const char *line = text; *line;) {
         const size_t length = strcspn(line, "\n");
         if (!strncmp(line, "```", 3)) code = !code;
-        if (!code && line[strspn(line, "#")] == ' ' && *line == '#') fputc('#', p->out);
+        if (!code && line[strspn(line, "#")] == ' ' && *line == '#') fputs(deeper, p->out);
         fprintf(p->out, "%.*s\n", (int)length, line);
         line += length + (line[length] == '\n');
     }
@@ -414,21 +578,28 @@ static int put_appendix(const struct page *p)
 
 static int put_page(struct page *p)
 {
-    fprintf(p->out, "---\ntitle: \"The neural tangent kernel of a prefix\"\nsubtitle: \"What was measured: the %s profile\"\nlang: en\n---\n\n",
-            p->cfg->common.profile);
-    fputs("A prefix is a number $m$ of trainable tokens put before the input of an attention layer. The paper *Toward(s) Infinite-Long "
-          "Prefix in Transformer* (arXiv:2406.14036) says what happens as $m$ grows: the training of the prefix becomes linear in its "
-          "neural tangent kernel, and a small summary $(Z, k)$, NTK-Attention, can stand in for the prefix. This page lists each of its "
-          "claims, our reading of it, and what our programs measured. It is generated from the results of the runs and from the "
-          "ledger `paper_notes.md`, in which every rule stands.\n\n", p->out);
+    const char *started = provenance_text(p, "started");
+    fprintf(p->out, "---\ntitle: \"Toward(s) Infinite-Long Prefix in Transformer: a reproduction\"\n"
+            "subtitle: \"What holds, what does not, what to use: arXiv:2406.14036 measured. "
+            "prefix-ntk %s, %s profile%s%.10s\"\nlang: en\n---\n\n",
+            PREFIX_NTK_VERSION, p->cfg->common.profile, started ? ", " : "", started ? started : "");
+    fputs("A prefix is a number $m$ of trainable tokens put before the input of an attention layer. The paper says that as "
+          "$m$ grows training becomes linear in the prefix's neural tangent kernel, and that a small summary $(Z, k)$, NTK-Attention, can "
+          "stand in for it. Every number here is measured; the rules stand in the ledger, `paper_notes.md`.\n\n", p->out);
     if (strcmp(p->cfg->common.profile, "default"))
         fprintf(p->out, "::: note\nThis is the **%s** profile. The ledger's verdicts are those of the default profile (`make reproduce`).\n:::\n\n",
                 p->cfg->common.profile);
+    put_answer(p);
+    put_readers(p);
     put_summary(p);
+    const int code = put_file(p, p->cfg->explore, "");
+    if (code) return code;
     put_entries(p);
     put_gaps(p);
     put_provenance(p);
-    return put_appendix(p);
+    if (!p->cfg->appendix) return EXIT_DONE;
+    fputs("\n# Appendix\n\n", p->out);
+    return put_file(p, p->cfg->appendix, "#");
 }
 
 int main(int argc, char **argv)
@@ -458,12 +629,15 @@ int main(int argc, char **argv)
     page.cfg = &cfg;
     page.l = l;
     page.v = v;
+    snprintf(path, sizeof path, "%s/provenance.json", cfg.results);
+    page.provenance = json_load_file(path, 0, NULL);
     page.out = atomic_file_stream(file);
     code = put_page(&page);
     if (code) atomic_file_discard(file);
     else if (atomic_file_commit(file, error, sizeof error))
         code = cli_fail(&cfg.common, EXIT_FAILED, "%s: %s", cfg.common.out, error);
 done:
+    json_decref(page.provenance);
     free(page.run_names);
     verdict_rows_free(v);
     ledger_free(l);
