@@ -483,7 +483,8 @@ int cli_parse_choice(struct argp_state *state, int key, const char *arg, const c
     struct nearest near = nearest_start(arg, strlen(arg));
     for (int i = 0; names[i]; i++) nearest_try(&near, names[i]);
     if (near.name)
-        usage_error(parsing.cfg->program, "--%s: '%s' is not one of %s; is it %s?", cli_option_name(state, key), arg, list, near.name);
+        usage_error(parsing.cfg->program, "--%s: '%s' is not one of %s; is it %s?", cli_option_name(state, key), arg, list,
+                    near.name);
     usage_error(parsing.cfg->program, "--%s: '%s' is not one of %s", cli_option_name(state, key), arg, list);
 }
 

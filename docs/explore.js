@@ -1,5 +1,5 @@
 /* The section Explore of the report: the limit kernel of a random prefix by its closed form, its eigenvalues, and what
- * they predict. No library. Under Node the functions are exported, and tests/page.sh compares them with the C programs. */
+ * they predict. Under Node the functions are exported, and tests/page.sh compares them with the C programs. */
 'use strict';
 
 /* n points on the unit sphere of R^d, row by row; the same ones whatever was asked for before. */
@@ -20,8 +20,8 @@ function inputs(n, d) {
   return X;
 }
 
-/* K*(x, x') = e^{s <x,x'>} [ I + x' mu^T + mu x^T + <x,x'> (s I + mu mu^T) ], mu = s (x + x'), s = sigma^2; signs of mean 0.
- * Row i d + k. */
+/* K*(x, x') = e^{s <x,x'>} [ I + x' mu^T + mu x^T + <x,x'> (s I + mu mu^T) ], mu = s (x + x'), s = sigma^2;
+ * signs of mean 0. Row i d + k. */
 function limitKernel(X, sigma) {
   const n = X.length, d = X[0].length, s = sigma * sigma;
   const K = Array.from({ length: n * d }, () => new Float64Array(n * d));

@@ -3,8 +3,8 @@
 #
 #   BUILD=build VERSION=0.1.0 experiments/provenance.sh PROFILE
 #
-# The machine, the compiler and its flags, the libraries and tools, the commit of this tree, the checksums of the data, and,
-# from what run.sh left, the start of each run and its seconds. What cannot be found out is left out.
+# The machine, the compiler and its flags, the libraries and tools, the commit of this tree, the checksums of the data,
+# and, from what run.sh left, when the first run started and the seconds of each. What cannot be found out is left out.
 set -u
 export LC_ALL=C
 
@@ -13,11 +13,14 @@ results=$build/$profile/results
 
 # text NAME VALUE: a member, unless the value is empty.
 text() {
-    [ -z "$2" ] || printf '%s"%s": "%s"' "$comma" "$1" "$(printf '%s' "$2" | tr -d '\000-\037' | sed 's/\\/\\\\/g; s/"/\\"/g')"
-    [ -z "$2" ] || comma=', '
+    [ -n "$2" ] || return 0
+    printf '%s"%s": "%s"' "$comma" "$1" "$(printf '%s' "$2" | tr -d '\000-\037' | sed 's/\\/\\\\/g; s/"/\\"/g')"
+    comma=', '
 }
 number() {
-    [ -z "$2" ] || { printf '%s"%s": %s' "$comma" "$1" "$2"; comma=', '; }
+    [ -n "$2" ] || return 0
+    printf '%s"%s": %s' "$comma" "$1" "$2"
+    comma=', '
 }
 open() {
     printf ',\n"%s": {' "$1"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The report in a browser, at the widths of a phone and of a desk: no horizontal scroll, no missing image, every internal link
-# leads somewhere, no script error; and its computed numbers against the C programs.
+# The report in a browser, at the widths of a phone and of a desk: no horizontal scroll, no missing image, every internal
+# link leads somewhere, no script error; and its computed numbers against the C programs.
 #
 #   tests/page.sh PAGE BIN      PAGE: index.html; BIN: the folder of the programs
 #
@@ -33,33 +33,45 @@ for name in chromium chromium-browser google-chrome; do
 done
 [ -n "$browser" ] || { echo "page: browser skipped: no Chromium"; exit 0; }
 
-# A script added to a copy measures the page, which a frame of the wanted width shows (a window has a least width), and the
-# document around the frame takes the answer as its title.
+# A script added to a copy measures the page, which a frame of the wanted width shows (a window has a least width), and
+# the document around the frame takes the answer as its title.
 cat > "$work/measure.js" <<'END'
 window.addEventListener('load', () => {
   const width = document.documentElement.clientWidth;
   const broken = [...document.images].filter((i) => !i.complete || !i.naturalWidth).map((i) => i.alt || '?');
-  const wide = document.documentElement.scrollWidth > width;
-  const widest = [...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > width + 1)
-    .filter((e) => { for (let a = e; a; a = a.parentElement) if (/auto|scroll|hidden/.test(getComputedStyle(a).overflowX)) return false; return true; })
+  const scrolls = (e) => e && (/auto|scroll|hidden/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+  const wide = [...document.querySelectorAll('body *')]
+    .filter((e) => e.getBoundingClientRect().right > width + 1 && !scrolls(e))
     .map((e) => e.parentElement.tagName + '>' + e.tagName + ' ' + e.textContent.slice(0, 30));
-  parent.postMessage('measured ' + (wide ? 'scrolls ' + widest.slice(0, 8).join(' ') : 'fits') + ', broken images ' + broken.length + ' ' +
-    broken.join(' ') + ', errors ' + window.errors + ', lambda ' + document.getElementById('x-lambda').textContent, '*');
+  parent.postMessage('measured ' + (document.documentElement.scrollWidth > width ? 'scrolls ' + wide.slice(0, 8) : 'fits') +
+    ', broken images ' + broken.length + ' ' + broken + ', errors ' + window.errors +
+    ', lambda ' + document.getElementById('x-lambda').textContent, '*');
 });
 END
-awk -v script="$work/measure.js" '
-    /<head>/ && !done { sub(/<head>/, "<head><script>window.errors = 0; window.addEventListener(\"error\", () => { window.errors++; });</script>"); done = 1 }
-    /<\/body>/ { print "<script>"; while ((getline line < script) > 0) print line; print "</script>" }
-    { print }' "$page" > "$work/page.html"
+cat > "$work/count.js" <<'END'
+window.errors = 0; window.addEventListener('error', () => { window.errors++; });
+END
+awk -v count="$work/count.js" -v measure="$work/measure.js" '
+    function script(file, line) {
+        print "<script>"
+        while ((getline line < file) > 0) print line
+        print "</script>"
+    }
+    /<\/body>/ { script(measure) }
+    { print }
+    /<head>/ && !done { script(count); done = 1 }' "$page" > "$work/page.html"
+chromium() { "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars "$@" "file://$work/frame.html" 2> /dev/null; }
 for width in 390 1280; do
-    printf '%s\n' '<!DOCTYPE html><body style="margin:0"><script>window.addEventListener("message", (e) => { document.title = e.data; });</script>' \
-        "<iframe src=\"page.html\" style=\"border:0;width:${width}px;height:1600px\"></iframe></body>" > "$work/frame.html"
-    "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1300,1700 --virtual-time-budget=20000 \
-        --dump-dom "file://$work/frame.html" 2> /dev/null | grep -o '<title>measured[^<]*' | sed 's/<title>//' > "$work/found" || true
+    cat > "$work/frame.html" <<END
+<!DOCTYPE html><body style="margin:0">
+<script>window.addEventListener("message", (e) => { document.title = e.data; });</script>
+<iframe src="page.html" style="border:0;width:${width}px;height:1600px"></iframe></body>
+END
+    chromium --window-size=1300,1700 --virtual-time-budget=20000 --dump-dom |
+        grep -o '<title>measured[^<]*' | sed 's/<title>//' > "$work/found" || true
     case $(cat "$work/found") in
     "measured fits, broken images 0 , errors 0, lambda "[0-9]*) echo "page: $width pixels: $(cat "$work/found")" ;;
     *) echo "page: $width pixels: $(cat "$work/found")" >&2; exit 1 ;;
     esac
-    "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size="$width,1600" \
-        --screenshot="$(dirname "$page")/screen-$width.png" "file://$work/frame.html" > /dev/null 2>&1
+    chromium --window-size="$width,1600" --screenshot="$(dirname "$page")/screen-$width.png" > /dev/null
 done

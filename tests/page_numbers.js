@@ -40,8 +40,9 @@ try {
     const X = page.inputs(n, d), K = page.limitKernel(X, sigma);
     const inputs = path.join(folder, 'X.csv'), limit = path.join(folder, 'K.npy');
     fs.writeFileSync(inputs, X.map((x) => x.map((c) => c.toPrecision(17)).join(',')).join('\n') + '\n');
-    const table = execFileSync(path.join(bin, 'ntk_convergence'), ['--inputs', inputs, '--sigma', String(sigma), '--prefix-len', '4',
-      '--num-trials', '2', '--limit-out', limit, '--quiet'], { encoding: 'utf8' }).split('\n').filter((l) => l && l[0] !== '#');
+    const words = ['--inputs', inputs, '--sigma', String(sigma), '--prefix-len', '4', '--num-trials', '2', '--limit-out', limit];
+    const table = execFileSync(path.join(bin, 'ntk_convergence'), words.concat('--quiet'), { encoding: 'utf8' })
+      .split('\n').filter((l) => l && l[0] !== '#');
     const column = table[0].split(',').indexOf('lambda_min_limit'), wanted = Number(table[1].split(',')[column]);
     const off = distance(K, readNpy(limit)), values = page.eigenvalues(K);
     const offEigenvalue = Math.abs(values[0] - wanted) / values[values.length - 1];

@@ -40,7 +40,7 @@ else
 fi
 
 # Away from the tree, so that the package tested is the installed one.
-cp -R "$root/python/tests" "$work/tests"
+cp -R "$root/python/tests" "$root/python/examples" "$work"
 cd "$work"
 "$python" -m unittest discover -t . -s tests > "$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 awk '/^Ran / { ran = $2 } match($0, /skipped=[0-9]+/) { skipped = substr($0, RSTART + 8, RLENGTH - 8) }

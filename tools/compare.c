@@ -10,11 +10,13 @@
 #include "cli/verdict_rows.h"
 
 static const char doc[] =
-    "Compares the verdicts of two result folders. Two measurements agree when their intervals overlap, each widened by --tolerance "
-    "times its value. Writes one line per row that drifts, changes its verdict or is in one folder only; exit 1 when a verdict changed or a row is missing.\v"
+    "Compares the verdicts of two result folders. Two measurements agree when their intervals overlap, each widened by "
+    "--tolerance times its value. Writes one line per row that drifts, changes its verdict or is in one folder only; "
+    "exit 1 when a verdict changed or a row is missing.\v"
     "Columns: result is drift, verdict, only-a or only-b; distance is the gap between the two intervals.";
 
-static const char columns[] = "claim,row,result,value_a,ci_lo_a,ci_hi_a,value_b,ci_lo_b,ci_hi_b,distance,verdict_a,verdict_b";
+static const char columns[] = 
+    "claim,row,result,value_a,ci_lo_a,ci_hi_a,value_b,ci_lo_b,ci_hi_b,distance,verdict_a,verdict_b";
 
 struct config {
     struct cli_common c;
@@ -27,7 +29,7 @@ enum { KEY_A = 1, KEY_B, KEY_TOLERANCE };
 static const struct argp_option options[] = {
     { "a", KEY_A, "DIR", 0, "folder with a verdicts.csv (required)", 0 },
     { "b", KEY_B, "DIR", 0, "folder to compare it with (required)", 0 },
-    { "tolerance", KEY_TOLERANCE, "X", 0, "relative difference that is none, for numbers without an interval (default 1e-3)", 0 },
+    { "tolerance", KEY_TOLERANCE, "X", 0, "relative difference that counts as none (default 1e-3)", 0 },
     { 0 }
 };
 
@@ -77,7 +79,8 @@ static void put_side(struct table *t, const struct verdict_row *r)
     table_num(t, r ? r->measured.hi : NAN);
 }
 
-static void put_row(struct table *t, const char *result, const struct verdict_row *a, const struct verdict_row *b, double gap)
+static void put_row(struct table *t, const char *result, const struct verdict_row *a, const struct verdict_row *b,
+                    double gap)
 {
     const struct verdict_row *any = a ? a : b;
     table_text(t, any->claim);

@@ -240,8 +240,10 @@ static void put_headlines(const struct page *p, bool ours, const char *whose)
 static void put_readers(const struct page *p)
 {
     static const struct { const char *who, *what, *ids; } readers[] = {
-        { "Theory", "kernels, their limit, training, and where the proofs' conditions are loose", "T2 T4 T7 T12 T13 F1 F3 F23 F26" },
-        { "Practice", "whether to use NTK-Attention, with which map, what it saves and what to use instead", "M1 M6 M4 F64 F67 F69" },
+        { "Theory", "kernels, their limit, training, and where the proofs' conditions are loose",
+          "T2 T4 T7 T12 T13 F1 F3 F23 F26" },
+        { "Practice", "whether to use NTK-Attention, with which map, what it saves and what to use instead",
+          "M1 M6 M4 F64 F67 F69" },
         { "Kernels", "time, memory and the share of the machine's peak", "M4 M5 F40" },
         { "Review", "how the claims are read, what they are compared with", "E1 E2 E3 M8" },
     };
@@ -583,9 +585,10 @@ static int put_page(struct page *p)
             "subtitle: \"What holds, what does not, what to use: arXiv:2406.14036 measured. "
             "prefix-ntk %s, %s profile%s%.10s\"\nlang: en\n---\n\n",
             PREFIX_NTK_VERSION, p->cfg->common.profile, started ? ", " : "", started ? started : "");
-    fputs("A prefix is a number $m$ of trainable tokens put before the input of an attention layer. The paper says that as "
-          "$m$ grows training becomes linear in the prefix's neural tangent kernel, and that a small summary $(Z, k)$, NTK-Attention, can "
-          "stand in for it. Every number here is measured; the rules stand in the ledger, `paper_notes.md`.\n\n", p->out);
+    fputs("A prefix is a number $m$ of trainable tokens put before the input of an attention layer. The paper says that "
+          "as $m$ grows training becomes linear in the prefix's neural tangent kernel, and that a small summary $(Z, k)$, "
+          "NTK-Attention, can stand in for it. Every number here is measured; the rules stand in the ledger, "
+          "`paper_notes.md`.\n\n", p->out);
     if (strcmp(p->cfg->common.profile, "default"))
         fprintf(p->out, "::: note\nThis is the **%s** profile. The ledger's verdicts are those of the default profile (`make reproduce`).\n:::\n\n",
                 p->cfg->common.profile);
