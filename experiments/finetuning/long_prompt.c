@@ -1,5 +1,5 @@
 /* A long prompt in a decoder's cache, replaced head by head: fewer tokens, cluster means, summaries (Z, k),
- * mixtures. Ledger F90-F97. */
+ * mixtures. Ledger F90-F98. */
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -67,13 +67,16 @@ static const char *check(void *config)
 
 /* ---- methods ---------------------------------------------------------------------------------- */
 
-enum kind { NONE, LAST, SINK, MOST, CLUSTERS, PLUGIN, FITTED, MIXED, CHOICE };
+enum kind { NONE, LAST, SINK, MOST, CLUSTERS, PLUGIN, FITTED, MIXED, CHOICE, BUDGET, BUDGET_TOKENS };
 enum feature { NO_FEATURE, ELU1, TAYLOR1, TAYLOR2, NUM_FEATURES };
 static const char *const feature_names[NUM_FEATURES] = { "", "elu1", "taylor:1", "taylor:2" };
 static const char *const kind_names[] = { "none", "last", "first 4 and last", "most attended", "clusters", "plug-in",
-                                          "fitted", "most attended and fitted", "choice" };
+                                          "fitted",
+                                          "most attended and fitted", "choice", "budget", "budget of tokens" };
 
-/* CHOICE: per head the better of two others, by their numbers in this list. */
+/* CHOICE: per head the better of two others, by their numbers in this list. BUDGET: what each head gets is chosen for
+ * the
+ * least total error with the bytes of `tokens` tokens a head; BUDGET_TOKENS: of tokens alone. */
 struct method { enum kind kind; size_t tokens; enum feature feature; int centred, either, other; };
 
 static const struct method methods[] = {
@@ -87,11 +90,13 @@ static const struct method methods[] = {
     { FITTED, 0, ELU1, 0, 0, 0 }, { FITTED, 0, TAYLOR1, 1, 0, 0 },
     { MIXED, 33, ELU1, 0, 0, 0 }, { MIXED, 99, ELU1, 0, 0, 0 },
     { CHOICE, 33, ELU1, 0, 6, 14 }, { CHOICE, 66, ELU1, 0, 7, 16 },
+    { BUDGET, 33, ELU1, 0, 0, 0 }, { BUDGET, 66, ELU1, 0, 0, 0 }, { BUDGET_TOKENS, 33, NO_FEATURE, 0, 0, 0 },
     { PLUGIN, 0, TAYLOR2, 1, 0, 0 },
 };
 enum { ALL_METHODS = sizeof methods / sizeof *methods, AT_LAST33 = 1, AT_SINK33 = 3, AT_MOST33 = 6, AT_MOST66,
        AT_MOST132, AT_CLUSTERS33,
-       AT_ELU1 = 11, AT_LINEAR = 13, AT_FITTED, AT_MIXED33 = 16, AT_MIXED99, AT_CHOICE33, AT_CHOICE66 };
+       AT_ELU1 = 11, AT_LINEAR = 13, AT_FITTED, AT_MIXED33 = 16, AT_MIXED99, AT_CHOICE33, AT_CHOICE66,
+       AT_BUDGET33, AT_BUDGET66, AT_BUDGET_TOKENS };
 
 /* ---- documents ---------------------------------------------------------------------------------------- */
 
@@ -273,18 +278,16 @@ struct bench {
     double *share;
 };
 
-/* Error of a piece on the queries of the other documents, or its own. */
-static int piece_error(struct bench *b, const struct decoder_piece *p, int own, double *err)
+/* Errors of a piece on the queries of the other documents, or its own. */
+static int piece_errors(struct bench *b, const struct decoder_piece *p, int own, struct approx_errors *out)
 {
     const struct prompt_queries *q = own ? &b->own : &b->others;
-    struct approx_errors errors;
     b->approx.num_queries = q->n;
-    int status = prompt_piece_sums(p, q->Q, q->n, b->prompt.dim, &b->approx);
-    if (!status)
-        status = approx_compare(&q->input, own ? &b->own_prefix : &b->others_prefix, &b->approx, &errors, NULL);
-    *err = errors.num_nonpositive ? INFINITY : errors.err_rel;
-    return status;
+    const int status = prompt_piece_sums(p, q->Q, q->n, b->prompt.dim, &b->approx);
+    return status ? status : approx_compare(&q->input, own ? &b->own_prefix : &b->others_prefix, &b->approx, out, NULL);
 }
+
+static int is_made(enum kind kind) { return kind != CHOICE && kind != BUDGET && kind != BUDGET_TOKENS; }
 
 /* Tokens by their places: the last ones, or with the first four. */
 static void place_tokens(const struct method *m, size_t len, size_t *index)
@@ -324,8 +327,11 @@ static int make_piece(const struct study *s, struct bench *b, const struct metho
 enum { PER_METHOD = 3, PER_HEAD = 4 };
 /* per head: score_std, mass, errors of the fitted summary and of 33 tokens */
 
-/* Pieces (methods, heads) of one head. */
-static int make_head(struct study *s, size_t doc, size_t head, struct prompt_piece *pieces, double *out)
+/* Pieces (methods, heads) of one head; error (methods, heads) their mean squared errors on the queries of other
+ * documents, scale (heads) the mean square of the output itself. */
+static int make_head(struct study *s, size_t doc, size_t head, struct prompt_piece *pieces, double *error,
+                     double *scale,
+                     double *out)
 {
     const struct decoder_config *c = &s->decoder->config;
     const size_t dim = c->head_dim, len = s->cfg->prompt_len;
@@ -340,19 +346,19 @@ static int make_head(struct study *s, size_t doc, size_t head, struct prompt_pie
     if (!status) status = prompt_sums(&b.prompt, &b.others, &b.others_prefix, b.share);
     if (!status) status = prompt_sums(&b.prompt, &b.own, &b.own_prefix, NULL);
     if (!status) status = prompt_spread(&b.prompt, &b.own, &out[0], &out[1]);
-    for (size_t i = 0; i < s->num_methods && !status; i++)
-        if (methods[i].kind != CHOICE) status = make_piece(s, &b, &methods[i], &pieces[i * s->num_heads + head]);
     for (size_t i = 0; i < s->num_methods && !status; i++) {
-        if (methods[i].kind != CHOICE) continue;
-        const struct prompt_piece *either = &pieces[(size_t)methods[i].either * s->num_heads + head];
-        const struct prompt_piece *other = &pieces[(size_t)methods[i].other * s->num_heads + head];
-        double error[2];
-        status = piece_error(&b, &either->piece, 0, &error[0]) | piece_error(&b, &other->piece, 0, &error[1]);
-        /* A view: what it shows belongs to the one chosen. */
-        pieces[i * s->num_heads + head].piece = error[1] < error[0] ? other->piece : either->piece;
+        struct prompt_piece *piece = &pieces[i * s->num_heads + head];
+        struct approx_errors errors;
+        if (!is_made(methods[i].kind)) continue;
+        status = make_piece(s, &b, &methods[i], piece);
+        if (!status) status = piece_errors(&b, &piece->piece, 0, &errors);
+        if (status) break;
+        error[i * s->num_heads + head] = errors.num_nonpositive ? INFINITY : errors.abs_rms * errors.abs_rms;
+        scale[head] = errors.out_rms * errors.out_rms;
+        if (i != AT_FITTED && i != AT_MOST33) continue;
+        status = piece_errors(&b, &piece->piece, 1, &errors);
+        out[i == AT_FITTED ? 2 : 3] = errors.num_nonpositive ? INFINITY : errors.err_rel;
     }
-    if (!status) status = piece_error(&b, &pieces[AT_FITTED * s->num_heads + head].piece, 1, &out[2]);
-    if (!status) status = piece_error(&b, &pieces[AT_MOST33 * s->num_heads + head].piece, 1, &out[3]);
     b.approx.num_queries = b.others.n + b.own.n;
     free(b.share);
     queries_free(&b.others);
@@ -363,8 +369,83 @@ static int make_head(struct study *s, size_t doc, size_t head, struct prompt_pie
     return status;
 }
 
-/* ---- what follows
- * --------------------------------------------------------------------------------------------------- */
+/* ---- what each head gets ------------------------------------------------------------------------------------- */
+
+/* Of one head. */
+static size_t method_bytes(const struct study *s, const struct method *m)
+{
+    const struct decoder_piece piece = { .len = m->tokens,
+                                         .log_weight = m->kind == CLUSTERS ? (const float[1]){ 0 } : NULL,
+                                         .map = m->kind >= CHOICE ? NULL : s->maps[m->feature],
+                                             .centre = m->centred ? (const float[1]){ 0 } : NULL };
+    return prompt_piece_bytes(&piece, s->decoder->config.head_dim);
+}
+
+/* The candidate of least error / unit + price * bytes; the first of equals. */
+static size_t best_at(const struct study *s, const double *error, size_t head, double unit, double price,
+                      int tokens_only)
+{
+    static const size_t candidates[] = { 0, AT_MOST33 - 1, AT_MOST33, AT_MOST66, AT_MOST132, AT_FITTED, AT_MIXED33,
+                                         AT_MIXED99 };
+    size_t best = 0;
+    double least = INFINITY;
+    for (size_t i = 0; i < (tokens_only ? 5 : sizeof candidates / sizeof *candidates); i++) {
+        const size_t m = candidates[i];
+        const double cost = error[m * s->num_heads + head] / unit + price * (double)method_bytes(s, &methods[m]);
+        if (cost < least) {
+            least = cost;
+            best = m;
+        }
+    }
+    return best;
+}
+
+/* Fills `chosen` (heads) at a price per byte; errors count relative to the mean square of the output over the heads of
+ * a
+ * layer. Returns the bytes. */
+static double buy(const struct study *s, const double *error, const double *scale, double price, int tokens_only,
+                  size_t *chosen)
+{
+    const size_t kv = s->decoder->config.kv_heads;
+    double spent = 0.0;
+    for (size_t head = 0; head < s->num_heads; head++) {
+        double unit = 0.0;
+        for (size_t g = 0; g < kv; g++) unit += scale[head / kv * kv + g] / (double)kv;
+        chosen[head] = best_at(s, error, head, unit, price, tokens_only);
+        spent += (double)method_bytes(s, &methods[chosen[head]]);
+    }
+    return spent;
+}
+
+/* The least total error that a price per byte (found by bisection) gives within the budget. */
+static void spend(const struct study *s, const double *error, const double *scale, const struct method *m,
+                  size_t *chosen)
+{
+    const double budget = (double)(s->num_heads * m->tokens * 2 * s->decoder->config.head_dim * sizeof(float));
+    double low = 0.0, high = 1.0;           /* high: within the budget */
+    for (int step = 0; step < 60; step++) {
+        const double price = 0.5 * (low + high);
+        if (buy(s, error, scale, price, m->kind == BUDGET_TOKENS, chosen) <= budget) high = price;
+        else low = price;
+    }
+    buy(s, error, scale, high, m->kind == BUDGET_TOKENS, chosen);
+}
+
+/* The method whose piece each head takes under method i. */
+static void choose(const struct study *s, const double *error, const double *scale, size_t i, size_t *chosen)
+{
+    const struct method *m = &methods[i];
+    for (size_t head = 0; head < s->num_heads; head++) {
+        chosen[head] = i;
+        if (m->kind != CHOICE) continue;
+        const double either = error[(size_t)m->either * s->num_heads + head];
+        const double other = error[(size_t)m->other * s->num_heads + head];
+        chosen[head] = (size_t)(other < either ? m->other : m->either);
+    }
+    if (m->kind == BUDGET || m->kind == BUDGET_TOKENS) spend(s, error, scale, m, chosen);
+}
+
+/* ---- what follows ------------------------------------------------------------------------------------------- */
 
 static double divergence(const float *p, const float *q, size_t n)
 {
@@ -422,37 +503,33 @@ static int ask_all(const struct study *s, size_t doc, const struct decoder_piece
 static int run_document(struct study *s, size_t doc, double *row)
 {
     const struct decoder_config *c = &s->decoder->config;
-    struct prompt_piece *pieces = calloc(s->num_methods * s->num_heads, sizeof *pieces);
-    struct decoder_piece *views = calloc(2 * s->num_heads, sizeof *views);
-    float *hidden = malloc(s->max_question * c->hidden * sizeof *hidden),
-        *logits = malloc(s->max_question * c->vocab_size * sizeof *logits);
-    int status = pieces && views && hidden && logits ? GSL_SUCCESS : GSL_ENOMEM;
-    for (size_t head = 0; head < s->num_heads && !status; head++)
-        status = make_head(s, doc, head, pieces, row + PER_METHOD * s->num_methods + PER_HEAD * head);
+    const size_t heads = s->num_heads;
+    struct prompt_piece *pieces = calloc(s->num_methods * heads, sizeof *pieces);
+    struct decoder_piece *views = calloc(2 * heads, sizeof *views);
+    double *error = calloc((s->num_methods + 1) * heads, sizeof *error);
+    size_t *chosen = calloc(heads, sizeof *chosen);
+    float *hidden = malloc(s->max_question * c->hidden * sizeof *hidden);
+    float *logits = malloc(s->max_question * c->vocab_size * sizeof *logits);
+    int status = pieces && views && error && chosen && hidden && logits ? GSL_SUCCESS : GSL_ENOMEM;
+    double *scale = error ? error + s->num_methods * heads : NULL;
+    for (size_t head = 0; head < heads && !status; head++)
+        status = make_head(s, doc, head, pieces, error, scale, row + PER_METHOD * s->num_methods + PER_HEAD * head);
     for (size_t i = 0; i < s->num_methods && !status; i++) {
-        for (size_t head = 0; head < s->num_heads; head++) views[head] = pieces[i * s->num_heads + head].piece;
-        status = ask_all(s, doc, views, views + s->num_heads, hidden, logits, row + PER_METHOD * i);
+        choose(s, error, scale, i, chosen);
+        for (size_t head = 0; head < heads; head++) views[head] = pieces[chosen[head] * heads + head].piece;
+        status = ask_all(s, doc, views, views + heads, hidden, logits, row + PER_METHOD * i);
     }
-    for (size_t i = 0; pieces && i < s->num_methods * s->num_heads; i++)
-        if (methods[i / s->num_heads].kind != CHOICE) prompt_piece_free(&pieces[i]);
+    for (size_t i = 0; pieces && i < s->num_methods * heads; i++) prompt_piece_free(&pieces[i]);
     free(pieces);
     free(views);
+    free(error);
+    free(chosen);
     free(hidden);
     free(logits);
     return status;
 }
 
-/* ---- results
- * ----------------------------------------------------------------------------------------------------------- */
-
-static size_t method_bytes(const struct study *s, const struct method *m)
-{
-    const struct decoder_piece piece = { .len = m->tokens,
-                                         .log_weight = m->kind == CLUSTERS ? (const float[1]){ 0 } : NULL,
-                                         .map = m->kind == CHOICE ? NULL : s->maps[m->feature],
-                                             .centre = m->centred ? (const float[1]){ 0 } : NULL };
-    return s->num_heads * prompt_piece_bytes(&piece, s->decoder->config.head_dim);
-}
+/* ---- results ------------------------------------------------------------------------------------------------ */
 
 static void add_method(struct table *t, const struct study *s, const struct units *work, size_t i, double *x)
 {
@@ -468,7 +545,7 @@ static void add_method(struct table *t, const struct study *s, const struct unit
         dropped += row[2] / (double)n;
     }
     const struct interval kl = cli_mean(x, n, 0.95);
-    const size_t bytes = method_bytes(s, m),
+    const size_t bytes = s->num_heads * method_bytes(s, m),
         whole = s->num_heads * s->cfg->prompt_len * 2 * s->decoder->config.head_dim * sizeof(float);
     table_text(t, kind_names[m->kind]);
     table_empty(t);
@@ -575,6 +652,8 @@ static int write_verdicts(const struct study *s, const struct units *work, doubl
         { "F93", "sink", AT_LAST33, AT_SINK33 }, { "F94", "quarter", AT_MOST132, 0 },
         { "F95", "clusters", AT_CLUSTERS33, AT_MOST33 },
         { "F96", "bytes-33", AT_CHOICE33, AT_MOST33 }, { "F96", "bytes-66", AT_CHOICE66, AT_MOST66 },
+        { "F98", "bytes-33", AT_BUDGET33, AT_MOST33 }, { "F98", "bytes-66", AT_BUDGET66, AT_MOST66 },
+        { "F98", "summaries", AT_BUDGET33, AT_BUDGET_TOKENS },
     };
     struct verdicts *v = verdicts_open(&s->cfg->c, "long_prompt");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -586,8 +665,7 @@ static int write_verdicts(const struct study *s, const struct units *work, doubl
     return verdicts_close(v, EXIT_DONE);
 }
 
-/* ---- the program
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- the program -------------------------------------------------------------------------------------------- */
 
 static void study_close(struct study *s)
 {
