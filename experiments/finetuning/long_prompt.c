@@ -589,15 +589,12 @@ static int write_table(const struct study *s, const struct units *work, double *
 {
     struct table *t = table_open(&s->cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t,
-               "kl: nats per token, next token after the whole prompt against its replacement, mean over tokens of the "
-                  "questions; 95%% Student t over documents");
-    table_note(t,
-               "agree: share of tokens with the same likeliest successor; dropped: share of questions where D was not positive "
-                  "and the prompt was left out");
-    table_note(t,
-               "rows with a layer: means over its heads; err_rel: error of attention over the effect of the prompt, own "
-                  "questions; score_std, prefix_mass of the whole prompt");
+    table_note(t, "kl: nats per token, next token after the whole prompt against its replacement, mean over tokens of "
+                  "the questions; 95%% Student t over documents");
+    table_note(t, "agree: share of tokens with the same likeliest successor; dropped: share of questions where D was "
+                  "not positive and the prompt was left out");
+    table_note(t, "rows with a layer: means over its heads; err_rel: error of attention over the effect of the prompt, "
+                  "own questions; score_std, prefix_mass of the whole prompt");
     for (size_t i = 0; i < s->num_methods; i++) add_method(t, s, work, i, x);
     for (size_t layer = 0; layer < s->decoder->config.num_layers; layer++) {
         add_layer(t, s, work, layer, 2, "fitted");
