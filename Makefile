@@ -29,10 +29,19 @@ unexport OPENBLAS_CORETYPE
 export PREFIX_NTK_COMMIT := $(shell [ "$$(git rev-parse --show-toplevel 2>/dev/null)" = "$$(pwd -P)" ] && \
   git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 
+ifneq ($(words $(BUILD)),1)
+  $(error BUILD="$(BUILD)": the name of one folder, without spaces)
+endif
+
 ifeq ($(origin CC),default)
   CC := gcc
 endif
-ARCH    := $(shell uname -m)
+# The machine compiled for, and the tools that go with its compiler.
+ARCH    := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null || uname -m)))
+ifeq ($(origin AR),default)
+  AR := $(shell $(CC) -print-prog-name=ar 2>/dev/null || echo ar)
+endif
+OBJCOPY ?= $(shell $(CC) -print-prog-name=objcopy 2>/dev/null || echo objcopy)
 ISAS    := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512)
 
 # Asked for when first used, so that this file can be read before `make setup` has installed pkg-config.
@@ -61,7 +70,8 @@ else ifeq ($(SAN),thread)
 else ifneq ($(SAN),)
   $(error SAN is address or thread, not $(SAN))
 endif
-LDFLAGS += -fopenmp $(SANFLAGS)
+# What every link needs, whatever LDFLAGS says.
+LINK     = $(CFLAGS) -fopenmp $(SANFLAGS) $(LDFLAGS)
 
 # $(call say,WORD) announces a step in place of its command line.
 Q   := $(if $(V),,@)
@@ -85,13 +95,15 @@ PROGRAMS    := $(addprefix $(BUILD)/bin/,$(EXPERIMENTS) $(TOOLS))
 TESTS       := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 FUZZERS     := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 HEADERS     := $(wildcard include/prefix_ntk/*.h)
-INSTALL      = $(DESTDIR)$(abspath $(PREFIX))
+INSTALLED   := $(shell realpath -m -- '$(PREFIX)')
+INSTALL      = $(DESTDIR)$(INSTALLED)
 
 INTERNAL := $(BUILD)/lib/libinternal.a
 ROOM_LIB := $(BUILD)/lib/librooms.a
 SUPPORT  := $(BUILD)/lib/libsupport.a
 STATIC   := $(BUILD)/lib/libprefix_ntk.a
 SHARED   := $(BUILD)/lib/libprefix_ntk.so
+FORTRAN  := $(BUILD)/lib/libprefix_ntk_fortran.a
 
 # The runs of `make reproduce`: RUNS, PROG_<run>, TIMED, NEEDS_MNIST, and the options of this profile, ARGS_<run>.
 include $(wildcard experiments/runs.mk)
@@ -129,15 +141,15 @@ reproduce: $(PAGE) ## run everything, draw, report, compare with the ledger (PRO
 
 .PHONY: test
 test: $(TESTS) $(PROGRAMS) $(SHARED) ## build and run all tests
-	@$(if $(SAN),,BUILD=$(abspath $(BUILD)) tests/python.sh --if-numpy)
-	@PREFIX_NTK_BIN=$(abspath $(BUILD)/bin) tests/run.sh $(TESTS)
+	@$(if $(SAN),,BUILD="$$(cd $(BUILD) && pwd)" tests/python.sh --if-numpy)
+	@PREFIX_NTK_BIN="$$(cd $(BUILD)/bin && pwd)" tests/run.sh $(TESTS)
 
 .PHONY: python-test wheel
 python-test: $(SHARED) ## test the Python package in a virtual environment of its own (fetches NumPy if it is not there)
-	@BUILD=$(abspath $(BUILD)) tests/python.sh
+	@BUILD="$$(cd $(BUILD) && pwd)" tests/python.sh
 wheel: $(SHARED) ## build/wheel/*.whl, the Python package with the shared object inside
 	@mkdir -p $(BUILD)/wheel
-	BUILD=$(abspath $(BUILD)) python3 -m pip wheel -q --no-deps --wheel-dir $(BUILD)/wheel ./python
+	BUILD="$$(cd $(BUILD) && pwd)" python3 -m pip wheel -q --no-deps --wheel-dir $(BUILD)/wheel ./python
 	@ls $(BUILD)/wheel/*.whl
 
 .PHONY: claim
@@ -198,19 +210,23 @@ bench-peers: $(SHARED) ## time the attention kernels against PyTorch and ONNX Ru
 	  --out $(PEERS)/bench_peers.csv $(BENCH_ARGS)
 
 .PHONY: install uninstall
-install: $(STATIC) $(SHARED) ## install library, headers and pkg-config file (PREFIX=DIR, DESTDIR=DIR)
-	install -d $(INSTALL)/include/prefix_ntk $(INSTALL)/lib/pkgconfig
-	install -m 644 $(HEADERS) $(INSTALL)/include/prefix_ntk
-	install -m 644 $(STATIC) $(INSTALL)/lib
-	install -m 755 $(SHARED) $(INSTALL)/lib/libprefix_ntk.so.$(ABI)
-	ln -sf libprefix_ntk.so.$(ABI) $(INSTALL)/lib/libprefix_ntk.so
-	printf '%s\n' 'prefix=$(abspath $(PREFIX))' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' 'Name: prefix_ntk' \
+install: $(STATIC) $(SHARED) $(FORTRAN) ## install library, headers and pkg-config file (PREFIX=DIR, DESTDIR=DIR)
+	@umask 022; set -e; \
+	install -d "$(INSTALL)/include/prefix_ntk" "$(INSTALL)/lib/pkgconfig"; \
+	install -m 644 $(HEADERS) "$(INSTALL)/include/prefix_ntk"; \
+	install -m 644 $(STATIC) $(FORTRAN) "$(INSTALL)/lib"; \
+	install -m 755 $(SHARED) "$(INSTALL)/lib/libprefix_ntk.so.$(ABI)"; \
+	ln -sf libprefix_ntk.so.$(ABI) "$(INSTALL)/lib/libprefix_ntk.so"; \
+	printf '%s\n' 'prefix=$(INSTALLED)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' 'Name: prefix_ntk' \
 	  'Description: attention with a long prefix, its kernel summary, and its neural tangent kernel' 'Version: $(VERSION)' \
-	  'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lprefix_ntk -lgsl' 'Libs.private: -fopenmp $(PKG_LIBS)' \
-	  > $(INSTALL)/lib/pkgconfig/prefix_ntk.pc
+	  'Cflags: -I"$${includedir}"' 'Libs: -L"$${libdir}" -lprefix_ntk -lgsl' \
+	  'Libs.private: -fopenmp $(PKG_LIBS) -lprefix_ntk_fortran -lpthread -lm' > "$(INSTALL)/lib/pkgconfig/prefix_ntk.pc"; \
+	chmod 644 "$(INSTALL)/lib/pkgconfig/prefix_ntk.pc"
+	@[ -n "$(DESTDIR)" ] || ! command -v ldconfig > /dev/null || ldconfig -p | grep -q '$(INSTALLED)/lib/libprefix_ntk.so' || \
+	  echo "install: programs find the library once ldconfig has run as root, by LD_LIBRARY_PATH=$(INSTALLED)/lib, or linked with -Wl,-rpath,$(INSTALLED)/lib"
 uninstall: ## remove what install put there
-	rm -f $(INSTALL)/lib/libprefix_ntk.* $(INSTALL)/lib/pkgconfig/prefix_ntk.pc
-	rm -rf $(INSTALL)/include/prefix_ntk
+	rm -f "$(INSTALL)"/lib/libprefix_ntk.* "$(INSTALL)/lib/libprefix_ntk_fortran.a" "$(INSTALL)/lib/pkgconfig/prefix_ntk.pc"
+	rm -rf "$(INSTALL)/include/prefix_ntk"
 
 # What people run on their own arrays and texts, as far as this tree has it.
 USER_PROGRAMS := $(filter $(EXPERIMENTS) $(TOOLS),ntk_convergence training_dynamics ntk_predict attend prefix_to_summary \
@@ -222,24 +238,41 @@ man: $(MAN_PAGES) ## man pages from --help, in build/man (needs help2man)
 $(BUILD)/man/%.1: $(BUILD)/bin/%
 	@mkdir -p $(@D)
 	$(call say,MAN)
-	$(Q)help2man --no-info --name "$$($< --help | sed -n '2,/^$$/p' | tr '\n' ' ' | sed 's/[.:;] .*//; s/[.] *$$//')" --output $@ $<
+	$(Q)help2man --no-info --name "$$($< --help | sed -n '2,/^$$/p' | tr '\n' ' ' | sed 's/[.:;] .*//; s/[.] *$$//')" --output $@.part $< && mv -f $@.part $@
 install-programs: $(USER_PROGRAMS:%=$(BUILD)/bin/%) $(if $(shell command -v help2man),$(MAN_PAGES)) ## install the programs for your own arrays, their man pages (with help2man) and completion
-	install -d $(INSTALL)/bin $(INSTALL)/share/man/man1 $(INSTALL)/share/bash-completion/completions
-	install -m 755 $(USER_PROGRAMS:%=$(BUILD)/bin/%) $(INSTALL)/bin
-	$(if $(shell command -v help2man),install -m 644 $(MAN_PAGES) $(INSTALL)/share/man/man1)
-	install -m 644 cli/completion.bash $(INSTALL)/share/bash-completion/completions/prefix_ntk
-	for p in $(USER_PROGRAMS); do ln -sf prefix_ntk $(INSTALL)/share/bash-completion/completions/$$p; done
+	@umask 022; set -e; \
+	install -d "$(INSTALL)/bin" "$(INSTALL)/share/man/man1" "$(INSTALL)/share/bash-completion/completions"; \
+	install -m 755 $(USER_PROGRAMS:%=$(BUILD)/bin/%) "$(INSTALL)/bin"; \
+	$(if $(shell command -v help2man),install -m 644 $(MAN_PAGES) "$(INSTALL)/share/man/man1";) \
+	install -m 644 cli/completion.bash "$(INSTALL)/share/bash-completion/completions/prefix_ntk"; \
+	for p in $(USER_PROGRAMS); do ln -sf prefix_ntk "$(INSTALL)/share/bash-completion/completions/$$p"; done
 uninstall-programs: ## remove what install-programs put there
-	cd $(INSTALL) && rm -f $(USER_PROGRAMS:%=bin/%) $(USER_PROGRAMS:%=share/man/man1/%.1) \
+	cd "$(INSTALL)" && rm -f $(USER_PROGRAMS:%=bin/%) $(USER_PROGRAMS:%=share/man/man1/%.1) \
 	  $(addprefix share/bash-completion/completions/,prefix_ntk $(USER_PROGRAMS))
 
 .PHONY: fuzz
 fuzz: $(FUZZERS) ## run the fuzz drivers for FUZZ_SECONDS each (60); best with SAN=address
 	@for f in $(FUZZERS); do echo "$$f"; $$f $(or $(FUZZ_SECONDS),60) || exit 1; done
 
+.PHONY: faults
+faults: $(BUILD)/faults/fault_shim.so $(PROGRAMS) ## fail one call of every program at a time, FAULTS of each kind (8), and look what becomes of the run
+	@tests/faults/run.sh $(BUILD)
+$(BUILD)/faults/fault_shim.so: tests/faults/fault_shim.c
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(WARN) -D_GNU_SOURCE -O1 -fPIC -shared -o $@.part $< && mv -f $@.part $@
+
+# In a folder of its own, with the compiler's own counting; gcov's summary by room.
+.PHONY: coverage
+coverage: ## the share of lines that make test reaches, by room
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/coverage CFLAGS='-O0 -g' SANFLAGS=--coverage test
+	@tests/coverage.sh $(BUILD)/coverage
+
 .PHONY: clean distclean
-clean: ## remove what was built and run
-	rm -rf $(BUILD)
+MADE := bin lib obj tests fuzz peers wheel man default smoke full san-address san-thread coverage faults commit runs.lock
+clean: ## remove what was built and run (and nothing else that lies in BUILD)
+	rm -rf $(MADE:%=$(BUILD)/%)
+	@[ ! -d $(BUILD) ] || rmdir --ignore-fail-on-non-empty $(BUILD)
 distclean: clean ## the same and the fetched data
 	rm -rf data/cache
 
@@ -257,26 +290,32 @@ SETUP   := $(if $(filter $(SETS_UP),$(MAKECMDGOALS)),setup)
 FORCE:
 
 # A file that changes only when its text does: `$(call text_file,TEXT)` as a recipe.
-text_file = @mkdir -p $(@D); printf '%s\n' '$(subst ','\'',$(1))' | cmp -s - $@ || printf '%s\n' '$(subst ','\'',$(1))' > $@
+text_file = @mkdir -p $(@D); printf '%s\n' '$(subst ','\'',$(1))' > $@.part; \
+  cmp -s $@.part $@ && rm -f $@.part || mv -f $@.part $@
+
+# Every target is written aside and renamed: what a kill leaves is never taken for finished. `$(call compile,FLAGS)` is
+# the recipe of an object, with the list of its headers.
+compile = $(Q)$(CC) $(1) $(CPPFLAGS) $(SANFLAGS) -MMD -MP -MF $(@:.o=.d).part -MT $@ -c $< -o $@.part && \
+  mv -f $(@:.o=.d).part $(@:.o=.d) && mv -f $@.part $@
 
 # Every object depends on how it is compiled, every archive on what it is made of.
 $(O)/flags: FORCE | $(SETUP)
-	$(call text_file,$(shell $(CC) --version | head -n 1) $(STRICT) $(KERNEL) $(foreach i,$(ISAS),$(ISA_$(i))) $(CFLAGS) $(SANFLAGS))
+	$(call text_file,$(shell $(CC) --version | head -n 1) $(STRICT) $(KERNEL) $(foreach i,$(ISAS),$(ISA_$(i))) $(CFLAGS) $(CPPFLAGS) $(SANFLAGS))
 $(BUILD)/commit: FORCE
 	$(call text_file,$(PREFIX_NTK_COMMIT))
 $(O)/members: FORCE | $(SETUP)
-	$(call text_file,$(LIB_OBJS) $(ROOM_OBJS) $(SUP_OBJS) $(LDFLAGS) $(PKG_LIBS))
+	$(call text_file,$(LIB_OBJS) $(ROOM_OBJS) $(SUP_OBJS) $(LINK) $(PKG_LIBS) $(LDLIBS))
 
 $(O)/%.o: %.c $(O)/flags
 	@mkdir -p $(@D)
 	$(call say,CC)
-	$(Q)$(CC) $(STRICT) $(CFLAGS) $(SANFLAGS) -MMD -MP -c $< -o $@
+	$(call compile,$(STRICT) $(CFLAGS))
 
 define kernel_rule
 $(O)/%_kernel.$(1).o: %_kernel.c $(O)/flags
 	@mkdir -p $$(@D)
 	$$(call say,CC)
-	$$(Q)$$(CC) $$(KERNEL) $$(ISA_$(1)) -g $$(SANFLAGS) -MMD -MP -c $$< -o $$@
+	$$(call compile,$$(KERNEL) $$(ISA_$(1)) -g)
 endef
 $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
 
@@ -287,36 +326,46 @@ $(SUPPORT): $(SUP_OBJS)
 $(INTERNAL) $(ROOM_LIB) $(SUPPORT): $(O)/members
 	@mkdir -p $(@D)
 	$(call say,AR)
-	$(Q)rm -f $@ && ar rcs $@ $(filter %.o,$^)
+	$(Q)rm -f $@.part && $(AR) rcs $@.part $(filter %.o,$^) && mv -f $@.part $@
 
 # The archive and the shared object others link: only the public symbols.
 $(STATIC): $(LIB_OBJS) $(O)/members
 	@mkdir -p $(@D)
 	$(call say,AR)
-	$(Q)ld -r -o $(@:.a=.o) $(LIB_OBJS)
-	$(Q)objcopy --localize-hidden $(@:.a=.o)
-	$(Q)rm -f $@ && ar rcs $@ $(@:.a=.o) && rm -f $(@:.a=.o)
+	$(Q)$(CC) $(SANFLAGS) -r -nostdlib -o $(@:.a=.o) $(LIB_OBJS)
+	$(Q)$(OBJCOPY) --localize-hidden $(@:.a=.o)
+	$(Q)rm -f $@.part && $(AR) rcs $@.part $(@:.a=.o) && rm -f $(@:.a=.o) && mv -f $@.part $@
+
+# What a static link wants behind OpenBLAS.
+$(FORTRAN): $(O)/common/static/fortran_text.o
+	@mkdir -p $(@D)
+	$(call say,AR)
+	$(Q)rm -f $@.part && $(AR) rcs $@.part $< && mv -f $@.part $@
 
 $(SHARED): $(LIB_OBJS) $(O)/members
 	@mkdir -p $(@D)
 	$(call say,LD)
-	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libprefix_ntk.so.$(ABI) -Wl,--no-undefined -o $@ $(LIB_OBJS) $(PKG_LIBS)
+	$(Q)$(CC) $(LINK) -shared -Wl,-soname,libprefix_ntk.so.$(ABI) -Wl,--no-undefined -o $@.part $(LIB_OBJS) $(PKG_LIBS) $(LDLIBS) && \
+	  mv -f $@.part $@
+
+# $(call link,LIBRARIES): a program of the objects and archives it depends on.
+link = $(Q)$(CC) $(LINK) -o $@.part $^ $(1) $(ROOM_LIBS) $(PKG_LIBS) $(LDLIBS) && mv -f $@.part $@
 
 define program_rule
 $(BUILD)/bin/%: $(O)/$(1)/%.o $(ROOM_LIB) $(INTERNAL)
 	@mkdir -p $$(@D)
 	$$(call say,LD)
-	$$(Q)$$(CC) $$(LDFLAGS) -o $$@ $$^ $$(ROOM_LIBS) $$(PKG_LIBS)
+	$$(call link)
 endef
 $(foreach d,$(THEMES) tools,$(eval $(call program_rule,$(d))))
 $(BUILD)/tests/%: $(O)/tests/%.o $(SUPPORT) $(ROOM_LIB) $(INTERNAL)
 	@mkdir -p $(@D)
 	$(call say,LD)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(ROOM_LIBS) $(PKG_LIBS)
+	$(call link,-lcmocka)
 $(BUILD)/fuzz/%: $(O)/tests/fuzz/%.o $(SUPPORT) $(ROOM_LIB) $(INTERNAL)
 	@mkdir -p $(@D)
 	$(call say,LD)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(ROOM_LIBS) $(PKG_LIBS)
+	$(call link)
 
 # ---- runs, figures, report -------------------------------------------------------------------------------------------
 
@@ -340,7 +389,9 @@ endif
 
 define draw
 	@mkdir -p $(@D)
-	@if [ -e $(RESULTS)/$*.csv ]; then LC_ALL=C.UTF-8 gnuplot -e "csv='$(RESULTS)/$*.csv'; dir='$(RESULTS)'; out='$@'" $<; else rm -f $@; fi
+	@if [ -e $(RESULTS)/$*.csv ]; then \
+	  LC_ALL=C.UTF-8 gnuplot -e "csv='$(RESULTS)/$*.csv'; dir='$(RESULTS)'; out='$(@D)/.part.$(@F)'" $< && mv -f $(@D)/.part.$(@F) $@; \
+	else rm -f $@; fi
 endef
 $(FIGURES)/%.svg: plots/%.gp plots/style.gp $(RESULTS)/%.csv
 	$(draw)
@@ -361,7 +412,8 @@ $(PAGE): $(BUILD)/bin/report $(BUILD)/bin/verify $(TABLES) $(call DRAWN,$(RUNS))
 	@$(BUILD)/bin/report $(ROWS_ARGS) --profile $(PROFILE) --figures $(FIGURES) --plots plots --explore docs/explore.md \
 	  $(APPENDIX:%=--appendix %) --out $(@D)/report.md
 	@pandoc --from markdown --to html5 --standalone --self-contained --mathml --toc --toc-depth=1 --columns=100000 \
-	  --css docs/report.css --resource-path=.:$(FIGURES) --output $@ $(@D)/report.md
+	  --css docs/report.css --resource-path=.:$(FIGURES) --output $@.part $(@D)/report.md
+	@mv -f $@.part $@
 
 # Headers an object was made from, as the compiler wrote them down.
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

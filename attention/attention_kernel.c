@@ -155,12 +155,12 @@ INLINE float power_of_two(int e)
 /* ---- packing ---------------------------------------------------------------- */
 
 #if WIDTH == 16
-#define LANES(f, t) { f(0, t), f(1, t), f(2, t), f(3, t), f(4, t), f(5, t), f(6, t), f(7, t), \
-                      f(8, t), f(9, t), f(10, t), f(11, t), f(12, t), f(13, t), f(14, t), f(15, t) }
+#define LANES(f, t) f(0, t), f(1, t), f(2, t), f(3, t), f(4, t), f(5, t), f(6, t), f(7, t), \
+                      f(8, t), f(9, t), f(10, t), f(11, t), f(12, t), f(13, t), f(14, t), f(15, t)
 #elif WIDTH == 8
-#define LANES(f, t) { f(0, t), f(1, t), f(2, t), f(3, t), f(4, t), f(5, t), f(6, t), f(7, t) }
+#define LANES(f, t) f(0, t), f(1, t), f(2, t), f(3, t), f(4, t), f(5, t), f(6, t), f(7, t)
 #else
-#define LANES(f, t) { f(0, t), f(1, t), f(2, t), f(3, t) }
+#define LANES(f, t) f(0, t), f(1, t), f(2, t), f(3, t)
 #endif
 #define FIRST(lane, t) (((lane) & (t)) ? WIDTH + (lane) - (t) : (lane))
 #define SECOND(lane, t) (((lane) & (t)) ? WIDTH + (lane) : (lane) + (t))
@@ -171,8 +171,8 @@ INLINE float power_of_two(int e)
         UNROLL for (int i = 0; i < VW; i++)                                 \
             if (!(i & (t))) {                                               \
                 const vf a = x[i], b = x[i + (t)];                          \
-                x[i] = __builtin_shuffle(a, b, (vi)LANES(FIRST, t));        \
-                x[i + (t)] = __builtin_shuffle(a, b, (vi)LANES(SECOND, t)); \
+                x[i] = __builtin_shufflevector(a, b, LANES(FIRST, t));      \
+                x[i + (t)] = __builtin_shufflevector(a, b, LANES(SECOND, t)); \
             }                                                               \
     } while (0)
 
@@ -194,7 +194,8 @@ INLINE void row_maxima(const vf *x, size_t rows, float *to)
 #if WIDTH >= 8
 /* Lanes without bit t: maxima over l and l + t of a; with it: of b. Folding x[i] with x[i + t]
  * for t = 4, 2, 1 leaves row r in the lanes that are r modulo 8. */
-#define FOLD(a, b, t) vmax(__builtin_shuffle(a, b, (vi)LANES(FIRST, t)), __builtin_shuffle(a, b, (vi)LANES(SECOND, t)))
+#define FOLD(a, b, t) \
+    vmax(__builtin_shufflevector(a, b, LANES(FIRST, t)), __builtin_shufflevector(a, b, LANES(SECOND, t)))
 #define FOLD_EIGHT(x) \
     FOLD(FOLD(FOLD((x)[0], (x)[4], 4), FOLD((x)[2], (x)[6], 4), 2), FOLD(FOLD((x)[1], (x)[5], 4), FOLD((x)[3], (x)[7], 4), 2), 1)
     const vf low = FOLD_EIGHT(x);

@@ -94,9 +94,10 @@ int cli_interrupted(void);
 
 /* From here on finished outputs (tables, arrays, verdict rows) wait, each complete and on
  * the disk beside its target, until cli_outputs_end. With code 0 that renames them all, in
- * the order they were finished, and returns 0, or EXIT_FAILED with the line printed;
- * otherwise it discards them and returns code. A crash between two renames leaves whole
- * files, old and new; the same command run again makes all of them new. journal_open and
+ * the order they were finished, and returns 0; when one cannot be renamed the others are
+ * taken back, and it returns EXIT_FAILED with the line printed. Otherwise it discards them
+ * and returns code. A crash between two renames leaves whole files, old and new; the same
+ * command run again makes all of them new. journal_open and
  * samples_load begin, journal_close ends; programs without a journal call both
  * themselves. Without a begin every output is in place once it is finished. */
 void cli_outputs_begin(const struct cli_common *cfg);

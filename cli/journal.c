@@ -515,7 +515,7 @@ int journal_close(struct journal *j, int code)
     if (!j) return cli_outputs_end(NULL, code ? code : EXIT_FAILED);
     code = cli_outputs_end(j->cfg, code);
     if (j->fd >= 0 && !code) remove_states(j);
-    if (j->fd >= 0 && (!code || (!j->num_units && !j->saved))) unlink(j->path);
+    if (j->fd >= 0 && (!code || (!j->num_units && !j->saved)) && unlink(j->path)) (void)!unlink(j->path);
     journal_free(j);
     return code;
 }

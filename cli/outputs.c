@@ -93,10 +93,14 @@ void cli_outputs_begin(const struct cli_common *cfg)
 int cli_outputs_end(const struct cli_common *cfg, int code)
 {
     char why[256];
+    /* Those that can be taken back first. */
+    for (int last = 0; last < 2; last++)
+        for (size_t i = 0; i < num_waiting && !code; i++)
+            if (atomic_file_is_reversible(waiting[i].file) == !last && atomic_file_place(waiting[i].file, why, sizeof why))
+                code = cli_fail(waiting[i].cfg ? waiting[i].cfg : cfg, EXIT_FAILED, "%s: %s", waiting[i].path, why);
     for (size_t i = 0; i < num_waiting; i++) {
         if (code) atomic_file_discard(waiting[i].file);
-        else if (atomic_file_commit(waiting[i].file, why, sizeof why))
-            code = cli_fail(waiting[i].cfg ? waiting[i].cfg : cfg, EXIT_FAILED, "%s: %s", waiting[i].path, why);
+        else (void)atomic_file_commit(waiting[i].file, why, sizeof why);
         if (waiting[i].lock >= 0) close(waiting[i].lock);
         free(waiting[i].path);
     }

@@ -22,6 +22,7 @@ struct atomic_file {
     char *part;        /* NULL when `fd` is a spool to be copied into the target */
     int slot;          /* in open_parts, or -1 */
     bool prepared;
+    enum { NOT_PLACED, RENAMED, EXCHANGED, WRITTEN } placed;
 };
 
 /* Names of part files where a signal handler can read them: a slot that is `named`
@@ -123,9 +124,10 @@ static int open_locked(const char *part)
         }
         struct stat held, named;
         if (!fstat(fd, &held) && !lstat(part, &named) && held.st_ino == named.st_ino && held.st_dev == named.st_dev) {
-            errno = EEXIST;
-            if (S_ISREG(held.st_mode) && held.st_nlink == 1 && !ftruncate(fd, 0)) return fd;
-            const int error = errno;
+            const bool usable = S_ISREG(held.st_mode) && held.st_nlink == 1;
+            if (usable && !ftruncate(fd, 0)) return fd;
+            const int error = usable ? errno : EEXIST;
+            if (usable) unlink(part);
             close(fd);
             errno = error;
             return -1;
@@ -162,6 +164,12 @@ static ssize_t stream_write(void *cookie, const char *data, size_t size)
     struct atomic_file *file = cookie;
     if (!file->error && write_all(file->fd, data, size) < 0) file->error = errno;
     return file->error ? 0 : (ssize_t)size;
+}
+
+/* A disk that fails once may not the next time. */
+static void remove_file(const char *path)
+{
+    if (unlink(path)) (void)!unlink(path);
 }
 
 static void file_free(struct atomic_file *file)
@@ -307,21 +315,38 @@ int atomic_file_prepare(struct atomic_file *file, char *why, size_t why_size)
     return GSL_SUCCESS;
 }
 
-int atomic_file_commit(struct atomic_file *file, char *why, size_t why_size)
+/* The part file gets the target's name, and the target, if there is one, the part file's. */
+static int place_part(struct atomic_file *file)
+{
+    if (!access(file->target, F_OK)) {
+        if (!renameat2(AT_FDCWD, file->part, AT_FDCWD, file->target, RENAME_EXCHANGE)) {
+            file->placed = EXCHANGED;
+            return 0;
+        }
+        if (errno != EINVAL && errno != ENOSYS && errno != EBUSY) return errno;
+    }
+    if (!rename(file->part, file->target)) {
+        file->placed = RENAMED;
+        return 0;
+    }
+    if (errno != EBUSY) return errno;
+    const int error = copy_into_target(file);
+    if (!error) file->placed = WRITTEN;
+    return error;
+}
+
+bool atomic_file_is_reversible(const struct atomic_file *file)
+{
+    return file->part != NULL;
+}
+
+int atomic_file_place(struct atomic_file *file, char *why, size_t why_size)
 {
     const int status = atomic_file_prepare(file, why, why_size);
-    if (status) {
-        atomic_file_discard(file);
-        return status;
-    }
+    if (status || file->placed != NOT_PLACED) return status;
     int error = 0;
     if (file->part) {
-        if (!rename(file->part, file->target)) {
-            sync_folder_of(file->part);
-        } else {
-            error = errno == EBUSY ? copy_into_target(file) : errno;
-            unlink(file->part);
-        }
+        error = place_part(file);
     } else if (file->target) {
         error = copy_into_target(file);
     } else {
@@ -329,15 +354,32 @@ int atomic_file_commit(struct atomic_file *file, char *why, size_t why_size)
         if (close(file->fd)) error = errno;
         file->fd = -1;
     }
+    if (error) return failure(error, why, why_size);
+    if (file->placed == NOT_PLACED) file->placed = WRITTEN;
+    return GSL_SUCCESS;
+}
+
+int atomic_file_commit(struct atomic_file *file, char *why, size_t why_size)
+{
+    const int status = atomic_file_place(file, why, why_size);
+    if (status) {
+        atomic_file_discard(file);
+        return status;
+    }
+    /* After an exchange the part file is what was there before. */
+    if (file->part && file->placed != RENAMED) remove_file(file->part);
+    if (file->part) sync_folder_of(file->part);
     /* The lock goes with the descriptor, after the part file has its new name. */
     file_free(file);
-    return error ? failure(error, why, why_size) : GSL_SUCCESS;
+    return GSL_SUCCESS;
 }
 
 void atomic_file_discard(struct atomic_file *file)
 {
     if (!file) return;
     if (!file->error) file->error = ECANCELED;      /* what is still in the stream goes nowhere */
-    if (file->part) unlink(file->part);
+    if (file->placed == EXCHANGED) (void)!renameat2(AT_FDCWD, file->part, AT_FDCWD, file->target, RENAME_EXCHANGE);
+    if (file->placed == RENAMED) remove_file(file->target);
+    else if (file->part) remove_file(file->part);
     file_free(file);
 }

@@ -9,6 +9,7 @@
  * /dev/stdout and /dev/stderr are written directly. */
 #ifndef COMMON_ATOMIC_FILE_H
 #define COMMON_ATOMIC_FILE_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 
@@ -32,11 +33,19 @@ int atomic_file_is_regular(const struct atomic_file *file);
  * be discarded. */
 int atomic_file_prepare(struct atomic_file *file, char *why, size_t why_size);
 
-/* Prepares, unless that was done, and renames. GSL_EFAILED, with the target untouched
+/* Prepares and puts the file in the place of its target, in such a way that
+ * atomic_file_discard still restores what was there (as far as the file system can exchange
+ * two names; a copied target and a device cannot be restored: place those last). */
+int atomic_file_place(struct atomic_file *file, char *why, size_t why_size);
+
+/* Whether discarding restores the target once the file is placed. */
+bool atomic_file_is_reversible(const struct atomic_file *file);
+
+/* Prepares and places, unless that was done, and makes it final. GSL_EFAILED, with the target untouched
  * and the part file removed, when any write failed. Frees `file` either way. */
 int atomic_file_commit(struct atomic_file *file, char *why, size_t why_size);
 
-/* Removes the part file, leaves the target as it was, frees. Accepts NULL. */
+/* Removes the part file, leaves the target as it was or restores it, frees. Accepts NULL. */
 void atomic_file_discard(struct atomic_file *file);
 
 /* Removes the part files of all open files, for a process about to end; may be called

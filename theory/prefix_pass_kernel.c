@@ -280,31 +280,29 @@ void ISA_NAME(pass_gradient)(size_t n, size_t dim, const double *XR, const doubl
     }
 }
 
-/* The LANES x LANES matrix of v, transposed in place. */
+/* The LANES x LANES matrix of v, transposed in place: stage by stage the blocks of size s off the
+ * diagonal change places. The lists of lanes are constants, as GCC and Clang both want them. */
+#define LIST(...) __VA_ARGS__
+#define EXCHANGE(s, low, high)                                      \
+    _Pragma("GCC unroll 8") for (int i = 0; i < LANES; i++) {       \
+        if (i & (s)) continue;                                      \
+        const vec a = v[i], b = v[i + (s)];                         \
+        v[i] = __builtin_shufflevector(a, b, LIST low);             \
+        v[i + (s)] = __builtin_shufflevector(a, b, LIST high);      \
+    }
+
 INLINE void transpose(vec v[LANES])
 {
-    /* Stage by stage the blocks off the diagonal change places. */
 #if VMATH_LANES == 8
-    static const vint64 low[3] = { { 0, 8, 2, 10, 4, 12, 6, 14 }, { 0, 1, 8, 9, 4, 5, 12, 13 }, { 0, 1, 2, 3, 8, 9, 10, 11 } };
-    static const vint64 high[3] = { { 1, 9, 3, 11, 5, 13, 7, 15 }, { 2, 3, 10, 11, 6, 7, 14, 15 }, { 4, 5, 6, 7, 12, 13, 14, 15 } };
-    enum { STAGES = 3 };
+    EXCHANGE(1, (0, 8, 2, 10, 4, 12, 6, 14), (1, 9, 3, 11, 5, 13, 7, 15))
+    EXCHANGE(2, (0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15))
+    EXCHANGE(4, (0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7, 12, 13, 14, 15))
 #elif VMATH_LANES == 4
-    static const vint64 low[2] = { { 0, 4, 2, 6 }, { 0, 1, 4, 5 } }, high[2] = { { 1, 5, 3, 7 }, { 2, 3, 6, 7 } };
-    enum { STAGES = 2 };
+    EXCHANGE(1, (0, 4, 2, 6), (1, 5, 3, 7))
+    EXCHANGE(2, (0, 1, 4, 5), (2, 3, 6, 7))
 #else
-    static const vint64 low[1] = { { 0, 2 } }, high[1] = { { 1, 3 } };
-    enum { STAGES = 1 };
+    EXCHANGE(1, (0, 2), (1, 3))
 #endif
-#pragma GCC unroll 3
-    for (int stage = 0; stage < STAGES; stage++)
-#pragma GCC unroll 8
-        for (int i = 0; i < LANES; i++) {
-            const int s = 1 << stage;
-            if (i & s) continue;
-            const vec a = v[i], b = v[i + s];
-            v[i] = __builtin_shuffle(a, b, low[stage]);
-            v[i + s] = __builtin_shuffle(a, b, high[stage]);
-        }
 }
 
 void ISA_NAME(pass_load)(size_t dim, size_t dim_pad, const double *W, size_t ld, const double *signs,

@@ -415,7 +415,8 @@ static int check_outputs(const struct config *cfg, const struct inputs *in, bool
     *made = !mkdir(cfg->grads, 0777);
     if (!*made && errno != EEXIST) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->grads, strerror(errno));
     int code = EXIT_DONE;
-    for (size_t i = 0; i < sizeof grad_names / sizeof *grad_names && !code; i++) {
+    for (int i = Q; i <= KVEC && !code; i++) {
+        if (!in->t[i].path) continue;
         char *path = NULL;
         if (asprintf(&path, "%s/%s.npy", cfg->grads, grad_names[i]) < 0) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
         code = cli_outputs_add(&cfg->c, grad_names[i], path);

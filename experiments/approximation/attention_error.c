@@ -805,7 +805,9 @@ static void identify(const struct config *cfg, char *text, size_t size)
         at += snprintf(text + at, size - (size_t)at, " %zu", cfg->lens[l]);
 }
 
-static int run_synthetic(const struct config *cfg, const struct row *rows, size_t num_rows, double *results)
+/* The journal is for the caller to close, once the outputs are written. */
+static int run_synthetic(const struct config *cfg, const struct row *rows, size_t num_rows, double *results,
+                         struct journal **opened)
 {
     char identity[4096];
     struct source_tokens tokens = { 0 };
@@ -827,11 +829,14 @@ static int run_synthetic(const struct config *cfg, const struct row *rows, size_
         if (!failed && !journal_get(journal, key, mine, num_rows * NUM_FIELDS)) {
             const int status = run_trial(cfg, cfg->tokens ? &tokens : NULL, trial, rows, num_rows, order, progress, &done, mine);
             failed = cli_interrupted();
-            if (!failed) failed = cli_status(&cfg->c, status, key);
+            int said = 0;
+#pragma omp atomic read
+            said = code;
+            if (!failed && status) failed = said ? said : cli_status(&cfg->c, status, key);
             if (!failed) failed = journal_put(journal, key, mine, num_rows * NUM_FIELDS);
         }
         if (failed) {
-#pragma omp critical
+#pragma omp atomic write
             code = failed;
         }
     }
@@ -839,7 +844,8 @@ static int run_synthetic(const struct config *cfg, const struct row *rows, size_
 done:
     free(order);
     source_tokens_free(&tokens);
-    return journal ? journal_close(journal, code) : code;
+    *opened = journal;
+    return code;
 }
 
 static int run_tensors(const struct config *cfg, const struct tensors *x, const struct row *rows, size_t num_rows,
@@ -886,6 +892,7 @@ int main(int argc, char **argv)
     struct tensors x = { 0 };
     struct row *rows = NULL;
     double *results = NULL;
+    struct journal *journal = NULL;
     static size_t default_lens[18];
     int code = EXIT_DONE;
     if (cfg.q)
@@ -919,7 +926,8 @@ int main(int argc, char **argv)
     const double queries = (double)(cfg.q ? x.q.len : cfg.seq_len + (trains_anything(&cfg) ? cfg.fit_queries : 0));
     const double each = queries * (10.0 * (double)dim + 2.0 * PREFIX_SUMS_BLOCK + 3.0 * MAX_FIT_DIM) + queries * queries;
     if ((code = cli_memory(&cfg.c, 16.0 * each * cfg.c.threads, "the sums over the prefix"))) goto done;
-    code = cfg.q ? run_tensors(&cfg, &x, rows, num_rows, results) : run_synthetic(&cfg, rows, num_rows, results);
+    cli_outputs_begin(&cfg.c);
+    code = cfg.q ? run_tensors(&cfg, &x, rows, num_rows, results) : run_synthetic(&cfg, rows, num_rows, results, &journal);
     if (!code) code = write_table(&cfg, dim, rows, num_rows, results, num_trials);
     if (!code && cfg.intervals) code = write_intervals(&cfg, rows, num_rows, results, num_trials);
     if (!code && cfg.c.verdicts) {
@@ -930,6 +938,7 @@ int main(int argc, char **argv)
         code = verdicts_close(o.verdicts, code);
     }
 done:
+    code = journal ? journal_close(journal, code) : cli_outputs_end(&cfg.c, code);
     tensors_free(&x);
     free(rows);
     free(results);

@@ -156,7 +156,7 @@ int main(int argc, char **argv)
                 const struct interval ci = over_trials(&cfg, work, s, i, x);
                 table_num(t, cfg.sigmas[s]);
                 table_text(t, maps[i]);
-                if (feature_parse(maps[i], cfg.dim, 1.0, 0, NULL, &map)) table_empty(t);
+                if (cli_need_memory(feature_parse(maps[i], cfg.dim, 1.0, 0, NULL, &map))) table_empty(t);
                 else {
                     table_int(t, feature_dim(map));
                     feature_map_free(map);

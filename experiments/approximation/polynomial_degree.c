@@ -39,6 +39,7 @@ int main(int argc, char **argv)
     struct cli_common cfg;
     static const struct argp_option none[] = { { 0 } };
     cli_parse(argc, argv, "Degrees that polynomials need for the exponential.", none, NULL, NULL, &cfg);
+    cli_outputs_begin(&cfg);
     struct table *t = table_open(&cfg, NULL, columns);
     if (!t) return EXIT_FAILED;
     table_note(t, "relative error 10^log10_eps of e^s on [-bound, bound]; an empty cell: below what double precision shows");
@@ -62,9 +63,9 @@ int main(int argc, char **argv)
             if (best && taylor) taylor_ratio = range_of(taylor_ratio, (double)taylor / (double)best);
         }
     int code = table_close(t, EXIT_DONE);
-    if (code) return code;
+    if (code) return cli_outputs_end(&cfg, code);
     struct verdicts *v = verdicts_open(&cfg, "polynomial_degree");
     verdicts_add(v, "F65", "minimax", ratio);
     verdicts_add(v, "F65", "taylor", taylor_ratio);
-    return verdicts_close(v, code);
+    return cli_outputs_end(&cfg, verdicts_close(v, code));
 }

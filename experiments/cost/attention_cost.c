@@ -663,6 +663,7 @@ static int run(struct config *cfg)
     size_t num_cases = 0, input = 0, rows = 0, prefix = 0, work = 0;
     struct tensors t = { 0 };
     char stem[256];
+    cli_outputs_begin(&cfg->c);
     cli_stem(&cfg->c, stem, sizeof stem);
     struct verdicts *v = verdicts_open(&cfg->c, stem);
     double *bandwidth = calloc(cfg->num_threads, sizeof *bandwidth);
@@ -712,7 +713,8 @@ static int run(struct config *cfg)
     }
     if (!code) code = write_tables(cfg, cases, num_cases, bandwidth);
     if (!code) add_verdicts(cfg, cases, num_cases, v);
-    code = verdicts_close(v, code);
+    if (!code) code = cli_interrupted();
+    code = cli_outputs_end(&cfg->c, verdicts_close(v, code));
     for (size_t i = 0; i < num_cases; i++) free_case(&cases[i]);
     free(cases);
     free(bandwidth);

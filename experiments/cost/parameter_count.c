@@ -21,7 +21,7 @@ enum { NUM_SHAPES = sizeof shapes / sizeof *shapes };
 static double summary_numbers(const char *feature, size_t d, size_t *r)
 {
     feature_map *map;
-    if (feature_parse(feature, d, 1.0, 0, NULL, &map)) return 0.0;
+    if (cli_need_memory(feature_parse(feature, d, 1.0, 0, NULL, &map))) return 0.0;
     *r = feature_dim(map);
     feature_map_free(map);
     return (double)*r * (double)d + (double)*r;
@@ -86,6 +86,7 @@ int main(int argc, char **argv)
     struct cli_common cfg;
     static const struct argp_option none[] = { { 0 } };
     cli_parse(argc, argv, "Numbers a summary, a prefix and low-rank updates take on real model shapes.", none, NULL, NULL, &cfg);
+    cli_outputs_begin(&cfg);
     struct table *t = table_open(&cfg, NULL, columns);
     if (!t) return EXIT_FAILED;
     table_note(t, "numbers: trainable parameters; share_of_summary: over those of NTK-Attention with elu1; rows break-even: the setting at which they are equal");
@@ -95,7 +96,7 @@ int main(int argc, char **argv)
         if (i == 0) vit = at;
     }
     int code = table_close(t, EXIT_DONE);
-    if (code) return code;
+    if (code) return cli_outputs_end(&cfg, code);
     struct verdicts *v = verdicts_open(&cfg, "parameter_count");
     const size_t d = shapes[0].head_dim;
     const double v1 = (double)d * (double)d + (double)d;
@@ -106,5 +107,5 @@ int main(int argc, char **argv)
     decide(v, "M3", "v2-taylor2", taylor2 / ((double)r * (double)d + (double)r));
     decide(v, "F64", "prefix", vit.prefix_len);
     decide(v, "F64", "lora", vit.lora_rank);
-    return verdicts_close(v, code);
+    return cli_outputs_end(&cfg, verdicts_close(v, code));
 }

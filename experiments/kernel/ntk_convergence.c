@@ -188,7 +188,7 @@ static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
         }
     ntk_sweep_free(sweep);
     gsl_matrix_free(K);
-    if (!status && !cli_interrupted() && journal_put(s->journal, key, out, unit)) status = GSL_EFAILED;
+    if (!status && !cli_interrupted() && journal_put(s->journal, key, out, unit)) status = GSL_FAILURE;
     return status;
 }
 
@@ -239,6 +239,7 @@ static int run_trials(struct study *s)
     }
     progress_end(progress);
     if (cli_interrupted()) return cli_interrupted();
+    if (status == GSL_FAILURE) return EXIT_FAILED;      /* said already */
     return cli_status(&cfg->c, status, "empirical kernel");
 }
 
