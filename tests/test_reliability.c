@@ -1,0 +1,218 @@
+/* What programs do in bad circumstances: outputs that cannot be written, files of others under
+ * our names, odd inputs, limits of the system, signals. Each test is a shell script in a folder of
+ * its own; `bin` is the folder of the programs. 77: this machine cannot show it. */
+#include "tests/support/check.h"
+#include "tests/support/run_program.h"
+#include "tests/support/scratch.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Run in front of every script. qkv, x, y: small arrays; refused CODE TEXT COMMAND...: the command ends with that
+ * code and one line that has the text; none FILE...: none of them is there. as: a user without privileges. */
+static const char preamble[] =
+    "set -u; unset OPENBLAS_CORETYPE\n"
+    "array() { awk -v r=$2 -v c=$3 -v f=$4 'BEGIN { for (i = 0; i < r; i++) for (j = 0; j < c; j++)\n"
+    "  printf \"%.6f%s\", f * sin(1.3 * i + 2.9 * j + 0.7 * i * j + f), j + 1 < c ? \",\" : \"\\n\" }' > $1; }\n"
+    "array q.csv 6 4 0.8; array k.csv 6 4 0.7; array v.csv 6 4 1.1; array pk.csv 9 4 0.5; array pv.csv 9 4 1.3\n"
+    "array x.csv 4 3 0.9; array y.csv 4 3 0.6\n"
+    "fail() { echo \"$*\" >&2; exit 1; }\n"
+    "none() { for f; do [ ! -e \"$f\" ] || fail \"$f is there\"; done; }\n"
+    "refused() { code=$1 text=$2; shift 2; \"$@\" 2> err; got=$?\n"
+    "  [ $got -eq $code ] || fail \"exit $got, not $code: $(cat err)\"\n"
+    "  [ $(wc -l < err) -eq 1 ] || fail \"not one line: $(cat err)\"\n"
+    "  grep -qi -- \"$text\" err || fail \"no '$text' in: $(cat err)\"; }\n"
+    "attend=\"$bin/attend --q q.csv --k k.csv --v v.csv\"; td=\"$bin/training_dynamics --num-samples 3 --dim 2 --prefix-len 16 --quiet\"\n"
+    "as=; [ $(id -u) -ne 0 ] || as='setpriv --reuid 65534 --regid 65534 --clear-groups'; chmod 777 .\n"
+    /* Programs as that user may run them. */
+    "borrow() { for p; do cp $bin/$p . && chmod 755 $p; done; }\n";
+
+static void run(void **state, const char *script)
+{
+    const char *bin = getenv("PREFIX_NTK_BIN");
+    char *whole = NULL;
+    assert_true(asprintf(&whole, "cd \"$(mktemp -d %s)\" && bin='%s'\n%s%s", scratch_path(*state, "case.XXXXXX"), bin ? bin : "build/bin",
+                         preamble, script) > 0);
+    assert_int_equal(chmod(scratch_path(*state, "."), 0755), 0);
+    struct outcome o = run_program("/bin/sh", "-c", whole, (char *)NULL);
+    const int code = o.code;
+    if (code && code != 77) print_error("exit %d of\n%s\n%s", code, script, o.err);
+    outcome_free(&o);
+    free(whole);
+    if (code == 77) skip();
+    assert_int_equal(code, 0);
+}
+
+/* The checker itself: a script that fails is seen. */
+static void test_checker(void **state)
+{
+    struct outcome o = run_program("/bin/sh", "-c", "exit 3", (char *)NULL);
+    assert_int_equal(o.code, 3);
+    outcome_free(&o);
+    run(state, "(refused 1 text true) 2> /dev/null && exit 1; (none q.csv) 2> /dev/null && exit 1; exit 0");
+}
+
+static void test_outputs_of_one_name(void **state)
+{
+    run(state, "refused 2 'one name' $attend --prefix-k pk.csv --prefix-v pv.csv --method ntk --z-out o.npy --kvec-out o.npy --out t.npy\n"
+               "refused 2 'one name' $attend --prefix-k pk.csv --prefix-v pv.csv --method ntk --z-out ./o.npy --kvec-out k.npy --out o.npy\n"
+               "ln -s o.npy link; refused 2 'one name' $attend --prefix-k pk.csv --prefix-v pv.csv --method ntk --z-out link --kvec-out k.npy --out o.npy\n"
+               "refused 2 'one name' $td --curve-out c.csv --out c.csv\n"
+               "refused 2 'one name' $td --curve-out - --out /dev/stdout\n"
+               "mkdir g; refused 2 'two outputs' $attend --grad-out q.csv --grads g --out g/dq.npy\n"
+               "none o.npy t.npy k.npy c.csv g/dq.npy");
+}
+
+static void test_unwritable_output_before_the_work(void **state)
+{
+    run(state, "long=\"$bin/training_dynamics --num-samples 8 --dim 4 --prefix-len 200000 --num-steps 100000 --quiet\"\n"
+               "refused 1 'No such file' timeout 20 $long --prefix-out nowhere/W.npy --out t.csv\n"
+               "refused 1 'No such file' timeout 20 $long --curve-out nowhere/c.csv --out t.csv\n"
+               "refused 1 'directory' timeout 20 $long --curve-out . --out t.csv\n"
+               "none t.csv t.csv.state");
+}
+
+static void test_files_of_a_user(void **state)
+{
+    run(state, "echo week > model.state; echo notes > model.state.txt; echo part > model.part\n"
+               "$td --num-steps 3 --out model || exit 1\n"
+               "[ \"$(cat model.state model.state.txt model.part)\" = \"$(printf 'week\\nnotes\\npart')\" ] || fail 'changed'\n"
+               "[ -s model ] || fail 'no table'; [ $(ls -A | grep -c prefix-ntk) -eq 0 ] || fail 'left behind'");
+}
+
+static void test_links_and_protection(void **state)
+{
+    run(state, "mkdir store; ln -s store/T.npy link.npy; $attend --out link.npy || exit 1\n"
+               "[ -L link.npy ] && [ -s store/T.npy ] || fail 'the link was replaced'\n"
+               "$attend --out link.npy && [ -L link.npy ] || fail 'the second time'\n"
+               "borrow attend; echo keep > keep.npy; chmod 444 keep.npy; [ -z \"$as\" ] || chown 65534 keep.npy; chmod 644 *.csv\n"
+               "$as ./attend --q q.csv --k k.csv --v v.csv --out keep.npy 2> err && fail 'replaced'; [ \"$(cat keep.npy)\" = keep ]");
+}
+
+static void test_folder_that_cannot_be_written(void **state)
+{
+    run(state, "borrow attend training_dynamics; chmod 644 *.csv; mkdir shut; echo old > shut/T.npy; echo old > shut/t.csv; chmod 666 shut/*; chmod 555 shut\n"
+               "$as ./attend --q q.csv --k k.csv --v v.csv --out shut/T.npy || exit 1\n"
+               "[ $(head -c 4 shut/T.npy | wc -c) -eq 4 ] && [ \"$(head -c 3 shut/T.npy)\" != old ] || fail 'not written'\n"
+               "$as ./training_dynamics --num-samples 3 --dim 2 --prefix-len 16 --num-steps 2 --quiet --out shut/t.csv 2> err || exit 1\n"
+               "grep -q loss_final shut/t.csv");
+}
+
+static void test_standard_streams(void **state)
+{
+    run(state, "borrow training_dynamics\n"
+               "$as sh -c './training_dynamics --num-samples 3 --dim 2 --prefix-len 16 --num-steps 3 --quiet --out /dev/stdout > o.csv' || exit 1\n"
+               "grep -q loss_final o.csv || fail 'no table on standard output'\n"
+               "$td --num-steps 3 --out closed.csv 2>&- || fail 'standard error closed'\n"
+               "$td --num-steps 3 >&- 2> err && fail 'standard output closed'; [ $(wc -l < err) -eq 1 ]");
+}
+
+static void test_full_disk_and_limits(void **state)
+{
+    run(state, "array big.csv 3000 64 0.7; array small.csv 4 64 0.6\n"
+               "refused 1 'no space' $bin/attend --q big.csv --k small.csv --v small.csv --out /dev/full\n"
+               "refused 1 'no space' $td --num-steps 3 --out /dev/full\n"
+               "(ulimit -f 8; refused 1 'too large' $bin/attend --q big.csv --k small.csv --v small.csv --out T.npy) || exit 1\n"
+               "none T.npy; [ $(ls -A | grep -c prefix-ntk) -eq 0 ] || fail 'left behind'");
+}
+
+/* OpenBLAS retries its buffer for ever. */
+static void test_little_address_space(void **state)
+{
+    run(state, "for kib in 60000 100000 150000 200000 250000; do\n"
+               "  (ulimit -v $kib; exec timeout 20 $bin/ntk_predict --inputs x.csv --targets y.csv --at x.csv --threads 1 --out F.npy) 2> err; code=$?\n"
+               "  [ $code -ne 124 ] || fail \"endless at $kib\"\n"
+               "  [ $code -eq 0 ] || [ $code -eq 127 ] || { [ $code -eq 1 ] && [ $(wc -l < err) -eq 1 ]; } || fail \"exit $code at $kib: $(cat err)\"\n"
+               "done");
+}
+
+static void test_few_processes(void **state)
+{
+    run(state, "[ $(id -u) -eq 0 ] || exit 77; borrow attend; chmod 644 *.csv\n"
+               "setpriv --reuid 65032 --regid 65534 --clear-groups bash -c 'ulimit -u 1; exec ./attend --q q.csv --k k.csv --v v.csv --threads 4 --out T.npy' 2> err\n"
+               "[ $? -eq 0 ] && [ -s T.npy ] || fail \"$(cat err)\"; grep -q '1 threads instead of 4' err");
+}
+
+static void test_inputs_as_others_write_them(void **state)
+{
+    run(state, "predict=\"$bin/ntk_predict --targets y.csv --at x.csv\"\n"
+               "$predict --inputs x.csv --out F.csv && $bin/ntk_predict --inputs F.csv --targets y.csv --at F.csv --out G.NPY || fail 'CSV output'\n"
+               "cp F.csv upper.CSV; $predict --inputs upper.CSV --out H.npy || fail 'upper case'\n"
+               "cp G.NPY lower.npy; $bin/ntk_predict --inputs lower.npy --targets y.csv --at G.NPY --out I.npy || fail 'NPY'\n"
+               "printf '\\357\\273\\277' > bom.csv; cat x.csv >> bom.csv; $predict --inputs bom.csv --out B.csv && $predict --inputs x.csv --out C.csv\n"
+               "cmp B.csv C.csv || fail 'byte order mark'\n"
+               "{ printf '\\377\\376'; sed 's/./&\\n/g' x.csv | tr '\\n' '\\0'; } > wide.csv; refused 3 'UTF-16' $predict --inputs wide.csv --out no.npy\n"
+               "refused 1 'CSV' $td --num-steps 2 --out table.npy; none no.npy table.npy");
+}
+
+static void test_three_dimensions_are_no_table(void **state)
+{
+    run(state, "{ printf '\\223NUMPY\\001\\000\\166\\000'; printf '%-117s\\n' \"{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L, 4L), }\"\n"
+               "  head -c 96 /dev/zero; } > q3.npy\n"
+               "refused 2 'rows and columns' $bin/attend --q q3.npy --k q3.npy --v q3.npy --out T.csv\n"
+               "$bin/attend --q q3.npy --k q3.npy --v q3.npy --out T.npy && [ -s T.npy ]");
+}
+
+static void test_options_without_effect(void **state)
+{
+    run(state, "$attend --feature taylor:2 --out T.npy 2> err || exit 1; grep -q -- '--feature has no effect' err || fail 'attend'\n"
+               "$bin/ntk_convergence --inputs x.csv --dim 9 --prefix-len 8,16 --num-trials 2 --quiet --out c.csv 2> err || exit 1\n"
+               "grep -q -- '--dim has no effect' err || fail 'ntk_convergence'\n"
+               "$attend --out T.npy 2> err && [ ! -s err ]");
+}
+
+static void test_predictor_far_from_the_sphere(void **state)
+{
+    run(state, "awk -F, '{ f = 1 + 13 * (NR - 1) / 3; printf \"%.9f,%.9f,%.9f\\n\", $1 * f, $2 * f, $3 * f }' x.csv > far.csv\n"
+               "$bin/ntk_predict --inputs far.csv --targets y.csv --at far.csv --sigma 0.5 --out F.csv 2> err || exit 1\n"
+               "[ ! -s err ] || fail \"$(cat err)\"\n"
+               "paste -d, F.csv y.csv | awk -F, '{ for (i = 1; i <= 3; i++) { e = $i - $(i + 3); if (e < 0) e = -e; if (e > 1e-9) exit 1 } }' || fail 'misses its targets'\n"
+               "awk -F, '{ printf \"%.9f,%.9f,%.9f\\n\", 99 * $1, 99 * $2, 99 * $3 }' x.csv > huge.csv\n"
+               "refused 1 'range' $bin/ntk_predict --inputs huge.csv --targets y.csv --at huge.csv --out no.npy");
+}
+
+/* Interrupted, then run again with one more output, and on another instruction set. */
+static void test_resumed_otherwise(void **state)
+{
+    run(state, "run=\"$bin/training_dynamics --num-samples 8 --dim 4 --prefix-len 1000,3000 --num-steps 20000 --threads 1 --quiet\"\n"
+               "interrupt() { PREFIX_NTK_ISA=$1 $run --out $2 & pid=$!\n"
+               "  for i in $(seq 500); do grep -aq '3000 0' $2.state 2> /dev/null && break; kill -0 $pid 2> /dev/null || break; sleep 0.02; done\n"
+               "  kill -TERM $pid 2> /dev/null; wait $pid; [ $? -eq 143 ] || exit 77; }\n"
+               "interrupt portable a.csv; PREFIX_NTK_ISA=portable $run --prefix-out W.npy --out a.csv && [ -s W.npy ] && [ -s a.csv ] || fail 'one more output'\n"
+               "none a.csv.state; PREFIX_NTK_ISA=avx2 $bin/attend --version > /dev/null 2>&1 || exit 0\n"
+               "PREFIX_NTK_ISA=avx2 $run --out whole.csv; interrupt portable b.csv; PREFIX_NTK_ISA=avx2 $run --out b.csv || exit 1\n"
+               "grep -v '^#' whole.csv > whole.rows; grep -v '^#' b.csv | cmp - whole.rows");
+}
+
+static void test_ignored_signals(void **state)
+{
+    run(state, "for s in INT HUP TERM; do\n"
+               "  (trap '' $s; exec $bin/training_dynamics --num-samples 8 --dim 4 --prefix-len 3000 --num-steps 6000 --threads 1 --quiet --out $s.csv) & pid=$!\n"
+               "  sleep 0.2; kill -$s $pid 2> /dev/null; wait $pid; code=$?; [ $code -eq 0 ] && [ -s $s.csv ] || fail \"SIG$s: exit $code\"; done");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_checker),
+        cmocka_unit_test(test_outputs_of_one_name),
+        cmocka_unit_test(test_unwritable_output_before_the_work),
+        cmocka_unit_test(test_files_of_a_user),
+        cmocka_unit_test(test_links_and_protection),
+        cmocka_unit_test(test_folder_that_cannot_be_written),
+        cmocka_unit_test(test_standard_streams),
+        cmocka_unit_test(test_full_disk_and_limits),
+        cmocka_unit_test(test_little_address_space),
+        cmocka_unit_test(test_few_processes),
+        cmocka_unit_test(test_inputs_as_others_write_them),
+        cmocka_unit_test(test_three_dimensions_are_no_table),
+        cmocka_unit_test(test_options_without_effect),
+        cmocka_unit_test(test_predictor_far_from_the_sphere),
+        cmocka_unit_test(test_resumed_otherwise),
+        cmocka_unit_test(test_ignored_signals),
+    };
+    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
+}
