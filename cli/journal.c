@@ -312,7 +312,12 @@ static int find_place(struct journal *j)
 
 struct journal *journal_open(const struct cli_common *cfg, const char *identity)
 {
+    char why[256];
     cli_outputs_begin(cfg);
+    if (atomic_file_check(cfg->out, why, sizeof why)) {
+        cli_fail(cfg, EXIT_FAILED, "%s: %s", cfg->out, why);
+        return NULL;
+    }
     struct journal *j = calloc(1, sizeof *j);
     if (!j) {
         cli_fail(cfg, EXIT_FAILED, "out of memory");

@@ -411,10 +411,10 @@ static int check_outputs(const struct config *cfg, const struct inputs *in, bool
 {
     if (array_file_format(cfg->c.out) == ARRAY_CSV && in->t[Q].a.rank > 2)
         return cli_fail(&cfg->c, EXIT_USAGE, "--out: a CSV file has rows and columns, the output has %zu dimensions", in->t[Q].a.rank);
-    if (!cfg->grads) return EXIT_DONE;
+    int code = cli_outputs_add(&cfg->c, "out", cfg->c.out);
+    if (code || !cfg->grads) return code;
     *made = !mkdir(cfg->grads, 0777);
     if (!*made && errno != EEXIST) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->grads, strerror(errno));
-    int code = EXIT_DONE;
     for (int i = Q; i <= KVEC && !code; i++) {
         if (!in->t[i].path) continue;
         char *path = NULL;

@@ -79,7 +79,8 @@ int main(int argc, char **argv)
     struct config cfg = { .sigma = 0.5, .kernel = NTK_FULL };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     gsl_matrix *X = NULL, *Y = NULL, *X_at = NULL, *F = NULL;
-    int code = cli_read_matrix(&cfg.c, cfg.inputs, &X);
+    int code = cli_outputs_add(&cfg.c, "out", cfg.c.out);
+    if (!code) code = cli_read_matrix(&cfg.c, cfg.inputs, &X);
     if (!code) code = cli_read_matrix(&cfg.c, cfg.targets, &Y);
     if (!code) code = cli_read_matrix(&cfg.c, cfg.at, &X_at);
     if (!code && (X->size1 != Y->size1 || X->size2 != Y->size2))

@@ -361,8 +361,8 @@ static size_t choose(const struct study *s)
 
 static int work(const struct config *cfg, struct study *s, struct tensor *t)
 {
-    int code = read_tensors(cfg, t);
-    if (code) return code;
+    int code = cli_outputs_add(&cfg->c, "out", cfg->c.out);
+    if (code || (code = read_tensors(cfg, t))) return code;
     if (cfg->z_out && array_file_format(cfg->z_out) == ARRAY_CSV && t[PK].a.rank > 2)
         return cli_fail(&cfg->c, EXIT_USAGE, "--z-out: a CSV file has rows and columns, the summary %zu dimensions", t[PK].a.rank);
     const struct tensor *q = &t[Q];
