@@ -408,7 +408,8 @@ APPENDIX := $(wildcard docs/derivations.md)
 $(PAGE): $(BUILD)/bin/report $(BUILD)/bin/verify $(TABLES) $(call DRAWN,$(RUNS)) paper_notes.md $(APPENDIX) docs/report.css \
   docs/explore.md docs/explore.js experiments/provenance.sh
 	@mkdir -p $(@D)
-	@BUILD=$(BUILD) VERSION=$(VERSION) CC="$(CC)" experiments/provenance.sh $(PROFILE) > $(RESULTS)/provenance.json
+	@BUILD=$(BUILD) VERSION=$(VERSION) CC="$(CC)" experiments/provenance.sh $(PROFILE) > $(RESULTS)/provenance.json.part
+	@mv -f $(RESULTS)/provenance.json.part $(RESULTS)/provenance.json
 	@$(BUILD)/bin/report $(ROWS_ARGS) --profile $(PROFILE) --figures $(FIGURES) --plots plots --explore docs/explore.md \
 	  $(APPENDIX:%=--appendix %) --out $(@D)/report.md
 	@pandoc --from markdown --to html5 --standalone --self-contained --mathml --toc --toc-depth=1 --columns=100000 \

@@ -4,7 +4,8 @@
 #   sh setup.sh
 #
 # Asks for each tool, header and library itself, so that any distribution where they are in place passes. What is missing is
-# installed with apt-get when this runs as root on Debian or a relative of it; otherwise it is named, and the exit status is 1.
+# installed with apt-get when this runs as root on Debian or a relative of it; otherwise it is named, by the packages of Fedora
+# or Alpine where this is one of them, and the exit status is 1.
 set -eu
 
 missing=
@@ -48,11 +49,39 @@ check() {
     missing=${missing% }
 }
 
+# as DISTRIBUTION: what the packages in $missing are called there.
+as() {
+    for package in $missing; do
+        case $1:$package in
+        fedora:pkg-config) echo pkgconf-pkg-config ;;
+        fedora:gnuplot-nox) echo gnuplot ;;
+        fedora:libc6-dev) echo glibc-devel ;;
+        fedora:librandom123-dev) echo Random123-devel ;;
+        fedora:libcmocka-dev) echo libcmocka-devel ;;
+        fedora:libpng-dev) echo libpng-devel ;;
+        fedora:fonts-dejavu-core) echo dejavu-sans-fonts ;;
+        fedora:lib*-dev) package=${package#lib}; echo "${package%-dev}-devel" ;;
+        alpine:pkg-config) echo pkgconf ;;
+        alpine:gnuplot-nox) echo gnuplot ;;
+        alpine:libc6-dev) printf 'musl-dev\nargp-standalone\n' ;;
+        alpine:libpng-dev) echo libpng-dev ;;
+        alpine:fonts-dejavu-core) echo font-dejavu ;;
+        alpine:lib*-dev) echo "${package#lib}" ;;
+        *) echo "$package" ;;
+        esac
+    done | tr '\n' ' '
+}
+
 check
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    echo "setup: missing: $missing (names of Debian packages); install them, or run this as root on Debian" >&2
+    kind=$(sed -n 's/^ID\(_LIKE\)\{0,1\}=//p' /etc/os-release 2>/dev/null | tr -d '"' | tr '\n' ' ')
+    case " $kind " in
+    *" fedora "* | *" rhel "*) echo "setup: missing; run as root: dnf install $(as fedora)" >&2 ;;
+    *" alpine "*) echo "setup: missing; run as root: apk add $(as alpine)" >&2 ;;
+    *) echo "setup: missing: $missing (names of Debian packages); install them, or run this as root on Debian" >&2 ;;
+    esac
     exit 1
 fi
 

@@ -132,6 +132,73 @@ static void test_not_regular(void **state)
     assert_int_equal(atomic_file_open(scratch_path(*state, "."), &f, why, sizeof why), GSL_EFAILED);
 }
 
+/* Placed and then discarded, a file gives its target back what it was: a text, or nothing. */
+static void test_taken_back(void **state)
+{
+    const char *old = scratch_file(*state, "old.txt", "before"), *none = scratch_path(*state, "none.txt");
+    const int count = scratch_count(*state);
+    for (int commit = 0; commit < 2; commit++) {
+        struct atomic_file *a, *b;
+        assert_int_equal(atomic_file_open(old, &a, why, sizeof why), GSL_SUCCESS);
+        assert_int_equal(atomic_file_open(none, &b, why, sizeof why), GSL_SUCCESS);
+        fputs("after", atomic_file_stream(a));
+        fputs("made", atomic_file_stream(b));
+        assert_int_equal(atomic_file_prepare(a, why, sizeof why), GSL_SUCCESS);
+        expect(old, "before");
+        assert_true(atomic_file_is_reversible(a) && atomic_file_is_reversible(b));
+        assert_int_equal(atomic_file_place(a, why, sizeof why), GSL_SUCCESS);
+        assert_int_equal(atomic_file_place(b, why, sizeof why), GSL_SUCCESS);
+        expect(old, "after");
+        expect(none, "made");
+        if (commit) {
+            assert_int_equal(atomic_file_commit(a, why, sizeof why), GSL_SUCCESS);
+            assert_int_equal(atomic_file_commit(b, why, sizeof why), GSL_SUCCESS);
+        } else {
+            atomic_file_discard(a);
+            atomic_file_discard(b);
+        }
+        expect(old, commit ? "after" : "before");
+        assert_int_equal(access(none, F_OK), commit ? 0 : -1);
+        assert_int_equal(scratch_count(*state), count + commit);
+    }
+}
+
+/* Links to a file, to one still to be made, through a folder; a circle of links. */
+static void test_links(void **state)
+{
+    const char *store = scratch_path(*state, "store"), *to = scratch_path(*state, "store/to.txt");
+    const char *link = scratch_path(*state, "link"), *circle = scratch_path(*state, "circle");
+    struct atomic_file *f;
+    struct stat st;
+    assert_int_equal(mkdir(store, 0777), 0);
+    assert_int_equal(symlink("store/to.txt", link), 0);
+    assert_int_equal(symlink("circle", circle), 0);
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(atomic_file_open(link, &f, why, sizeof why), GSL_SUCCESS);
+        fputs(round ? "second" : "first", atomic_file_stream(f));
+        assert_int_equal(atomic_file_commit(f, why, sizeof why), GSL_SUCCESS);
+        expect(to, round ? "second" : "first");
+        assert_int_equal(lstat(link, &st), 0);
+        assert_true(S_ISLNK(st.st_mode));
+    }
+    assert_int_equal(atomic_file_open(circle, &f, why, sizeof why), GSL_EFAILED);
+    assert_non_null(strstr(why, "symbolic links"));
+}
+
+/* A check changes nothing, and refuses what opening would. */
+static void test_check(void **state)
+{
+    const char *path = scratch_path(*state, "checked.txt");
+    const int count = scratch_count(*state);
+    assert_int_equal(atomic_file_check(path, why, sizeof why), GSL_SUCCESS);
+    assert_int_equal(atomic_file_check("-", why, sizeof why), GSL_SUCCESS);
+    assert_int_equal(atomic_file_check("/dev/null", why, sizeof why), GSL_SUCCESS);
+    assert_int_equal(atomic_file_check(scratch_path(*state, "no/dir"), why, sizeof why), GSL_EFAILED);
+    assert_int_equal(atomic_file_check(scratch_path(*state, "."), why, sizeof why), GSL_EFAILED);
+    assert_int_equal(atomic_file_check("", why, sizeof why), GSL_EFAILED);
+    assert_int_equal(scratch_count(*state), count);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -139,6 +206,9 @@ int main(void)
         cmocka_unit_test(test_full),
         cmocka_unit_test(test_killed_and_shared),
         cmocka_unit_test(test_not_regular),
+        cmocka_unit_test(test_taken_back),
+        cmocka_unit_test(test_links),
+        cmocka_unit_test(test_check),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -14,6 +14,7 @@ static void test_reads(void **state)
     static const char *const same[] = {
         "0.7,-1.3,2.9\n1e-3,4,+5.5E2\n", "0.7,-1.3,2.9\n1e-3,4,+5.5E2", "0.7,-1.3,2.9\r\n1e-3,4,+5.5E2\r\n",
         " 0.7 ,\t-1.3, 2.9\n.001,4.,550\n\n", "0.7,-1.3,2.9\n1e-3,4,+5.5E2\n\n  \n",
+        "\xef\xbb\xbf" "0.7,-1.3,2.9\n1e-3,4,+5.5E2\n",
     };
     const double want[] = { 0.7, -1.3, 2.9, 0.001, 4.0, 550.0 };
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
@@ -56,6 +57,9 @@ static void test_refuses(void **state)
         { "1,2,\n", GSL_EINVAL, "column 3: empty cell" },
         { "1,2\n\n3,4\n", GSL_EINVAL, "line 2 is empty" },
         { "1;2\n", GSL_EINVAL, "'1;2'" },
+        { "\xff\xfe" "1,2\n", GSL_EINVAL, "UTF-16" },
+        { "\xef\xbb\xbf", GSL_EINVAL, "no numbers" },
+        { "1,2\n\xef\xbb\xbf" "3,4\n", GSL_EINVAL, "line 2, column 1" },
         { "1 2\n", GSL_EINVAL, "not a number" },
         { "1,\x01\x02\n", GSL_EINVAL, "column 2 is not a number" },
         { "1,nan\n", GSL_EDOM, "'nan'" },

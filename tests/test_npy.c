@@ -74,6 +74,8 @@ static void test_foreign_headers(void **state)
         { 1, "{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }   \n" },
         { 2, "{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }   \n" },
         { 1, "{\"shape\":(2,3),\"descr\":\"<f8\",\"fortran_order\":False}" },
+        { 1, "{'descr': '<f8', 'fortran_order': False, 'shape': (2L, 3L), }   \n" },
+        { 1, "{u'descr': '<f8', u'fortran_order': False, u'shape': (2, 3), }   \n" },
         { 1, " { 'fortran_order' : False , 'shape' : ( 2 , 3 , ) , 'descr' : '<f8' } \n" },
     };
     const char *path = scratch_path(*state, "foreign.npy");

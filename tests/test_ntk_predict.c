@@ -145,12 +145,58 @@ static void test_singular(void **state)
     gsl_matrix_free(merged);
 }
 
+/* Samples of norms 1 to 14: K* has entries over twenty orders of magnitude and, scaled, a condition
+ * number of a few hundred. The predictor returns its targets. */
+static void test_norms_far_apart(void **state)
+{
+    (void)state;
+    const size_t n = 8, d = 4;
+    gsl_matrix *X = gsl_matrix_alloc(n, d), *Y = gsl_matrix_alloc(n, d), *F = gsl_matrix_alloc(n, d);
+    struct ntk_solve_report report;
+    draw(X, RANDOM_INPUTS, 3, 1.0);
+    draw(Y, RANDOM_TARGETS, 3, 1.0);
+    for (size_t i = 0; i < n; i++) {
+        gsl_vector_view x = gsl_matrix_row(X, i);
+        gsl_vector_scale(&x.vector, (1.0 + 13.0 * (double)i / (double)(n - 1)) / gsl_blas_dnrm2(&x.vector));
+    }
+    assert_int_equal(ntk_predict(X, Y, X, 0.5, PREFIX_SIGNS_RANDOM, NTK_FULL, NULL, NULL, F, &report), GSL_SUCCESS);
+    assert_int_equal(report.rank, n * d);
+    CHECK_LESS(1.0 / report.rcond, 1e6);
+    CHECK_LESS(report.residual, RTOL_SOLVE);
+    CHECK_MATRIX_CLOSE(F, Y, RTOL_SOLVE);
+    gsl_matrix_free(X);
+    gsl_matrix_free(Y);
+    gsl_matrix_free(F);
+}
+
+/* Law: K alpha = B for the Hilbert matrix, whose condition number is beyond 1 / DBL_EPSILON, and B in
+ * its range: what is left is rounding. */
+static void test_hilbert(void **state)
+{
+    (void)state;
+    const size_t n = 14;
+    gsl_matrix *K = gsl_matrix_alloc(n, n), *ones = gsl_matrix_alloc(n, 1), *B = gsl_matrix_alloc(n, 1);
+    struct ntk_solve_report report;
+    gsl_matrix_set_all(ones, 0.7);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++) gsl_matrix_set(K, i, j, 1.0 / (double)(i + j + 1));
+    gsl_blas_dgemm(CblasNoTrans, CblasNoTrans, 1.0, K, ones, 0.0, B);
+    assert_int_equal(ntk_solve(K, B, B, &report), GSL_SUCCESS);
+    CHECK_LESS(report.rcond, 1e-15);
+    CHECK_LESS(report.residual, RTOL_SOLVE);
+    gsl_matrix_free(K);
+    gsl_matrix_free(ones);
+    gsl_matrix_free(B);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_lu),
         cmocka_unit_test(test_interpolates),
         cmocka_unit_test(test_singular),
+        cmocka_unit_test(test_norms_far_apart),
+        cmocka_unit_test(test_hilbert),
     };
     gsl_set_error_handler_off();
     return cmocka_run_group_tests_name("ntk_predict", tests, NULL, NULL);

@@ -126,11 +126,26 @@ static void test_run_interrupted(void **state)
                       "while [ ! -e started ]; do sleep 0.05; done; kill -TERM $!; wait $!"), 143, "stopped");
 }
 
+/* The Makefile: what a packager gives it, folders with other things in them, an outer repository. */
+static void test_makefile(void **state)
+{
+    expect(sh(*state, "make -C \"$ROOT\" -n -B V=1 BUILD=\"$PWD/b1\" LDFLAGS=-Wl,-z,relro \"$PWD/b1/bin/verify\" > plan 2> plan.err || exit 9;"
+                      "grep -- '-o .*bin/verify.part' plan | grep -- -fopenmp | grep -q relro || { echo no link >&2; exit 1; };"
+                      "grep -E -- ' -o [^ ]+' plan | grep -vE -- ' -o [^ ]+\\.part' | grep -v -- '-nostdlib' >&2 && exit 1; exit 0"), 0, "");
+    expect(sh(*state, "mkdir thesis && ! make -C \"$ROOT\" clean BUILD=\"$PWD/thesis build\" 2> /dev/null && [ -d thesis ]"), 0, "");
+    expect(sh(*state, "mkdir -p mixed/obj mixed/bin && echo mine > mixed/notes && make -C \"$ROOT\" -s clean BUILD=\"$PWD/mixed\" &&"
+                      "[ \"$(ls mixed)\" = notes ]"), 0, "");
+    expect(sh(*state, "mkdir outer && cd outer && git init -q && git -c user.name=n -c user.email=n@n commit -q --allow-empty -m x &&"
+                      "mkdir 'the tree' && cp -r \"$ROOT/Makefile\" \"$ROOT/experiments\" \"$ROOT/include\" 'the tree' && cd 'the tree' &&"
+                      "make -s b/commit BUILD=b && [ \"$(cat b/commit)\" = unknown ]"), 0, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fetch),
         cmocka_unit_test(test_run),
+        cmocka_unit_test(test_makefile),
         cmocka_unit_test(test_run_interrupted),
     };
     return cmocka_run_group_tests(tests, setup, scratch_teardown);
