@@ -198,11 +198,18 @@ static int fill_cache(struct inputs *in, struct model *model, size_t layer, enum
     for (size_t i = 0; i < count; i += batch_seqs) {
         const size_t n = least(batch_seqs, count - i);
         for (size_t k = 0; k < n; k++) index[k] = i + k;
-        inputs_gather(in, split, index, n, NO_LAYER, b);
+        inputs_gather(in, split, index, n, 0, b);
         const int status = model_hidden(model, &b->batch, layer, cache + in->splits[split].offsets[i] * h);
         if (status) return status;
     }
     return GSL_SUCCESS;
+}
+
+int inputs_is_cached(const struct inputs *in, size_t highest, unsigned splits)
+{
+    for (int split = 0; split < NUM_TASK_SPLITS; split++)
+        if (splits & 1u << split && !in->splits[split].cache) return 0;
+    return in->layer != NO_LAYER && in->layer <= highest;
 }
 
 int inputs_cache(struct inputs *in, struct model *model, size_t layer, unsigned splits, size_t batch_seqs)
@@ -291,12 +298,13 @@ void inputs_image(const struct backbone_config *config, const unsigned char *ima
         }
 }
 
-void inputs_gather(const struct inputs *in, enum task_split split, const size_t *index, size_t num_seqs, size_t layer, struct inputs_batch *b)
+void inputs_gather(const struct inputs *in, enum task_split split, const size_t *index, size_t num_seqs, size_t highest,
+                   struct inputs_batch *b)
 {
     const struct task_set *set = &in->task->sets[split];
     const struct split_rows *s = &in->splits[split];
     const struct backbone_config *c = &in->backbone->config;
-    const int cached = s->cache && layer == in->layer, images = c->kind == BACKBONE_VIT;
+    const int cached = s->cache && in->layer <= highest, images = c->kind == BACKBONE_VIT;
     const size_t h = c->hidden, image = in->task->height * in->task->width * in->task->channels, pixels = c->channels * in->image_size * in->image_size;
     b->offsets[0] = 0;
     for (size_t k = 0; k < num_seqs; k++) {
@@ -315,7 +323,7 @@ void inputs_gather(const struct inputs *in, enum task_split split, const size_t 
     b->batch = (struct batch){ .num_seqs = num_seqs, .offsets = b->offsets };
     if (cached) {
         b->batch.hidden = b->hidden;
-        b->batch.first_layer = layer;
+        b->batch.first_layer = in->layer;
     } else if (images) {
         b->batch.pixels = b->pixels;
         b->batch.image_h = b->batch.image_w = in->image_size;

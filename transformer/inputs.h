@@ -39,6 +39,9 @@ size_t inputs_cache_bytes(const struct inputs *inputs, unsigned splits);
  * model_hidden. */
 int inputs_cache(struct inputs *inputs, struct model *model, size_t layer, unsigned splits, size_t batch_seqs);
 
+/* Whether all these splits are cached at a block no higher than `highest`. */
+int inputs_is_cached(const struct inputs *inputs, size_t highest, unsigned splits);
+
 /* ---- batches ----------------------------------------------------------------------------------------------------- */
 
 /* Arrays of one batch, made once. */
@@ -52,9 +55,10 @@ struct inputs_batch {
 int inputs_batch_alloc(const struct inputs *inputs, size_t max_seqs, struct inputs_batch *out);
 void inputs_batch_free(struct inputs_batch *b);             /* accepts a zeroed struct */
 
-/* Examples index[0..num_seqs-1] of a split. With `layer` that of the cache and the split in it, their rows at that block;
- * else from the beginning. */
-void inputs_gather(const struct inputs *inputs, enum task_split split, const size_t *index, size_t num_seqs, size_t layer,
+/* Examples index[0..num_seqs-1] of a split: their rows at the cached block when the split is in the cache and that block is no
+ * higher than `highest` (0: not from the cache), else from the beginning. Concurrent calls with batches of their own may run
+ * as long as the cache does not change. */
+void inputs_gather(const struct inputs *inputs, enum task_split split, const size_t *index, size_t num_seqs, size_t highest,
                    struct inputs_batch *b);
 
 /* Pixels (channels, size, size), normalised, of one image (height, width, channels) of bytes: bilinear between pixel

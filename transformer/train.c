@@ -127,7 +127,7 @@ static int prepare(struct train *t)
     const size_t seqs = eval_batch(t->options.batch);
     int status = GSL_SUCCESS;
     t->layer = model_first_trained_layer(t->model);
-    if (t->layer > 0 && inputs_cache_bytes(t->inputs, splits) <= t->options.cache_bytes)
+    if (t->layer > 0 && !inputs_is_cached(t->inputs, t->layer, splits) && inputs_cache_bytes(t->inputs, splits) <= t->options.cache_bytes)
         status = inputs_cache(t->inputs, t->model, t->layer, splits, seqs);
     if (status) return status;
     shuffle(t, 0);

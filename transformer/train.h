@@ -25,10 +25,11 @@ struct train_options {
     bool keep_best;                 /* ends with the parameters of the best validation accuracy, not the last */
     uint64_t seed;                  /* of the order of examples */
     int num_threads;
-    size_t cache_bytes;             /* the cache of frozen blocks is used when it takes no more */
+    size_t cache_bytes;             /* frozen blocks are cached when that takes no more; 0: only a cache that is there is used,
+                                       and trainings that share inputs may run side by side */
 };
 
-/* 20 epochs... the defaults of a method: rates that suit it, AdamW with decay .01, clip 1, warm-up .06, linear. */
+/* The defaults of a method: 5 epochs of batches of 16, a rate that suits it, decay .01, clip 1, warm-up .06, linear. */
 struct train_options train_defaults(enum adapter_method method);
 
 /* A row of the curve; an unevaluated number is NaN. time_s: seconds of training, evaluations left out. */

@@ -1,0 +1,74 @@
+#include "cli/arms.h"
+
+#include <errno.h>
+#include <gsl/gsl_errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One key=value of an arm; false: not known, or not a number. */
+static bool set_option(struct adapter_options *o, const char *key, const char *value)
+{
+    char *end;
+    const double number = strtod(value, &end);
+    const bool is_number = end != value && !*end && number >= 0.0 && number <= 1e6;
+    if (!strcmp(key, "feature")) return snprintf(o->feature, sizeof o->feature, "%s", value) < (int)sizeof o->feature;
+    if (!strcmp(key, "k_mode")) return !adapter_k_mode_parse(value, &o->k_mode);
+    if (!is_number) return false;
+    if (!strcmp(key, "rank")) o->rank = (size_t)number;
+    else if (!strcmp(key, "alpha")) o->alpha = number;
+    else if (!strcmp(key, "prefix_len")) o->prefix_len = (size_t)number;
+    else if (!strcmp(key, "z_rank")) o->z_rank = (size_t)number;
+    else if (!strcmp(key, "units")) o->units = number > 0.0;
+    else if (!strcmp(key, "start_mass")) o->start_mass = number;
+    else if (!strcmp(key, "init_scale")) o->init_scale = number;
+    else if (!strcmp(key, "bound")) o->bound = number;
+    else if (!strcmp(key, "reparameterise")) {
+        o->reparameterise = 1;
+        o->mlp_dim = (size_t)number;
+    } else return false;
+    return true;
+}
+
+int arm_parse(const char *text, struct arm *arm, struct reason why)
+{
+    char copy[sizeof arm->text], *rest = copy, *word;
+    enum adapter_method method;
+    if (snprintf(copy, sizeof copy, "%s", text) >= (int)sizeof copy) return refuse(why, GSL_EINVAL, "%.40s... is too long", text);
+    strcpy(arm->text, copy);
+    word = strsep(&rest, "+");
+    if (adapter_method_parse(word, &method)) return refuse(why, GSL_EINVAL, "%.40s is no method", word);
+    arm->options = adapter_defaults(method);
+    if (!(arm->options.bound > 0.0)) arm->options.bound = 4.0;
+    while ((word = strsep(&rest, "+"))) {
+        char *value = strchr(word, '=');
+        if (value) *value++ = '\0';
+        if (!value || !set_option(&arm->options, word, value)) return refuse(why, GSL_EINVAL, "%.60s: %.40s is no option", text, word);
+    }
+    arm->lr = 0.0;
+    return GSL_SUCCESS;
+}
+
+int arms_read_rates(const struct cli_common *cfg, const char *path, const char *backbone, const char *task, struct arm *arms, size_t num_arms)
+{
+    enum { BACKBONE, TASK, ARM, LR, CHOSEN = 7, NUM_CELLS };
+    FILE *file = fopen(path, "r");
+    if (!file) return cli_fail(cfg, EXIT_DATA, "%s: %s", path, strerror(errno));
+    char *line = NULL;
+    size_t room = 0;
+    while (getline(&line, &room, file) > 0) {
+        char *cells[NUM_CELLS] = { NULL }, *rest = line;
+        line[strcspn(line, "\r\n")] = '\0';
+        for (int c = 0; c < NUM_CELLS && rest; c++) cells[c] = strsep(&rest, ",");
+        if (*line == '#' || !cells[CHOSEN] || strcmp(cells[CHOSEN], "1") || strcmp(cells[BACKBONE], backbone) || strcmp(cells[TASK], task)) continue;
+        for (size_t a = 0; a < num_arms; a++)
+            if (!strcmp(cells[ARM], arms[a].text)) arms[a].lr = strtod(cells[LR], NULL);
+    }
+    const bool bad = ferror(file);
+    free(line);
+    fclose(file);
+    if (bad) return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, strerror(errno));
+    for (size_t a = 0; a < num_arms; a++)
+        if (!(arms[a].lr > 0.0)) return cli_fail(cfg, EXIT_DATA, "%s: no learning rate of %s for %s on %s", path, arms[a].text, backbone, task);
+    return 0;
+}

@@ -1,0 +1,560 @@
+/* Methods of fine-tuning side by side on one task and backbone: accuracy, loss, parameters, time (E2-E6, F70-F72). */
+#include "cli/arms.h"
+#include "cli/kernels.h"
+#include "cli/summary.h"
+#include "cli/units.h"
+
+#include <gsl/gsl_errno.h>
+#include <gsl/gsl_fit.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "transformer/train.h"
+
+static const char doc[] =
+    "Fine-tunes one backbone on one task by several methods (arms), each at the learning rate an equal search on validation data "
+    "chose, over several draws of the training set; the test set is read once per training. With --search it does that search "
+    "and reads no test set.";
+static const char columns[] = "trial,arm,method,lr,test_accuracy,test_loss,val_accuracy,val_loss,train_loss,adapter_params,head_params,steps,step_time_s";
+static const char search_columns[] = "backbone,task,arm,lr,trials,val_accuracy,val_loss,chosen";
+static const char summary_columns[] =
+    "arm,adapter_params,head_params,lr,test_accuracy,test_accuracy_sd,test_accuracy_ci_lo,test_accuracy_ci_hi,test_loss,val_accuracy,step_time_s,"
+    "steps_to_half,example_p_vs_first";
+static const char curve_columns[] = "arm,step,time_s,train_loss,val_loss,val_accuracy";
+
+enum { NUM_POINTS = 10, BITS = 32, MAX_ARMS = 64 };
+
+/* What a unit leaves: scalars, the curve, and which test examples were right (32 a number). */
+enum { TEST_ACC, TEST_LOSS, VAL_ACC, VAL_LOSS, TRAIN_LOSS, ADAPTER_PARAMS, HEAD_PARAMS, STEPS, STEP_TIME, FAILED, NUM_SCALARS };
+enum { POINT_STEP, POINT_TIME, POINT_TRAIN, POINT_VAL, POINT_ACC, POINT_WIDTH };
+enum { CURVE_AT = NUM_SCALARS, CORRECT_AT = CURVE_AT + (NUM_POINTS + 2) * POINT_WIDTH };
+
+struct config {
+    struct cli_common c;
+    const char *backbone, *task, *rates, *decide;
+    char *arm_list;
+    struct arm arms[MAX_ARMS];
+    size_t num_arms, num_trials, epochs, batch, train_size, validation_size, test_size, image_size, max_len;
+    int first_layer, last_layer;
+    double *grid;
+    size_t grid_size;
+    double head_lr;
+};
+
+enum { KEY_BACKBONE = 1, KEY_TASK, KEY_ARMS, KEY_RATES, KEY_SEARCH, KEY_TRIALS, KEY_EPOCHS, KEY_BATCH, KEY_TRAIN_SIZE, KEY_VALIDATION_SIZE, KEY_TEST_SIZE,
+       KEY_IMAGE_SIZE, KEY_MAX_LEN, KEY_LAYERS, KEY_HEAD_LR, KEY_DECIDE };
+
+static const struct argp_option options[] = {
+    { "backbone", KEY_BACKBONE, "NAME", 0, "pretrained model (default vit-fashion)", 1 },
+    { "task", KEY_TASK, "NAME", 0, "task (default shapes)", 1 },
+    { "arms", KEY_ARMS, "LIST", 0, "METHOD[+key=value...] of rank, prefix_len, feature, z_rank, k_mode, units, start_mass, init_scale, reparameterise "
+                                   "(default full,head,lora,ptuning,tied-prefix,ntk,prefix-plus)", 1 },
+    { "rates", KEY_RATES, "FILE", 0, "table of an earlier --search: the learning rate of each arm", 1 },
+    { "search", KEY_SEARCH, "LIST", 0, "learning rates to try for every arm, on validation data only", 1 },
+    { "num-trials", KEY_TRIALS, "N", 0, "draws of the training set and of all random numbers (default 5)", 2 },
+    { "epochs", KEY_EPOCHS, "N", 0, "passes over the training set (default 5)", 2 },
+    { "batch", KEY_BATCH, "N", 0, "examples per step (default 16)", 2 },
+    { "train-size", KEY_TRAIN_SIZE, "N", 0, "training examples, balanced (default 1000)", 2 },
+    { "validation-size", KEY_VALIDATION_SIZE, "N", 0, "validation examples (default 300)", 2 },
+    { "test-size", KEY_TEST_SIZE, "N", 0, "test examples, 0 for all (default 0)", 2 },
+    { "image-size", KEY_IMAGE_SIZE, "N", 0, "pixels a side (default the backbone's, or seven patches)", 2 },
+    { "max-len", KEY_MAX_LEN, "N", 0, "tokens at most (default 128)", 2 },
+    { "layers", KEY_LAYERS, "A-B", 0, "blocks that any method may change (default all)", 2 },
+    { "head-lr", KEY_HEAD_LR, "X", 0, "learning rate of the classifier in all arms but head, whose own is the searched one (default 0.003)", 2 },
+    { "decide", KEY_DECIDE, "LIST", 0, "CLAIM/row:KIND:ARM~ARM, KIND accuracy or loss (differences), steps or seconds (ratios), or CLAIM/row:slope:METHOD: "
+                                       "accuracy by ln(prefix_len) (default none)", 3 },
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_BACKBONE: cfg->backbone = arg; return 0;
+    case KEY_TASK: cfg->task = arg; return 0;
+    case KEY_ARMS: cfg->arm_list = arg; return 0;
+    case KEY_RATES: cfg->rates = arg; return 0;
+    case KEY_SEARCH: return cli_parse_double_list(state, key, arg, 0.0, &cfg->grid, &cfg->grid_size);
+    case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1000, &cfg->num_trials);
+    case KEY_EPOCHS: return cli_parse_size(state, key, arg, 1, 10000, &cfg->epochs);
+    case KEY_BATCH: return cli_parse_size(state, key, arg, 1, 4096, &cfg->batch);
+    case KEY_TRAIN_SIZE: return cli_parse_size(state, key, arg, 0, 1u << 30, &cfg->train_size);
+    case KEY_VALIDATION_SIZE: return cli_parse_size(state, key, arg, 0, 1u << 30, &cfg->validation_size);
+    case KEY_TEST_SIZE: return cli_parse_size(state, key, arg, 0, 1u << 30, &cfg->test_size);
+    case KEY_IMAGE_SIZE: return cli_parse_size(state, key, arg, 1, 4096, &cfg->image_size);
+    case KEY_MAX_LEN: return cli_parse_size(state, key, arg, 8, 1u << 16, &cfg->max_len);
+    case KEY_HEAD_LR: return cli_parse_double(state, key, arg, 0.0, &cfg->head_lr);
+    case KEY_DECIDE: cfg->decide = arg; return 0;
+    case KEY_LAYERS: {
+        int end = 0;
+        if (sscanf(arg, "%4d-%4d%n", &cfg->first_layer, &cfg->last_layer, &end) != 2 || arg[end] || cfg->first_layer < 0 || cfg->last_layer < cfg->first_layer)
+            argp_failure(state, EXIT_USAGE, 0, "--layers: %s is not a range such as 3-5", arg);
+        return 0;
+    }
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const char *check(void *config)
+{
+    struct config *cfg = config;
+    static char line[200];
+    char why[160];
+    /* The command line stays as it is: tables quote it. */
+    char *list = strdup(cfg->arm_list);
+    if (!list) return "--arms: out of memory";
+    for (char *rest = list, *word; (word = strsep(&rest, ","));) {
+        if (cfg->num_arms == MAX_ARMS) {
+            free(list);
+            return "--arms: too many";
+        }
+        if (arm_parse(word, &cfg->arms[cfg->num_arms++], (struct reason){ why, sizeof why })) {
+            snprintf(line, sizeof line, "--arms: %s", why);
+            free(list);
+            return line;
+        }
+    }
+    free(list);
+    if (cfg->rates && cfg->grid) return "--search: given together with --rates";
+    return NULL;
+}
+
+struct study {
+    struct config *cfg;
+    struct backbone *backbone;
+    struct units *work;
+    size_t num_rates, width, test_count;
+};
+
+static const double *unit_row(const struct study *s, size_t trial, size_t arm, size_t rate)
+{
+    return units_row(s->work, (trial * s->cfg->num_arms + arm) * s->num_rates + rate);
+}
+
+static struct adapter_options arm_options(const struct config *cfg, const struct arm *arm)
+{
+    struct adapter_options o = arm->options;
+    if (cfg->first_layer >= 0) {
+        o.first_layer = cfg->first_layer;
+        o.last_layer = cfg->last_layer;
+    }
+    return o;
+}
+
+static enum model_pool pool_of(const struct backbone *b)
+{
+    return b->config.kind == BACKBONE_VIT ? POOL_CLS : POOL_MEAN;
+}
+
+/* The base model without training, as a model that can fill the cache of frozen blocks. */
+static int fill_cache(const struct study *s, struct inputs *inputs, unsigned splits)
+{
+    const struct config *cfg = s->cfg;
+    if (cfg->first_layer <= 0) return GSL_SUCCESS;
+    char line[256];
+    struct model *model = NULL;
+    const struct adapter_options head = adapter_defaults(ADAPTER_HEAD);
+    const size_t seqs = 32;
+    int status = model_alloc(s->backbone, &head, 2, pool_of(s->backbone), 0, 1, &model, (struct reason){ line, sizeof line });
+    if (!status) status = model_reserve(model, inputs_max_rows(inputs, seqs), seqs, inputs_max_len(inputs), 0, cfg->c.threads);
+    if (!status) status = inputs_cache(inputs, model, (size_t)cfg->first_layer, splits, seqs);
+    model_free(model);
+    return status;
+}
+
+static void keep_curve(const struct train *t, double *out)
+{
+    const struct curve_row *rows;
+    const size_t n = train_curve(t, &rows);
+    for (size_t i = 0; i < NUM_POINTS + 2; i++) {
+        double *p = out + i * POINT_WIDTH;
+        for (int w = 0; w < POINT_WIDTH; w++) p[w] = NAN;
+        if (i >= n) continue;
+        p[POINT_STEP] = (double)rows[i].step;
+        p[POINT_TIME] = rows[i].time_s;
+        p[POINT_TRAIN] = rows[i].train_loss;
+        p[POINT_VAL] = rows[i].val_loss;
+        p[POINT_ACC] = rows[i].val_accuracy;
+    }
+}
+
+/* The test set, once. */
+static int test(const struct study *s, struct model *model, struct inputs *inputs, double *out)
+{
+    struct evaluation e;
+    const struct task_set *set = &inputs_task(inputs)->sets[TASK_TEST];
+    int32_t *predicted = malloc((set->count + 1) * sizeof *predicted);
+    int status = predicted ? train_evaluate(model, inputs, TASK_TEST, s->cfg->batch, &e, predicted, NULL) : GSL_ENOMEM;
+    if (!status) {
+        out[TEST_ACC] = e.accuracy;
+        out[TEST_LOSS] = e.loss;
+        for (size_t i = 0; i < (set->count + BITS - 1) / BITS; i++) {
+            uint32_t bits = 0;
+            for (size_t b = 0; b < BITS && i * BITS + b < set->count; b++)
+                if (predicted[i * BITS + b] == set->labels[i * BITS + b]) bits |= 1u << b;
+            out[CORRECT_AT + i] = bits;
+        }
+    }
+    free(predicted);
+    return status;
+}
+
+/* One training. A divergence is a result: the accuracy of the last finite state is not taken, the arm fails. */
+static int run_unit(const struct study *s, struct inputs *inputs, size_t trial, const struct arm *arm, double lr, double *out)
+{
+    const struct config *cfg = s->cfg;
+    char line[256];
+    const struct reason why = { line, sizeof line };
+    for (size_t i = 0; i < s->width; i++) out[i] = NAN;
+    const struct adapter_options a = arm_options(cfg, arm);
+    struct train_options o = train_defaults(a.method);
+    o.lr = lr;
+    o.head_lr = a.method == ADAPTER_HEAD ? lr : cfg->head_lr;
+    o.epochs = cfg->epochs;
+    o.batch = cfg->batch;
+    o.seed = cfg->c.seed + trial;
+    o.cache_bytes = 0;
+    const size_t steps = (inputs_count(inputs, TASK_TRAIN) + o.batch - 1) / o.batch * o.epochs;
+    o.eval_every = steps > NUM_POINTS ? (steps + NUM_POINTS - 1) / NUM_POINTS : 1;
+    struct model *model = NULL;
+    struct train *t = NULL;
+    int status = model_alloc(s->backbone, &a, inputs_task(inputs)->num_classes, pool_of(s->backbone), 0, o.seed, &model, why);
+    if (!status) status = train_alloc(model, inputs, &o, &t, why);
+    while (!status && !train_done(t)) {
+        status = train_step(t);
+        if (!status && cli_interrupted()) status = GSL_FAILURE;
+    }
+    /* A normaliser that is not positive, or a loss that is not finite. */
+    const bool diverged = status == GSL_EDOM;
+    if (!status || diverged) {
+        const struct curve_row *rows;
+        const size_t n = train_curve(t, &rows);
+        keep_curve(t, out + CURVE_AT);
+        out[FAILED] = diverged;
+        out[ADAPTER_PARAMS] = (double)(model_trainable(model, PARAM_ADAPTER) + model_trainable(model, PARAM_BACKBONE));
+        out[HEAD_PARAMS] = (double)model_trainable(model, PARAM_HEAD);
+        out[STEPS] = (double)train_steps_done(t);
+        out[STEP_TIME] = train_step_time(t);
+        out[VAL_ACC] = diverged || !n ? 0.0 : rows[n - 1].val_accuracy;
+        out[VAL_LOSS] = diverged || !n ? 1e9 : rows[n - 1].val_loss;
+        out[TRAIN_LOSS] = diverged || !n ? 1e9 : rows[n - 1].train_loss;
+        out[TEST_ACC] = 0.0;
+        out[TEST_LOSS] = 1e9;
+        status = diverged || cfg->grid ? GSL_SUCCESS : test(s, model, inputs, out);
+    }
+    train_free(t);
+    model_free(model);
+    return status;
+}
+
+static int run_trial(struct study *s, size_t trial)
+{
+    struct config *cfg = s->cfg;
+    char line[512];
+    const struct reason why = { line, sizeof line };
+    const size_t first = trial * cfg->num_arms * s->num_rates, count = cfg->num_arms * s->num_rates;
+    const struct task_options to = { .train_size = cfg->train_size, .validation_size = cfg->validation_size, .test_size = cfg->test_size,
+                                     .seed = cfg->c.seed + trial };
+    const struct inputs_options io = { cfg->max_len, cfg->image_size };
+    struct task *task = NULL;
+    struct inputs *inputs = NULL;
+    const unsigned splits = 1u << TASK_TRAIN | 1u << TASK_VALIDATION | (cfg->grid ? 0u : 1u << TASK_TEST);
+    int code = 0, status = task_open(cfg->task, &to, &task, why);
+    if (!status) status = inputs_alloc(s->backbone, task, &io, &inputs, why);
+    if (status) {
+        task_free(task);
+        return cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
+    }
+    status = fill_cache(s, inputs, splits);
+    code = cli_status(&cfg->c, status, "frozen blocks");
+#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg->c.threads)
+    for (size_t u = 0; u < (code ? 0 : count); u++) {
+        const size_t arm = u / s->num_rates, rate = u % s->num_rates;
+        double *row = units_begin(s->work, first + u);
+        if (row) units_end(s->work, first + u, run_unit(s, inputs, trial, &cfg->arms[arm], cfg->grid ? cfg->grid[rate] : cfg->arms[arm].lr, row));
+    }
+    inputs_free(inputs);
+    task_free(task);
+    return code ? code : units_status(s->work);
+}
+
+/* ---- search ---------------------------------------------------------------------------------------------------- */
+
+static int write_search(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    struct table *t = table_open(&cfg->c, NULL, search_columns);
+    if (!t) return EXIT_FAILED;
+    table_note(t, "mean over trials of the last evaluation on the validation set; chosen: highest accuracy, of equals the lowest loss");
+    for (size_t a = 0; a < cfg->num_arms; a++) {
+        size_t best = 0;
+        double accuracy[64], loss[64];
+        for (size_t r = 0; r < s->num_rates; r++) {
+            accuracy[r] = loss[r] = 0.0;
+            for (size_t k = 0; k < cfg->num_trials; k++) {
+                accuracy[r] += unit_row(s, k, a, r)[VAL_ACC] / (double)cfg->num_trials;
+                loss[r] += unit_row(s, k, a, r)[VAL_LOSS] / (double)cfg->num_trials;
+            }
+            if (accuracy[r] > accuracy[best] + 1e-12 || (fabs(accuracy[r] - accuracy[best]) <= 1e-12 && loss[r] < loss[best])) best = r;
+        }
+        for (size_t r = 0; r < s->num_rates; r++) {
+            table_text(t, cfg->backbone);
+            table_text(t, cfg->task);
+            table_text(t, cfg->arms[a].text);
+            table_num(t, cfg->grid[r]);
+            table_int(t, cfg->num_trials);
+            table_num(t, accuracy[r]);
+            table_num(t, loss[r]);
+            table_int(t, r == best);
+            table_end_row(t);
+        }
+    }
+    return table_close(t, 0);
+}
+
+/* ---- results ------------------------------------------------------------------------------------------------------ */
+
+static double over_trials(const struct study *s, size_t arm, int which, double level, struct interval *out)
+{
+    double x[1000];
+    for (size_t k = 0; k < s->cfg->num_trials; k++) x[k] = unit_row(s, k, arm, 0)[which];
+    struct interval mean = { NAN, NAN, NAN, 0 };
+    stats_mean(x, s->cfg->num_trials, level, &mean);
+    if (out) *out = mean;
+    return mean.value;
+}
+
+/* Steps (or seconds) at which the training loss first falls below half of ln(classes), between the rows of the curve; the
+ * end when it never does. */
+static double to_half(const struct study *s, size_t trial, size_t arm, int which)
+{
+    const double *row = unit_row(s, trial, arm, 0), *before = NULL, *last = NULL, target = 0.5 * log(s->cfg->arms[0].classes);
+    for (size_t i = 0; i < NUM_POINTS + 2; i++) {
+        const double *p = row + CURVE_AT + i * POINT_WIDTH;
+        if (!isfinite(p[POINT_STEP])) break;
+        last = p;
+        if (!isfinite(p[POINT_TRAIN])) continue;
+        if (p[POINT_TRAIN] <= target) {
+            if (!before) return p[which];
+            const double part = (before[POINT_TRAIN] - target) / (before[POINT_TRAIN] - p[POINT_TRAIN]);
+            return before[which] + part * (p[which] - before[which]);
+        }
+        before = p;
+    }
+    return last ? last[which] : NAN;
+}
+
+/* Two-sided sign test over test examples (of all trials) on which two arms differ: exact binomial. */
+static double example_p(const struct study *s, size_t a, size_t b)
+{
+    double wins = 0.0, losses = 0.0;
+    for (size_t k = 0; k < s->cfg->num_trials; k++)
+        for (size_t i = 0; i < (s->test_count + BITS - 1) / BITS; i++) {
+            const uint32_t x = (uint32_t)unit_row(s, k, a, 0)[CORRECT_AT + i], y = (uint32_t)unit_row(s, k, b, 0)[CORRECT_AT + i];
+            wins += __builtin_popcount(x & ~y);
+            losses += __builtin_popcount(y & ~x);
+        }
+    const double n = wins + losses, z = n > 0.0 ? fmax(fabs(wins - losses) - 1.0, 0.0) / sqrt(n) : 0.0;
+    return erfc(z / sqrt(2.0));
+}
+
+static int write_rows(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    struct table *t = table_open(&cfg->c, NULL, columns);
+    if (!t) return EXIT_FAILED;
+    table_note(t, "backbone=%s task=%s train_size=%zu epochs=%zu batch=%zu head_lr=%g layers=%d-%d test_count=%zu; one thread a training", cfg->backbone, cfg->task,
+               cfg->train_size, cfg->epochs, cfg->batch, cfg->head_lr, cfg->first_layer, cfg->last_layer, s->test_count);
+    for (size_t k = 0; k < cfg->num_trials; k++)
+        for (size_t a = 0; a < cfg->num_arms; a++) {
+            const double *row = unit_row(s, k, a, 0);
+            table_int(t, k);
+            table_text(t, cfg->arms[a].text);
+            table_text(t, adapter_method_name(cfg->arms[a].options.method));
+            table_num(t, cfg->arms[a].lr);
+            for (int w = TEST_ACC; w <= STEP_TIME; w++) table_num(t, row[w]);
+            table_end_row(t);
+        }
+    return table_close(t, 0);
+}
+
+static char *side_path(const struct config *cfg, const char *which)
+{
+    const char *dot = strrchr(cfg->c.out, '.');
+    const int stem = dot ? (int)(dot - cfg->c.out) : (int)strlen(cfg->c.out);
+    return cli_text("%.*s_%s.csv", stem, cfg->c.out, which);
+}
+
+static int write_summary(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    char *path = side_path(cfg, "summary");
+    struct table *t = path ? table_open(&cfg->c, path, summary_columns) : NULL;
+    if (t) table_note(t, "over %zu trials; ci: 95%% Student t; steps_to_half: to a training loss of ln(classes)/2; example_p_vs_first: sign test over test "
+                         "examples against the first arm", cfg->num_trials);
+    for (size_t a = 0; t && a < cfg->num_arms; a++) {
+        struct interval accuracy;
+        double sum = 0.0, steps = 0.0;
+        over_trials(s, a, TEST_ACC, 0.95, &accuracy);
+        for (size_t k = 0; k < cfg->num_trials; k++) {
+            sum += pow(unit_row(s, k, a, 0)[TEST_ACC] - accuracy.value, 2.0);
+            steps += to_half(s, k, a, POINT_STEP) / (double)cfg->num_trials;
+        }
+        table_text(t, cfg->arms[a].text);
+        table_num(t, unit_row(s, 0, a, 0)[ADAPTER_PARAMS]);
+        table_num(t, unit_row(s, 0, a, 0)[HEAD_PARAMS]);
+        table_num(t, cfg->arms[a].lr);
+        table_num(t, accuracy.value);
+        table_num(t, sqrt(sum / (double)(cfg->num_trials - (cfg->num_trials > 1))));
+        table_num(t, accuracy.lo);
+        table_num(t, accuracy.hi);
+        table_num(t, over_trials(s, a, TEST_LOSS, 0.95, NULL));
+        table_num(t, over_trials(s, a, VAL_ACC, 0.95, NULL));
+        table_num(t, over_trials(s, a, STEP_TIME, 0.95, NULL));
+        table_num(t, steps);
+        table_num(t, example_p(s, a, 0));
+        table_end_row(t);
+    }
+    const int code = table_close(t, 0);
+    free(path);
+    return code;
+}
+
+static int write_curves(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    char *path = side_path(cfg, "curves");
+    struct table *t = path ? table_open(&cfg->c, path, curve_columns) : NULL;
+    for (size_t a = 0; t && a < cfg->num_arms; a++)
+        for (size_t i = 0; i < NUM_POINTS + 2; i++) {
+            double mean[POINT_WIDTH] = { 0 };
+            for (size_t k = 0; k < cfg->num_trials; k++)
+                for (int w = 0; w < POINT_WIDTH; w++) mean[w] += unit_row(s, k, a, 0)[CURVE_AT + i * POINT_WIDTH + (size_t)w] / (double)cfg->num_trials;
+            if (!isfinite(mean[POINT_STEP])) continue;
+            table_text(t, cfg->arms[a].text);
+            for (int w = 0; w < POINT_WIDTH; w++) table_num(t, mean[w]);
+            table_end_row(t);
+        }
+    const int code = table_close(t, 0);
+    free(path);
+    return code;
+}
+
+/* ---- decisions ---------------------------------------------------------------------------------------------------------- */
+
+static int arm_index(const struct config *cfg, const char *text)
+{
+    for (size_t a = 0; a < cfg->num_arms; a++)
+        if (!strcmp(cfg->arms[a].text, text)) return (int)a;
+    return -1;
+}
+
+/* Slope of test accuracy in ln(prefix_len) over the arms of a method, within a trial. */
+static double slope_of(const struct study *s, size_t trial, enum adapter_method method)
+{
+    double x[MAX_ARMS], y[MAX_ARMS], c0, c1, cov00, cov01, cov11, sum;
+    size_t n = 0;
+    for (size_t a = 0; a < s->cfg->num_arms; a++)
+        if (s->cfg->arms[a].options.method == method) {
+            x[n] = log((double)s->cfg->arms[a].options.prefix_len);
+            y[n++] = unit_row(s, trial, a, 0)[TEST_ACC];
+        }
+    if (n < 3) return NAN;
+    gsl_fit_linear(x, 1, y, 1, n, &c0, &c1, &cov00, &cov01, &cov11, &sum);
+    return c1;
+}
+
+/* "CLAIM/row:KIND:ARM~ARM": the number of each trial, and its interval. */
+static int decide(const struct study *s, struct verdicts *v, char *word)
+{
+    const struct config *cfg = s->cfg;
+    char *claim = strsep(&word, "/"), *row = strsep(&word, ":"), *kind = strsep(&word, ":"), *second = word ? strchr(word, '~') : NULL;
+    if (second) *second++ = '\0';
+    if (!claim || !row || !kind || !word) return cli_fail(&cfg->c, EXIT_USAGE, "--decide: not CLAIM/row:KIND:ARM[~ARM]");
+    const int a = arm_index(cfg, word), b = second ? arm_index(cfg, second) : -1;
+    enum adapter_method method = ADAPTER_PTUNING;
+    const bool slope = !strcmp(kind, "slope");
+    if (slope ? adapter_method_parse(word, &method) != 0 : a < 0 || b < 0) return cli_fail(&cfg->c, EXIT_USAGE, "--decide: %s/%s names no arm", claim, row);
+    double x[1000];
+    for (size_t k = 0; k < cfg->num_trials; k++) {
+        if (slope) x[k] = slope_of(s, k, method);
+        else if (!strcmp(kind, "accuracy")) x[k] = unit_row(s, k, (size_t)a, 0)[TEST_ACC] - unit_row(s, k, (size_t)b, 0)[TEST_ACC];
+        else if (!strcmp(kind, "loss")) x[k] = unit_row(s, k, (size_t)a, 0)[TEST_LOSS] - unit_row(s, k, (size_t)b, 0)[TEST_LOSS];
+        else if (!strcmp(kind, "steps")) x[k] = to_half(s, k, (size_t)a, POINT_STEP) / to_half(s, k, (size_t)b, POINT_STEP);
+        else if (!strcmp(kind, "seconds")) x[k] = unit_row(s, k, (size_t)a, 0)[STEP_TIME] / unit_row(s, k, (size_t)b, 0)[STEP_TIME];
+        else return cli_fail(&cfg->c, EXIT_USAGE, "--decide: %s is not accuracy, loss, steps, seconds or slope", kind);
+    }
+    struct interval mean = { NAN, NAN, NAN, cfg->num_trials };
+    stats_mean(x, cfg->num_trials, 0.999, &mean);
+    verdicts_add(v, claim, row, mean);
+    return 0;
+}
+
+static int write_results(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    char stem[256];
+    cli_stem(&cfg->c, stem, sizeof stem);
+    int code = write_summary(s);
+    if (!code) code = write_curves(s);
+    struct verdicts *v = verdicts_open(&cfg->c, stem);
+    char *list = strdup(cfg->decide ? cfg->decide : "");
+    if (!list) code = cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+    for (char *rest = list, *word; !code && list && (word = strsep(&rest, ","));)
+        if (*word) code = decide(s, v, word);
+    free(list);
+    code = verdicts_close(v, code);
+    return code ? code : write_rows(s);
+}
+
+/* ---- start ----------------------------------------------------------------------------------------------------------------- */
+
+static int open_task_once(struct study *s)
+{
+    struct config *cfg = s->cfg;
+    char line[512];
+    const struct task_options to = { .train_size = cfg->train_size, .validation_size = cfg->validation_size, .test_size = cfg->test_size, .seed = cfg->c.seed };
+    struct task *task;
+    const int status = task_open(cfg->task, &to, &task, (struct reason){ line, sizeof line });
+    if (status) return cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
+    s->test_count = task->sets[TASK_TEST].count;
+    for (size_t a = 0; a < cfg->num_arms; a++) cfg->arms[a].classes = (double)task->num_classes;
+    task_free(task);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static char default_arms[] = "full,head,lora,ptuning,tied-prefix,ntk,prefix-plus";
+    static struct config cfg = { .backbone = "vit-fashion", .task = "shapes", .arm_list = default_arms, .num_trials = 5, .epochs = 5, .batch = 16,
+                                 .train_size = 1000, .validation_size = 300, .head_lr = 3e-3, .first_layer = -1, .last_layer = -1 };
+    char line[512];
+    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    struct study s = { .cfg = &cfg, .num_rates = cfg.grid ? cfg.grid_size : 1 };
+    if (!cfg.grid && !cfg.rates) return cli_fail(&cfg.c, EXIT_USAGE, "--rates: required without --search");
+    int code = cfg.rates ? arms_read_rates(&cfg.c, cfg.rates, cfg.backbone, cfg.task, cfg.arms, cfg.num_arms) : 0;
+    if (code) return code;
+    int status = backbone_open(cfg.backbone, &s.backbone, (struct reason){ line, sizeof line });
+    if (status) return cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", cfg.backbone, line);
+    if (!(code = open_task_once(&s))) {
+        s.width = CORRECT_AT + (s.test_count + BITS - 1) / BITS;
+        char *identity = cli_text("%s %s %zu %zu %zu %zu %zu %zu %zu %zu %d %d %.17g %zu |", cfg.backbone, cfg.task, cfg.num_trials, cfg.epochs, cfg.batch,
+                                  cfg.train_size, cfg.validation_size, cfg.test_size, cfg.image_size, cfg.max_len, cfg.first_layer, cfg.last_layer, cfg.head_lr,
+                                  s.num_rates);
+        for (size_t a = 0; a < cfg.num_arms && identity; a++) {
+            char *longer = cli_text("%s %s %.17g", identity, cfg.arms[a].text, cfg.grid ? cfg.grid[a % cfg.grid_size] : cfg.arms[a].lr);
+            free(identity);
+            identity = longer;
+        }
+        s.work = identity ? units_open(&cfg.c, identity, "trainings", cfg.num_trials * cfg.num_arms * s.num_rates, s.width) : NULL;
+        free(identity);
+        code = s.work ? 0 : EXIT_FAILED;
+        for (size_t k = 0; k < cfg.num_trials && !code; k++) code = run_trial(&s, k);
+        if (!code) code = cfg.grid ? write_search(&s) : write_results(&s);
+        code = units_close(s.work, code);
+    }
+    backbone_free(s.backbone);
+    return code;
+}
