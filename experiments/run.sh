@@ -24,16 +24,24 @@ table=$results/$stem.csv key_file=$results/$stem.key verdicts=$results/verdicts.
 ledger=paper_notes.md
 mkdir -p "$results" || exit 1
 
-# The sets the options name, as "--dataset NAME" or "--dataset=NAME", and so for --backbone.
+# The sets of data/pins that the options need: they name them as "--dataset NAME" or "--dataset=NAME", and so for --backbone
+# and --task. Some need none, some are parts of a set.
 datasets=
+need() {
+    case $1 in
+    synthetic | shapes | vit-fashion) ;;
+    sent3-* | emoji9-*) datasets="$datasets ${1%%-*}" ;;
+    super-*) datasets="$datasets wordnet" ;;
+    *) datasets="$datasets $1" ;;
+    esac
+}
 previous=
 for word in "$@"; do
-    case $word in --dataset=* | --backbone=*) datasets="$datasets ${word#*=}" ;; esac
-    case $previous in --dataset | --backbone) datasets="$datasets $word" ;; esac
+    case $word in --dataset=* | --backbone=* | --task=*) need "${word#*=}" ;; esac
+    case $previous in --dataset | --backbone | --task) need "$word" ;; esac
     previous=$word
 done
 for dataset in $datasets; do
-    [ "$dataset" != synthetic ] || continue
     if ! data/fetch.sh --check "$dataset"; then
         reason="its data set $dataset is not in the cache (make data)"
         echo "$stem: left out, $reason" >&2

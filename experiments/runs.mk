@@ -30,6 +30,19 @@ RUNS        += training_dynamics training_contraction training_laziness kernel_p
 PROG_prefix_scaling_mnist := prefix_scaling
 NEEDS_MNIST += prefix_scaling_mnist
 
+# Methods of fine-tuning.
+RUNS        += method_benchmark_mnist method_benchmark_prefix_len method_benchmark_sent3 method_benchmark_super_verb
+PROG_method_benchmark_mnist      := method_benchmark
+PROG_method_benchmark_prefix_len := method_benchmark
+PROG_method_benchmark_sent3      := method_benchmark
+PROG_method_benchmark_super_verb := method_benchmark
+NEEDS_method_benchmark_mnist      := mnist
+NEEDS_method_benchmark_prefix_len := mnist
+NEEDS_method_benchmark_sent3      := minilm sent3
+NEEDS_method_benchmark_super_verb := minilm wordnet
+RUNS        += task_baselines
+NEEDS_task_baselines := mnist minilm sent3 wordnet
+
 # Prompts of a language model.
 RUNS        += long_prompt
 NEEDS_long_prompt := boolq smollm2-135m

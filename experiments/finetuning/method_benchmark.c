@@ -24,7 +24,7 @@ static const char summary_columns[] =
     "steps_to_half,example_p_vs_first";
 static const char curve_columns[] = "arm,step,time_s,train_loss,val_loss,val_accuracy";
 
-enum { NUM_POINTS = 10, BITS = 32, MAX_ARMS = 64 };
+enum { NUM_POINTS = 8, BITS = 32, MAX_ARMS = 64 };
 
 /* What a unit leaves: scalars, the curve, and which test examples were right (32 a number). */
 enum { TEST_ACC, TEST_LOSS, VAL_ACC, VAL_LOSS, TRAIN_LOSS, ADAPTER_PARAMS, HEAD_PARAMS, STEPS, STEP_TIME, FAILED, NUM_SCALARS };
@@ -62,7 +62,7 @@ static const struct argp_option options[] = {
     { "image-size", KEY_IMAGE_SIZE, "N", 0, "pixels a side (default the backbone's, or seven patches)", 2 },
     { "max-len", KEY_MAX_LEN, "N", 0, "tokens at most (default 128)", 2 },
     { "layers", KEY_LAYERS, "A-B", 0, "blocks that any method may change (default all)", 2 },
-    { "head-lr", KEY_HEAD_LR, "X", 0, "learning rate of the classifier in all arms but head, whose own is the searched one (default 0.003)", 2 },
+    { "head-lr", KEY_HEAD_LR, "X", 0, "learning rate of the classifier in all arms but head, whose own is the searched one (default 0.01)", 2 },
     { "decide", KEY_DECIDE, "LIST", 0, "CLAIM/row:KIND:ARM~ARM, KIND accuracy or loss (differences), steps or seconds (ratios), or CLAIM/row:slope:METHOD: "
                                        "accuracy by ln(prefix_len) (default none)", 3 },
     { 0 }
@@ -529,7 +529,7 @@ int main(int argc, char **argv)
 {
     static char default_arms[] = "full,head,lora,ptuning,tied-prefix,ntk,prefix-plus";
     static struct config cfg = { .backbone = "vit-fashion", .task = "shapes", .arm_list = default_arms, .num_trials = 5, .epochs = 5, .batch = 16,
-                                 .train_size = 1000, .validation_size = 300, .head_lr = 3e-3, .first_layer = -1, .last_layer = -1 };
+                                 .train_size = 1000, .validation_size = 300, .head_lr = 1e-2, .first_layer = -1, .last_layer = -1 };
     char line[512];
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     struct study s = { .cfg = &cfg, .num_rates = cfg.grid ? cfg.grid_size : 1 };
