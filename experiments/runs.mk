@@ -40,6 +40,10 @@ NEEDS_method_benchmark_mnist      := mnist
 NEEDS_method_benchmark_prefix_len := mnist
 NEEDS_method_benchmark_sent3      := minilm sent3
 NEEDS_method_benchmark_super_verb := minilm wordnet
+RUNS        += pretrained_layer_kernel pretrained_layer_kernel_dinov2
+PROG_pretrained_layer_kernel_dinov2  := pretrained_layer_kernel
+NEEDS_pretrained_layer_kernel        := minilm sent3
+NEEDS_pretrained_layer_kernel_dinov2 := dinov2-s14 emoji9
 RUNS        += task_baselines
 NEEDS_task_baselines := mnist minilm sent3 wordnet
 
