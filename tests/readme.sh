@@ -24,6 +24,9 @@ block() {
 block "The programs" sh > commands.sh
 [ -s commands.sh ] || { echo "readme: no commands in the section on programs" >&2; exit 1; }
 sh -eu commands.sh
+block "Fine-tuning" sh > finetuning.sh
+[ -s finetuning.sh ] || { echo "readme: no commands in the section on fine-tuning" >&2; exit 1; }
+sh -eu finetuning.sh > finetuning.log 2>&1 || { cat finetuning.log >&2; exit 1; }
 echo "readme: the commands run"
 
 block "The library" c > example.c
