@@ -123,7 +123,7 @@ static void test_full_disk_and_limits(void **state)
 static void test_little_address_space(void **state)
 {
     run(state, "for kib in 60000 100000 150000 200000 250000; do\n"
-               "  (ulimit -v $kib; exec timeout 20 $bin/ntk_predict --inputs x.csv --targets y.csv --at x.csv --threads 1 --out F.npy) 2> err; code=$?\n"
+               "  (ulimit -v $kib; exec timeout 100 $bin/ntk_predict --inputs x.csv --targets y.csv --at x.csv --threads 1 --out F.npy) 2> err; code=$?\n"
                "  [ $code -ne 124 ] || fail \"endless at $kib\"\n"
                "  [ $code -eq 0 ] || [ $code -eq 127 ] || { [ $code -eq 1 ] && [ $(wc -l < err) -eq 1 ]; } || fail \"exit $code at $kib: $(cat err)\"\n"
                "done");
@@ -177,7 +177,7 @@ static void test_predictor_far_from_the_sphere(void **state)
 /* Interrupted, then run again with one more output, and on another instruction set. */
 static void test_resumed_otherwise(void **state)
 {
-    run(state, "run=\"$bin/training_dynamics --num-samples 8 --dim 4 --prefix-len 1000,3000 --num-steps 20000 --threads 1 --quiet\"\n"
+    run(state, "run=\"$bin/training_dynamics --num-samples 8 --dim 4 --prefix-len 1000,3000 --num-steps 3000 --threads 1 --quiet\"\n"
                "interrupt() { PREFIX_NTK_ISA=$1 $run --out $2 & pid=$!\n"
                "  for i in $(seq 500); do grep -aq '3000 0' $2.state 2> /dev/null && break; kill -0 $pid 2> /dev/null || break; sleep 0.02; done\n"
                "  kill -TERM $pid 2> /dev/null; wait $pid; [ $? -eq 143 ] || exit 77; }\n"
@@ -190,7 +190,7 @@ static void test_resumed_otherwise(void **state)
 static void test_ignored_signals(void **state)
 {
     run(state, "for s in INT HUP TERM; do\n"
-               "  (trap '' $s; exec $bin/training_dynamics --num-samples 8 --dim 4 --prefix-len 3000 --num-steps 6000 --threads 1 --quiet --out $s.csv) & pid=$!\n"
+               "  (trap '' $s; exec $bin/training_dynamics --num-samples 8 --dim 4 --prefix-len 2000 --num-steps 1500 --threads 1 --quiet --out $s.csv) & pid=$!\n"
                "  sleep 0.2; kill -$s $pid 2> /dev/null; wait $pid; code=$?; [ $code -eq 0 ] && [ -s $s.csv ] || fail \"SIG$s: exit $code\"; done");
 }
 
