@@ -379,7 +379,9 @@ enum { MAX_PLAN_ROWS = 1 << 28, LARGE_PAGE = 1 << 21 };
 size_t model_bytes(const struct model *m, size_t max_rows, size_t max_seqs, size_t max_len, int training,
                    int num_threads)
 {
-    if (max_rows > MAX_PLAN_ROWS || max_seqs > max_rows || max_len > max_rows) return SIZE_MAX;
+    if (max_rows > MAX_PLAN_ROWS) return SIZE_MAX;
+    if (max_seqs > max_rows) max_seqs = max_rows;
+    if (max_len > max_rows) max_len = max_rows;
     struct model copy = *m;
     struct arena arena = { NULL, 0 };
     set_plan(&copy.encoder, max_rows, max_seqs, max_len, training, num_threads);
