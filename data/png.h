@@ -7,10 +7,11 @@
 
 struct png_rgb { size_t width, height; unsigned char *data; };      /* (height, width, 3) */
 
-enum { PNG_MAX_PIXELS = 1 << 28 };
+enum { PNG_MAX_PIXELS = 1 << 26 };
 
-/* Reads `path` whatever its colour type, transparent parts over white. GSL_EFAILED cannot be read, GSL_EINVAL not a PNG or
- * damaged, GSL_ERANGE more than PNG_MAX_PIXELS, GSL_ENOMEM. */
+/* Reads `path` whatever its colour type and depth, colours as they are (no gamma), transparent parts over white; the
+ * caller frees out->data. The whole file is checked, to the last byte. GSL_EFAILED cannot be opened, REASON_SYSTEM the
+ * system failed, GSL_EINVAL not a PNG or damaged, GSL_ERANGE more than PNG_MAX_PIXELS, GSL_ENOMEM; one line in *why. */
 int png_read_rgb(const char *path, struct png_rgb *out, struct reason why);
 
 #endif
