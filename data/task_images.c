@@ -19,7 +19,7 @@ enum { PATH_ROOM = PATH_MAX + 64 };
 
 static int add_image(struct examples *e, const unsigned char *pixels, size_t size, int32_t label, enum task_split split)
 {
-    struct example x = { .split = split, .label = label, .image = malloc(size) };
+    struct example x = { .split = split, .label = label, .image = malloc(size), .hash = hash_bytes(HASH_START, pixels, size) };
     if (!x.image) return GSL_ENOMEM;
     memcpy(x.image, pixels, size);
     return examples_add(e, x);
@@ -149,6 +149,8 @@ int task_source_emoji(const char *name, const struct task_options *options, stru
         free(sheet.data);
     }
     json_decref(json);
+    /* Some code points share one picture. */
+    if (!status && examples_drop_repeats(e, &task->num_dropped)) status = refuse(why, GSL_ENOMEM, "out of memory");
     return status;
 }
 

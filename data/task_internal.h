@@ -20,7 +20,7 @@ void examples_free(struct examples *e);
 /* FNV-1a of a string, of both texts of a pair. */
 uint64_t task_hash_text(const char *text, const char *text2);
 
-/* Drops every example whose text was there before; returns how many. 0 also when memory is short (the status says). */
+/* Drops every example whose text or picture (by `hash`) was there before; adds how many to *dropped. GSL_ENOMEM. */
 int examples_drop_repeats(struct examples *e, size_t *dropped);
 
 /* The split of a hash: tests of 100 go to the test set, the next `validations` to the validation set. */

@@ -322,7 +322,8 @@ static int balance(struct examples *e, size_t *dropped)
     size_t kept = 0;
     for (int split = 0; split < NUM_TASK_SPLITS; split++) {
         size_t counts[2] = { 0, 0 }, n = 0;
-        for (size_t i = 0; i < e->count; i++) counts[e->list[i].label] += e->list[i].split == (enum task_split)split;
+        for (size_t i = 0; i < e->count; i++)
+            if (e->list[i].split == (enum task_split)split) counts[e->list[i].label]++;
         const int more = counts[1] > counts[0];
         for (size_t i = 0; i < e->count; i++)
             if (e->list[i].split == (enum task_split)split && e->list[i].label == more) order[n++] = (struct choice){ e->list[i].hash, i, 0 };

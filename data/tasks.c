@@ -101,8 +101,10 @@ static int by_key(const void *a, const void *b)
     return x->index < y->index ? -1 : x->index > y->index;
 }
 
-static bool same_text(const struct example *x, const struct example *y)
+/* Of two examples with equal hashes; pictures are taken for equal then. */
+static bool is_same(const struct example *x, const struct example *y)
 {
+    if (!x->text || !y->text) return !x->text && !y->text;
     return !strcmp(x->text, y->text) && !x->text2 == !y->text2 && (!x->text2 || !strcmp(x->text2, y->text2));
 }
 
@@ -116,7 +118,8 @@ int examples_drop_repeats(struct examples *e, size_t *dropped)
         for (size_t i = 0; i < e->count; i++) order[i] = (struct ordered){ e->list[i].hash, i };
         qsort(order, e->count, sizeof *order, by_key);
         for (size_t i = 1; i < e->count; i++)
-            if (order[i].key == order[i - 1].key && same_text(&e->list[order[i].index], &e->list[order[i - 1].index])) repeats[order[i].index] = true;
+            if (order[i].key == order[i - 1].key && is_same(&e->list[order[i].index], &e->list[order[i - 1].index]))
+                repeats[order[i].index] = true;
         for (size_t i = 0; i < e->count; i++) {
             if (repeats[i]) example_free(&e->list[i]);
             else e->list[kept++] = e->list[i];
