@@ -87,7 +87,7 @@ int task_source_brown(const char *name, const struct task_options *options, stru
     snprintf(path, sizeof path, "%s/package/cats.txt", folder);
     if (access(path, F_OK)) return refuse(why, GSL_EFAILED, "brown15 is not in the cache (data/fetch.sh brown15 fetches it)");
     FILE *list = input_file_open(path, &bytes, cause, sizeof cause);
-    if (!list) return refuse(why, GSL_EFAILED, "cats.txt: %s", cause);
+    if (!list) return refuse(why, input_file_status(errno), "cats.txt: %s", cause);
     task->modality = TASK_TEXT;
     int status = task_set_classes(task, genres) ? refuse(why, GSL_ENOMEM, "out of memory") : GSL_SUCCESS;
     while (!status && fscanf(list, "%31s %31s", document, genre) == 2) {
@@ -99,11 +99,11 @@ int task_source_brown(const char *name, const struct task_options *options, stru
         snprintf(path, sizeof path, "%s/package/%s", folder, document);
         FILE *file = input_file_open(path, &bytes, cause, sizeof cause);
         if (!file) {
-            status = refuse(why, GSL_EFAILED, "%s: %s", document, cause);
+            status = refuse(why, input_file_status(errno), "%s: %s", document, cause);
             break;
         }
         if ((status = read_document(file, g, split_of_document(seen[g]++), e))) refuse(why, status, "out of memory");
-        else if (ferror(file)) status = refuse(why, GSL_EFAILED, "%s: %s", document, strerror(errno));
+        else if (ferror(file)) status = refuse(why, REASON_SYSTEM, "%s: %s", document, strerror(errno));
         fclose(file);
     }
     fclose(list);

@@ -134,7 +134,7 @@ static int read_boolq(const char *file_name, struct keys *official, struct task 
     }
     if (status == GSL_ENOMEM) refuse(why, status, "out of memory");
     else if (status) refuse(why, status, "%s: line %zu is no question", file_name, number);
-    else if (ferror(file)) status = refuse(why, GSL_EFAILED, "%s: %s", file_name, strerror(errno));
+    else if (ferror(file)) status = refuse(why, REASON_SYSTEM, "%s: %s", file_name, strerror(errno));
     free(line);
     fclose(file);
     return status;
@@ -356,7 +356,7 @@ static int read_part(int part, struct uses *uses, struct reason why)
     while (!status && getline(&line, &room, file) > 0)
         if (*line != ' ') status = read_uses(line, part, synset++, uses);
     if (status) refuse(why, status, "out of memory");
-    else if (ferror(file)) status = refuse(why, GSL_EFAILED, "%s: %s", name, strerror(errno));
+    else if (ferror(file)) status = refuse(why, REASON_SYSTEM, "%s: %s", name, strerror(errno));
     free(line);
     fclose(file);
     return status;

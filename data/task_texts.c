@@ -93,7 +93,7 @@ int task_source_wordnet(const char *name, const struct task_options *options, st
     snprintf(path, sizeof path, "%s/data.%s", folder, verbs ? "verb" : "noun");
     if (access(path, F_OK)) return refuse(why, GSL_EFAILED, "wordnet is not in the cache (data/fetch.sh wordnet fetches it)");
     FILE *file = input_file_open(path, &bytes, why.text, why.size);
-    if (!file) return GSL_EFAILED;
+    if (!file) return input_file_status(errno);
     task->modality = TASK_TEXT;
     int status = task_set_classes(task, verbs ? verb_classes : noun_classes);
     char *line = NULL;
@@ -110,7 +110,7 @@ int task_source_wordnet(const char *name, const struct task_options *options, st
         }
         status = add_text(e, gloss, (int32_t)(lexicographer - first), task_split_of(task_hash_text(gloss, NULL), 20, 10));
     }
-    if (!status && ferror(file)) status = refuse(why, GSL_EFAILED, "data.%s: %s", verbs ? "verb" : "noun", strerror(errno));
+    if (!status && ferror(file)) status = refuse(why, REASON_SYSTEM, "data.%s: %s", verbs ? "verb" : "noun", strerror(errno));
     else if (status) refuse(why, status, "out of memory");
     free(line);
     fclose(file);
@@ -154,11 +154,10 @@ static int read_text(const char *path, char **text, struct reason why)
 {
     uint64_t bytes;
     FILE *file = input_file_open(path, &bytes, why.text, why.size);
-    if (!file) return GSL_EFAILED;
+    if (!file) return input_file_status(errno);
     *text = bytes < (uint64_t)1 << 40 ? malloc((size_t)bytes + 1) : NULL;
     int status = *text ? GSL_SUCCESS : refuse(why, GSL_ENOMEM, "out of memory");
-    if (!status && fread(*text, 1, (size_t)bytes, file) != bytes)
-        status = ferror(file) ? refuse(why, GSL_EFAILED, "%s", strerror(errno)) : refuse(why, GSL_EINVAL, "truncated");
+    if (!status) status = input_file_read(file, *text, (size_t)bytes, "truncated", why);
     if (!status) (*text)[bytes] = '\0';
     if (!status && memchr(*text, 0, (size_t)bytes)) status = refuse(why, GSL_EINVAL, "not a text file (a zero byte)");
     fclose(file);

@@ -224,7 +224,7 @@ struct run {
 
 static int fail_data(const struct config *cfg, int status, const char *what, const char *line)
 {
-    return cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s%s%s", what, *what ? ": " : "", line);
+    return cli_fail(&cfg->c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s%s%s", what, *what ? ": " : "", line);
 }
 
 /* Hash of the program, the weights, the examples and the options. */

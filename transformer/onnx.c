@@ -141,12 +141,11 @@ int onnx_read(const char *path, struct tensors **out, struct reason why)
 {
     uint64_t size;
     FILE *file = input_file_open(path, &size, why.text, why.size);
-    if (!file) return GSL_EFAILED;
+    if (!file) return input_file_status(errno);
     unsigned char *bytes = size < SIZE_MAX ? malloc((size_t)size + 1) : NULL;
     struct tensors *tensors = calloc(1, sizeof *tensors);
     int status = bytes && tensors ? GSL_SUCCESS : refuse(why, GSL_ENOMEM, "out of memory");
-    if (!status && fread(bytes, 1, (size_t)size, file) != size)
-        status = ferror(file) ? refuse(why, GSL_EFAILED, "%s", strerror(errno)) : refuse(why, GSL_EINVAL, "truncated");
+    if (!status) status = input_file_read(file, bytes, (size_t)size, "truncated", why);
     if (!status) status = read_model((struct span){ bytes, bytes + size }, tensors, why);
     fclose(file);
     free(bytes);

@@ -4,8 +4,9 @@
 #define TRANSFORMER_ONNX_H
 #include "transformer/tensors.h"
 
-/* float32 initialisers with raw data; those of other types or without are left aside. GSL_EFAILED cannot be read,
- * GSL_EINVAL malformed or of more than four dimensions, GSL_EDOM a number is not finite, GSL_ENOMEM; one line in *why. */
+/* float32 initialisers with raw data; those of other types or without are left aside. GSL_EFAILED cannot be opened,
+ * REASON_SYSTEM the system failed, GSL_EINVAL malformed or of more than four dimensions, GSL_EDOM a number is not
+ * finite, GSL_ENOMEM; one line in *why. */
 int onnx_read(const char *path, struct tensors **out, struct reason why);
 
 #endif

@@ -80,12 +80,12 @@ static int read_data(FILE *file, uint64_t offset, uint64_t size, enum dtype dtyp
 {
     t->data = malloc(size ? (size_t)size * sizeof *t->data : 1);
     if (!t->data) return refuse(why, GSL_ENOMEM, "out of memory");
-    if (fseeko(file, (off_t)offset, SEEK_SET)) return refuse(why, GSL_EFAILED, "%s", strerror(errno));
+    if (fseeko(file, (off_t)offset, SEEK_SET)) return refuse(why, REASON_SYSTEM, "%s", strerror(errno));
     const size_t width = dtype == DTYPE_F32 ? 4 : 2;
     /* Halves are read into the upper end of the array and widened from the front. */
     unsigned char *bytes = (unsigned char *)t->data + (size_t)size * (4 - width);
-    if (fread(bytes, width, (size_t)size, file) != size)
-        return ferror(file) ? refuse(why, GSL_EFAILED, "%s", strerror(errno)) : refuse(why, GSL_EINVAL, "tensor %.80s: truncated", t->name);
+    const int status = input_file_read(file, bytes, (size_t)size * width, "truncated", why);
+    if (status) return status;
     for (size_t i = 0; i < size; i++) {
         if (dtype != DTYPE_F32) {
             uint16_t h;
@@ -207,7 +207,7 @@ int tensors_read(const char *path, struct tensors **out, struct reason why)
 {
     uint64_t bytes, start = 0;
     FILE *file = input_file_open(path, &bytes, why.text, why.size);
-    if (!file) return GSL_EFAILED;
+    if (!file) return input_file_status(errno);
     json_t *header = NULL;
     struct tensors *tensors = calloc(1, sizeof *tensors);
     int status = tensors ? read_header(file, bytes, &header, &start, why) : refuse(why, GSL_ENOMEM, "out of memory");

@@ -15,7 +15,9 @@ struct tensor {
 /* Owns its tensors (may map the file). */
 struct tensors;
 
-/* A .safetensors file: F32, F16, BF16 become float; I64 `position_ids` is skipped. */
+/* A .safetensors file: F32, F16, BF16 become float; I64 `position_ids` is skipped. GSL_EFAILED cannot
+ * be opened, REASON_SYSTEM the system failed, GSL_EINVAL malformed, GSL_EDOM a number is not finite, GSL_ENOMEM; one
+ * line in *why. */
 int tensors_read(const char *path, struct tensors **out, struct reason why);
 const struct tensor *tensors_find(const struct tensors *tensors, const char *name);     /* NULL: none */
 size_t tensors_count(const struct tensors *tensors);

@@ -69,12 +69,11 @@ int wordpiece_open(const char *vocab_path, struct wordpiece **out, struct reason
 {
     uint64_t bytes;
     FILE *file = input_file_open(vocab_path, &bytes, why.text, why.size);
-    if (!file) return GSL_EFAILED;
+    if (!file) return input_file_status(errno);
     struct wordpiece *w = calloc(1, sizeof *w);
     if (w && bytes < (uint64_t)1 << 30) w->storage = malloc((size_t)bytes + 1);
     int status = w && w->storage ? GSL_SUCCESS : refuse(why, GSL_ENOMEM, "out of memory");
-    if (!status && fread(w->storage, 1, (size_t)bytes, file) != bytes)
-        status = ferror(file) ? refuse(why, GSL_EFAILED, "%s", strerror(errno)) : refuse(why, GSL_EINVAL, "truncated");
+    if (!status) status = input_file_read(file, w->storage, (size_t)bytes, "truncated", why);
     fclose(file);
     if (!status) {
         w->storage[bytes] = '\0';

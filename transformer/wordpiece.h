@@ -11,7 +11,8 @@ struct wordpiece;
 
 /* vocab.txt, one token a line. Its specials are [CLS] [SEP] [UNK], or, when it begins with <s>, <s> </s>
  * [UNK] (MPNet).
- * GSL_EFAILED cannot be read, GSL_EINVAL empty, a token twice, no specials, GSL_ENOMEM. */
+ * GSL_EFAILED cannot be opened, REASON_SYSTEM the system failed, GSL_EINVAL empty, a token twice, no specials,
+ * GSL_ENOMEM. */
 int wordpiece_open(const char *vocab_path, struct wordpiece **out, struct reason why);
 void wordpiece_free(struct wordpiece *w);                   /* accepts NULL */
 size_t wordpiece_size(const struct wordpiece *w);
