@@ -295,19 +295,19 @@ static void test_answer(void **state)
 {
     static const char text[] =
         "# Theory\n\n### T2. Kernel\n\n**Source.** read.\n" TABLE_HEAD "| slope-full-random | slope | in [-0.55, -0.45] | | | sweep |\n\n"
-        "### M5. Time\n\n**Source.** read.\n" TABLE_HEAD "| a-as-defined | slope | <= 1.8 | | | sweep |\n\n"
-        "### T8. Loss\n\n**Source.** read.\n" TABLE_HEAD "| steps | steps | in [0.9, 1.1] | | | sweep |\n";
+        "### T14. Longer\n\n**Source.** read.\n" TABLE_HEAD "| heldout-random | slope | <= 0 | | | sweep |\n\n"
+        "### M4. Time\n\n**Source.** read.\n" TABLE_HEAD "| time-ntk-forward | slope | in [-0.05, 0.05] | | | sweep |\n";
     scratch_file(*state, "ledger.md", text);
     put_rows(*state, "T2,slope-full-random,s,\"in [-0.55, -0.45]\",-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n",
-             "M5,a-as-defined,s,<= 1.8,1.99,1.97,2.01,9,contradicted,read,conv,sweep.svg\n", "");
+             "T14,heldout-random,s,<= 0,1.99,1.97,2.01,9,contradicted,read,conv,sweep.svg\n", "");
     const char *folder = scratch_path(*state, "");
     struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures", folder,
                                    "--plots", folder, "--runs", "sweep", "--profile", "default", NULL);
     assert_int_equal(o.code, 0);
     static const char *const wanted[] = {
-        "as the prefix grows? [yes]{.verdict .supported} [−0.4987]{.number}", "in the input length? [no]{.verdict .contradicted} [1.99",
-        "that its kernel predicts? [no run]{.verdict .no-run} ([T8](#T8), steps)", "- **1 confirmed in every row**: [T2](#T2)\n",
-        "- **1 refuted in every row that is decided**: [M5](#M5)\n",
+        "as the prefix grows? [yes]{.verdict .supported} [−0.4987]{.number}", "random signs? [no]{.verdict .contradicted} [1.99",
+        "of the prefix length? [no run]{.verdict .no-run} ([M4](#M4), slope)", "- **1 confirmed in every row**: [T2](#T2)\n",
+        "- **1 refuted in every row that is decided**: [T14](#T14)\n",
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!strstr(o.out, wanted[i])) { print_error("the page lacks: %s\n", wanted[i]); fail(); }

@@ -169,9 +169,9 @@ static const struct question questions[] = {
     { "Does a polynomial map (degree 4) serve on tokens of real images?", "M1", "taylor4-patches" },
     { "Does the error of NTK-Attention fall as the prefix grows?", "E1", "elu1-plug-in" },
     { "Is its time independent of the prefix length?", "M4", "time-ntk-forward" },
-    { "Is its time sub-quadratic in the input length?", "M5", "a-as-defined" },
+    { "Is it as accurate as full fine-tuning, on images?", "E2", "accuracy-vs-full" },
+    { "Is it as accurate as LoRA and P-Tuning V2, on text?", "E3", "accuracy-vs-light" },
     { "Does the kernel of a prefix converge as the prefix grows?", "T2", "slope-full-random" },
-    { "Does training a long prefix take the steps that its kernel predicts?", "T8", "steps" },
     { "Is training an infinitely long prefix kernel regression?", "T13", "mirrored-distance" },
     { "Does a longer prefix generalise better, with the paper's random signs?", "T14", "heldout-random" },
 };

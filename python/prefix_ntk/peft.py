@@ -1,6 +1,7 @@
 """Adapters in PEFT's layout: a folder with adapter_config.json and adapter_model.safetensors.
 
-Reads and writes prefix tuning and LoRA, and converts a prefix to summaries (Z, kvec) on a user's queries:
+Reads and writes prefix tuning, LoRA and summaries, and converts a prefix to summaries (Z, kvec) by the feature map that
+errs least on a user's queries:
 
     python -m prefix_ntk.peft ADAPTER --queries Q.npy --out FOLDER
 
@@ -301,6 +302,51 @@ def write_lora(folder, layers, lora_alpha, **config):
     _write(folder, {**known, **config}, tensors)
 
 
+def read_summary(folder):
+    """Summaries from a folder: (config, {layer: (Z, kvec)}), Z (heads, r, head_dim), kvec (heads, r), float32.
+
+    The feature map and its bound are in config['prefix_ntk'].
+    """
+    config, path = _read_config(folder, ("NTK_ATTENTION",))
+    tensors, layers = read_safetensors(pathlib.Path(folder) / WEIGHTS), {}
+    for name, Z in tensors.items():
+        if not name.endswith(".Z"):
+            continue
+        kvec = tensors.get(name[:-1] + "k")
+        if kvec is None or Z.ndim != 3 or kvec.shape != Z.shape[:2] or not name[len("layer.") : -2].isdigit():
+            raise ValueError(f"{pathlib.Path(folder) / WEIGHTS}: {name}: not a summary (heads, r, head_dim) with its k")
+        layers[int(name[len("layer.") : -2])] = (Z.astype(np.float32), kvec.astype(np.float32))
+    if not layers:
+        raise ValueError(f"{pathlib.Path(folder) / WEIGHTS}: no summaries")
+    return config, layers
+
+
+def write_summary(folder, layers, feature, bound=None, positions=0, **config):
+    """Writes summaries {layer: (Z, kvec)} of one feature map, as the program `lm` reads them.
+
+    positions: the position of the first token of the text, the length of the prefix they stand for
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_summary(folder, {0: (np.ones((2, 3, 4), np.float32), np.ones((2, 3), np.float32))}, 'elu1', positions=9)
+    ...     config, layers = read_summary(folder)
+    >>> config['prefix_ntk']['feature'], layers[0][0].shape
+    ('elu1', (2, 3, 4))
+    """
+    tensors = {}
+    for layer, (Z, kvec) in layers.items():
+        Z, kvec = L.array(f"{layer}: Z", Z, (np.float32,), (3,)), L.array(f"{layer}: kvec", kvec, (np.float32,), (2,))
+        if kvec.shape != Z.shape[:2]:
+            raise ValueError(f"{layer}: Z of shape {Z.shape} and kvec of shape {kvec.shape}")
+        tensors[f"layer.{layer}.Z"], tensors[f"layer.{layer}.k"] = Z, kvec
+    own = {"method": "ntk", "feature": feature, "positions": int(positions)}
+    if bound is not None:
+        own["bound"] = float(bound)
+    own.update(config.pop("prefix_ntk", {}))
+    known = {"peft_type": "NTK_ATTENTION", "base_model_name_or_path": None, "task_type": None, "inference_mode": True}
+    _write(folder, {**known, **config, "prefix_ntk": own}, tensors)
+
+
 def summary_error(q, k, v, prefix_k, prefix_v, Z, kvec, feature):
     """||T - PA||_F / ||PA - Attn||_F: what the summary errs relative to what the prefix changes.
 
@@ -355,6 +401,45 @@ def summarise(
     return best
 
 
+def _convert(options):
+    """Reads, chooses one map for all layers, writes; returns the lines to print."""
+    config, prefix_k, prefix_v = read_prefix(options.adapter)
+    queries = np.load(options.queries)
+    if queries.ndim == 4:
+        queries = queries[:, None]
+    if queries.ndim != 5 or len(queries) != len(prefix_k):
+        wanted = f"({len(prefix_k)}, [batch,] heads, length, head_dim)"
+        raise ValueError(f"{options.queries}: shape {queries.shape}, should be {wanted}")
+    best = None
+    for feature in options.features.split(","):
+        fmap = FeatureMap(feature, prefix_k.shape[-1], options.bound)
+        layers = [fold(k, v, feature=fmap) for k, v in zip(prefix_k, prefix_v)]
+        errors = [
+            summary_error(q, None, None, k, v, Z, kvec, fmap)
+            for q, k, v, (Z, kvec) in zip(queries, prefix_k, prefix_v, layers)
+        ]
+        mean = float(np.mean(errors))
+        if not math.isnan(mean) and (best is None or mean < best[0]):
+            best = (mean, feature, layers, errors)
+    if best is None:
+        raise ArithmeticError("every map listed has a normaliser that is not positive on some query")
+    _, feature, layers, errors = best
+    write_summary(
+        options.out,
+        dict(enumerate(layers)),
+        feature,
+        options.bound,
+        positions=prefix_k.shape[2],
+        base_model_name_or_path=config.get("base_model_name_or_path"),
+        prefix_ntk={"errors": errors},
+    )
+    lines = [f"{'layer':>5} {'feature':>14} {'error':>10} {'prefix bytes':>13} {'summary bytes':>14}"]
+    for layer, ((Z, kvec), error) in enumerate(zip(layers, errors)):
+        prefix_bytes = prefix_k[layer].nbytes + prefix_v[layer].nbytes
+        lines.append(f"{layer:5d} {feature:>14} {error:10.3g} {prefix_bytes:13d} {Z.nbytes + kvec.nbytes:14d}")
+    return lines
+
+
 def main(arguments=None):
     """Converts a prefix adapter to summaries, prints the error and the bytes of each layer."""
     parser = argparse.ArgumentParser(
@@ -366,41 +451,16 @@ def main(arguments=None):
         "--features", default="elu1,taylor:1,split:0,taylor:2,split:2", metavar="A,B", help="maps to choose from"
     )
     parser.add_argument("--bound", type=float, metavar="B", help="largest score, for cheb and minimax")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="where summary.safetensors and summary.json go")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the adapter with the summaries")
     options = parser.parse_args(arguments)
     try:
-        _, prefix_k, prefix_v = read_prefix(options.adapter)
-        queries = np.load(options.queries)
-        if queries.ndim == 4:
-            queries = queries[:, None]
-        if queries.ndim != 5 or len(queries) != len(prefix_k):
-            raise ValueError(
-                f"{options.queries}: shape {queries.shape}, "
-                f"should be ({len(prefix_k)}, [batch,] heads, length, head_dim)"
-            )
-        tensors, rows = {}, []
-        print(f"{'layer':>5} {'feature':>10} {'error':>10} {'prefix bytes':>13} {'summary bytes':>14}")
-        for layer, (k, v, q) in enumerate(zip(prefix_k, prefix_v, queries)):
-            Z, kvec, feature, error = summarise(k, v, q, features=options.features.split(","), bound=options.bound)
-            tensors[f"layer.{layer}.Z"], tensors[f"layer.{layer}.kvec"] = Z, kvec
-            rows.append(
-                {
-                    "feature": feature,
-                    "bound": options.bound,
-                    "error": error,
-                    "prefix_bytes": k.nbytes + v.nbytes,
-                    "summary_bytes": Z.nbytes + kvec.nbytes,
-                }
-            )
-            print(f"{layer:5d} {feature:>10} {error:10.3g} {k.nbytes + v.nbytes:13d} {Z.nbytes + kvec.nbytes:14d}")
-        folder = pathlib.Path(options.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(folder / "summary.safetensors", tensors)
-        with _whole_file(folder / "summary.json") as file:
-            file.write((json.dumps({"layers": rows}, indent=2) + "\n").encode())
-    except (OSError, ValueError, ArithmeticError) as error:
+        print("\n".join(_convert(options)))
+    except (OSError, ValueError) as error:
         print(f"prefix_ntk.peft: {error}", file=sys.stderr)
-        return 3 if isinstance(error, (OSError, ValueError)) else 1
+        return 3
+    except ArithmeticError as error:
+        print(f"prefix_ntk.peft: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

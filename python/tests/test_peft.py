@@ -10,6 +10,7 @@ import unittest
 import numpy as np
 
 from prefix_ntk import peft
+from tests import reference as ref
 
 
 class Folder(unittest.TestCase):
@@ -148,14 +149,15 @@ class Adapters(Folder):
             )
         self.assertEqual(code, 0)
         self.assertEqual(len(text.getvalue().splitlines()), 3)
-        rows = json.loads((self.folder / "s/summary.json").read_text())["layers"]
-        tensors = peft.read_safetensors(self.folder / "s/summary.safetensors")
-        for layer, row in enumerate(rows):
-            self.assertEqual(
-                row["summary_bytes"], tensors[f"layer.{layer}.Z"].nbytes + tensors[f"layer.{layer}.kvec"].nbytes
-            )
-            self.assertEqual(row["prefix_bytes"], 2 * 4 * 3 * 60 * 4)
-            self.assertGreater(row["error"], 0.0)
+        config, layers = peft.read_summary(self.folder / "s")
+        own = config["prefix_ntk"]
+        self.assertEqual((own["feature"], own["positions"], sorted(layers)), ("taylor:1", 60, [0, 1]))
+        for layer, (Z, kvec) in layers.items():
+            want_Z, want_kvec = ref.fold(k[layer, 2], v[layer, 2], own["feature"])
+            ref.assert_close(self, Z[2], want_Z, 60 * ref.ATOL_SINGLE)
+            ref.assert_close(self, kvec[2], want_kvec, 60 * ref.ATOL_SINGLE)
+            self.assertEqual(text.getvalue().split("\n")[1 + layer].split()[-2:], ["5760", str(Z.nbytes + kvec.nbytes)])
+            self.assertTrue(0.0 < own["errors"][layer] < 0.5)
 
     def test_conversion_refuses(self):
         with contextlib.redirect_stderr(io.StringIO()) as text:
