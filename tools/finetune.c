@@ -23,10 +23,13 @@ static const char doc[] =
     "Fine-tunes a pretrained backbone on a task: NTK-Attention beside full fine-tuning, LoRA, P-Tuning V2 and others. Writes "
     "curve.csv, result.json, predictions.csv and adapter/ into the folder --out; the same command resumes after a kill.";
 
+/* Options' keys lie above the characters, which argp would take for short names. */
+enum { MAX_KEY = 320 };
+
 struct config {
     struct cli_common c;
     const char *backbone, *task, *train_file, *test_file, *adapter;
-    int method, pool, schedule, list, given[64];
+    int method, pool, schedule, list, given[MAX_KEY];
     struct adapter_options a;
     struct train_options t;
     size_t train_size, validation_size, test_size, max_len, image_size, num_epochs;
@@ -34,10 +37,11 @@ struct config {
     int has_lr, has_head_lr, has_epochs;
 };
 
-enum { KEY_BACKBONE = 1, KEY_TASK, KEY_TRAIN, KEY_TEST, KEY_METHOD, KEY_RANK, KEY_ALPHA, KEY_TARGETS, KEY_PREFIX_LEN, KEY_INIT_SCALE, KEY_MLP, KEY_FEATURE,
+enum { KEY_BACKBONE = 256, KEY_TASK, KEY_TRAIN, KEY_TEST, KEY_METHOD, KEY_RANK, KEY_ALPHA, KEY_TARGETS, KEY_PREFIX_LEN, KEY_INIT_SCALE, KEY_MLP, KEY_FEATURE,
        KEY_BOUND, KEY_Z_RANK, KEY_K_MODE, KEY_START_MASS, KEY_UNITS, KEY_LR, KEY_HEAD_LR, KEY_EPOCHS, KEY_BATCH, KEY_TRAIN_SIZE, KEY_VALIDATION_SIZE,
        KEY_TEST_SIZE, KEY_MAX_LEN, KEY_IMAGE_SIZE, KEY_LAYERS, KEY_POOL, KEY_SCHEDULE, KEY_WARMUP, KEY_DECAY, KEY_CLIP, KEY_SMOOTHING, KEY_EVAL_EVERY,
        KEY_KEEP, KEY_ADAPTER, KEY_LIST };
+_Static_assert((int)KEY_LIST < (int)MAX_KEY, "every key has its place in given");
 
 static const struct argp_option options[] = {
     { "backbone", KEY_BACKBONE, "NAME|DIR", 0, "pretrained model: a name of --list, or a Hugging Face folder (default vit-fashion)", 1 },
@@ -98,7 +102,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct config *cfg = state->input;
     int flag = 0, status;
-    if (key > 0 && key < 64) cfg->given[key] = 1;
+    if (key > 0 && key < MAX_KEY) cfg->given[key] = 1;
     switch (key) {
     case KEY_BACKBONE: cfg->backbone = arg; return 0;
     case KEY_TASK: cfg->task = arg; return 0;
