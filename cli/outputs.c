@@ -78,7 +78,7 @@ int outputs_check(const struct cli_common *cfg)
     for (size_t i = 0; i < num_declared; i++) {
         const char *path = declared[i].path;
         /* Some programs write a folder; the others check their --out again. */
-        const bool folder = path[strlen(path) - 1] == '/' || (!stat(path, &st) && S_ISDIR(st.st_mode));
+        const bool folder = (*path && path[strlen(path) - 1] == '/') || (!stat(path, &st) && S_ISDIR(st.st_mode));
         if (!strcmp(declared[i].name, "out") && folder) continue;
         if (atomic_file_check(path, why, sizeof why)) return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why);
     }

@@ -15,6 +15,7 @@
 
 #include "common/atomic_file.h"
 #include "common/hash.h"
+#include "common/input_file.h"
 #include "transformer/adapter_files.h"
 #include "transformer/backbone.h"
 #include "transformer/train.h"
@@ -173,6 +174,20 @@ static unsigned methods_of(int key)
     }
 }
 
+/* Options of the training itself. */
+static int is_of_training(int key) { return key == KEY_LR || key == KEY_HEAD_LR || (key >= KEY_SCHEDULE && key <= KEY_KEEP); }
+
+/* Summaries that have no interval, and a k that starts from nothing. */
+static const char *check_summary(const struct config *cfg)
+{
+    const char *f = cfg->a.feature;
+    if (cfg->given[KEY_BOUND] && (!cfg->given[KEY_FEATURE] || !strncmp(f, "elu1", 4) || !strncmp(f, "taylor", 6) || !strncmp(f, "favor", 5)))
+        return "--bound: has no effect with this --feature";
+    if (cfg->given[KEY_START_MASS] && (cfg->a.k_mode == ADAPTER_K_ZERO || cfg->a.k_mode == ADAPTER_K_LINEAR))
+        return "--start-mass: has no effect with this --k-mode";
+    return NULL;
+}
+
 static const char *check(void *config)
 {
     struct config *cfg = config;
@@ -186,12 +201,16 @@ static const char *check(void *config)
     if (cfg->t.label_smoothing >= 1.0) return "--label-smoothing: not below 1";
     for (const struct argp_option *o = options; o->name; o++) {
         const unsigned methods = methods_of(o->key);
+        if (cfg->given[o->key] && is_of_training(o->key) && cfg->has_epochs && !cfg->num_epochs) {
+            snprintf(line, sizeof line, "--%s: has no effect with --epochs 0", o->name);
+            return line;
+        }
         if (!cfg->given[o->key] || !methods) continue;
         snprintf(line, sizeof line, "--%s: has no effect with %s", o->name, cfg->adapter ? "--adapter" : method_names[cfg->method]);
         if (cfg->adapter || !(methods & 1u << cfg->method)) return line;
     }
     if (cfg->adapter && cfg->given[KEY_METHOD]) return "--method: the adapter says it";
-    return NULL;
+    return check_summary(cfg);
 }
 
 /* ---- listing ---------------------------------------------------------------------------------------------- */
@@ -220,7 +239,7 @@ struct run {
     struct model *model;
     struct train *train;
     enum model_pool pool;
-    char key[17];                       /* of everything the result depends on */
+    char key[17];                       /* (KEY_SIZE + 1) of everything the result depends on */
     char state[PATH_MAX];
     struct evaluation test, validation;
     int32_t *predicted;
@@ -231,14 +250,29 @@ static int fail_data(const struct config *cfg, int status, const char *what, con
     return cli_fail(&cfg->c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s%s%s", what, *what ? ": " : "", line);
 }
 
-/* Hash of the program, the weights, the examples and the options. */
+/* With the bytes of a file, if it can be read. */
+static uint64_t hash_file(uint64_t hash, const char *path)
+{
+    char piece[1 << 14], why[256];
+    uint64_t size;
+    FILE *file = input_file_open(path, &size, why, sizeof why);
+    for (size_t n; file && (n = fread(piece, 1, sizeof piece, file)) > 0;) hash = hash_bytes(hash, piece, n);
+    if (file) fclose(file);
+    return hash;
+}
+
+/* Hash of the program, the weights and vocabulary, the examples, the adapter and the options. */
 static void make_key(struct run *r)
 {
-    uint64_t hash = HASH_START;
-    FILE *self = fopen("/proc/self/exe", "r");
-    char piece[1 << 16];
-    for (size_t n; self && (n = fread(piece, 1, sizeof piece, self)) > 0;) hash = hash_bytes(hash, piece, n);
-    if (self) fclose(self);
+    static const char *const files[] = { "adapter_config.json", "adapter_model.safetensors", "head.safetensors" };
+    char path[PATH_MAX];
+    uint64_t hash = hash_file(HASH_START, "/proc/self/exe");
+    if (r->backbone->vocab_path && r->task->modality == TASK_TEXT) hash = hash_file(hash, r->backbone->vocab_path);
+    for (size_t i = 0; r->cfg->adapter && i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, "%s/%s", r->cfg->adapter, files[i]);
+        hash = hash_file(hash, path);
+    }
+    for (size_t c = 0; c < r->task->num_classes; c++) hash = hash_bytes(hash, r->task->class_names[c], strlen(r->task->class_names[c]) + 1);
     for (size_t i = 0; i < r->backbone->num_tensors; i++) {
         const struct tensor *t = &r->backbone->tensors[i];
         hash = hash_bytes(hash, t->data, t->dims[0] * (t->rank > 1 ? t->dims[1] : 1) * sizeof *t->data);
@@ -273,7 +307,9 @@ static int is_done(const struct run *r)
     json_error_t error;
     json_t *json = json_load_file(in_folder(r, "result.json", path), 0, &error);
     const char *key = json_string_value(json_object_get(json, "key"));
-    const int done = key && !strcmp(key, r->key) && !access(in_folder(r, "predictions.csv", path), R_OK);
+    const int done = key && !strcmp(key, r->key) && !access(in_folder(r, "predictions.csv", path), R_OK) &&
+                     !access(in_folder(r, "curve.csv", path), R_OK) &&
+                     (!r->cfg->num_epochs || !access(in_folder(r, "adapter/adapter_config.json", path), R_OK));
     json_decref(json);
     return done;
 }
@@ -285,6 +321,9 @@ static int open_all(struct run *r)
     const struct reason why = { line, sizeof line };
     int status = backbone_open(cfg->backbone, &r->backbone, why);
     if (status) return fail_data(cfg, status, cfg->backbone, line);
+    const int images = r->backbone->config.kind == BACKBONE_VIT;
+    if (images && cfg->given[KEY_MAX_LEN]) return cli_fail(&cfg->c, EXIT_USAGE, "--max-len: has no effect with %s, a backbone of images", cfg->backbone);
+    if (!images && cfg->given[KEY_IMAGE_SIZE]) return cli_fail(&cfg->c, EXIT_USAGE, "--image-size: has no effect with %s, a backbone of texts", cfg->backbone);
     const struct task_options to = { cfg->train_file, cfg->test_file, cfg->train_size, cfg->validation_size, cfg->test_size, cfg->c.seed };
     const char *name = cfg->train_file ? NULL : cfg->task ? cfg->task : "shapes";
     if ((status = task_open(name, &to, &r->task, why))) return fail_data(cfg, status, "", line);
@@ -315,12 +354,27 @@ static int make_model(struct run *r)
     }
     status = model_alloc(r->backbone, &cfg->a, r->task->num_classes, r->pool, 0, cfg->c.seed, &r->model, why);
     if (status == GSL_EINVAL && !cfg->adapter) return cli_fail(&cfg->c, EXIT_USAGE, "%s", line);
-    if (status) return fail_data(cfg, status, cfg->backbone, line);
+    if (status) return fail_data(cfg, status, status == GSL_EINVAL ? cfg->adapter : cfg->backbone, line);
     const size_t bytes = train_bytes(r->model, r->inputs, &cfg->t);
     const int code = cli_memory(&cfg->c, (double)bytes, "this training");
     if (code) return code;
     if (cfg->adapter && (status = adapter_files_load(cfg->adapter, r->model, why))) return fail_data(cfg, status, cfg->adapter, line);
     return 0;
+}
+
+enum { KEY_SIZE = 16, MARK_SIZE = 16 };
+
+/* A state begins with its key and the mark of train_save. Exit code, the line printed: a file of another origin has the name. */
+static int check_state(const struct run *r)
+{
+    char why[256], head[KEY_SIZE + MARK_SIZE + 1] = "";
+    uint64_t size;
+    struct stat st;
+    if (lstat(r->state, &st)) return 0;
+    FILE *f = input_file_open(r->state, &size, why, sizeof why);
+    const int ours = f && fread(head, KEY_SIZE + MARK_SIZE, 1, f) == 1 && !memcmp(head + KEY_SIZE, "prefix-ntk run ", MARK_SIZE - 1);
+    if (f) fclose(f);
+    return ours ? 0 : cli_fail(&r->cfg->c, EXIT_FAILED, "%s: is not a state of this program; it needs the name", r->state);
 }
 
 static int save_state(struct run *r)
@@ -329,7 +383,7 @@ static int save_state(struct run *r)
     snprintf(part, sizeof part, "%s.new", r->state);
     FILE *f = fopen(part, "w");
     if (!f) return cli_fail(&r->cfg->c, EXIT_FAILED, "%s: %s", part, strerror(errno));
-    int status = fwrite(r->key, 16, 1, f) == 1 ? train_save(r->train, f) : GSL_EFAILED;
+    int status = fwrite(r->key, KEY_SIZE, 1, f) == 1 ? train_save(r->train, f) : GSL_EFAILED;
     if (fclose(f)) status = GSL_EFAILED;
     if (!status && rename(part, r->state)) status = GSL_EFAILED;
     if (!status) return 0;
@@ -341,10 +395,11 @@ static int save_state(struct run *r)
 /* A state of this very training is taken up; any other is left to be replaced. */
 static void load_state(struct run *r)
 {
-    FILE *f = fopen(r->state, "r");
-    char key[17] = "";
+    uint64_t size;
+    char key[KEY_SIZE + 1] = "", why[256];
+    FILE *f = input_file_open(r->state, &size, why, sizeof why);
     if (!f) return;
-    if (fread(key, 16, 1, f) == 1 && !strcmp(key, r->key) && !train_load(r->train, f))
+    if (fread(key, KEY_SIZE, 1, f) == 1 && !strcmp(key, r->key) && !train_load(r->train, f))
         cli_warn(&r->cfg->c, "resumes after step %zu of %zu", train_steps_done(r->train), train_num_steps(r->train));
     fclose(f);
 }
@@ -467,17 +522,24 @@ static int write_result(const struct run *r)
 
 static int write_all(struct run *r)
 {
-    char path[PATH_MAX], line[512];
+    char path[PATH_MAX + 8], line[512];
+    cli_outputs_begin(&r->cfg->c);
     int code = write_curve(r);
     if (!code) code = write_predictions(r);
+    /* An earlier result must not speak for files that are not its own. */
+    if (!code && unlink(in_folder(r, "result.json", path)) && errno != ENOENT) code = cli_fail(&r->cfg->c, EXIT_FAILED, "%s: %s", path, strerror(errno));
     if (!code && r->train) {
         const int status = adapter_files_write(in_folder(r, "adapter", path), r->model, r->pool, (const char *const *)r->task->class_names,
                                                (struct reason){ line, sizeof line });
         if (status) code = cli_fail(&r->cfg->c, EXIT_FAILED, "%s", line);
     }
+    code = cli_outputs_end(&r->cfg->c, code);
     if (!code) code = write_result(r);
-    if (!code) unlink(r->state);
-    return code;
+    if (code) return code;
+    unlink(r->state);
+    snprintf(path, sizeof path, "%s.new", r->state);        /* left by a kill */
+    unlink(path);
+    return 0;
 }
 
 static void report(const struct run *r)
@@ -492,15 +554,27 @@ static void report(const struct run *r)
             model_trainable(r->model, PARAM_ADAPTER) + model_trainable(r->model, PARAM_BACKBONE), head);
 }
 
-static int open_folder(struct run *r)
+/* Before any work: whether the folder can be made, or written into. */
+static int check_folder(struct run *r)
 {
     const struct config *cfg = r->cfg;
-    if (strlen(cfg->c.out) > PATH_MAX - 64) return cli_fail(&cfg->c, EXIT_FAILED, "--out: the path is too long");
-    if (mkdir(cfg->c.out, 0777) && errno != EEXIST) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, strerror(errno));
     struct stat st;
-    if (stat(cfg->c.out, &st) || !S_ISDIR(st.st_mode)) return cli_fail(&cfg->c, EXIT_FAILED, "%s: is not a folder", cfg->c.out);
-    if (access(cfg->c.out, W_OK)) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, strerror(errno));
+    if (strlen(cfg->c.out) > PATH_MAX - 64) return cli_fail(&cfg->c, EXIT_FAILED, "--out: the path is too long");
     in_folder(r, ".finetune.state", r->state);
+    if (stat(cfg->c.out, &st)) {
+        if (mkdir(cfg->c.out, 0777)) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, strerror(errno));
+        rmdir(cfg->c.out);
+        return 0;
+    }
+    if (!S_ISDIR(st.st_mode)) return cli_fail(&cfg->c, EXIT_FAILED, "%s: is not a folder", cfg->c.out);
+    if (access(cfg->c.out, W_OK | X_OK)) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, strerror(errno));
+    return check_state(r);
+}
+
+static int make_folder(const struct run *r)
+{
+    const struct config *cfg = r->cfg;
+    if (mkdir(cfg->c.out, 0777) && errno != EEXIST) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, strerror(errno));
     return 0;
 }
 
@@ -532,8 +606,8 @@ int main(int argc, char **argv)
     cfg.t.seed = cfg.c.seed;
     cfg.t.num_threads = cfg.c.threads;
     struct run r = { .cfg = &cfg };
-    int code = open_all(&r);
-    if (!code) code = open_folder(&r);
+    int code = check_folder(&r);
+    if (!code) code = open_all(&r);
     if (!code) {
         make_key(&r);
         if (is_done(&r)) {
@@ -543,6 +617,7 @@ int main(int argc, char **argv)
         }
         code = make_model(&r);
     }
+    if (!code) code = make_folder(&r);
     if (!code && cfg.num_epochs) code = run_training(&r);
     if (!code) code = evaluate(&r);
     if (!code) code = write_all(&r);

@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "transformer/backbone.h"
 #include "transformer/train.h"
@@ -135,6 +137,9 @@ int main(int argc, char **argv)
     char line[512];
     const struct reason why = { line, sizeof line };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    struct stat st;
+    if (!stat(cfg.c.out, &st) && (!S_ISDIR(st.st_mode) || access(cfg.c.out, W_OK | X_OK)))
+        return cli_fail(&cfg.c, EXIT_FAILED, "%s: is not a folder that can be written", cfg.c.out);
     const struct task_options to = { .train_size = cfg.train_size, .validation_size = 1000, .seed = cfg.c.seed };
     struct task *task;
     int status = task_open(cfg.task, &to, &task, why);

@@ -66,8 +66,10 @@ static int write_json(FILE *stream, void *json)
 
 struct tensor_list { struct tensor *list; size_t count, room; bool failed; };
 
-static void list_add(struct tensor_list *l, const char *name, float *data, size_t rows, size_t cols)
+/* flat: a single row is a vector. */
+static void list_add(struct tensor_list *l, const char *name, float *data, size_t rows, size_t cols, bool flat)
 {
+    flat = flat && rows == 1;
     if (l->count == l->room) {
         const size_t room = l->room ? 2 * l->room : 64;
         struct tensor *grown = realloc(l->list, room * sizeof *grown);
@@ -80,7 +82,7 @@ static void list_add(struct tensor_list *l, const char *name, float *data, size_
     }
     char *own = strdup(name);
     if (!own) l->failed = true;
-    else l->list[l->count++] = (struct tensor){ .name = own, .rank = rows == 1 ? 1 : 2, .dims = { rows == 1 ? cols : rows, cols, 0, 0 }, .data = data };
+    else l->list[l->count++] = (struct tensor){ .name = own, .rank = flat ? 1 : 2, .dims = { flat ? cols : rows, cols, 0, 0 }, .data = data };
 }
 
 static void list_free(struct tensor_list *l)
@@ -168,20 +170,18 @@ static int write_values(const char *dir, struct model *model, struct reason why)
         char name[NAME_ROOM];
         if (p[i].group == PARAM_HEAD) {
             snprintf(name, sizeof name, "classifier.%s", strrchr(p[i].name, '.') + 1);
-            list_add(&head, name, p[i].value, p[i].rows, p[i].cols);
+            list_add(&head, name, p[i].value, p[i].rows, p[i].cols, true);
         } else if (method != ADAPTER_PTUNING) {
-            if (method != ADAPTER_LORA || !lora_name(model, p[i].name, name)) snprintf(name, sizeof name, "%s", p[i].name);
-            list_add(&adapter, name, p[i].value, p[i].rows, p[i].cols);
+            const bool lora = method == ADAPTER_LORA && lora_name(model, p[i].name, name);
+            if (!lora) snprintf(name, sizeof name, "%s", p[i].name);
+            list_add(&adapter, name, p[i].value, p[i].rows, p[i].cols, !lora);
         }
     }
     if (method == ADAPTER_PTUNING) {
         size_t cols;
         prefix = gather_prefix(model, &cols);
         if (!prefix) adapter.failed = true;
-        else list_add(&adapter, "prompt_embeddings", prefix, model_options(model)->prefix_len, cols);
-        /* One row would be written as a vector. */
-        if (!adapter.failed) adapter.list[0].rank = 2;
-        if (!adapter.failed) adapter.list[0].dims[0] = model_options(model)->prefix_len;
+        else list_add(&adapter, "prompt_embeddings", prefix, model_options(model)->prefix_len, cols, false);
     }
     int status = write_file(dir, "adapter_model.safetensors", write_tensors, &adapter, why);
     if (!status) status = write_file(dir, "head.safetensors", write_tensors, &head, why);
@@ -239,8 +239,44 @@ static int projection_of(const char *module)
     return -1;
 }
 
+/* One number, or a range of blocks in any order. */
+static int read_layers(const json_t *layers, struct adapter_options *o, struct reason why)
+{
+    const size_t count = json_is_integer(layers) ? 1 : json_array_size(layers);
+    json_int_t least = INT_MAX, most = -1;
+    bool good = true;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *number = json_is_integer(layers) ? layers : json_array_get(layers, i);
+        const json_int_t l = json_is_integer(number) ? json_integer_value(number) : -1;
+        good = good && l >= 0 && l < 10000;
+        if (l < least) least = l;
+        if (l > most) most = l;
+        for (size_t k = 0; k < i; k++) good = good && !json_equal(json_array_get(layers, k), number);
+    }
+    if (!count) return GSL_SUCCESS;
+    if (!good || (size_t)(most - least) + 1 != count)
+        return refuse(why, GSL_EINVAL, "adapter_config.json: layers_to_transform is no range of blocks");
+    o->first_layer = (int)least;
+    o->last_layer = (int)most;
+    return GSL_SUCCESS;
+}
+
+/* What PEFT's LoRA may do and this one does not. */
+static int refuse_variants(const json_t *config, struct reason why)
+{
+    static const char *const keys[] = { "use_rslora", "use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern" };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const json_t *value = json_object_get(config, keys[i]);
+        if (json_is_true(value) || json_object_size(value)) return refuse(why, GSL_EINVAL, "adapter_config.json: %s is not supported", keys[i]);
+    }
+    const char *bias = json_string_value(json_object_get(config, "bias"));
+    return bias && strcmp(bias, "none") ? refuse(why, GSL_EINVAL, "adapter_config.json: bias %.40s is not supported", bias) : GSL_SUCCESS;
+}
+
 static int read_lora(const json_t *config, struct adapter_options *o, struct reason why)
 {
+    const int status = refuse_variants(config, why);
+    if (status) return status;
     o->rank = size_of(config, "r", 0);
     o->alpha = json_number_value(json_object_get(config, "lora_alpha"));
     o->targets = 0;
@@ -252,12 +288,7 @@ static int read_lora(const json_t *config, struct adapter_options *o, struct rea
         o->targets |= 1u << p;
     }
     if (!o->rank || !o->targets || !(o->alpha > 0.0)) return refuse(why, GSL_EINVAL, "adapter_config.json: r, lora_alpha or target_modules makes no sense");
-    const json_t *layers = json_object_get(config, "layers_to_transform");
-    if (json_is_array(layers) && json_array_size(layers)) {
-        o->first_layer = (int)json_integer_value(json_array_get(layers, 0));
-        o->last_layer = (int)json_integer_value(json_array_get(layers, json_array_size(layers) - 1));
-    }
-    return GSL_SUCCESS;
+    return read_layers(json_object_get(config, "layers_to_transform"), o, why);
 }
 
 static int read_own(const json_t *own, struct adapter_description *d, struct reason why)
