@@ -335,6 +335,45 @@ static void test_starts(void **state)
 
 /* ---- summaries ---------------------------------------------------------------------------------------------- */
 
+/* Law: behind a prefix that takes the first positions, a text is read as with a table of positions that begins there. */
+static void test_shifted_positions(void **state)
+{
+    (void)state;
+    enum { M = 2 };
+    static const enum backbone_kind kinds[] = { BACKBONE_BERT, BACKBONE_MPNET };
+    for (size_t k = 0; k < 2; k++) {
+        struct backbone *b = tiny_backbone(kinds[k], 5), *moved = tiny_backbone(kinds[k], 5);
+        struct tiny_batch t;
+        tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
+        struct adapter_options plain = with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0);
+        plain.prefix_len = M;
+        struct adapter_options shifted = plain;
+        shifted.shift_positions = 1;
+        const struct tensor *position = backbone_tensor(moved, "embed.position");
+        const size_t h = position->dims[1];
+        memmove(position->data, position->data + M * h, (position->dims[0] - M) * h * sizeof(float));
+        struct model *m = make_model(b, &shifted, t.rows, NUM_SEQS, 0, 1), *as = make_model(moved, &plain, t.rows, NUM_SEQS, 0, 1),
+                     *without = make_model(b, &plain, t.rows, NUM_SEQS, 0, 1);
+        float got[NUM_SEQS * TINY_CLASSES], want[NUM_SEQS * TINY_CLASSES], other[NUM_SEQS * TINY_CLASSES];
+        assert_int_equal(model_forward(m, &t.batch, got, 0), 0);
+        assert_int_equal(model_forward(as, &t.batch, want, 0), 0);
+        assert_int_equal(model_forward(without, &t.batch, other, 0), 0);
+        assert_memory_equal(got, want, sizeof got);
+        assert_memory_not_equal(got, other, sizeof got);
+        assert_int_equal(model_first_trained_layer(m), 0);
+        model_free(m);
+        model_free(as);
+        model_free(without);
+        char text[256];
+        shifted.prefix_len = 9;
+        assert_int_equal(model_alloc(b, &shifted, TINY_CLASSES, POOL_MEAN, 0, 1, &m, (struct reason){ text, sizeof text }), GSL_EINVAL);
+        assert_non_null(strstr(text, "leaves no position"));
+        tiny_batch_free(&t);
+        backbone_free(moved);
+        backbone_free(b);
+    }
+}
+
 /* Law: ntk from a prefix holds Z = Phi(K_P)^T V_P and k = Phi(K_P)^T 1 of plain loops, times 1/unit. */
 static void test_set_prefix(void **state)
 {
@@ -595,7 +634,7 @@ int main(void)
         cmocka_unit_test(test_bert_gradients), cmocka_unit_test(test_vit_gradients),
         cmocka_unit_test(test_mpnet_gradients), cmocka_unit_test(test_checker_rejects),
         cmocka_unit_test(test_threads), cmocka_unit_test(test_ragged), cmocka_unit_test(test_cached_layers),
-        cmocka_unit_test(test_starts), cmocka_unit_test(test_set_prefix), cmocka_unit_test(test_projection),
+        cmocka_unit_test(test_starts), cmocka_unit_test(test_set_prefix), cmocka_unit_test(test_shifted_positions), cmocka_unit_test(test_projection),
         cmocka_unit_test(test_calibrate), cmocka_unit_test(test_names), cmocka_unit_test(test_cross_entropy),
         cmocka_unit_test(test_fits), cmocka_unit_test(test_refusals)
     };

@@ -38,7 +38,7 @@ struct config {
     int has_lr, has_head_lr, has_epochs;
 };
 
-enum { KEY_BACKBONE = 256, KEY_TASK, KEY_TRAIN, KEY_TEST, KEY_METHOD, KEY_RANK, KEY_ALPHA, KEY_TARGETS, KEY_PREFIX_LEN, KEY_INIT_SCALE, KEY_MLP, KEY_FEATURE,
+enum { KEY_BACKBONE = 256, KEY_TASK, KEY_TRAIN, KEY_TEST, KEY_METHOD, KEY_RANK, KEY_ALPHA, KEY_TARGETS, KEY_PREFIX_LEN, KEY_INIT_SCALE, KEY_MLP, KEY_SHIFT, KEY_FEATURE,
        KEY_BOUND, KEY_Z_RANK, KEY_K_MODE, KEY_START_MASS, KEY_UNITS, KEY_LR, KEY_HEAD_LR, KEY_EPOCHS, KEY_BATCH, KEY_TRAIN_SIZE, KEY_VALIDATION_SIZE,
        KEY_TEST_SIZE, KEY_MAX_LEN, KEY_IMAGE_SIZE, KEY_LAYERS, KEY_POOL, KEY_SCHEDULE, KEY_WARMUP, KEY_DECAY, KEY_CLIP, KEY_SMOOTHING, KEY_EVAL_EVERY,
        KEY_KEEP, KEY_ADAPTER, KEY_LIST };
@@ -56,6 +56,7 @@ static const struct argp_option options[] = {
     { "prefix-len", KEY_PREFIX_LEN, "M", 0, "ptuning, tied-prefix: tokens (default 16)", 2 },
     { "init-scale", KEY_INIT_SCALE, "S", 0, "ptuning, tied-prefix: standard deviation at the start (default 0.02)", 2 },
     { "reparameterise", KEY_MLP, "D", 0, "ptuning: prefix made by an MLP of inner width D", 2 },
+    { "shift-positions", KEY_SHIFT, "0|1", 0, "ptuning of texts: the prefix takes the first positions, as in PEFT (default 0)", 2 },
     { "feature", KEY_FEATURE, "NAME", 0, "ntk, prefix-plus: elu1, taylor:G, cheb:G, minimax:G, split:G, favor:R, favor-orth:R (default elu1)", 2 },
     { "bound", KEY_BOUND, "B", 0, "ntk, prefix-plus: interval of cheb and minimax (default 4)", 2 },
     { "z-rank", KEY_Z_RANK, "R", 0, "ntk, prefix-plus: rank of Z, 0 for full (default 0)", 2 },
@@ -120,6 +121,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_MLP:
         cfg->a.reparameterise = 1;
         return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->a.mlp_dim);
+    case KEY_SHIFT: return cli_parse_choice(state, key, arg, switch_names, &cfg->a.shift_positions);
     case KEY_FEATURE:
         if (strlen(arg) >= sizeof cfg->a.feature) argp_failure(state, EXIT_USAGE, 0, "--feature: %s is too long", arg);
         strcpy(cfg->a.feature, arg);
@@ -165,7 +167,7 @@ static unsigned methods_of(int key)
     switch (key) {
     case KEY_RANK: case KEY_ALPHA: case KEY_TARGETS: return LORA;
     case KEY_PREFIX_LEN: case KEY_INIT_SCALE: return PREFIX;
-    case KEY_MLP: return 1u << ADAPTER_PTUNING;
+    case KEY_MLP: case KEY_SHIFT: return 1u << ADAPTER_PTUNING;
     case KEY_FEATURE: case KEY_BOUND: case KEY_Z_RANK: return SUMMARY;
     case KEY_K_MODE: case KEY_START_MASS: case KEY_UNITS: return 1u << ADAPTER_NTK;
     case KEY_LAYERS: return ~(1u << ADAPTER_HEAD);
@@ -355,6 +357,11 @@ static int make_model(struct run *r)
     status = model_alloc(r->backbone, &cfg->a, r->task->num_classes, r->pool, 0, cfg->c.seed, &r->model, why);
     if (status == GSL_EINVAL && !cfg->adapter) return cli_fail(&cfg->c, EXIT_USAGE, "%s", line);
     if (status) return fail_data(cfg, status, status == GSL_EINVAL ? cfg->adapter : cfg->backbone, line);
+    const struct backbone_config *c = &r->backbone->config;
+    const size_t shift = cfg->a.shift_positions && r->task->modality == TASK_TEXT ? cfg->a.prefix_len : 0;
+    if (shift && shift + c->position_offset + inputs_max_len(r->inputs) > c->max_positions)
+        return cli_fail(&cfg->c, EXIT_USAGE, "--max-len: %zu tokens behind a prefix of %zu, the backbone has %zu positions", inputs_max_len(r->inputs),
+                        shift, c->max_positions - c->position_offset);
     const size_t bytes = train_bytes(r->model, r->inputs, &cfg->t);
     const int code = cli_memory(&cfg->c, (double)bytes, "this training");
     if (code) return code;

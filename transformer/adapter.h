@@ -55,6 +55,7 @@ struct adapter_options {
     double init_scale;              /* standard deviation of the start of a prefix */
     int reparameterise;             /* ptuning: 1 by the MLP */
     size_t mlp_dim;                 /* its inner width; 0: the hidden size */
+    int shift_positions;            /* ptuning of texts: 1: the first token is at position prefix_len, as PEFT has it */
     /* ntk, prefix-plus */
     char feature[32];               /* feature.h: "elu1", "taylor:1", "favor:64", ... */
     double bound;                   /* of cheb and minimax */

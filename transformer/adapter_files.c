@@ -136,10 +136,10 @@ static json_t *config_of(struct model *model, enum model_pool pool, const char *
         if (peft_types[i].method == o->method) type = peft_types[i].type;
     json_t *names = json_array();
     for (size_t c = 0; c < model_num_classes(model); c++) json_array_append_new(names, json_string(class_names[c]));
-    json_t *own = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:s, s:f, s:i, s:s, s:f, s:b, s:I, s:o}", "method", adapter_method_name(o->method), "pool",
+    json_t *own = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:s, s:f, s:i, s:s, s:f, s:b, s:b, s:I, s:o}", "method", adapter_method_name(o->method), "pool",
                             pool == POOL_CLS ? "cls" : "mean", "first_layer", o->first_layer, "last_layer", o->last_layer, "alpha", o->alpha, "init_scale",
                             o->init_scale, "feature", o->feature, "bound", o->bound, "z_rank", (int)o->z_rank, "k_mode", adapter_k_mode_name(o->k_mode),
-                            "start_mass", o->start_mass, "units", o->units, "num_layers", (json_int_t)model_num_layers(model), "class_names", names);
+                            "start_mass", o->start_mass, "units", o->units, "shift_positions", o->shift_positions, "num_layers", (json_int_t)model_num_layers(model), "class_names", names);
     json_t *config = json_pack("{s:s, s:s, s:b, s:s, s:o}", "peft_type", type, "base_model_name_or_path", b->name, "inference_mode", 1, "task_type",
                                "FEATURE_EXTRACTION", "prefix_ntk", own);
     if (!config) return NULL;
@@ -307,6 +307,7 @@ static int read_own(const json_t *own, struct adapter_description *d, struct rea
     o->z_rank = size_of(own, "z_rank", 0);
     o->start_mass = json_number_value(json_object_get(own, "start_mass"));
     o->units = json_is_true(json_object_get(own, "units"));
+    o->shift_positions = json_is_true(json_object_get(own, "shift_positions"));
     o->init_scale = json_number_value(json_object_get(own, "init_scale"));
     const json_t *names = json_object_get(own, "class_names");
     d->class_names = calloc(json_array_size(names) + 1, sizeof *d->class_names);
@@ -336,6 +337,8 @@ int adapter_files_read(const char *dir, struct adapter_description *out, struct 
         if (d.options.method == ADAPTER_LORA) status = read_lora(config, &d.options, why);
         if (d.options.method == ADAPTER_PTUNING || d.options.method == ADAPTER_TIED_PREFIX) {
             d.options.prefix_len = size_of(config, "num_virtual_tokens", 0);
+            /* PEFT's prefixes take the first positions of a text. */
+            d.options.shift_positions = d.options.method == ADAPTER_PTUNING;
             if (!d.options.prefix_len) status = refuse(why, GSL_EINVAL, "adapter_config.json: num_virtual_tokens makes no sense");
         }
     }

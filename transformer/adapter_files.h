@@ -8,7 +8,8 @@
  *   others       peft_type NTK_ATTENTION, PREFIX_PLUS, TIED_PREFIX, FULL, HEAD: parameters under the names of model.h
  *
  * prefix_ntk (an object of the config) has what PEFT does not know: options, pool, classes; a directory PEFT made has none, and
- * its classifier may lie in adapter_model.safetensors. */
+ * its classifier may lie in adapter_model.safetensors. In front of a text PEFT's prefix takes the first prefix_len positions
+ * (shift_positions); one written here says whether it does. docs/adapters.md. */
 #ifndef TRANSFORMER_ADAPTER_FILES_H
 #define TRANSFORMER_ADAPTER_FILES_H
 #include "transformer/model.h"

@@ -253,6 +253,18 @@ static int list_adapter(struct model *m)
     return status;
 }
 
+/* Texts whose positions begin behind the prefix. */
+static int shift_positions(struct model *m, struct reason why)
+{
+    const struct adapter_options *o = &m->adapter.options;
+    if (!o->shift_positions || o->method != ADAPTER_PTUNING || model_is_image(m)) return GSL_SUCCESS;
+    if (o->prefix_len >= m->config.max_positions - m->config.position_offset)
+        return refuse(why, GSL_EINVAL, "a prefix of %zu leaves no position of the backbone's %zu", o->prefix_len, m->config.max_positions);
+    m->config.position_offset += o->prefix_len;
+    m->shifted = 1;
+    return GSL_SUCCESS;
+}
+
 int model_alloc(const struct backbone *backbone, const struct adapter_options *options, size_t num_classes,
                 enum model_pool pool, size_t layers, uint64_t seed, struct model **out, struct reason why)
 {
@@ -265,6 +277,7 @@ int model_alloc(const struct backbone *backbone, const struct adapter_options *o
     m->seed = seed;
     int status = open_encoder(m, layers, why);
     if (!status) status = adapter_open(&m->adapter, options, &m->encoder, seed, why);
+    if (!status) status = shift_positions(m, why);
     if (!status) status = open_head(m, why);
     if (!status) status = open_weights(m, why);
     if (!status && list_adapter(m)) status = refuse(why, GSL_ENOMEM, "no memory for the model");
@@ -299,7 +312,7 @@ const struct backbone *model_backbone(const struct model *m) { return m->backbon
 size_t model_num_layers(const struct model *m) { return m->encoder.num_blocks; }
 size_t model_hidden_size(const struct model *m) { return m->config.hidden; }
 size_t model_num_classes(const struct model *m) { return m->num_classes; }
-size_t model_first_trained_layer(const struct model *m) { return m->encoder.first_trained; }
+size_t model_first_trained_layer(const struct model *m) { return m->shifted ? 0 : m->encoder.first_trained; }
 
 struct parameter *model_parameter(struct model *m, const char *name)
 {

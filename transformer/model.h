@@ -103,7 +103,7 @@ size_t model_num_classes(const struct model *model);
 /* Rows of one image: 1 + (image_h / patch) (image_w / patch). */
 size_t model_image_rows(const struct model *model, size_t image_h, size_t image_w);
 /* Nothing below this block is trained, so its input can be cached across epochs: 0 when embeddings or
- * block 0 are trained, the number of blocks when only the head (or the final norm) is. */
+ * block 0 are trained or positions are shifted, the number of blocks when only the head (or the final norm) is. */
 size_t model_first_trained_layer(const struct model *model);
 
 /* ---- memory --------------------------------------------------------------------------------------------- */

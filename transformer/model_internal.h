@@ -21,6 +21,7 @@ struct model {
     struct adapter adapter;
     enum model_pool pool;
     size_t num_classes;
+    int shifted;                            /* config.position_offset is not the backbone's */
     uint64_t seed;
     struct embeddings embed;
     struct norm final_norm;                 /* weight NULL: none */
