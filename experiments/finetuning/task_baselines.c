@@ -126,7 +126,7 @@ static double accuracy(const gsl_matrix *X, const int32_t *labels, const gsl_vec
 /* Test accuracy at the penalty with the best validation accuracy. */
 static int regress(const struct features *f, const struct task *task, double *out)
 {
-    static const double penalties[] = { 1e-1, 1e-2, 1e-3, 1e-4, 1e-5 };
+    static const double penalties[] = { 1e-2, 1e-3, 1e-4 };
     enum { MAX_ITERATIONS = 400 };
     const gsl_matrix *X = f->X[TASK_TRAIN];
     const size_t size = X->size2 * task->num_classes;
