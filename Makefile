@@ -188,6 +188,12 @@ expected: $(TABLES) ## keep the profile's verdicts as those to compare with
 ledger: $(BUILD)/bin/ledger ## write verdicts and numbers of the default profile into paper_notes.md
 	$(BUILD)/bin/ledger --ledger paper_notes.md --results $(BUILD)/default/results --out paper_notes.md
 
+.PHONY: history rules-check
+history: ## write every rule, instance and value ever committed into docs/rules_history.md
+	experiments/rules.sh history > docs/rules_history.md.part && mv docs/rules_history.md.part docs/rules_history.md
+rules-check: ## fail on a rule or instance that differs from the last release and is not declared in its entry's History
+	@experiments/rules.sh check
+
 .PHONY: bench
 ATTENTION_BENCH ?= --method exact,ntk --heads 1 --seq-len 512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 9
 COLUMNS_OF_CSV = awk -F, '/^$(hash)/ { next } \
