@@ -140,6 +140,16 @@ static void test_makefile(void **state)
                       "make -s b/commit BUILD=b && [ \"$(cat b/commit)\" = unknown ]"), 0, "");
 }
 
+/* A rule or an instance that differs from the last release fails until its entry's History says what stood there. */
+static void test_rules(void **state)
+{
+    expect(sh(*state, "mkdir -p rules/experiments rules/docs && cp \"$ROOT/experiments/rules.sh\" \"$ROOT/experiments/default.mk\" rules/experiments &&"
+                      "cp \"$ROOT/paper_notes.md\" rules && cp \"$ROOT/docs/rules_snapshot.csv\" rules/docs && cd rules && experiments/rules.sh check"), 0, "");
+    expect(sh(*state, "cd rules && sed -i 's/^\\(| value-path .*\\)<= 1e-7/\\1<= 1e-6/' paper_notes.md && experiments/rules.sh check 1>&2"), 1, "value-path");
+    expect(sh(*state, "cd rules && sed -i '/^### T1\\. /,/^| row/s/^\\*\\*Measured/**History.** `value-path` had `<= 1e-7`.\\n\\n&/' paper_notes.md &&"
+                      "experiments/rules.sh check 1>&2"), 0, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -147,6 +157,7 @@ int main(void)
         cmocka_unit_test(test_run),
         cmocka_unit_test(test_makefile),
         cmocka_unit_test(test_run_interrupted),
+        cmocka_unit_test(test_rules),
     };
     return cmocka_run_group_tests(tests, setup, scratch_teardown);
 }
