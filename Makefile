@@ -206,7 +206,7 @@ bench: $(BUILD)/bin/bench_gram $(BUILD)/bin/bench_descent $(BUILD)/bin/attention
 
 .PHONY: bench-peers
 PEERS := $(BUILD)/peers
-bench-peers: $(SHARED) ## time the attention kernels against PyTorch and ONNX Runtime, fetched with pip and npm (several GB)
+bench-peers: $(SHARED) $(BUILD)/bin/bench_finetune ## time attention and training steps against PyTorch, ONNX Runtime (fetches GB)
 	@mkdir -p $(PEERS)/node
 	@[ -x $(PEERS)/venv/bin/python ] || python3 -m venv $(PEERS)/venv
 	@$(PEERS)/venv/bin/python -c 'import torch' 2>/dev/null || $(PEERS)/venv/bin/pip install -q torch || true
@@ -214,6 +214,8 @@ bench-peers: $(SHARED) ## time the attention kernels against PyTorch and ONNX Ru
 	  npm install --prefix $(PEERS)/node --ignore-scripts --no-audit --no-fund --silent onnxruntime-node || true
 	$(PEERS)/venv/bin/python tools/bench_peers.py --library $(SHARED) --node-modules $(PEERS)/node/node_modules \
 	  --out $(PEERS)/bench_peers.csv $(BENCH_ARGS)
+	$(PEERS)/venv/bin/python tools/bench_finetune_peers.py --program $(BUILD)/bin/bench_finetune \
+	  --out $(PEERS)/bench_finetune_peers.csv $(FINETUNE_PEERS_ARGS)
 
 .PHONY: install uninstall
 install: $(STATIC) $(SHARED) $(FORTRAN) ## install library, headers and pkg-config file (PREFIX=DIR, DESTDIR=DIR)

@@ -7,6 +7,7 @@
 #include "cli/cli.h"
 #include "common/calibrate.h"
 #include "common/random.h"
+#include "transformer/adamw.h"
 #include "transformer/backbone.h"
 #include "transformer/model.h"
 #include "transformer/ops.h"
@@ -14,9 +15,10 @@
 static const char doc[] =
     "Times forward and backward of a training step of every method on random weights of three shapes (minilm, dinov2-s14 "
     "at 98 pixels, vit-fashion), with one thread and with all, and the share of OpenBLAS's measured peak that its counted "
-    "operations reach. `products` are the products of the projections of a full step alone. Times are medians over rounds.";
+    "operations reach; `update_s` is AdamW after it. `products` are the products of the projections of a full step alone. "
+    "Times are medians over rounds.";
 static const char columns[] =
-    "shape,method,threads,num_seqs,rows,num_rounds,forward_s,step_s,gflop,gflop_per_s,share_gemm,bytes";
+    "shape,method,threads,num_seqs,rows,longest,num_rounds,forward_s,step_s,update_s,gflop,gflop_per_s,share_gemm,bytes";
 
 struct config { struct cli_common common; size_t num_rounds; int *shapes, *methods; size_t num_shapes, num_methods; };
 enum { OPT_NUM_ROUNDS = 1, OPT_SHAPE, OPT_METHOD };
@@ -144,19 +146,22 @@ static double step_flops(const struct shape *s, const struct data *d, const stru
 
 /* ---- timing ------------------------------------------------------------------------------------------------ */
 
-struct timing { double forward_s, step_s; size_t bytes; };
+struct timing { double forward_s, step_s, update_s; size_t bytes; };
 
 static int time_step(const struct config *cfg, const struct backbone *b, const struct data *d,
                      const struct adapter_options *o, int threads, struct timing *out)
 {
     struct model *m = NULL;
+    struct adamw *adamw = NULL;
+    const struct adamw_options defaults = adamw_defaults();
     char text[256] = "";
-    double *times = malloc(2 * cfg->num_rounds * sizeof *times);
+    double *times = malloc(3 * cfg->num_rounds * sizeof *times);
     float logits[MAX_SEQS * CLASSES], d_logits[MAX_SEQS * CLASSES];
     int status =
         times ? model_alloc(b, o, CLASSES, POOL_CLS, 0, cfg->common.seed, &m, (struct reason){ text, sizeof text })
               : GSL_ENOMEM;
     if (!status) status = model_reserve(m, d->rows, d->batch.num_seqs, d->longest, 1, threads);
+    if (!status) status = adamw_alloc(model_parameters(m), model_num_parameters(m), &defaults, &adamw);
     for (size_t round = 0; round <= cfg->num_rounds && !status && !cli_interrupted(); round++) {
         const size_t at = round ? round - 1 : 0;
         const double start = calibrate_now_s();
@@ -164,13 +169,19 @@ static int time_step(const struct config *cfg, const struct backbone *b, const s
         times[at] = calibrate_now_s() - start;
         model_cross_entropy(logits, d->labels, d->batch.num_seqs, CLASSES, 0.0, d_logits, NULL);
         if (!status) status = model_backward(m, d_logits);
-        times[cfg->num_rounds + at] = calibrate_now_s() - start;
+        const double stepped = calibrate_now_s();
+        times[cfg->num_rounds + at] = stepped - start;
+        if (!status) status = adamw_step(adamw, 1e-6, 1e-6, threads, NULL);
+        if (!status) model_after_update(m);
+        times[2 * cfg->num_rounds + at] = calibrate_now_s() - stepped;
     }
     if (!status) {
         out->forward_s = calibrate_median(times, (int)cfg->num_rounds);
         out->step_s = calibrate_median(times + cfg->num_rounds, (int)cfg->num_rounds);
+        out->update_s = calibrate_median(times + 2 * cfg->num_rounds, (int)cfg->num_rounds);
         out->bytes = model_bytes(m, d->rows, d->batch.num_seqs, d->longest, 1, threads);
     }
+    adamw_free(adamw);
     model_free(m);
     free(times);
     return status;
@@ -203,7 +214,7 @@ static int time_products(const struct config *cfg, const struct shape *s, const 
             }
         times[round ? round - 1 : 0] = calibrate_now_s() - start;
     }
-    *out = (struct timing){ NAN, calibrate_median(times, (int)cfg->num_rounds),
+    *out = (struct timing){ NAN, calibrate_median(times, (int)cfg->num_rounds), NAN,
                             (2 * rows * wide + 2 * wide * wide) * sizeof *x };
     free(x);
     free(times);
@@ -229,9 +240,11 @@ static int bench_row(const struct config *cfg, struct table *t, const struct sha
     table_int(t, (uint64_t)threads);
     table_int(t, s->num_seqs);
     table_int(t, d->rows);
+    table_int(t, d->longest);
     table_int(t, cfg->num_rounds);
     table_num(t, time.forward_s);
     table_num(t, time.step_s);
+    table_num(t, time.update_s);
     table_num(t, flops * 1e-9);
     table_num(t, flops / time.step_s * 1e-9);
     table_num(t, flops / time.step_s / peak);
