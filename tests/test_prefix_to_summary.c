@@ -172,12 +172,46 @@ static void refusals(void **state)
     assert_int_not_equal(access(never_k, F_OK), 0);
 }
 
+/* A trained prefix adapter becomes an adapter of NTK-Attention, which finetune evaluates; what is no prefix is refused. */
+static void test_adapter(void **state)
+{
+    char run[512], prefix[544], summary[512], again[512];
+    snprintf(run, sizeof run, "%s", scratch_path(*state, "run"));
+    snprintf(prefix, sizeof prefix, "%s/adapter", run);
+    snprintf(summary, sizeof summary, "%s", scratch_path(*state, "summary"));
+    snprintf(again, sizeof again, "%s", scratch_path(*state, "again"));
+    struct outcome o = run_program("finetune", "--backbone", "vit-fashion", "--task", "shapes", "--method", "ptuning", "--prefix-len", "3", "--train-size",
+                                   "40", "--epochs", "1", "--validation-size", "20", "--test-size", "20", "--quiet", "--out", run, NULL);
+    assert_int_equal(o.code, 0);
+    outcome_free(&o);
+    o = run_program("prefix_to_summary", "--adapter", prefix, "--features", "elu1", "--adapter-out", summary, NULL);
+    assert_int_equal(o.code, 0);
+    assert_non_null(strstr(o.out, "\nprefix,"));
+    const char *row = strstr(o.out, "\nelu1,12672,");
+    double validation, loss, test, test_loss;
+    int chosen;
+    assert_non_null(row);
+    assert_int_equal(sscanf(row, "\nelu1,12672,%lf,%lf,%lf,%lf,%d", &validation, &loss, &test, &test_loss, &chosen), 5);
+    assert_int_equal(chosen, 1);
+    outcome_free(&o);
+    o = run_program("finetune", "--backbone", "vit-fashion", "--task", "shapes", "--adapter", summary, "--epochs", "0", "--out", again, NULL);
+    assert_int_equal(o.code, 0);
+    char says[64];
+    snprintf(says, sizeof says, "test accuracy %.4f", test);
+    assert_non_null(strstr(o.err, says));
+    outcome_free(&o);
+    CHECK_REFUSAL(run_program("prefix_to_summary", "--adapter", summary, NULL), 3, "prefix_to_summary", "not a prefix");
+    CHECK_REFUSAL(run_program("prefix_to_summary", "--adapter", prefix, "--task", "nothing", NULL), 3, "prefix_to_summary", "no such task");
+    CHECK_REFUSAL(run_program("prefix_to_summary", "--adapter", prefix, "--bound", "2", NULL), 2, "prefix_to_summary", "no bound");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(errors_are_those_of_loops),
         cmocka_unit_test(the_summary_does_it),
         cmocka_unit_test(refusals),
+        cmocka_unit_test(test_adapter),
     };
     return cmocka_run_group_tests_name("prefix_to_summary", tests, setup, teardown);
 }

@@ -1,5 +1,6 @@
 /* A user's prefix to a summary (Z, k), by the map that serves the user's own queries
  * best, and what that costs them. */
+#include "cli/adapter_convert.h"
 #include "cli/cli.h"
 
 #include <gsl/gsl_cblas.h>
@@ -35,6 +36,7 @@ enum { MAX_MAPS = 64 };
 struct config {
     struct cli_common c;
     const char *prefix_k, *prefix_v, *q, *k, *v, *z_out, *kvec_out;
+    struct adapter_convert adapter;      /* adapter NULL: tensors */
     char *features;
     struct feature_spec spec[MAX_MAPS];
     char *name[MAX_MAPS];
@@ -42,7 +44,8 @@ struct config {
     double bound;                        /* < 0: not given */
 };
 
-enum { KEY_PREFIX_K = 1, KEY_PREFIX_V, KEY_Q, KEY_K, KEY_V, KEY_FEATURES, KEY_BOUND, KEY_MAX_FEATURES, KEY_Z_OUT, KEY_KVEC_OUT };
+enum { KEY_PREFIX_K = 1, KEY_PREFIX_V, KEY_Q, KEY_K, KEY_V, KEY_FEATURES, KEY_BOUND, KEY_MAX_FEATURES, KEY_Z_OUT, KEY_KVEC_OUT,
+       KEY_ADAPTER, KEY_BACKBONE, KEY_TASK, KEY_ADAPTER_OUT };
 
 static const struct argp_option options[] = {
     { "prefix-k", KEY_PREFIX_K, "FILE", 0, "prefix keys, (m, d) or (H_kv, m, d) (required)", 1 },
@@ -55,6 +58,10 @@ static const struct argp_option options[] = {
     { "bound", KEY_BOUND, "B", 0, "scores cheb and minimax are made for (default the largest |score| of these queries)", 2 },
     { "z-out", KEY_Z_OUT, "FILE", 0, "write Z, (r, d) or (H_kv, r, d)", 3 },
     { "kvec-out", KEY_KVEC_OUT, "FILE", 0, "write k, (r) or (H_kv, r)", 3 },
+    { "adapter", KEY_ADAPTER, "DIR", 0, "in place of tensors: a trained prefix adapter (ptuning of finetune, or PEFT's)", 4 },
+    { "backbone", KEY_BACKBONE, "NAME|DIR", 0, "its backbone (default vit-fashion)", 4 },
+    { "task", KEY_TASK, "NAME", 0, "its task: the map is chosen on validation data (default shapes)", 4 },
+    { "adapter-out", KEY_ADAPTER_OUT, "DIR", CLI_INPUT, "write the adapter of NTK-Attention it becomes", 4 },
     { 0 }
 };
 
@@ -74,6 +81,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_MAX_FEATURES: return cli_parse_size(state, key, arg, 1, FEATURE_MAX_EXPLICIT, &cfg->max_features);
     case KEY_Z_OUT: cfg->z_out = arg; return 0;
     case KEY_KVEC_OUT: cfg->kvec_out = arg; return 0;
+    case KEY_ADAPTER: cfg->adapter.adapter = arg; return 0;
+    case KEY_BACKBONE: cfg->adapter.backbone = arg; return 0;
+    case KEY_TASK: cfg->adapter.task = arg; return 0;
+    case KEY_ADAPTER_OUT: cfg->adapter.out = arg; return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -82,7 +93,12 @@ static const char *check(void *config)
 {
     struct config *cfg = config;
     static char wrong[192];
-    if (!cfg->prefix_k || !cfg->prefix_v || !cfg->q) return "--prefix-k, --prefix-v, --q: all three are required";
+    const struct adapter_convert *a = &cfg->adapter;
+    if (a->adapter && (cfg->prefix_k || cfg->prefix_v || cfg->q || cfg->k || cfg->v || cfg->z_out || cfg->kvec_out || cfg->bound >= 0.0))
+        return "--adapter: takes no tensors and no bound";
+    if (!a->adapter && (a->backbone || a->task || a->out)) return "--backbone, --task, --adapter-out: have no effect without --adapter";
+    if (a->adapter && !cfg->features && !(cfg->features = strdup("elu1,taylor:1,taylor:2"))) return "out of memory";
+    if (!a->adapter && (!cfg->prefix_k || !cfg->prefix_v || !cfg->q)) return "--prefix-k, --prefix-v, --q: all three are required";
     if (!cfg->k != !cfg->v) return "--k, --v: one needs the other";
     if (!cfg->z_out != !cfg->kvec_out) return "--z-out, --kvec-out: one needs the other";
     if (!cfg->features && !(cfg->features = strdup(candidates))) return "out of memory";
@@ -410,6 +426,15 @@ int main(int argc, char **argv)
     struct tensor t[NUM_TENSORS] = { { 0 } };
     struct study s = { .cfg = &cfg, .t = t };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    if (cfg.adapter.adapter) {
+        cfg.adapter.features = cfg.name;
+        cfg.adapter.num_features = cfg.num_maps;
+        if (!cfg.adapter.backbone) cfg.adapter.backbone = "vit-fashion";
+        if (!cfg.adapter.task) cfg.adapter.task = "shapes";
+        const int converted = adapter_convert_run(&cfg.c, &cfg.adapter);
+        free(cfg.features);
+        return converted;
+    }
     const int code = work(&cfg, &s, t);
     for (size_t m = 0; m < cfg.num_maps; m++) {
         attn_fold_free(s.fold[m]);
