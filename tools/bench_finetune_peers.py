@@ -99,7 +99,7 @@ def make_model(torch, shape, method):
                 self.position = nn.Parameter(0.02 * torch.randn(1, 1 + (image // patch) ** 2, hidden))
             else:
                 self.token, self.position = nn.Embedding(VOCABULARY, hidden), nn.Embedding(POSITIONS, hidden)
-                self.type = nn.Embedding(2, hidden)
+                self.kind = nn.Embedding(2, hidden)
             self.norm = nn.LayerNorm(hidden, eps=eps)
             self.blocks = nn.ModuleList(Block() for _ in range(num_layers))
             self.head = nn.Linear(hidden, CLASSES)
@@ -110,7 +110,7 @@ def make_model(torch, shape, method):
                 x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.position
             else:
                 at = torch.arange(inputs.shape[1])
-                x = self.norm(self.token(inputs) + self.position(at) + self.type(torch.zeros_like(inputs)))
+                x = self.norm(self.token(inputs) + self.position(at) + self.kind(torch.zeros_like(inputs)))
             for block in self.blocks:
                 x = block(x, mask)
             x = x[:, 0]
