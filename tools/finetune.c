@@ -423,7 +423,7 @@ static int run_training(struct run *r)
     int code = 0;
     while (!code && !train_done(r->train)) {
         status = train_step(r->train);
-        if (train_diverged(r->train)) code = cli_fail(&cfg->c, EXIT_FAILED, "diverged at step %zu: the loss is not finite (a lower --lr?)", train_steps_done(r->train) + 1);
+        if (train_diverged(r->train)) code = cli_fail(&cfg->c, EXIT_FAILED, "diverged at step %zu: a loss or a normaliser D is not finite and positive (a lower --lr?)", train_steps_done(r->train) + 1);
         else code = cli_status(&cfg->c, status, "a step");
         progress_to(p, (double)train_steps_done(r->train));
         if (!code) code = cli_interrupted();

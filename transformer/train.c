@@ -37,8 +37,9 @@ struct train_options train_defaults(enum adapter_method method)
     struct train_options o = { .lr = 1e-3, .head_lr = 1e-3, .epochs = 5, .batch = 16, .schedule = SCHEDULE_LINEAR, .warmup = 0.06,
                                .weight_decay = 0.01, .clip = 1.0, .num_threads = 1, .cache_bytes = (size_t)1 << 31 };
     switch (method) {
-    case ADAPTER_FULL: o.lr = 5e-5; break;
-    case ADAPTER_PTUNING: case ADAPTER_TIED_PREFIX: case ADAPTER_NTK: case ADAPTER_PREFIX_PLUS: o.lr = 5e-3; break;
+    case ADAPTER_FULL: o.lr = 1e-4; break;
+    case ADAPTER_PTUNING: case ADAPTER_TIED_PREFIX: o.lr = 1e-2; break;
+    case ADAPTER_NTK: o.lr = 3e-4; break;
     default: break;
     }
     return o;
@@ -236,22 +237,26 @@ static int update(struct train *t)
     return GSL_SUCCESS;
 }
 
+/* A loss, gradient or normaliser that is not finite and positive ends a training, in a step or in an evaluation. */
+static int diverged_or(struct train *t, int status)
+{
+    if (status == GSL_EDOM) t->diverged = true;
+    return status;
+}
+
 int train_step(struct train *t)
 {
     int status = t->num_rows ? GSL_SUCCESS : add_row(t);
-    if (status) return status;
+    if (status) return diverged_or(t, status);
     const double start = now();
     status = update(t);
-    if (status) {
-        t->diverged = status == GSL_EDOM;
-        return status;
-    }
+    if (status) return diverged_or(t, status);
     t->times[t->step] = now() - start;
     t->seconds += t->times[t->step];
     t->step++;
     t->loss_sum += t->last_loss;
     t->since++;
-    return t->step % t->options.eval_every == 0 || train_done(t) ? add_row(t) : GSL_SUCCESS;
+    return t->step % t->options.eval_every == 0 || train_done(t) ? diverged_or(t, add_row(t)) : GSL_SUCCESS;
 }
 
 void train_finish(struct train *t)

@@ -29,7 +29,8 @@ struct train_options {
                                        and trainings that share inputs may run side by side */
 };
 
-/* The defaults of a method: 5 epochs of batches of 16, a rate that suits it, decay .01, clip 1, warm-up .06, linear. */
+/* The defaults of a method: 5 epochs of batches of 16, a rate near those the searches chose (experiments/finetuning/rates.csv),
+ * decay .01, clip 1, warm-up .06, linear. */
 struct train_options train_defaults(enum adapter_method method);
 
 /* A row of the curve; an unevaluated number is NaN. time_s: seconds of training, evaluations left out. */
