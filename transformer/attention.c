@@ -334,20 +334,42 @@ size_t attention_work_bytes(const struct encoder *e, const struct attention_extr
 
 /* ---- the unit of a summary --------------------------------------------------------------------------------------- */
 
+/* ln of A 1 of one row: its scores s_j = scale <q, k_j> over the keys of its sequence. */
+static double log_mass(const float *q, const float *keys, size_t num_keys, size_t stride, size_t d, double scale)
+{
+    double top = -INFINITY, sum = 0.0;
+    for (size_t j = 0; j < num_keys; j++) {
+        const double s = scale * (double)cblas_sdot((blasint)d, q, 1, keys + j * stride, 1);
+        if (s > top) {
+            sum = sum * exp(top - s) + 1.0;
+            top = s;
+        } else {
+            sum += exp(s - top);
+        }
+    }
+    return top + log(sum);
+}
+
 int attention_mean_mass(struct encoder *e, const struct block_state *state, double *mean_mass)
 {
+    /* Beyond this spread a few rows are the whole mean, and its float32 multiples may overflow. */
+    static const double heavy = 1e6, most = 1e30;
     const struct packing *p = &e->packing;
     const size_t h = e->hidden, d = e->head_dim;
-    const double scale = 1.0 / sqrt((double)d);
+    const double scale = 1.0 / sqrt((double)d), rows = (double)p->rows;
     for (size_t head = 0; head < e->heads; head++) {
-        double sum = 0.0;
-        for (size_t seq = 0; seq < p->num_seqs; seq++)
-            for (size_t i = p->offsets[seq]; i < p->offsets[seq + 1]; i++)
-                for (size_t j = p->offsets[seq]; j < p->offsets[seq + 1]; j++) {
-                    const float *q = state->qkv + i * 3 * h + head * d, *k = state->qkv + j * 3 * h + h + head * d;
-                    sum += exp(scale * (double)cblas_sdot((blasint)d, q, 1, k, 1));
-                }
-        mean_mass[head] = sum / (double)p->rows;
+        double sum = 0.0, logs = 0.0;
+        for (size_t seq = 0; seq < p->num_seqs; seq++) {
+            const size_t from = p->offsets[seq], len = p->offsets[seq + 1] - from;
+            for (size_t i = from; i < from + len; i++) {
+                const double l = log_mass(state->qkv + i * 3 * h + head * d, state->qkv + from * 3 * h + h + head * d, len, 3 * h, d, scale);
+                sum += exp(l);
+                logs += l;
+            }
+        }
+        const double geometric = exp(logs / rows);
+        mean_mass[head] = sum / rows <= heavy * geometric ? sum / rows : geometric;
+        if (!(mean_mass[head] < most)) mean_mass[head] = most;
     }
     return GSL_SUCCESS;
 }

@@ -188,7 +188,8 @@ int attention_backward(struct encoder *encoder, const struct block_state *state,
 size_t attention_work_bytes(const struct encoder *encoder, const struct attention_extra *extra);
 size_t attention_extra_floats(const struct encoder *encoder, const struct attention_extra *extra);
 
-/* Mean over rows of A 1 of every head (heads), in double. */
+/* Mean over rows of A 1 of every head (heads), in double; the geometric mean where a few rows would be a million times it,
+ * and never above 1e30. */
 int attention_mean_mass(struct encoder *encoder, const struct block_state *state, double *mean_mass);
 
 #endif
