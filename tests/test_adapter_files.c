@@ -112,6 +112,9 @@ static void test_options(void **state)
     strcpy(o.feature, "cheb:1");
     o.bound = 2.5;
     round_trip(*state, BACKBONE_BERT, &o, "plus-cheb");
+    /* Random features are those of the model that was saved, whatever seed the one that reads has. */
+    strcpy(o.feature, "favor:6");
+    round_trip(*state, BACKBONE_BERT, &o, "plus-favor");
 }
 
 /* ---- as PEFT writes it ---------------------------------------------------------------------------------------- */

@@ -117,6 +117,7 @@ int adapter_open(struct adapter *a, const struct adapter_options *options, const
     *a = (struct adapter){ .ops = table[options->method], .options = *options, .hidden = e->hidden, .heads = e->heads,
                            .head_dim = e->head_dim, .mlp_dim = e->mlp_dim, .num_layers = e->num_blocks,
                            .blocks = e->blocks, .seed = seed, .num_threads = 1 };
+    if (!a->options.feature_seed) a->options.feature_seed = seed;
     if (a->options.first_layer == ADAPTER_LAYER_DEFAULT) a->options.first_layer = 0;
     if (a->options.last_layer == ADAPTER_LAYER_DEFAULT) a->options.last_layer = (int)e->num_blocks - 1;
     int status = options_status(&a->options, e->num_blocks, why);

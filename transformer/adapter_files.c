@@ -140,6 +140,10 @@ static json_t *config_of(struct model *model, enum model_pool pool, const char *
                             pool == POOL_CLS ? "cls" : "mean", "first_layer", o->first_layer, "last_layer", o->last_layer, "alpha", o->alpha, "init_scale",
                             o->init_scale, "feature", o->feature, "bound", o->bound, "z_rank", (int)o->z_rank, "k_mode", adapter_k_mode_name(o->k_mode),
                             "start_mass", o->start_mass, "units", o->units, "shift_positions", o->shift_positions, "num_layers", (json_int_t)model_num_layers(model), "class_names", names);
+    /* As a word: JSON's integers are signed. */
+    char seed[32];
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)o->feature_seed);
+    if (own) json_object_set_new(own, "feature_seed", json_string(seed));
     json_t *config = json_pack("{s:s, s:s, s:b, s:s, s:o}", "peft_type", type, "base_model_name_or_path", b->name, "inference_mode", 1, "task_type",
                                "FEATURE_EXTRACTION", "prefix_ntk", own);
     if (!config) return NULL;
@@ -307,6 +311,8 @@ static int read_own(const json_t *own, struct adapter_description *d, struct rea
     o->z_rank = size_of(own, "z_rank", 0);
     o->start_mass = json_number_value(json_object_get(own, "start_mass"));
     o->units = json_is_true(json_object_get(own, "units"));
+    const char *seed = json_string_value(json_object_get(own, "feature_seed"));
+    o->feature_seed = seed ? strtoull(seed, NULL, 10) : 0;
     o->shift_positions = json_is_true(json_object_get(own, "shift_positions"));
     o->init_scale = json_number_value(json_object_get(own, "init_scale"));
     const json_t *names = json_object_get(own, "class_names");

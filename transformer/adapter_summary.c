@@ -32,7 +32,8 @@ int summary_open(struct adapter *a, int with_k, struct reason why)
 {
     struct summaries *own = a->own = calloc(1, sizeof *own + a->num_layers * sizeof(struct summary));
     if (!own) return refuse(why, GSL_ENOMEM, "no memory for the adapter");
-    int status = feature_parse(a->options.feature, a->head_dim, a->options.bound, a->seed, NULL, &own->map);
+    int status = feature_parse(a->options.feature, a->head_dim, a->options.bound, a->options.feature_seed, NULL,
+                               &own->map);
     if (status) return refuse(why, status, "feature map \"%s\": %s", a->options.feature, feature_strerror(status));
     if (!feature_is_explicit(own->map))
         return refuse(why, GSL_EINVAL, "feature map \"%s\" has too many features at head dimension %zu",
