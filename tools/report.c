@@ -169,8 +169,10 @@ static const struct question questions[] = {
     { "Does a polynomial map (degree 4) serve on tokens of real images?", "M1", "taylor4-patches" },
     { "Does the error of NTK-Attention fall as the prefix grows?", "E1", "elu1-plug-in" },
     { "Is its time independent of the prefix length?", "M4", "time-ntk-forward" },
-    { "Is it as accurate as full fine-tuning, on images?", "E2", "accuracy-vs-full" },
-    { "Is it as accurate as LoRA and P-Tuning V2, on text?", "E3", "accuracy-vs-light" },
+    { "Is it as accurate as full fine-tuning, on images?", "E2", "mnist-vs-full" },
+    { "Is it as accurate as P-Tuning V2 of the same number of parameters, on images?", "E4", "mnist-ptuning" },
+    { "Is it as accurate as LoRA, on text?", "E3", "super-verb-vs-lora" },
+    { "Does a mended form of it beat P-Tuning V2 at equal parameters, on images?", "F71", "mnist" },
     { "Does the kernel of a prefix converge as the prefix grows?", "T2", "slope-full-random" },
     { "Is training an infinitely long prefix kernel regression?", "T13", "mirrored-distance" },
     { "Does a longer prefix generalise better, with the paper's random signs?", "T14", "heldout-random" },
@@ -265,7 +267,7 @@ static void put_figure(struct page *p, size_t run);
 
 static void put_answer(struct page *p)
 {
-    static const char *const heroes[] = { "ntk_convergence", "attention_error", "attention_cost" };
+    static const char *const heroes[] = { "ntk_convergence", "attention_error", "method_benchmark_mnist" };
     fputs("# The answer {#answer}\n\n::: answer\n", p->out);
     for (size_t i = 0; i < sizeof questions / sizeof *questions; i++) put_question(p, &questions[i]);
     fputs(":::\n\n", p->out);
