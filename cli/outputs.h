@@ -14,6 +14,7 @@ int outputs_finish(const struct cli_common *cfg, const char *path, struct atomic
 const char *outputs_declare(const char *name, const char *path);
 
 /* Whether every declared output can be written. Exit code, the line printed. */
+int verdicts_lock(const char *path);     /* waits until no other program has PATH.lock; a descriptor that holds it, or -1 */
 int outputs_check(const struct cli_common *cfg);
 
 #endif

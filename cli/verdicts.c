@@ -205,7 +205,7 @@ static int write_rows(const struct verdicts *v, const struct ledger *ledger, int
 
 /* Waits until no other program is writing verdicts. The lock goes with the descriptor, once
  * the rows are in place. */
-static int lock_verdicts(const char *path)
+int verdicts_lock(const char *path)
 {
     char *name;
     if (asprintf(&name, "%s.lock", path) < 0) return -1;
@@ -227,7 +227,7 @@ int verdicts_close(struct verdicts *v, int code)
     if (!code) {
         char why[512];
         struct ledger *ledger = ledger_read(v->cfg->ledger, why, sizeof why);
-        const int lock = ledger ? lock_verdicts(v->cfg->verdicts) : -1;
+        const int lock = ledger ? verdicts_lock(v->cfg->verdicts) : -1;
         if (!ledger) code = cli_fail(v->cfg, EXIT_FAILED, "%s", why);
         else if (lock < 0) code = cli_fail(v->cfg, EXIT_FAILED, "%s.lock: %s", v->cfg->verdicts, strerror(errno));
         else code = write_rows(v, ledger, lock);
