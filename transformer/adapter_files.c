@@ -376,18 +376,11 @@ static const struct tensor *find_by_end(const struct tensors *file, const char *
     return NULL;
 }
 
-static size_t elements(const struct tensor *t)
-{
-    size_t n = 1;
-    for (size_t i = 0; i < t->rank; i++) n *= t->dims[i];
-    return n;
-}
-
 static int take_tensor(const struct tensors *file, const char *name, float *value, size_t rows, size_t cols, struct reason why)
 {
     const struct tensor *t = find_by_end(file, name);
     if (!t) return refuse(why, GSL_EINVAL, "tensor %.120s is missing", name);
-    if (elements(t) != rows * cols || (t->rank > 1 && t->dims[0] != rows))
+    if (tensor_size(t) != rows * cols || (t->rank > 1 && t->dims[0] != rows))
         return refuse(why, GSL_EINVAL, "tensor %.120s has another shape than (%zu, %zu)", name, rows, cols);
     memcpy(value, t->data, rows * cols * sizeof *value);
     return GSL_SUCCESS;

@@ -30,13 +30,6 @@ struct making {
     struct reason why;
 };
 
-static size_t tensor_size(const struct tensor *t)
-{
-    size_t size = 1;
-    for (size_t i = 0; i < t->rank; i++) size *= t->dims[i];
-    return size;
-}
-
 /* Whether the source can be read as (rows, cols): leading ones and the split of trailing dimensions do not matter. */
 static bool has_shape(const struct tensor *t, size_t rows, size_t cols)
 {

@@ -260,7 +260,7 @@ void tensors_free(struct tensors *tensors)
     free(tensors);
 }
 
-static size_t tensor_size(const struct tensor *t)
+size_t tensor_size(const struct tensor *t)
 {
     size_t size = 1;
     for (size_t i = 0; i < t->rank; i++) size *= t->dims[i];

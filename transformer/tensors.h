@@ -12,6 +12,9 @@ struct tensor {
     float *data;                /* C order */
 };
 
+/* Numbers in it: the product of its dims. */
+size_t tensor_size(const struct tensor *t);
+
 /* Owns its tensors (may map the file). */
 struct tensors;
 
