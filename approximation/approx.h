@@ -64,6 +64,10 @@ int prefix_sums_alloc(struct prefix_sums *s, size_t num_queries, size_t dim, dou
 void prefix_sums_free(struct prefix_sums *s);
 int prefix_sums_copy(struct prefix_sums *to, const struct prefix_sums *from);
 
+/* Bytes of such sums, and of attn_sums. */
+size_t prefix_sums_bytes(size_t num_queries, size_t dim, size_t degree, size_t num_temps, int with_gram);
+size_t attn_sums_bytes(size_t num_queries, size_t dim);
+
 /* Adds count <= PREFIX_SUMS_BLOCK tokens. */
 int prefix_sums_add(struct prefix_sums *s, const double *Q, const double *Kp, const double *Vp,
                     size_t count);

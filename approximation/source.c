@@ -77,6 +77,11 @@ int source_init(struct source *s, uint64_t seed, uint64_t trial, size_t dim,
     return GSL_SUCCESS;
 }
 
+size_t source_bytes(size_t dim)
+{
+    return (6 * dim * dim + (2 * SOURCE_BLOCK + 1) * dim) * sizeof(double);
+}
+
 void source_free(struct source *s)
 {
     free(s->Wq);

@@ -48,6 +48,9 @@ int source_init(struct source *s, uint64_t seed, uint64_t trial, size_t dim,
                 enum source_values values, const struct source_tokens *tokens, double score_mean);
 void source_free(struct source *s);
 
+/* Bytes of a source of this dimension. */
+size_t source_bytes(size_t dim);
+
 /* Input tokens [first, first + count) as queries (spread 1), keys, values; each
  * (count, dim), any may be NULL. */
 int source_inputs(const struct source *s, size_t first, size_t count, double *Q, double *K, double *V);

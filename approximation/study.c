@@ -152,6 +152,22 @@ failed:
     return status;
 }
 
+size_t study_bytes(const struct study_map *maps, size_t num_maps, size_t num_queries, size_t dim)
+{
+    size_t degree = 0, widest = 1, summaries = 0;
+    int gram = 0;
+    for (size_t i = 0; i < num_maps; i++) {
+        size_t r = 0;
+        if (power_degree(&maps[i]) > degree) degree = power_degree(&maps[i]);
+        gram |= maps[i].kind == STUDY_ORACLE;
+        if (maps[i].kind == STUDY_CLUSTERS) r = maps[i].rank;
+        else if (maps[i].kind == STUDY_FEATURE && !is_polynomial(&maps[i]) && study_map_dim(&maps[i], dim, &r)) r = 0;
+        summaries += r * (2 * dim + 1);
+        if (r > widest) widest = r;
+    }
+    return prefix_sums_bytes(num_queries, dim, degree, 1, gram) + (summaries + PREFIX_SUMS_BLOCK * widest) * sizeof(double);
+}
+
 void study_free(struct study *s)
 {
     for (size_t i = 0; s->features && i < s->num_maps; i++) {

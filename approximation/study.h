@@ -50,6 +50,8 @@ struct study {
 /* Q (num_queries, dim) is kept, not copied; shift as in prefix_sums_alloc. */
 int study_alloc(struct study *s, const struct study_map *maps, size_t num_maps, const double *Q,
                 size_t num_queries, size_t dim, const double *shift, uint64_t seed);
+/* Its bytes, those of the features' own state aside; at most. */
+size_t study_bytes(const struct study_map *maps, size_t num_maps, size_t num_queries, size_t dim);
 void study_free(struct study *s);
 int study_copy(struct study *to, const struct study *from);
 /* count <= PREFIX_SUMS_BLOCK tokens. */

@@ -16,8 +16,12 @@ struct units {
     bool said;                   /* the line about it was printed */
 };
 
-struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count, size_t width)
+struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count, size_t width,
+                         double unit_bytes)
 {
+    const double at_once = (double)count < (double)cfg->threads ? (double)count : (double)cfg->threads;
+    /* Beside its row the journal has a copy of every unit. */
+    if (cli_memory(cfg, at_once * unit_bytes + 2.0 * (double)count * ((double)width + 8.0) * sizeof(double), what)) return NULL;
     struct units *units = calloc(1, sizeof *units);
     double *rows = calloc(count ? count : 1, (width ? width : 1) * sizeof *rows);
     if (!units || !rows) {

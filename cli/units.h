@@ -1,7 +1,7 @@
 /* The work of a program as numbered units, each an array of numbers: done side by
  * side, remembered in the journal, resumed after a kill. The loop is the caller's:
  *
- *     struct units *work = units_open(&cfg, identity, "trials", count, width);
+ *     struct units *work = units_open(&cfg, identity, "trials", count, width, bytes);
  *     #pragma omp parallel for schedule(dynamic) num_threads(cfg.threads)
  *     for (size_t u = 0; u < count; u++) {
  *         double *row = units_begin(work, u);
@@ -15,8 +15,11 @@
 
 struct units;
 
-/* `identity` as in journal_open. NULL: the line was printed. */
-struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count, size_t width);
+/* `identity` as in journal_open. unit_bytes: what a unit takes while it is worked on, one by every thread; with the
+ * numbers of all units that is refused where the machine has less (cli_memory). 0: estimated by the caller. NULL: the
+ * line was printed. */
+struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count, size_t width,
+                         double unit_bytes);
 /* The row to fill; NULL when the unit is known already, or the work has stopped. */
 double *units_begin(struct units *units, size_t unit);
 /* status: a GSL code; the first that is not 0 stops the work. */

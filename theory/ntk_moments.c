@@ -118,9 +118,9 @@ size_t ntk_moments_bytes(size_t n, size_t dim, enum prefix_signs law, enum ntk_k
     const double padded = (double)n + GRAM_ROWS;
     const double block = (double)batch_of(&columns) * GRAM_TOKENS * ((double)columns.first_single + 3.0 * (double)dim + padded + 8.0);
     const double node = (double)(groups_of(n) * GRAM_ROWS) * (double)columns.stride + padded * (double)(dim + 10);
-    /* Leaf, two spare nodes, the copy for assembly, and the levels in use. */
-    double nodes = 4.0;
-    for (size_t leaves = prefix_len / NTK_MOMENTS_LEAF; leaves; leaves /= 2) nodes += 1.0;
+    /* The leaf, the copy for assembly (or the next leaf), and as many levels as the counter ever holds at once. */
+    double nodes = 2.0;
+    for (size_t leaves = prefix_len / NTK_MOMENTS_LEAF + 1; leaves > 1; leaves /= 2) nodes += 1.0;
     const double bytes = 8.0 * (nodes * node + block) + 24.0 * (double)(groups_of(n) * GRAM_ROWS);
     return bytes < 0.5 * (double)SIZE_MAX ? (size_t)bytes : SIZE_MAX;
 }

@@ -9,13 +9,7 @@
 #include <gsl/gsl_blas.h>
 #include <gsl/gsl_errno.h>
 #include "common/eigensystem.h"
-
-/* LAPACK: Cholesky factor, its condition number, its solve (column-major). */
-void dpotrf_(const char *uplo, const int *n, double *A, const int *lda, int *info, size_t uplo_len);
-void dpocon_(const char *uplo, const int *n, const double *A, const int *lda, const double *anorm,
-             double *rcond, double *work, int *iwork, int *info, size_t uplo_len);
-void dpotrs_(const char *uplo, const int *n, const int *nrhs, const double *A, const int *lda, double *B,
-             const int *ldb, int *info, size_t uplo_len);
+#include "common/lapack.h"
 
 /* K = D S D with D^2 the diagonal of K (1 where that is 0): S has a diagonal of ones, and the
  * condition number of K's that is due to samples of different norms alone is gone. */

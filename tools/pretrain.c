@@ -109,6 +109,7 @@ static int train(const struct config *cfg, const struct task *task, struct backb
     struct evaluation test;
     int code = 0, status = inputs_alloc(b, task, &io, &inputs, why);
     if (!status) status = model_alloc(b, &adapter, task->num_classes, POOL_CLS, 0, cfg->c.seed, &model, why);
+    if (!status && (code = cli_memory(&cfg->c, (double)train_bytes(model, inputs, &to), "this training"))) goto done;
     if (!status) status = train_alloc(model, inputs, &to, &t, why);
     if (status) {
         code = cli_fail(&cfg->c, EXIT_FAILED, "%s", line);

@@ -130,6 +130,20 @@ static double crossover(enum scale scale)
     return last > 1e6 ? INFINITY : last;
 }
 
+/* Of an instance: tokens and the sums of a prefix, the longest in either scaling. */
+static double unit_bytes(const struct config *cfg)
+{
+    double most = 0.0;
+    for (size_t l = 0; l < cfg->num_lens; l++)
+        for (int scale = 0; scale < NUM_SCALES; scale++) {
+            const struct setting s = ask((enum scale)scale, log((double)cfg->lens[l]));
+            const double tokens = (2.0 * (double)cfg->lens[l] + NUM_QUERIES + 2.0 * NUM_INPUTS) * s.dim * sizeof(double);
+            most = fmax(most, tokens + (double)prefix_sums_bytes(NUM_QUERIES, (size_t)s.dim, s.degree, 1, 0)
+                              + 3.0 * (double)attn_sums_bytes(NUM_QUERIES, (size_t)s.dim));
+        }
+    return most;
+}
+
 int main(int argc, char **argv)
 {
     static size_t default_lens[] = { 16, 64, 256, 1024, 4096 };
@@ -141,7 +155,7 @@ int main(int argc, char **argv)
     }
     const size_t per_scale = cfg.num_lens * cfg.num_trials, count = NUM_SCALES * per_scale;
     char *identity = cli_text_sizes(cli_text("seed %llu trials %zu at", (unsigned long long)cfg.c.seed, cfg.num_trials), cfg.lens, cfg.num_lens);
-    struct units *work = units_open(&cfg.c, identity, "instances", count, 1);
+    struct units *work = units_open(&cfg.c, identity, "instances", count, 1, unit_bytes(&cfg));
     free(identity);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)

@@ -217,8 +217,10 @@ int main(int argc, char **argv)
     struct config cfg = { .dim = 16, .seq_len = 32, .num_trials = 10 };
     cli_parse(argc, argv, "The bound on the error of a summary: violations and tightness.", options, parse, NULL, &cfg.c);
     char *identity = cli_text("seed %llu dim %zu len %zu", (unsigned long long)cfg.c.seed, cfg.dim, cfg.seq_len);
+    const double unit = (4.0 * (double)cfg.seq_len + 2.0 * MAX_LEN) * (double)cfg.dim * sizeof(double)
+                      + (double)prefix_sums_bytes(cfg.seq_len, cfg.dim, 8, 1, 0) + 3.0 * (double)attn_sums_bytes(cfg.seq_len, cfg.dim);
     const size_t width = (size_t)NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg.seq_len * PER_QUERY;
-    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, width);
+    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, width, unit);
     double *medians = malloc(cfg.num_trials * sizeof *medians);
     free(identity);
     if (!work || !medians) return EXIT_FAILED;

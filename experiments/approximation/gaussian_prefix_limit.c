@@ -249,7 +249,11 @@ int main(int argc, char **argv)
         free(identity);
         identity = longer;
     }
-    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, cfg.num_spreads * (cfg.num_lens * PER_LEN + 2 * MAX_DEGREE));
+    const double unit = (2.0 * (double)cfg.num_queries + 2.0 * PREFIX_SUMS_BLOCK) * (double)(cfg.dim + 2) * sizeof(double)
+                      + (double)prefix_sums_bytes(cfg.num_queries, cfg.dim, MAX_DEGREE, cfg.num_spreads, 0)
+                      + (double)attn_sums_bytes(cfg.num_queries, cfg.dim);
+    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, cfg.num_spreads * (cfg.num_lens * PER_LEN + 2 * MAX_DEGREE),
+                                    unit);
     free(identity);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)

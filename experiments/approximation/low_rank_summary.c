@@ -152,6 +152,15 @@ static struct interval over_trials(const struct config *cfg, const struct units 
     return cli_mean(x, cfg->num_trials, 0.999);
 }
 
+/* Of a trial: queries with their sums, the block of tokens in work, features and the least squares on them. */
+static double unit_bytes(const struct config *cfg)
+{
+    const double n = (double)(cfg->seq_len + cfg->fit_queries), d = (double)cfg->dim;
+    return (double)source_bytes(cfg->dim) + (double)study_bytes(NULL, 0, cfg->seq_len + cfg->fit_queries, cfg->dim)
+         + 2.0 * (double)attn_sums_bytes(cfg->seq_len + cfg->fit_queries, cfg->dim)
+         + ((3.0 * n + 2.0 * (double)cfg->seq_len + 3.0 * SOURCE_BLOCK) * d + n * (d + 1.0) + 8.0 * (d + 1.0) * (d + 1.0)) * sizeof(double);
+}
+
 int main(int argc, char **argv)
 {
     struct config cfg = { .dim = 64, .seq_len = 128, .prefix_len = 4096, .num_trials = 12, .fit_queries = 1024 };
@@ -160,7 +169,7 @@ int main(int argc, char **argv)
     int code = cfg.dataset ? source_tokens_mnist(&cfg.c, &tokens) : EXIT_DONE;
     if (code) return code;
     char *identity = cli_text("seed %llu len %zu dataset %d", (unsigned long long)cfg.c.seed, cfg.prefix_len, cfg.dataset);
-    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, 2 * NUM_SUMMARIES * NUM_RANKS);
+    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, 2 * NUM_SUMMARIES * NUM_RANKS, unit_bytes(&cfg));
     double *x = cli_need(malloc(cfg.num_trials * sizeof *x));
     free(identity);
     if (!work) return EXIT_FAILED;

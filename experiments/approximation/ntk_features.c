@@ -136,7 +136,11 @@ int main(int argc, char **argv)
         identity = longer;
     }
     const size_t count = cfg.num_sigmas * cfg.num_trials;
-    struct units *work = units_open(&cfg.c, identity, "trials", count, NUM_MAPS);
+    /* The kernel, its rows at the points of the fit, and the widest map there: 210 features, or taylor:4's. */
+    const double nd = (double)(cfg.num_samples * cfg.dim), at = 2.0 * (double)cfg.num_fit, d = (double)cfg.dim;
+    const double r = fmax(210.0, (d + 4.0) * (d + 3.0) * (d + 2.0) * (d + 1.0) / 24.0);
+    const double unit = sizeof(double) * (nd * nd + at * d * nd + 3.0 * at * d + 4.0 * nd + (at + r + d) * r);
+    struct units *work = units_open(&cfg.c, identity, "trials", count, NUM_MAPS, unit);
     double *x = cli_need(malloc(cfg.num_trials * sizeof *x));
     free(identity);
     if (!work) return EXIT_FAILED;

@@ -169,7 +169,13 @@ int main(int argc, char **argv)
     }
     const size_t count = NUM_VALUES * cfg.num_trials;
     char *identity = cli_text_sizes(cli_text("seed %llu dim %zu len %zu at", (unsigned long long)cfg.c.seed, cfg.dim, cfg.seq_len), cfg.lens, cfg.num_lens);
-    struct units *work = units_open(&cfg.c, identity, "trials", count, NUM_MAPS * NUM_UNITS * cfg.num_lens);
+    double unit = (double)source_bytes(cfg.dim) + 3.0 * (double)attn_sums_bytes(cfg.seq_len, cfg.dim)
+                + 3.0 * (double)(cfg.seq_len * cfg.dim) * sizeof(double);
+    struct study_map maps[NUM_MAPS];
+    for (size_t i = 0; i < NUM_MAPS; i++)
+        if (study_map_parse(map_names[i], &maps[i])) unit = INFINITY;
+    unit += (double)study_bytes(maps, NUM_MAPS, cfg.seq_len, cfg.dim);
+    struct units *work = units_open(&cfg.c, identity, "trials", count, NUM_MAPS * NUM_UNITS * cfg.num_lens, unit);
     free(identity);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)

@@ -135,7 +135,13 @@ int main(int argc, char **argv)
         free(identity);
         identity = longer;
     }
-    struct units *work = units_open(&cfg.c, identity, "trials", count, 2 * NUM_MAPS);
+    double unit = (double)source_bytes(cfg.dim) + 2.0 * (double)attn_sums_bytes(cfg.num_queries, cfg.dim)
+                + (double)(cfg.num_queries * cfg.dim) * sizeof(double);
+    struct study_map maps[NUM_MAPS];
+    for (size_t i = 0; i < NUM_MAPS; i++)
+        if (study_map_parse(map_names[i], &maps[i])) unit = INFINITY;
+    unit += (double)study_bytes(maps, NUM_MAPS, cfg.num_queries, cfg.dim);
+    struct units *work = units_open(&cfg.c, identity, "trials", count, 2 * NUM_MAPS, unit);
     free(identity);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)

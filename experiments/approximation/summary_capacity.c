@@ -141,7 +141,8 @@ int main(int argc, char **argv)
     struct config cfg = { .num_trials = 8 };
     cli_parse(argc, argv, "How many queries a summary or a prefix fits exactly.", options, parse, NULL, &cfg.c);
     char *identity = cli_text("seed %llu", (unsigned long long)cfg.c.seed);
-    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, NUM_METHODS * NUM_STEPS);
+    /* A fit has at most 70 queries of 64 features in 64 dimensions. */
+    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, NUM_METHODS * NUM_STEPS, 1 << 20);
     free(identity);
     double *x = cli_need(malloc(2 * NUM_METHODS * cfg.num_trials * sizeof *x));
     if (!work) return EXIT_FAILED;

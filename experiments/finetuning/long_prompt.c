@@ -732,7 +732,7 @@ int main(int argc, char **argv)
         char *identity = cli_text("%s %s %zu %zu %d", cfg.dataset, cfg.backbone, cfg.num_documents, cfg.prompt_len,
                                   cfg.second_order);
         work = units_open(&cfg.c, identity, "documents", cfg.num_documents,
-                          PER_METHOD * s.num_methods + PER_HEAD * s.num_heads);
+                          PER_METHOD * s.num_methods + PER_HEAD * s.num_heads, 0.0);
         free(identity);
         if (!work) code = EXIT_FAILED;
     }

@@ -249,6 +249,29 @@ static int run_unit(const struct study *s, struct inputs *inputs, size_t trial, 
     return status;
 }
 
+/* Whether as many of the largest trainings as there are threads find room; exit code. */
+static int check_memory(const struct study *s, const struct inputs *inputs)
+{
+    const struct config *cfg = s->cfg;
+    double most = 0.0;
+    for (size_t i = 0; i < cfg->num_arms; i++) {
+        char line[256];
+        const struct adapter_options a = arm_options(cfg, &cfg->arms[i]);
+        struct train_options o = train_defaults(a.method);
+        o.batch = cfg->batch;
+        o.cache_bytes = 0;
+        struct model *model = NULL;
+        const int status = model_alloc(s->backbone, &a, inputs_task(inputs)->num_classes, pool_of(s->backbone), 0, cfg->c.seed, &model,
+                                       (struct reason){ line, sizeof line });
+        if (status) return cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_USAGE, "%s", line);
+        most = fmax(most, (double)train_bytes(model, inputs, &o) + 4.0 * (double)model_trainable(model, PARAM_ADAPTER)
+                          + 4.0 * (double)model_trainable(model, PARAM_BACKBONE));
+        model_free(model);
+    }
+    const double at_once = fmin((double)cfg->c.threads, (double)(cfg->num_arms * s->num_rates));
+    return cli_memory(&cfg->c, at_once * most + (double)inputs_cache_bytes(inputs, 7), "these trainings side by side");
+}
+
 static int run_trial(struct study *s, size_t trial)
 {
     struct config *cfg = s->cfg;
@@ -267,8 +290,9 @@ static int run_trial(struct study *s, size_t trial)
         task_free(task);
         return cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
     }
-    status = fill_cache(s, inputs, splits);
-    code = cli_status(&cfg->c, status, "frozen blocks");
+    code = trial ? 0 : check_memory(s, inputs);
+    status = code ? GSL_SUCCESS : fill_cache(s, inputs, splits);
+    if (!code) code = cli_status(&cfg->c, status, "frozen blocks");
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cfg->c.threads)
     for (size_t u = 0; u < (code ? 0 : count); u++) {
         const size_t arm = u / s->num_rates, rate = u % s->num_rates;
@@ -548,7 +572,7 @@ int main(int argc, char **argv)
             free(identity);
             identity = longer;
         }
-        s.work = identity ? units_open(&cfg.c, identity, "trainings", cfg.num_trials * cfg.num_arms * s.num_rates, s.width) : NULL;
+        s.work = identity ? units_open(&cfg.c, identity, "trainings", cfg.num_trials * cfg.num_arms * s.num_rates, s.width, 0.0) : NULL;
         free(identity);
         code = s.work ? 0 : EXIT_FAILED;
         for (size_t k = 0; k < cfg.num_trials && !code; k++) code = run_trial(&s, k);

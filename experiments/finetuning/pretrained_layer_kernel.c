@@ -310,6 +310,17 @@ static int report(const struct config *cfg, const struct units *work)
     return table_close(t, code);
 }
 
+/* Of a head: its three projections, the tokens and their features, the longest prefix with its descent, kernels. */
+static double unit_bytes(const struct config *cfg, const struct backbone *b)
+{
+    size_t longest = 0;
+    for (size_t i = 0; i < cfg->num_lens; i++) longest = cfg->prefix_lens[i] > longest ? cfg->prefix_lens[i] : longest;
+    const size_t h = b->config.hidden + 1, d = b->config.hidden / b->config.num_heads;
+    const double nd = (double)(cfg->num_samples * d);
+    return sizeof(double) * (3.0 * (double)(h * d) + 4.0 * (double)(cfg->num_samples * h) + 4.0 * (double)(longest * h) + 8.0 * nd * nd)
+         + (double)prefix_descent_bytes(longest, h, cfg->num_samples, 1);
+}
+
 int main(int argc, char **argv)
 {
     static size_t default_lens[] = { 256, 1024, 4096 };
@@ -331,7 +342,7 @@ int main(int argc, char **argv)
     char *identity = cli_text("%s %s %zu %zu %zu %.17g |", cfg.backbone, cfg.task, cfg.num_samples, cfg.num_trials, cfg.num_steps, cfg.spread);
     identity = identity ? cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens) : NULL;
     const size_t width = FIRST_RESULT + NUM_LAWS * cfg.num_lens * NUM_RESULTS;
-    struct units *work = !code && identity ? units_open(&cfg.c, identity, "heads", cfg.num_trials, width) : NULL;
+    struct units *work = !code && identity ? units_open(&cfg.c, identity, "heads", cfg.num_trials, width, code ? 0.0 : unit_bytes(&cfg, b)) : NULL;
     free(identity);
     if (!code && !work) code = EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)

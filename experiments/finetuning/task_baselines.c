@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "common/hash.h"
+#include "common/threads.h"
 #include "transformer/inputs.h"
 
 static const char doc[] =
@@ -156,6 +157,15 @@ static int regress(const struct features *f, const struct task *task, double *ou
 
 /* ---- features ------------------------------------------------------------------------------------------------------- */
 
+/* Bytes of the wider of two such features and of the regression on them. */
+static double features_bytes(const struct task *task, size_t dim)
+{
+    double rows = 0.0;
+    for (int s = 0; s < NUM_TASK_SPLITS; s++) rows += (double)task->sets[s].count;
+    /* BFGS keeps nine vectors of the size of the weights. */
+    return sizeof(double) * (rows * (double)(dim + 1) + (rows + 9.0 * (double)(dim + 1)) * (double)task->num_classes);
+}
+
 static int alloc_features(const struct task *task, size_t dim, struct features *f)
 {
     for (int s = 0; s < NUM_TASK_SPLITS; s++) {
@@ -276,6 +286,12 @@ static int run_unit(const struct config *cfg, const struct set *set, size_t tria
     if (!status) status = task_open(set->task, &to, &task, why);
     if (!status) status = inputs_alloc(b, task, &io, &inputs, why);
     if (!status) {
+        const size_t raw_dim = task->modality == TASK_IMAGE ? task->height * task->width * task->channels : WORDS;
+        const double each = features_bytes(task, raw_dim) + features_bytes(task, b->config.hidden);
+        status = each * (double)cfg->c.threads > (double)memory_available()
+               ? refuse(why, GSL_ENOMEM, "%s: the regressions need more memory than this machine has", set->task) : GSL_SUCCESS;
+    }
+    if (!status) {
         out[MAJORITY] = task_majority(task, &label);
         status = task->modality == TASK_IMAGE ? pixel_features(task, &raw) : tfidf_features(task, &raw);
         if (!status) status = regress(&raw, task, &out[RAW]);
@@ -330,7 +346,7 @@ int main(int argc, char **argv)
         identity = longer;
     }
     const size_t count = cfg.num_sets * cfg.num_trials;
-    struct units *work = identity ? units_open(&cfg.c, identity, "regressions", count, NUM_BASELINES) : NULL;
+    struct units *work = identity ? units_open(&cfg.c, identity, "regressions", count, NUM_BASELINES, 0.0) : NULL;
     free(identity);
     int code = work ? 0 : EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
@@ -339,7 +355,7 @@ int main(int argc, char **argv)
         double *row = units_begin(work, u);
         if (!row) continue;
         const int status = run_unit(&cfg, &cfg.sets[u / cfg.num_trials], u % cfg.num_trials, row, (struct reason){ line, sizeof line });
-        if (status) cli_fail(&cfg.c, EXIT_DATA, "%s", line);
+        if (status) cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
         units_end(work, u, status);
     }
     if (!code) code = units_status(work);

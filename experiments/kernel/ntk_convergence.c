@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <gsl/gsl_blas.h>
 #include <gsl/gsl_errno.h>
 #include "common/threads.h"
 
@@ -94,9 +93,10 @@ static const char *check(void *config)
     return samples_check(&cfg->samples, false);
 }
 
-/* One combination of kernel and sign law: what the limit says. */
+/* One combination of kernel and sign law: what the limit says. The limit itself is as large as a kernel and
+ * is made again, some rows at a time, where it is needed. */
 struct target {
-    gsl_matrix *limit;
+    bool known;
     double norm, lambda_min, constant;
 };
 
@@ -119,15 +119,25 @@ static double *result_of(const struct study *s, size_t law, size_t trial, size_t
            (((law * cfg->num_trials + trial) * cfg->num_kernels + kernel) * s->num_lens + len) * NUM_RESULTS;
 }
 
-static double distance(const gsl_matrix *A, const gsl_matrix *B)
+/* ||K_m - K*||_F, K* = 0 understood for K NULL: ||K*||_F; a GSL code. */
+static int distance(const struct study *s, enum ntk_kernel kernel, enum prefix_signs law, const gsl_matrix *K, double *out)
 {
+    const size_t d = s->X->size2, size = s->X->size1 * d;
+    gsl_matrix *rows = gsl_matrix_alloc(d, size);
     double sum = 0.0;
-    for (size_t i = 0; i < A->size1; i++)
-        for (size_t j = 0; j < A->size2; j++) {
-            const double x = gsl_matrix_get(A, i, j) - gsl_matrix_get(B, i, j);
-            sum += x * x;
-        }
-    return sqrt(sum);
+    int status = rows ? GSL_SUCCESS : GSL_ENOMEM;
+    for (size_t i = 0; i < s->X->size1 && !status; i++) {
+        gsl_matrix_const_view one = gsl_matrix_const_submatrix(s->X, i, 0, 1, d);
+        status = ntk_limit(&one.matrix, s->X, s->cfg->sigma, law, kernel, rows);
+        for (size_t k = 0; k < d && !status; k++)
+            for (size_t j = 0; j < size; j++) {
+                const double x = (K ? gsl_matrix_get(K, i * d + k, j) : 0.0) - gsl_matrix_get(rows, k, j);
+                sum += x * x;
+            }
+    }
+    gsl_matrix_free(rows);
+    *out = sqrt(sum);
+    return status;
 }
 
 /* The limits of every combination; exit code. */
@@ -138,19 +148,21 @@ static int fill_targets(struct study *s)
     for (size_t k = 0; k < cfg->num_kernels; k++)
         for (size_t l = 0; l < cfg->num_laws; l++) {
             struct target *t = &s->target[cfg->kernels[k]][cfg->laws[l]];
-            if (t->limit) continue;
-            if (!(t->limit = gsl_matrix_alloc(size, size))) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+            if (t->known) continue;
             const enum prefix_signs law = (enum prefix_signs)cfg->laws[l];
             const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernels[k];
-            int status = ntk_limit(s->X, s->X, cfg->sigma, law, kernel, t->limit);
+            int status = distance(s, kernel, law, NULL, &t->norm);
             if (status == GSL_EDOM)
                 return cli_fail(&cfg->c, EXIT_FAILED, "--sigma: the limit kernel of these inputs is beyond the range of a double");
-            gsl_vector_view all = gsl_vector_view_array(t->limit->data, size * size);
-            t->norm = gsl_blas_dnrm2(&all.vector);
             if (!(t->norm > 0.0)) cli_warn(&cfg->c, "warning: the limit of the %s kernel is 0: no relative error", cli_kernel_names[kernel]);
-            if (!status) status = ntk_lambda_min(t->limit, &t->lambda_min);
+            gsl_matrix *limit = status ? NULL : gsl_matrix_alloc(size, size);
+            if (!status && !limit) status = GSL_ENOMEM;
+            if (!status) status = ntk_limit(s->X, s->X, cfg->sigma, law, kernel, limit);
+            if (!status) status = ntk_lambda_min_in_place(limit, cfg->c.threads, &t->lambda_min);
+            gsl_matrix_free(limit);
             if (status) return cli_status(&cfg->c, status, "limit kernel");
             if (ntk_error_constant(s->X, cfg->sigma, law, kernel, &t->constant, NULL)) t->constant = NAN;
+            t->known = true;
         }
     return 0;
 }
@@ -181,10 +193,10 @@ static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
                 gsl_vector_const_view a = gsl_vector_const_subvector(s->signs, 0, s->lens[i]);
                 status = ntk_gram(&W.matrix, &a.vector, s->X, kernel, K, num_threads);
             }
-            const struct target *t = &s->target[kernel][which];
             double *result = result_of(s, law, trial, k, i);
-            result[0] = distance(K, t->limit) / t->norm;
-            if (!status) status = ntk_lambda_min(K, &result[1]);
+            if (!status) status = distance(s, kernel, which, K, &result[0]);
+            if (!status) result[0] /= s->target[kernel][which].norm;
+            if (!status) status = ntk_lambda_min_in_place(K, num_threads, &result[1]);
         }
     ntk_sweep_free(sweep);
     gsl_matrix_free(K);
@@ -203,12 +215,13 @@ static int run_trials(struct study *s)
     for (size_t l = 0; l < cfg->num_laws; l++)
         moments = fmax(moments, s->W ? (double)ntk_gram_workspace(n, d, longest, cfg->c.threads)
                                      : (double)ntk_moments_bytes(n, d, (enum prefix_signs)cfg->laws[l], NTK_FULL, longest));
-    const double shared = kernels * (double)(cfg->num_laws * cfg->num_kernels) +
-                          (double)units * (double)(cfg->num_kernels * s->num_lens) * NUM_RESULTS * sizeof(double);
+    const double shared = (double)units * (double)(cfg->num_kernels * s->num_lens) * NUM_RESULTS * sizeof(double);
+    /* The kernel, some rows of the limit, and what the smallest eigenvalue takes. */
+    const double each = moments + kernels + 256.0 * (double)(n * d) * sizeof(double);
     size_t side_by_side = units < (size_t)cfg->c.threads ? units : (size_t)cfg->c.threads;
-    while (side_by_side > 1 && shared + (moments + 2.0 * kernels) * (double)side_by_side > 0.5 * (double)memory_available())
+    while (side_by_side > 1 && shared + each * (double)side_by_side > 0.5 * (double)memory_available())
         side_by_side--;
-    int code = cli_memory(&cfg->c, shared + (moments + 2.0 * kernels) * (double)side_by_side, "the kernel");
+    int code = cli_memory(&cfg->c, shared + each * (double)side_by_side, "the kernel");
     /* Tokens are streamed, yet a prefix the machine could not even hold is a slip of the pen, not a run to wait for. */
     if (!code) code = cli_memory(&cfg->c, (double)longest * (double)(d + 1) * sizeof(double), "the longest prefix");
     if (code) return code;
@@ -340,7 +353,12 @@ static int write_arrays(const struct study *s)
     const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernels[0];
     int code = 0;
     if (cfg->samples.inputs_out) code = cli_write_matrix(&cfg->c, cfg->samples.inputs_out, s->X);
-    if (!code && cfg->limit_out) code = cli_write_matrix(&cfg->c, cfg->limit_out, s->target[kernel][law].limit);
+    if (!code && cfg->limit_out) {
+        gsl_matrix *limit = gsl_matrix_alloc(size, size);
+        code = cli_status(&cfg->c, limit ? ntk_limit(s->X, s->X, cfg->sigma, law, kernel, limit) : GSL_ENOMEM, "limit kernel");
+        if (!code) code = cli_write_matrix(&cfg->c, cfg->limit_out, limit);
+        gsl_matrix_free(limit);
+    }
     if (code || !(cfg->prefix_out || cfg->signs_out || cfg->gram_out)) return code;
     if ((code = cli_memory(&cfg->c, (double)m * (double)(d + 1) * sizeof(double) +
                            (double)ntk_gram_workspace(s->X->size1, d, m, cfg->c.threads), "the longest prefix")))
@@ -458,8 +476,6 @@ int main(int argc, char **argv)
     if (!code) code = write_table(&s);
     code = journal_close(s.journal, code);
 done:
-    for (size_t k = 0; k < 2; k++)
-        for (size_t l = 0; l < 3; l++) gsl_matrix_free(s.target[k][l].limit);
     free(s.results);
     free(s.lens);
     gsl_vector_free(signs);

@@ -159,7 +159,12 @@ int main(int argc, char **argv)
         fclose(f);
     }
     const size_t units = cfg.num_lens * cfg.num_trials;
-    struct units *work = identity ? units_open(&cfg.c, identity, "trials", units, cfg.num_shares) : NULL;
+    const double nd = (double)(X->size1 * X->size2);
+    size_t longest = 0;
+    for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
+    const double unit = 2.0 * nd * nd * sizeof(double)
+                      + (double)ntk_moments_bytes(X->size1, X->size2, PREFIX_SIGNS_RANDOM, NTK_FULL, longest);
+    struct units *work = identity ? units_open(&cfg.c, identity, "trials", units, cfg.num_shares, unit) : NULL;
     free(identity);
     code = EXIT_FAILED;
     if (work) {

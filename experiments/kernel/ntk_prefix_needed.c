@@ -255,7 +255,13 @@ int main(int argc, char **argv)
     char identity[128];
     snprintf(identity, sizeof identity, "%zu %zu %.17g", cfg.num_trials, cfg.max_prefix_len, cfg.sigma);
     const size_t units = cfg.num_instances * cfg.num_trials;
-    struct units *work = units_open(&cfg.c, identity, "trials", units, WIDTH);
+    double unit = 0.0;
+    for (size_t i = 0; i < cfg.num_instances; i++) {
+        const double nd = (double)(samples_of(i) * dim_of(i));
+        unit = fmax(unit, 6.0 * nd * nd * sizeof(double)
+                    + (double)ntk_moments_bytes(samples_of(i), dim_of(i), PREFIX_SIGNS_RANDOM, NTK_FULL, cfg.max_prefix_len));
+    }
+    struct units *work = units_open(&cfg.c, identity, "trials", units, WIDTH, unit);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < units; u++) {

@@ -153,7 +153,10 @@ int main(int argc, char **argv)
     char identity[128];
     snprintf(identity, sizeof identity, "%zu %zu %.17g", cfg.num_samples, cfg.dim, cfg.sigma);
     const size_t cases = cfg.num_samples * cfg.dim * cfg.prefix_len;
-    struct units *work = units_open(&cfg.c, identity, "shapes", cases, WIDTH);
+    /* The Jacobian, the copy its singular values are taken of, and their workspace. */
+    const double nd = (double)(cfg.num_samples * cfg.dim), md = (double)(cfg.prefix_len * cfg.dim);
+    const double unit = sizeof(double) * (2.0 * nd * md + 20.0 * (nd + md));
+    struct units *work = units_open(&cfg.c, identity, "shapes", cases, WIDTH, unit);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < cases; u++) {

@@ -246,7 +246,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < cfg.num_lens; i++) fprintf(f, " %zu", cfg.prefix_lens[i]);
     for (size_t l = 0; l < cfg.num_laws; l++) fprintf(f, " %s", cli_sign_names[cfg.laws[l]]);
     if (fclose(f)) (void)cli_need(NULL);
-    if (!(work = units_open(&cfg.c, identity, "trials", units, cfg.num_lens * NUM_RESULTS))) goto done;
+    if (!(work = units_open(&cfg.c, identity, "trials", units, cfg.num_lens * NUM_RESULTS, 0.0))) goto done;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < units; u++) {
         const size_t l = u / cfg.num_trials;

@@ -274,7 +274,12 @@ int main(int argc, char **argv)
     width = draw_width > width ? draw_width : width;
     width = trial_width > width ? trial_width : width;
     const size_t first_draw = cfg.num_instances, first_trial = first_draw + cfg.num_draws, units = first_trial + cfg.num_trials;
-    struct units *work = lens && identity ? units_open(&cfg.c, identity, "instances, draws, trials", units, width) : NULL;
+    double most = 0.0;
+    for (size_t i = 0; i < cfg.count_samples; i++)
+        for (size_t k = 0; k < cfg.count_dims; k++) most = fmax(most, (double)(cfg.num_samples[i] * cfg.dims[k]));
+    /* A kernel, the copy its eigenvalues are taken of, and their workspace; the sweep of the small instance is less. */
+    const double unit = sizeof(double) * (2.0 * most + 300.0) * most + (1 << 22);
+    struct units *work = lens && identity ? units_open(&cfg.c, identity, "instances, draws, trials", units, width, unit) : NULL;
     free(identity);
     int code = EXIT_FAILED;
     if (!work) goto done;

@@ -187,7 +187,10 @@ int main(int argc, char **argv)
     for (size_t h = 0; h < cfg.num_steps; h++) sum += cfg.steps[h] * (double)(h + 1);
     snprintf(identity, sizeof identity, "%.17g %zu %.17g", cfg.sigma, cfg.num_steps, sum);
     const size_t cases = NUM_SHAPES * NUM_LAWS;
-    struct units *work = units_open(&cfg.c, identity, "cases", cases, NUM_PATHS * (cfg.num_steps + 1));
+    double unit = 0.0;
+    for (size_t i = 0; i < NUM_SHAPES; i++)
+        unit = fmax(unit, sizeof(double) * (double)(8 * shapes[i].m * shapes[i].d + 4 * shapes[i].n * (shapes[i].d + shapes[i].m)));
+    struct units *work = units_open(&cfg.c, identity, "cases", cases, NUM_PATHS * (cfg.num_steps + 1), unit);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < cases; u++) {

@@ -191,7 +191,9 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < num_lens; i++) fprintf(f, " %zu", lens[i]);
     }
     if (f) fclose(f);
-    struct units *work = identity && lens ? units_open(&cfg.c, identity, "trials", cfg.num_trials, num_lens * NUM_RESULTS) : NULL;
+    const double unit = sizeof(double) * ((double)(cfg.num_samples * cfg.dim) + BLOCK * (double)(cfg.dim + cfg.num_samples)
+                                          + 3.0 * (double)cfg.num_samples);
+    struct units *work = identity && lens ? units_open(&cfg.c, identity, "trials", cfg.num_trials, num_lens * NUM_RESULTS, unit) : NULL;
     free(identity);
     int code = EXIT_FAILED;
     if (work) {

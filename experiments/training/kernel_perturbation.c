@@ -186,7 +186,7 @@ int main(int argc, char **argv)
     }
     const size_t units = cfg.num_lens * cfg.num_trials;
     if (!code) {
-        s.work = identity ? units_open(&cfg.c, identity, "prefixes", units, NUM_SHIFTS * cfg.num_radii) : NULL;
+        s.work = identity ? units_open(&cfg.c, identity, "prefixes", units, NUM_SHIFTS * cfg.num_radii, 0.0) : NULL;
         if (!s.work) code = EXIT_FAILED;
     }
     free(identity);

@@ -392,7 +392,7 @@ int main(int argc, char **argv)
             identity = cli_text_sizes(identity, &law, 1);
         }
         const size_t units = cfg.num_lens * cfg.num_laws * cfg.num_trials;
-        s.work = identity ? units_open(&cfg.c, identity, "descents", units, NUM_RESULTS) : NULL;
+        s.work = identity ? units_open(&cfg.c, identity, "descents", units, NUM_RESULTS, 0.0) : NULL;
         free(identity);
         if (s.work) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)

@@ -395,6 +395,22 @@ static int write_verdicts(const struct study *s)
     return verdicts_close(v, 0);
 }
 
+/* Of the largest fit (Jacobian, its factor and what Levenberg-Marquardt keeps, residuals padded to as many as
+ * parameters) or descent. */
+static double unit_bytes(const struct config *cfg)
+{
+    double most = 0.0;
+    for (size_t i = 0; i < cfg->num_ns; i++)
+        for (size_t k = 0; k < cfg->num_dims; k++) {
+            const double nd = (double)(cfg->num_samples[i] * cfg->dims[k]);
+            const double md = fmax((double)length_of(RANDOM, cfg->num_samples[i], NUM_LENS - 1),
+                                            (double)length_of(POSITIVE_CONVEX, cfg->num_samples[i], NUM_LENS - 1)) * (double)cfg->dims[k];
+            most = fmax(most, sizeof(double) * (3.0 * fmax(nd, md) * md + 3.0 * md * md + 2.0 * nd * nd));
+        }
+    return fmax(most, (double)prefix_descent_bytes(MAX_DESCENT_LEN, DESCENT_DIM, descent_ns[NUM_DESCENT_NS - 1], 1)
+                      + sizeof(double) * 2.0 * MAX_DESCENT_LEN * (DESCENT_DIM + 1));
+}
+
 int main(int argc, char **argv)
 {
     static size_t default_ns[] = { 2, 4, 6 }, default_dims[] = { 2, 4 };
@@ -407,7 +423,7 @@ int main(int argc, char **argv)
     char *identity = cli_text("%zu %zu %zu %zu |", cfg.num_trials, cfg.num_starts, cfg.max_iterations, cfg.max_steps);
     identity = cli_text_sizes(identity, cfg.num_samples, cfg.num_ns);
     identity = cli_text_sizes(identity, cfg.dims, cfg.num_dims);
-    s.work = identity ? units_open(&cfg.c, identity, "problems", all, NUM_RESULTS) : NULL;
+    s.work = identity ? units_open(&cfg.c, identity, "problems", all, NUM_RESULTS, unit_bytes(&cfg)) : NULL;
     free(identity);
     if (!s.work) return EXIT_FAILED;
     /* The descents, which take longest, first. */

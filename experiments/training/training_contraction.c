@@ -363,7 +363,7 @@ int main(int argc, char **argv)
     if (code) return code;
     const size_t all = units + (cfg.steps_out ? step_units : 0);
     char *identity = cli_text("%zu %zu %zu %d", cfg.num_trials, cfg.num_steps, cfg.prefix_len, cfg.steps_out != NULL);
-    struct units *work = identity ? units_open(&cfg.c, identity, "descents", all, NUM_RESULTS) : NULL;
+    struct units *work = identity ? units_open(&cfg.c, identity, "descents", all, NUM_RESULTS, 0.0) : NULL;
     free(identity);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)

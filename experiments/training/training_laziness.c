@@ -262,7 +262,7 @@ int main(int argc, char **argv)
         identity = cli_text_sizes(identity, &law, 1);
     }
     code = EXIT_FAILED;
-    s.work = identity ? units_open(&cfg.c, identity, "descents", units, NUM_RESULTS) : NULL;
+    s.work = identity ? units_open(&cfg.c, identity, "descents", units, NUM_RESULTS, 0.0) : NULL;
     free(identity);
     if (!s.work) goto done;
     /* The longest first. */

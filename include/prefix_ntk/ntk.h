@@ -122,8 +122,13 @@ PREFIX_NTK_API int ntk_error_constant(const gsl_matrix *X, double sigma, enum pr
  * about size * DBL_EPSILON * (the largest), whatever its own size. */
 PREFIX_NTK_API int ntk_eigenvalues(const gsl_matrix *symmetric, gsl_vector *eigenvalues);
 
-/* The smallest of them alone. */
+/* The smallest of them alone, for less: of a positive definite matrix by Cholesky and Lanczos on
+ * the inverse. Takes a copy. */
 PREFIX_NTK_API int ntk_lambda_min(const gsl_matrix *symmetric, double *lambda_min);
+
+/* The same without the copy, overwriting the matrix, with the bits of one thread on any number of
+ * them. Beyond the matrix it needs about 200 vectors. */
+PREFIX_NTK_API int ntk_lambda_min_in_place(gsl_matrix *symmetric, int num_threads, double *lambda_min);
 
 /* Singular values of any matrix, descending: min(rows, columns) of them. */
 PREFIX_NTK_API int ntk_singular_values(const gsl_matrix *A, gsl_vector *values);
