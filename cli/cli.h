@@ -14,6 +14,8 @@
 #include "common/stats.h"
 
 enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DATA = 3 };
+/* Within a program only: a shard's units are done and nothing is to be written. journal_close makes it EXIT_DONE. */
+enum { EXIT_SHARD = 256 };
 
 /* ---- options ----------------------------------------------------------- */
 
@@ -26,6 +28,7 @@ struct cli_common {
     const char *profile;     /* --profile, "" outside `make reproduce` */
     const char *verdicts;    /* --verdicts FILE: where verdict rows go, or NULL */
     const char *ledger;      /* --ledger FILE: paper_notes.md, or NULL */
+    size_t shard, num_shards;/* --shard I/N; num_shards 0: all units */
     const char *program;     /* name of the program */
     int argc; char **argv;   /* the command line as given */
 };
@@ -59,6 +62,14 @@ int cli_parse_choice_list(struct argp_state *state, int key, const char *arg, co
  * name (exit 2) and one that cannot be written (exit 1) before any work. This flag of an
  * argp_option says that a file so called is read. */
 enum { CLI_INPUT = 0x100000 };
+
+/* The option --shard, in the list of a program whose work is units in a journal. */
+enum { CLI_SHARD = 0x7e0000 };
+#define CLI_SHARD_OPTION                                                                                     \
+    { "shard", CLI_SHARD, "I/N", 0, "do only units I, I + N, I + 2N, .. and keep them in OUT.shard-I-of-N, without a table; "  \
+      "the same command without this option takes in what shards are there, does the rest and writes the outputs", 90 }
+/* Whether unit `unit` is this run's to do. */
+bool cli_is_mine(const struct cli_common *cfg, size_t unit);
 
 /* Name of the option `key`, without dashes. */
 const char *cli_option_name(const struct argp_state *state, int key);
@@ -173,7 +184,10 @@ void progress_end(struct progress *p);
  * program, its seed, the instruction set, the BLAS and its core, and all options that
  * change results (`identity`, a string made by the caller); another identity starts
  * afresh. NULL with the line printed when the file cannot be used. With --out "-" or a target
- * that is not a regular file there is no file and nothing is remembered. */
+ * that is not a regular file there is no file and nothing is remembered.
+ * With --shard the file is OUT.shard-I-of-N and stays there. Without it the finished shards beside
+ * --out whose identity agrees are read, too (one that another process writes is refused,
+ * others get a warning and are left alone), and removed once the outputs are in place. */
 struct journal;
 struct journal *journal_open(const struct cli_common *cfg, const char *identity);
 /* 1 and fills out[0..n) when `key` is there with n numbers, else 0. */

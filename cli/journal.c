@@ -30,14 +30,17 @@ enum { MAX_KEY = 4096 };
 
 struct unit { const char *key; size_t count; double *x; };
 
+/* A shard whose units were taken in; held until the journal is closed. */
+struct shard { char *path; int fd; struct shard *next; };
+
 struct journal {
     const struct cli_common *cfg;
+    struct shard *shards;
     char *path;
     int fd;                  /* -1: nothing is remembered */
     off_t end;               /* of the last whole record */
     uint64_t identity;
     void *units;           /* tree of struct unit by key */
-    size_t num_units;
     bool saved;              /* a state within a unit is, or was, there */
     time_t synced_s;
     bool failed;
@@ -68,8 +71,6 @@ static int remember(struct journal *j, char *key, size_t count, double *x)
     if (*node != e) {
         unit_free(*node);
         *node = e;
-    } else {
-        j->num_units++;
     }
     return 0;
 
@@ -142,15 +143,15 @@ static int hash_identity(const struct cli_common *cfg, const char *identity, uin
     return 0;
 }
 
-/* Reads records until the file ends or stops making sense; moves j->end. -1 with errno set
- * when memory or reading fails: what stands in the file is then left alone. */
-static int load_records(struct journal *j, off_t file_size)
+/* Reads records until the file ends or stops making sense; moves *end, where the first of them is. -1 with
+ * errno set when memory or reading fails: what stands in the file is then left alone. */
+static int load_records(struct journal *j, int fd, off_t file_size, off_t *end)
 {
     for (;;) {
         struct record_head head;
         uint64_t stored, hash;
-        if (!read_exactly(j->fd, &head, sizeof head)) return errno ? -1 : 0;
-        const uint64_t left = (uint64_t)(file_size - j->end) - sizeof head;
+        if (!read_exactly(fd, &head, sizeof head)) return errno ? -1 : 0;
+        const uint64_t left = (uint64_t)(file_size - *end) - sizeof head;
         if (head.key_size == 0 || head.key_size > MAX_KEY || left < head.key_size + sizeof hash ||
             head.count > (left - head.key_size - sizeof hash) / sizeof(double))
             return 0;
@@ -163,9 +164,9 @@ static int load_records(struct journal *j, off_t file_size)
             return -1;
         }
         errno = 0;
-        bool whole = read_exactly(j->fd, key, head.key_size) &&
-                     read_exactly(j->fd, x, head.count * sizeof *x) &&
-                     read_exactly(j->fd, &stored, sizeof stored);
+        bool whole = read_exactly(fd, key, head.key_size) &&
+                     read_exactly(fd, x, head.count * sizeof *x) &&
+                     read_exactly(fd, &stored, sizeof stored);
         const int error = whole ? 0 : errno;
         if (whole) {
             hash = hash_bytes(HASH_START, &head, sizeof head);
@@ -183,11 +184,11 @@ static int load_records(struct journal *j, off_t file_size)
             errno = ENOMEM;
             return -1;
         }
-        j->end += (off_t)(sizeof head + head.key_size + head.count * sizeof(double) + sizeof stored);
+        *end += (off_t)(sizeof head + head.key_size + head.count * sizeof(double) + sizeof stored);
     }
 }
 
-static void remove_states(const struct journal *j);
+static void remove_states(const char *path);
 
 static struct header header_of(uint64_t identity)
 {
@@ -267,15 +268,21 @@ static int attach(struct journal *j)
     if (!whole && errno) return errno;
     if (whole && !memcmp(&found, &wanted, sizeof found)) {
         j->end = sizeof found;
-        if (load_records(j, st.st_size)) return errno;
+        if (load_records(j, j->fd, st.st_size, &j->end)) return errno;
         return ftruncate(j->fd, j->end) || lseek(j->fd, j->end, SEEK_SET) < 0 ? errno : 0;
     }
-    remove_states(j);
+    remove_states(j->path);
     return create(j);
 }
 
 static void journal_free(struct journal *j)
 {
+    for (struct shard *next; j->shards; j->shards = next) {
+        next = j->shards->next;
+        close(j->shards->fd);
+        free(j->shards->path);
+        free(j->shards);
+    }
     tdestroy(j->units, unit_free);
     if (j->fd >= 0) close(j->fd);
     pthread_mutex_destroy(&j->lock);
@@ -290,11 +297,16 @@ static bool has_state(const char *out)
     return atomic_file_descriptor(out) < 0 && (stat(out, &st) ? errno == ENOENT : S_ISREG(st.st_mode));
 }
 
-/* The first name of the two that is free or ours. */
+/* The first name of the two that is free or ours; a shard's is the one others look for. */
 static int find_place(struct journal *j)
 {
     const char *out = j->cfg->out, *slash = strrchr(out, '/'), *name = slash ? slash + 1 : out;
     int error = EEXIST;
+    if (j->cfg->num_shards) {
+        if (asprintf(&j->path, "%s.shard-%zu-of-%zu", out, j->cfg->shard, j->cfg->num_shards) >= 0) return attach(j);
+        j->path = NULL;
+        return ENOMEM;
+    }
     for (int hidden = 0; hidden < 2 && error == EEXIST; hidden++) {
         free(j->path);
         if (asprintf(&j->path, hidden ? "%.*s.%s.prefix-ntk-state" : "%.*s%s.state", (int)(name - out), out, name) < 0) {
@@ -308,6 +320,74 @@ static int find_place(struct journal *j)
         }
     }
     return error;
+}
+
+/* The folder of a path; the caller frees. */
+static char *folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? strndup(path, (size_t)(slash - path) + 1) : strdup("./");
+}
+
+/* Takes in the units of one shard; exit code, the line printed. Takes over path. */
+static int take_shard(struct journal *j, char *path)
+{
+    const struct header wanted = header_of(j->identity);
+    struct header found;
+    struct stat st;
+    struct shard *shard = malloc(sizeof *shard);
+    const int fd = open_ours(path, O_RDWR);
+    int error = !shard ? ENOMEM : fd < 0 ? errno : 0;
+    bool foreign = error == EEXIST || error == ENOENT;
+    if (!error && flock(fd, LOCK_EX | LOCK_NB)) error = errno;
+    if (!error && fstat(fd, &st)) error = errno;
+    if (!error && !read_exactly(fd, &found, sizeof found)) {
+        error = errno;
+        foreign = !error;
+    }
+    if (!error && !foreign) foreign = memcmp(&found, &wanted, sizeof found);
+    if (!error && !foreign) {
+        off_t end = sizeof found;
+        if (load_records(j, fd, st.st_size, &end)) error = errno;
+        *shard = (struct shard){ path, fd, j->shards };
+        j->shards = shard;
+        return error ? cli_fail(j->cfg, EXIT_FAILED, "%s: %s", path, reason(error)) : EXIT_DONE;
+    }
+    int code = EXIT_DONE;
+    if (foreign) cli_warn(j->cfg, "warning: %s: not of this command (other options, seed, program or machine): left aside", path);
+    else code = cli_fail(j->cfg, EXIT_FAILED, "%s: %s", path, error == EWOULDBLOCK ? "another process is using it" : reason(error));
+    if (fd >= 0) close(fd);
+    free(shard);
+    free(path);
+    return code;
+}
+
+/* "-of-" and two numbers behind OUT.shard-. */
+static bool is_shard_number(const char *text)
+{
+    static const char digits[] = "0123456789";
+    const size_t first = strspn(text, digits), second = strncmp(text + first, "-of-", 4) ? 0 : strspn(text + first + 4, digits);
+    return first && second && !text[first + 4 + second];
+}
+
+/* Every shard beside --out; exit code, the line printed. */
+static int take_shards(struct journal *j)
+{
+    const char *out = j->cfg->out, *slash = strrchr(out, '/'), *name = slash ? slash + 1 : out;
+    char *folder = folder_of(out), *prefix = NULL, *path;
+    int code = EXIT_DONE;
+    if (asprintf(&prefix, "%s.shard-", name) < 0) prefix = NULL;
+    DIR *all = folder && prefix ? opendir(folder) : NULL;
+    if (!folder || !prefix) code = cli_fail(j->cfg, EXIT_FAILED, "out of memory");
+    for (const struct dirent *entry; all && !code && (entry = readdir(all));) {
+        if (strncmp(entry->d_name, prefix, strlen(prefix)) || !is_shard_number(entry->d_name + strlen(prefix))) continue;
+        if (asprintf(&path, "%s%s", slash ? folder : "", entry->d_name) < 0) code = cli_fail(j->cfg, EXIT_FAILED, "out of memory");
+        else code = take_shard(j, path);
+    }
+    if (all) closedir(all);
+    free(prefix);
+    free(folder);
+    return code;
 }
 
 struct journal *journal_open(const struct cli_common *cfg, const char *identity)
@@ -333,8 +413,12 @@ struct journal *journal_open(const struct cli_common *cfg, const char *identity)
     }
     if (!has_state(cfg->out)) return j;
     const int unknown = hash_identity(cfg, identity, &j->identity), error = unknown ? unknown : find_place(j);
+    if (!error && !cfg->num_shards && take_shards(j)) {
+        journal_free(j);
+        return NULL;
+    }
     if (!error) return j;
-    if ((error == EACCES || error == EROFS || error == EPERM) && !access(cfg->out, W_OK)) {
+    if (!cfg->num_shards && (error == EACCES || error == EROFS || error == EPERM) && !access(cfg->out, W_OK)) {
         /* The table can be written where nothing can be made beside it. */
         cli_warn(cfg, "warning: no state can be kept beside %s: a run cut short starts afresh", cfg->out);
         return j;
@@ -423,12 +507,12 @@ static char *now_path(const struct journal *j, const char *key)
     return asprintf(&path, "%s.%016" PRIx64, j->path, hash) < 0 ? NULL : path;
 }
 
-/* Removes those of every key. */
-static void remove_states(const struct journal *j)
+/* Removes those of every key beside the journal `path`. */
+static void remove_states(const char *path)
 {
-    const char *slash = strrchr(j->path, '/');
-    char *folder = slash ? strndup(j->path, (size_t)(slash - j->path) + 1) : strdup("./");
-    const char *name = slash ? slash + 1 : j->path;
+    const char *slash = strrchr(path, '/');
+    char *folder = folder_of(path);
+    const char *name = slash ? slash + 1 : path;
     const size_t size = strlen(name);
     DIR *all = folder ? opendir(folder) : NULL;
     for (const struct dirent *entry; all && (entry = readdir(all));) {
@@ -518,9 +602,23 @@ void journal_forget(struct journal *j, const char *key)
 int journal_close(struct journal *j, int code)
 {
     if (!j) return cli_outputs_end(NULL, code ? code : EXIT_FAILED);
+    const bool shard = j->cfg->num_shards;
+    if (shard && !code) code = EXIT_SHARD;
     code = cli_outputs_end(j->cfg, code);
-    if (j->fd >= 0 && !code) remove_states(j);
-    if (j->fd >= 0 && (!code || (!j->num_units && !j->saved)) && unlink(j->path)) (void)!unlink(j->path);
+    if (shard && code == EXIT_SHARD) {
+        code = j->fd >= 0 && fdatasync(j->fd) ? cli_fail(j->cfg, EXIT_FAILED, "%s: %s", j->path, reason(errno)) : EXIT_DONE;
+        remove_states(j->path);
+        journal_free(j);
+        return code;
+    }
+    if (j->fd >= 0 && !code) {
+        remove_states(j->path);
+        for (const struct shard *s = j->shards; s; s = s->next) {
+            remove_states(s->path);
+            unlink(s->path);
+        }
+    }
+    if (j->fd >= 0 && (!code || (j->end <= (off_t)sizeof(struct header) && !j->saved)) && unlink(j->path)) (void)!unlink(j->path);
     journal_free(j);
     return code;
 }

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- the environment ------------------------------------------------------------ */
@@ -201,6 +202,23 @@ static void usage_error(const char *program, const char *format, ...)
     exit(EXIT_USAGE);
 }
 
+/* "I/N", I < N. */
+static void parse_shard(struct cli_common *cfg, const char *arg)
+{
+    unsigned long long shard, count;
+    int end = 0;
+    if (strspn(arg, "0123456789/") != strlen(arg) || sscanf(arg, "%7llu/%7llu%n", &shard, &count, &end) != 2 || arg[end])
+        usage_error(cfg->program, "--shard: '%s' is not I/N", arg);
+    if (shard >= count) usage_error(cfg->program, "--shard: %s: shards are counted from 0 to N - 1", arg);
+    cfg->shard = (size_t)shard;
+    cfg->num_shards = (size_t)count;
+}
+
+bool cli_is_mine(const struct cli_common *cfg, size_t unit)
+{
+    return !cfg->num_shards || unit % cfg->num_shards == cfg->shard;
+}
+
 /* An option called "...-out" names an output, unless it is flagged CLI_INPUT. */
 static void declare_output(struct argp_state *state, int key, const char *path)
 {
@@ -233,6 +251,7 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
         cfg->out = arg;
         return 0;
     case KEY_QUIET: cfg->quiet = true; return 0;
+    case CLI_SHARD: parse_shard(cfg, arg); return 0;
     case KEY_PROFILE: cfg->profile = arg; return 0;
     case KEY_VERDICTS: cfg->verdicts = arg; return 0;
     case KEY_LEDGER: cfg->ledger = arg; return 0;
@@ -318,6 +337,7 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
     cfg->quiet = false;
     cfg->profile = "";
     cfg->verdicts = cfg->ledger = NULL;
+    cfg->shard = cfg->num_shards = 0;
 
     const size_t own = count_options(options);
     struct argp_option *all = calloc(own + sizeof common_options / sizeof *common_options, sizeof *all);
@@ -334,6 +354,9 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
     free(all);
     if (error) usage_error(cfg->program, "%s", strerror(error));
     if (cfg->verdicts && !cfg->ledger) usage_error(cfg->program, "--verdicts: needs --ledger");
+    struct stat st;
+    if (cfg->num_shards && (atomic_file_descriptor(cfg->out) >= 0 || !strcmp(cfg->out, "-") || (!stat(cfg->out, &st) && !S_ISREG(st.st_mode))))
+        usage_error(cfg->program, "--shard: needs --out FILE, beside which it is kept");
     const char *twice = cfg->verdicts ? outputs_declare("verdicts", cfg->verdicts) : NULL;
     if (twice) usage_error(cfg->program, "%s", twice);
     const char *wrong = check ? check(cfg) : NULL;

@@ -57,7 +57,7 @@ double *units_begin(struct units *units, size_t unit)
     if (status || cli_interrupted()) return NULL;
     snprintf(key, sizeof key, "%zu", unit);
     double *row = units->rows + unit * units->width;
-    if (!journal_get(units->journal, key, row, units->width)) return row;
+    if (cli_is_mine(units->cfg, unit) && !journal_get(units->journal, key, row, units->width)) return row;
     advance(units);
     return NULL;
 }
@@ -86,7 +86,8 @@ int units_status(struct units *units)
     units->progress = NULL;
     if (cli_interrupted()) return cli_interrupted();
     if (units->said) return EXIT_FAILED;
-    return cli_status(units->cfg, units->status, units->cfg->program);
+    if (units->status) return cli_status(units->cfg, units->status, units->cfg->program);
+    return units->cfg->num_shards ? EXIT_SHARD : EXIT_DONE;
 }
 
 const double *units_row(const struct units *units, size_t unit)

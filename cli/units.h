@@ -20,11 +20,12 @@ struct units;
  * line was printed. */
 struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count, size_t width,
                          double unit_bytes);
-/* The row to fill; NULL when the unit is known already, or the work has stopped. */
+/* The row to fill; NULL when the unit is known already or another shard's, or the work has stopped. */
 double *units_begin(struct units *units, size_t unit);
 /* status: a GSL code; the first that is not 0 stops the work. */
 void units_end(struct units *units, size_t unit, int status);
-/* After the loop: exit code of the work, the line printed. */
+/* After the loop: exit code of the work, the line printed; EXIT_SHARD when the units of a shard are done, which
+ * units_close makes EXIT_DONE. */
 int units_status(struct units *units);
 const double *units_row(const struct units *units, size_t unit);
 /* Call last; see journal_close. NULL counts as failed. */

@@ -28,6 +28,7 @@ enum { KEY_PREFIX_LEN = 0x1000, KEY_TRIALS };
 static const struct argp_option options[] = {
     { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M,..", .doc = "lengths at which the error itself is measured (default 16,64,256,1024,4096)" },
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "instances per length (default 60)" },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

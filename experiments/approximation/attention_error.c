@@ -67,6 +67,7 @@ static const struct argp_option options[] = {
     { .name = "adam-steps", .key = KEY_STEPS, .arg = "N", .doc = "steps of Adam (default 2000)" },
     { .name = "lr", .key = KEY_LR, .arg = "LR", .doc = "its rate (default 0.001)" },
     { .name = "intervals", .key = KEY_INTERVALS, .doc = "also write OUT_intervals.csv beside OUT.csv, 99.9 % intervals over trials" },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 
@@ -111,6 +112,7 @@ static const char *check(void *arg)
     static char why[128];
     const bool tensors = cfg->q || cfg->k || cfg->v || cfg->prefix_k || cfg->prefix_v;
     if (tensors && !(cfg->q && cfg->prefix_k && cfg->prefix_v)) return "--q: needs --prefix-k and --prefix-v, and they need it";
+    if (tensors && cfg->c.num_shards) return "--shard: only with synthetic tokens, which come in trials";
     if (!cfg->k != !cfg->v) return cfg->k ? "--k: needs --v" : "--v: needs --k";
     const char *wrong = study_maps_parse(cfg->features, &cfg->maps, &cfg->num_maps);
     if (wrong) {
@@ -823,6 +825,7 @@ static int run_synthetic(const struct config *cfg, const struct row *rows, size_
 #pragma omp parallel for schedule(dynamic) num_threads(cfg->c.threads)
     for (size_t trial = 0; trial < cfg->num_trials; trial++) {
         char key[32];
+        if (!cli_is_mine(&cfg->c, trial)) continue;
         double *mine = results + trial * num_rows * NUM_FIELDS;
         snprintf(key, sizeof key, "trial %zu", trial);
         int failed = cli_interrupted();
@@ -841,6 +844,7 @@ static int run_synthetic(const struct config *cfg, const struct row *rows, size_
         }
     }
     progress_end(progress);
+    if (!code && cfg->c.num_shards) code = EXIT_SHARD;
 done:
     free(order);
     source_tokens_free(&tokens);

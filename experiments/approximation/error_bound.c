@@ -25,6 +25,7 @@ static const struct argp_option options[] = {
     { .name = "dim", .key = KEY_DIM, .arg = "D", .doc = "head dimension (default 16)" },
     { .name = "seq-len", .key = KEY_SEQ_LEN, .arg = "L", .doc = "input tokens and queries (default 32)" },
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 10)" },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

@@ -32,6 +32,7 @@ static const struct argp_option options[] = {
     { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M", .doc = "longest prefix; measured at 64, 256, 1024, .. up to it (default 262144)" },
     { .name = "score-std", .key = KEY_SPREAD, .arg = "S,..", .doc = "standard deviations of the scores (default 0.25,0.5,1,1.5,2,3)" },
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 24)" },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

@@ -25,6 +25,7 @@ static const struct argp_option options[] = {
     { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M", .doc = "prefix length (default 4096)" },
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 12)" },
     { .name = "dataset", .key = KEY_DATASET, .arg = "NAME", .doc = "tokens: synthetic (Gaussian) or mnist (patches of its images) (default synthetic)" },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

@@ -29,6 +29,7 @@ static const struct argp_option options[] = {
     { .name = "num-fit", .key = KEY_FIT, .arg = "N", .doc = "inputs on which features are fitted to the predictor; as many others judge (default 1000)" },
     { .name = "sigma", .key = KEY_SIGMA, .arg = "S,..", .doc = "standard deviations of the prefix tokens (default 0.5,1,2)" },
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 8)" },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

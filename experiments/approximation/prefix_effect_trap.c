@@ -27,6 +27,7 @@ static const struct argp_option options[] = {
     { .name = "seq-len", .key = KEY_SEQ_LEN, .arg = "L", .doc = "input tokens (default 128)" },
     { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M,..", .doc = "prefix lengths, increasing (default 16,64,256,1024,4096,8192,16384,32768,65536)" },
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 12)" },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

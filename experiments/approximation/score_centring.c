@@ -29,6 +29,7 @@ static const struct argp_option options[] = {
     { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M", .doc = "length of the long prefix (default 262144)" },
     { .name = "score-mean", .key = KEY_MEAN, .arg = "C,..", .doc = "root mean squares over queries of the scores' mean (default 0.125,0.25,0.5,1)" },
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 16)" },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

@@ -25,6 +25,7 @@ enum { KEY_TRIALS = 0x1000 };
 
 static const struct argp_option options[] = {
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 8)" },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

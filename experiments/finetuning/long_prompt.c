@@ -43,6 +43,7 @@ static const struct argp_option options[] = {
     { "prompt-len", KEY_PROMPT_LEN, "M", 0, "tokens of a prompt (default 512)", 1 },
     { "second-order", KEY_SECOND_ORDER, NULL, 0, "also the plug-in of taylor:2, which takes the bytes of 1089 tokens",
       1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

@@ -65,6 +65,7 @@ static const struct argp_option options[] = {
     { "head-lr", KEY_HEAD_LR, "X", 0, "learning rate of the classifier in all arms but head, whose own is the searched one (default 0.01)", 2 },
     { "decide", KEY_DECIDE, "LIST", 0, "CLAIM/row:KIND:ARM~ARM, KIND accuracy or loss (differences), steps or seconds (ratios), or CLAIM/row:slope:METHOD: "
                                        "accuracy by ln(prefix_len) (default none)", 3 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 
@@ -575,7 +576,7 @@ int main(int argc, char **argv)
         s.work = identity ? units_open(&cfg.c, identity, "trainings", cfg.num_trials * cfg.num_arms * s.num_rates, s.width, 0.0) : NULL;
         free(identity);
         code = s.work ? 0 : EXIT_FAILED;
-        for (size_t k = 0; k < cfg.num_trials && !code; k++) code = run_trial(&s, k);
+        for (size_t k = 0; k < cfg.num_trials && (!code || code == EXIT_SHARD); k++) code = run_trial(&s, k);
         if (!code) code = cfg.grid ? write_search(&s) : write_results(&s);
         code = units_close(s.work, code);
     }

@@ -41,6 +41,7 @@ static const struct argp_option options[] = {
     { "spread", KEY_SPREAD, "S", 0, "largest standard deviation of a query's scores, sigma ||x~|| (default 0.7)", 1 },
     { "num-steps", KEY_STEPS, "T", 0, "steps of half 1/(m lambda_max) of the limit (default 60)", 1 },
     { "rows", KEY_ROWS, "NAME", 0, "first word of the decided rows (default the backbone's name)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

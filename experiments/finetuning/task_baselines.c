@@ -42,6 +42,7 @@ static const struct argp_option options[] = {
     { "num-trials", KEY_TRIALS, "N", 0, "draws of the training set (default 5)", 2 },
     { "validation-size", KEY_VALIDATION, "N", 0, "validation examples (default 300)", 2 },
     { "test-size", KEY_TEST, "N", 0, "test examples, 0 for all (default 0)", 2 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

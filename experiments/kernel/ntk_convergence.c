@@ -42,6 +42,7 @@ static const struct argp_option options[] = {
     { "sign-values-out", KEY_SIGNS_OUT, "FILE", 0, "write their signs", 2 },
     { "limit-out", KEY_LIMIT_OUT, "FILE", 0, "write the limit kernel, (n d, n d)", 2 },
     { "gram-out", KEY_GRAM_OUT, "FILE", 0, "write the kernel of trial 0, longest prefix", 2 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 
@@ -239,7 +240,7 @@ static int run_trials(struct study *s)
         int failed;
 #pragma omp atomic read
         failed = status;
-        if (failed || cli_interrupted()) continue;
+        if (failed || cli_interrupted() || !cli_is_mine(&cfg->c, u)) continue;
         const int mine = run_trial(s, u / cfg->num_trials, u % cfg->num_trials, inner > 1 ? inner : 1);
         if (mine) {
 #pragma omp atomic write
@@ -253,7 +254,8 @@ static int run_trials(struct study *s)
     progress_end(progress);
     if (cli_interrupted()) return cli_interrupted();
     if (status == GSL_FAILURE) return EXIT_FAILED;      /* said already */
-    return cli_status(&cfg->c, status, "empirical kernel");
+    code = cli_status(&cfg->c, status, "empirical kernel");
+    return !code && cfg->c.num_shards ? EXIT_SHARD : code;
 }
 
 /* Mean and interval; empty cells where the numbers leave it undefined. */

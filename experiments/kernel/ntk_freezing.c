@@ -30,6 +30,7 @@ static const struct argp_option options[] = {
     { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths m, at least 2 (default 256,4096,65536)", 1 },
     { "threshold-share", KEY_SHARE, "LIST", 0, "sigma as shares of the threshold (default 0.125 .. 2)", 1 },
     { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn (default 64)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

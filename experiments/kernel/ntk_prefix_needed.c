@@ -29,6 +29,7 @@ static const struct argp_option options[] = {
     { "max-prefix-len", KEY_LEN, "M", 0, "longest prefix tried (default 131072)", 1 },
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.4)", 1 },
     { "confidence", KEY_CONFIDENCE, "P", 0, "share of trials, 1 - delta (default 0.9)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

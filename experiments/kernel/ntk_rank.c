@@ -27,6 +27,7 @@ static const struct argp_option options[] = {
     { "dim", KEY_DIM, "D", 0, "all dimensions up to this (default 4)", 1 },
     { "prefix-len", KEY_LEN, "M", 0, "all prefix lengths up to this (default 14)", 1 },
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 1.3)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

@@ -38,6 +38,7 @@ static const struct argp_option options[] = {
     { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random,positive)", 1 },
     { "kernel", KEY_KERNEL, "NAME", 0, "full, key (default full)", 1 },
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

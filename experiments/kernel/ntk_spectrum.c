@@ -33,6 +33,7 @@ static const struct argp_option options[] = {
     { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths, n = 4, d = 3 (default 16,64,256,1024,4096,16384,65536)", 1 },
     { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn (default 64)", 1 },
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 1; finite prefixes 0.7 times that)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

@@ -26,6 +26,7 @@ enum { KEY_SIGMA = 1, KEY_STEP };
 static const struct argp_option options[] = {
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.7)", 1 },
     { "step", KEY_STEP, "LIST", 0, "steps of the differences (default 1e-1 .. 1e-8)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

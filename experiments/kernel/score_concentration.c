@@ -32,6 +32,7 @@ static const struct argp_option options[] = {
     { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn (default 1000)", 1 },
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.7)", 1 },
     { "delta", KEY_DELTA, "P", 0, "probability with which the bound may fail (default 0.1)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

@@ -31,6 +31,7 @@ static const struct argp_option options[] = {
     { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, ascending (default 64,256,1024)", 1 },
     { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn; those of one trial are nested (default 8)", 1 },
     { "num-iterations", KEY_NUM_ITERATIONS, "N", 0, "rounds of ascent (default 8)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

@@ -44,6 +44,7 @@ static const struct argp_option options[] = {
     { "num-steps", KEY_NUM_STEPS, "T", 0, "steps at most, of size about 1/(m lambda_max(K(0))) (default 20000)", 1 },
     { "stop-ratio", KEY_STOP_RATIO, "Q", 0, "stop at this share of the initial loss (default 1e-12)", 1 },
     { "fixed-steps", KEY_FIXED_STEPS, "T", 0, "the fixed kernel time, in units of 1/lambda_max(K*) (default 50)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

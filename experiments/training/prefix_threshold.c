@@ -37,6 +37,7 @@ static const struct argp_option options[] = {
     { "max-iterations", KEY_MAX_ITERATIONS, "N", 0, "Levenberg-Marquardt iterations per start (default 300)", 1 },
     { "max-steps", KEY_MAX_STEPS, "N", 0, "steps of a descent at most (default 400000)", 1 },
     { "tables", KEY_TABLES, NULL, 0, "also write OUT_descent.csv: the descents at m = lambda_min(H*)^-2", 2 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

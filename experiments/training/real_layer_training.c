@@ -38,6 +38,7 @@ static const struct argp_option options[] = {
     { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn; those of one trial are nested (default 8)", 1 },
     { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of size 1/(m lambda_max) of the limit kernel (default 300)", 1 },
     { "early-steps", KEY_EARLY_STEPS, "T", 0, "steps after which the loss is compared with its prediction (default 30)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

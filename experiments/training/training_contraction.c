@@ -34,6 +34,7 @@ static const struct argp_option options[] = {
     { "prefix-len", KEY_PREFIX_LEN, "M", 0, "prefix length, even (default 8192)", 1 },
     { "tables", KEY_TABLES, NULL, 0, "also write OUT_steps.csv (descents at step sizes around the limit), OUT_curve.csv (loss on the "
       "square) and the square itself: OUT_square_inputs.npy, _targets, _prefix, _signs", 2 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

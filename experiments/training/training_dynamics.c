@@ -57,6 +57,7 @@ static const struct argp_option options[] = {
     { "sign-values-out", KEY_SIGNS_OUT, "FILE", 0, "write their signs", 2 },
     { "curve-out", KEY_CURVE_OUT, "FILE", 0, "write the loss curves: every early step, then a growing stride, and the last", 2 },
     { "tables", KEY_TABLES, NULL, 0, "the same as --curve-out OUT_curve.csv", 2 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 
@@ -369,7 +370,7 @@ static int run(struct study *s)
         int failed;
 #pragma omp atomic read
         failed = status;
-        if (failed || cli_interrupted()) continue;
+        if (failed || cli_interrupted() || !cli_is_mine(&cfg->c, u)) continue;
         const int mine = run_unit(s, s->num_lens - 1 - u / cfg->num_trials, u % cfg->num_trials, inner);
         if (mine) {
 #pragma omp atomic write
@@ -380,7 +381,8 @@ static int run(struct study *s)
     if (cli_interrupted()) return cli_interrupted();
     if (status == GSL_FAILURE) return EXIT_FAILED;      /* said already */
     if (status == GSL_EDOM) return cli_fail(&cfg->c, EXIT_FAILED, "--step-size: descent diverged: nothing to write");
-    return cli_status(&cfg->c, status, "descent");
+    code = cli_status(&cfg->c, status, "descent");
+    return !code && cfg->c.num_shards ? EXIT_SHARD : code;
 }
 
 static int write_curve(const struct study *s)

@@ -36,6 +36,7 @@ static const struct argp_option options[] = {
     { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn; those of one trial are nested (default 8)", 1 },
     { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of size 1/(m lambda_max(K*)) each: a fixed kernel time (default 300)", 1 },
     { "num-draws", KEY_NUM_DRAWS, "N", 0, "prefixes of 4096 tokens for the scale of the initial outputs (default 200)", 1 },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

@@ -38,13 +38,8 @@ static int unnamed_file(void)
 
 struct outcome run_program(const char *name, ...)
 {
-    const char *folder = getenv("PREFIX_NTK_BIN");
-    char path[4096];
-    if (strchr(name, '/')) snprintf(path, sizeof path, "%s", name);
-    else snprintf(path, sizeof path, "%s/%s", folder ? folder : "build/bin", name);
-
-    char *words[MAX_WORDS] = { path };
-    size_t count = 1;
+    const char *words[MAX_WORDS] = { NULL };
+    size_t count = 0;
     va_list args;
     va_start(args, name);
     while ((words[count] = va_arg(args, char *))) {
@@ -52,6 +47,21 @@ struct outcome run_program(const char *name, ...)
         assert_true(count < MAX_WORDS);
     }
     va_end(args);
+    return run_program_list(name, words);
+}
+
+struct outcome run_program_list(const char *name, const char *const *arguments)
+{
+    const char *folder = getenv("PREFIX_NTK_BIN");
+    char path[4096];
+    if (strchr(name, '/')) snprintf(path, sizeof path, "%s", name);
+    else snprintf(path, sizeof path, "%s/%s", folder ? folder : "build/bin", name);
+
+    char *words[MAX_WORDS + 1] = { path };
+    for (size_t count = 0; arguments[count]; count++) {
+        assert_true(count + 1 < MAX_WORDS);
+        words[count + 1] = (char *)arguments[count];
+    }
 
     const int out = unnamed_file(), err = unnamed_file();
     posix_spawn_file_actions_t actions;

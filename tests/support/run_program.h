@@ -12,6 +12,8 @@ struct outcome {
  * a slash is run as it is. Fails the test when the program cannot be started. The
  * caller frees the outcome. */
 struct outcome run_program(const char *name, ...) __attribute__((sentinel));
+/* The same with the arguments in a list. */
+struct outcome run_program_list(const char *name, const char *const *arguments);
 void outcome_free(struct outcome *outcome);
 
 /* The program refuses: exit code `code`, nothing on stdout, and one line on stderr,
