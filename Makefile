@@ -193,6 +193,7 @@ history: ## write every rule, instance and value ever committed into docs/rules_
 	experiments/rules.sh history > docs/rules_history.md.part && mv docs/rules_history.md.part docs/rules_history.md
 rules-check: ## fail on a rule or instance that differs from the last release and is not declared in its entry's History
 	@experiments/rules.sh check
+	@experiments/rules.sh classes
 
 .PHONY: bench
 ATTENTION_BENCH ?= --method exact,ntk --heads 1 --seq-len 512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 9

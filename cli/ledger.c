@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/stats.h"
+#include "cli/ledger_classes.h"
 #include "cli/text_file.h"
 
 enum { NUM_CELLS = 6 };
@@ -135,7 +136,8 @@ static int add_row(struct parser *p, char *line)
     l->rows = more;
     l->rows[l->num_rows++] = (struct ledger_row){
         .claim = e->id, .row = cell[0], .quantity = cell[1], .rule = cell[2],
-        .verdict = cell[3], .measured = cell[4], .run = cell[5], .line = p->line };
+        .verdict = cell[3], .measured = cell[4], .run = cell[5], .line = p->line,
+        .class = ROW_PREREGISTERED, .same_claim = "", .same_row = "" };
     e->num_rows++;
     return 0;
 }
@@ -198,6 +200,18 @@ static int check_sources(struct parser *p)
     return 0;
 }
 
+/* What the paragraphs "Class." say, and whether the rows they name exist. */
+static int check_classes(struct parser *p)
+{
+    char why[128];
+    for (size_t i = 0; i < p->l->num_entries; i++)
+        if (ledger_classes_read(p->l, &p->l->entries[i], why, sizeof why)) {
+            snprintf(p->error, p->error_size, "%s: the classes of %s: %s", p->path, p->l->entries[i].id, why);
+            return -1;
+        }
+    return 0;
+}
+
 struct ledger *ledger_read(const char *path, char *error, size_t error_size)
 {
     struct ledger *l = calloc(1, sizeof *l);
@@ -211,7 +225,7 @@ struct ledger *ledger_read(const char *path, char *error, size_t error_size)
     l->storage = text;
     struct parser p = { .l = l, .path = path, .error = error, .error_size = error_size,
                         .section = "", .subsection = "" };
-    if (parse(&p, text) || check_sources(&p)) {
+    if (parse(&p, text) || check_sources(&p) || check_classes(&p)) {
         ledger_free(l);
         return NULL;
     }

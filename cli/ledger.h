@@ -9,14 +9,27 @@
  *   |---|---|---|---|---|---|
  *   | slope-random | slope of log error in log m | in [-0.55, -0.45] | supported | -0.50 [-0.51, -0.49] | ntk_convergence |
  *
- * A "|" inside a cell is written "\|"; a cell keeps that form. */
+ * A "|" inside a cell is written "\|"; a cell keeps that form. Rows that are not preregistered, and rows
+ * that measure what another row measures, are named in a paragraph of their entry, with reasons in
+ * parentheses as wanted:
+ *
+ *   **Class.** exact (by construction): `bound`, `count`; exploratory: `slope`; same as F30 exponent: `held-out`. */
 #ifndef CLI_LEDGER_H
 #define CLI_LEDGER_H
 #include <stddef.h>
 
+/* preregistered: rule and instance were committed before a value was seen. exact: an identity, a
+ * guarantee or a count, with nothing random that could decide otherwise; tests check it. exploratory: rule
+ * or instance was settled on a value of the row. */
+enum row_class { ROW_PREREGISTERED, ROW_EXACT, ROW_EXPLORATORY, NUM_ROW_CLASSES };
+
+const char *row_class_name(enum row_class class);
+
 struct ledger_row {
     const char *claim, *row, *quantity, *rule, *verdict, *measured, *run;  /* trimmed, "" when blank */
     size_t line;               /* of the file, from 1 */
+    enum row_class class;
+    const char *same_claim, *same_row;     /* the row that measures the same and is counted, "" when this one is */
 };
 
 struct ledger_entry {

@@ -9,9 +9,14 @@
 
 #include "cli/text_file.h"
 
-enum { CLAIM, ROW, QUANTITY, RULE, VALUE, CI_LO, CI_HI, COUNT, VERDICT, SOURCE, PROGRAM, FIGURE, NUM_COLUMNS };
+enum {
+    CLAIM, ROW, QUANTITY, RULE, VALUE, CI_LO, CI_HI, COUNT, VERDICT, SOURCE, PROGRAM, FIGURE, CLASS, SAME_AS, NUM_COLUMNS
+};
+/* Tables written before the last two columns were. */
+enum { NUM_FIRST_COLUMNS = CLASS };
 
-static const char header[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure";
+static const char first_columns[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure";
+static const char header[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure,class,same_as";
 
 /* Cuts one record in place, "..." with doubled quotes undone. Returns the start of
  * the next record, NULL after the last; *cells counts the cells, SIZE_MAX for a
@@ -53,8 +58,7 @@ static bool number(const char *text, double empty, double *out)
 
 static int parse(struct verdict_rows *v, const char *path, char *error, size_t error_size)
 {
-    size_t room = 0, line = 0;
-    bool seen_header = false;
+    size_t room = 0, line = 0, num_columns = 0;
     for (char *p = v->storage, *next; p && *p; p = next) {
         line++;
         if (*p == '#') {
@@ -62,15 +66,14 @@ static int parse(struct verdict_rows *v, const char *path, char *error, size_t e
             if (next) next++;
             continue;
         }
-        if (!seen_header) {
+        if (!num_columns) {
             next = strchr(p, '\n');
             if (next) *next++ = '\0';
-            if (strcmp(p, header)) {
-                snprintf(error, error_size, "%s:%zu: the header is not %s", path, line, header);
-                return -1;
-            }
-            seen_header = true;
-            continue;
+            if (!strcmp(p, header)) num_columns = NUM_COLUMNS;
+            else if (!strcmp(p, first_columns)) num_columns = NUM_FIRST_COLUMNS;
+            if (num_columns) continue;
+            snprintf(error, error_size, "%s:%zu: the header is not %s", path, line, header);
+            return -1;
         }
         char *cell[NUM_COLUMNS];
         size_t cells;
@@ -83,7 +86,7 @@ static int parse(struct verdict_rows *v, const char *path, char *error, size_t e
             v->rows = more;
         }
         struct verdict_row *r = &v->rows[v->num_rows];
-        if (cells != NUM_COLUMNS || !number(cell[VALUE], NAN, &r->measured.value) || !number(cell[CI_LO], -INFINITY, &r->measured.lo) ||
+        if (cells != num_columns || !number(cell[VALUE], NAN, &r->measured.value) || !number(cell[CI_LO], -INFINITY, &r->measured.lo) ||
             !number(cell[CI_HI], INFINITY, &r->measured.hi) || !number(cell[COUNT], 0.0, &count)) {
             snprintf(error, error_size, "%s:%zu: not a verdict row", path, line);
             return -1;
@@ -96,6 +99,8 @@ static int parse(struct verdict_rows *v, const char *path, char *error, size_t e
         r->verdict = cell[VERDICT];
         r->source = cell[SOURCE];
         r->program = cell[PROGRAM];
+        r->class = cells == NUM_COLUMNS ? cell[CLASS] : "";
+        r->same_as = cells == NUM_COLUMNS ? cell[SAME_AS] : "";
         char *suffix = strrchr(cell[FIGURE], '.');
         if (suffix) *suffix = '\0';
         r->run = cell[FIGURE];
@@ -138,6 +143,14 @@ const struct verdict_row *verdict_rows_find(const struct verdict_rows *v, const 
     for (size_t i = 0; i < v->num_rows; i++)
         if (!strcmp(v->rows[i].claim, claim) && !strcmp(v->rows[i].row, row)) return &v->rows[i];
     return NULL;
+}
+
+bool run_is_listed(const char *list, const char *name)
+{
+    const size_t n = strlen(name);
+    for (const char *p = list; p && *p; p += strcspn(p, ","), p += *p == ',')
+        if (strcspn(p, ",") == n && !strncmp(p, name, n)) return true;
+    return !list;
 }
 
 /* x with `digits` significant ones, counted at the magnitude 10^top. */

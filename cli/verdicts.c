@@ -12,8 +12,10 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-static const char header[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure";
-enum { FIGURE_COLUMN = 11 };
+/* Tables without the last two columns, as they were written before, are read and completed. */
+static const char first_columns[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure";
+static const char header[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure,class,same_as";
+enum { FIGURE_COLUMN = 11, NUM_COLUMNS = 14 };
 
 struct verdict_row { char *claim, *row; struct interval measured; bool tested; };
 
@@ -136,26 +138,25 @@ static int put_row(const struct verdicts *v, const struct verdict_row *r, const 
     put_text(stream, cfg->program);
     fputc(',', stream);
     put_text(stream, v->figure);
-    fputc('\n', stream);
+    fprintf(stream, ",%s,%s%s%s\n", row_class_name(known->class), known->same_claim, *known->same_claim ? " " : "",
+            known->same_row);
     return EXIT_DONE;
 }
 
-/* Whether the last of a line's columns is `figure`; -1 when the number is wrong. */
-static int line_is_of(const char *line, const char *figure)
+/* Whether the column `figure` of a line is this; -1 when the number of columns is wrong. *columns is the number. */
+static int line_is_of(const char *line, const char *figure, size_t *columns)
 {
     size_t column = 0;
     bool quoted = false;
-    const char *last = line;
-    for (const char *c = line; *c && *c != '\n' && *c != '\r'; c++) {
+    const char *cell = line;
+    for (const char *c = line; *c; c++) {
         if (*c == '"') quoted = !quoted;
-        if (*c == ',' && !quoted) {
-            column++;
-            last = c + 1;
-        }
+        if (*c == ',' && !quoted && ++column == FIGURE_COLUMN) cell = c + 1;
     }
-    if (column != FIGURE_COLUMN || quoted) return -1;
+    *columns = column + 1;
+    if ((*columns != FIGURE_COLUMN + 1 && *columns != NUM_COLUMNS) || quoted) return -1;
     const size_t len = strlen(figure);
-    return !strncmp(last, figure, len) && !last[len + strspn(last + len, "\r\n")];
+    return strcspn(cell, ",") == len && !strncmp(cell, figure, len);
 }
 
 /* Copies the rows of other runs. */
@@ -170,9 +171,11 @@ static int copy_others(const struct verdicts *v, FILE *stream)
     errno = 0;
     while (!code && getline(&line, &room, old) > 0) {
         line[strcspn(line, "\r\n")] = '\0';
-        const int mine = number++ ? line_is_of(line, v->figure) : strcmp(line, header) ? -1 : 1;
+        size_t columns = NUM_COLUMNS;
+        const int mine = number++ ? line_is_of(line, v->figure, &columns)
+                         : strcmp(line, header) && strcmp(line, first_columns) ? -1 : 1;
         if (mine < 0) code = cli_fail(v->cfg, EXIT_FAILED, "%s:%zu: not a line of a verdict table", path, number);
-        else if (!mine) fprintf(stream, "%s\n", line);
+        else if (!mine) fprintf(stream, "%s%s\n", line, columns == NUM_COLUMNS ? "" : ",,");
     }
     /* A failed read looks like the end of the file: the rows behind it would be lost. */
     if (!code && (ferror(old) || !feof(old)))

@@ -10,6 +10,11 @@
 #                                  the old run, or each option of old as `--name value` (`--name unset` for one that was
 #                                  not given). Exit 1 and a line for each that is not declared.
 #
+#   experiments/rules.sh classes   fails on a row that the ledger calls preregistered (its entry's Class paragraph names it neither
+#                                  exact nor exploratory) and git does not: no commit without a value has the rule, run and
+#                                  options that the value was measured with. An option changed after a value may be declared
+#                                  in the entry's History instead, as above, where the row does not use it.
+#
 # Options that a program takes from its own defaults are not seen.
 set -u
 export LC_ALL=C
@@ -125,9 +130,64 @@ check() {
         END { exit bad }' "$ledger" -
 }
 
+classes() {
+    awk -F '|' '
+        function trimmed(s) { gsub(/^ +| +$/, "", s); return s }
+        FNR == 1 { file++ }
+        file == 1 {
+            if (/^##* /) { claim = ""; inside = ""; if (/^### /) { split($0, w, " "); claim = w[2]; sub(/\.$/, "", claim) } }
+            if (/^$/) inside = ""
+            if (/^\*\*(Class|History)\.\*\*/) inside = /^\*\*Class/ ? "class" : "history"
+            if (inside == "class") class[claim] = class[claim] $0
+            if (inside == "history") history[claim] = history[claim] $0
+            if (claim != "" && /^\|/ && NF >= 8 && trimmed($2) != "row" && $2 !~ /^-+$/) now[claim "/" trimmed($2)] = 1
+            next
+        }
+        /^## / { id = substr($0, 4); split(id, w, "/"); claim = w[1]; row = w[2]; next }
+        # commit, date, rule, verdict, measured, change
+        /^\| / && id != "" && trimmed($2) != "commit" {
+            change = trimmed($7); blank = trimmed($5) == "" || trimmed($5) == "not tested"
+            first = change ~ /^first/ || change == "row back"
+            if (first || (change != "" && change != "row removed")) {
+                left = change
+                # Options declared in the History of the entry.
+                if (!blank && !first && left !~ /rule changed|run `/) {
+                    n = split(left, part, "; ")
+                    left = ""
+                    for (i = 1; i <= n; i++) {
+                        was = part[i]
+                        if (was ~ / set$/) { sub(/^`/, "", was); sub(/ .*/, " unset", was) } else { sub(/^`/, "", was); sub(/`.*/, "", was) }
+                        if (!index(history[claim], "`" was "`")) left = left part[i]
+                    }
+                    if (left == "") next
+                }
+                good[id] = blank
+                why[id] = first ? "the first commit has a value" : left
+            }
+        }
+        END {
+            for (id in now) {
+                split(id, w, "/")
+                if (!(id in good) || good[id] || index(class[w[1]], "`" w[2] "`")) continue
+                print w[1] " " w[2] ": called preregistered, but " why[id]
+                bad = 1
+            }
+            exit bad
+        }' "$ledger" "$1"
+}
+
 case ${1-} in
+classes)
+    if [ "$(git rev-parse --is-shallow-repository 2> /dev/null)" = false ]; then
+        work=$(mktemp) || exit 1
+        (history) > "$work" && classes "$work"
+        code=$?
+        rm -f "$work"
+        exit $code
+    fi
+    classes docs/rules_history.md ;;
 rows) rows "$profile" "$ledger" | cut -d '|' -f 1-5 ;;
 history) history ;;
 check) check "${2:-docs/rules_snapshot.csv}" ;;
-*) echo "usage: experiments/rules.sh rows|history|check [SNAPSHOT]" >&2; exit 2 ;;
+*) echo "usage: experiments/rules.sh rows|history|classes|check [SNAPSHOT]" >&2; exit 2 ;;
 esac

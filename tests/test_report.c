@@ -112,6 +112,87 @@ static void test_bad_ledgers_are_refused(void **state)
     assert_non_null(strstr(error, "absent.md"));
 }
 
+/* The ledger with the paragraph in F1. */
+static struct ledger *with_classes(void *state, const char *paragraph, char *error, size_t size)
+{
+    const char *at = strstr(ledger_text, "ours.\n") + 6;
+    char text[4096];
+    snprintf(text, sizeof text, "%.*s\n%s\n%s", (int)(at - ledger_text), ledger_text, paragraph, at);
+    return ledger_read(scratch_file(state, "ledger.md", text), error, size);
+}
+
+static void test_classes(void **state)
+{
+    char error[256];
+    struct ledger *l = with_classes(*state, "**Class.** exact (a count: of tokens;\nnot of queries): `bound`; same as T2\nslope:\n`later`.",
+                                    error, sizeof error);
+    if (!l) fail_msg("%s", error);
+    assert_int_equal(ledger_find(l, "F1", "bound")->class, ROW_EXACT);
+    assert_int_equal(ledger_find(l, "T2", "slope")->class, ROW_PREREGISTERED);
+    assert_string_equal(ledger_find(l, "F1", "later")->same_claim, "T2");
+    assert_string_equal(ledger_find(l, "F1", "later")->same_row, "slope");
+    assert_string_equal(ledger_find(l, "F1", "bound")->same_row, "");
+    ledger_free(l);
+    l = with_classes(*state, "**Class.** exploratory: `bound`, `later`.", error, sizeof error);
+    assert_int_equal(ledger_find(l, "F1", "later")->class, ROW_EXPLORATORY);
+    ledger_free(l);
+
+    static const struct { const char *paragraph, *says; } bad[] = {
+        { "**Class.** proved: `bound`.", "neither exact" },       { "**Class.** exact: `bound`, `boun`.", "name of a row" },
+        { "**Class.** exact `bound`.", "colon" },                 { "**Class.** exact: `bound`", "semicolon" },
+        { "**Class.** exact: `bound`;", "neither exact" },        { "**Class.** exact (never closed: `bound`.", "colon" },
+        { "**Class.** same as T2 slop: `later`.", "no row slop" }, { "**Class.** same as F1 later: `later`.", "name of a row" },
+        { "**Class.** exact: bound.", "backticks" },              { "**Class.**", "neither exact" },
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        l = with_classes(*state, bad[i].paragraph, error, sizeof error);
+        if (l || !strstr(error, bad[i].says)) fail_msg("\"%s\": %s", bad[i].paragraph, l ? "accepted" : error);
+    }
+}
+
+static void test_verify_on_classes(void **state)
+{
+    char error[256], text[2048];
+    ledger_free(with_classes(*state, "**Class.** exact: `bound`; same as T2 slope: `later`.", error, sizeof error));
+    put_rows(*state, slope_row, constant_row, "F1,bound,m,<= 1,3.2,3.2,3.2,12,contradicted,ours,bounds,bounds.svg\n");
+    struct outcome o = verify(*state, "smoke");
+    assert_int_equal(o.code, 0);
+    /* T2 slope alone is decided: far inside its margin, so it stands beside one that is not. */
+    static const char *const wanted[] = {
+        "3 rows: 2 preregistered, 1 exact, 0 exploratory; 1 more", "2 intervals of 99.9 %", "chance of 0 %", "1 of 1 decided rows stand\n", "= T2 slope",
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (!strstr(o.out, wanted[i])) fail_msg("\"%s\" is not in\n%s", wanted[i], o.out);
+    outcome_free(&o);
+
+    /* A point is no interval unless the ledger says that the row is exact. */
+    put_rows(*state, "T2,slope,s,\"in [-0.55, -0.45]\",-0.5,-0.5,-0.5,64,supported,read,conv,sweep.svg\n", "", "");
+    check_caught(*state, "smoke", "T2 slope has no interval");
+    snprintf(text, sizeof text, "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure,class,same_as\n%s",
+             "F1,bound,m,<= 1,3.2,3.1,3.3,12,contradicted,ours,bounds,bounds.svg,preregistered,\n");
+    scratch_file(*state, "verdicts.csv", text);
+    check_caught(*state, "smoke", "F1 bound is recorded as preregistered; the ledger says exact");
+
+    /* Decided by a hair at 99.9 %, undecided among two. */
+    ledger_free(with_classes(*state, "", error, sizeof error));
+    static const char hair[] = "F1,bound,m,<= 1,3.2,1.0000001,5.4,3,contradicted,ours,bounds,bounds.svg\n";
+    snprintf(text, sizeof text, "%s%s", slope_row, hair);
+    enum { MANY = 150 };
+    char *many = calloc(1, 1 << 16), *ledger = calloc(1, 1 << 16);
+    int m = sprintf(many, "%s%s", rows_header, text), n = sprintf(ledger, "%s\n### F2. Many\n\n**Source.** ours.\n%s", ledger_text, TABLE_HEAD);
+    for (int i = 0; i < MANY; i++) {
+        m += sprintf(many + m, "F2,r%d,q,<= 1,1,0,2,5,inconclusive,ours,bounds,bounds.svg\n", i);
+        n += sprintf(ledger + n, "| r%d | q | <= 1 | inconclusive | 1 | bounds |\n", i);
+    }
+    scratch_file(*state, "ledger.md", ledger);
+    scratch_file(*state, "verdicts.csv", many);
+    o = verify(*state, "smoke");
+    if (!strstr(o.out, "1 of 2 decided rows stand; undecided then: F1 bound\n") || !strstr(o.out, "chance of 14 %")) fail_msg("%s", o.out);
+    outcome_free(&o);
+    free(many);
+    free(ledger);
+}
+
 static void test_verdict_rows_are_read(void **state)
 {
     char error[256];
@@ -279,7 +360,7 @@ static void test_page(void **state)
         "![](sweep.svg)", "The error of $K_m$\nagainst $m$.", "- The run `bounds` has no table.", "- blas: `OpenBLAS x y`",
         "- options: `--dim 3`", "## Proofs", "\n# code\n", "- **1 confirmed in every row that is decided**: [T2](#T2)\n",
         "- **1 open**: [F1](#F1)\n", "subtitle: \"What holds, what does not, what to use", ", smoke profile, 2026-01-02\"",
-        "- machine: cpu `C 1`, cpus 2\n", "# Explore\n",
+        "- machine: cpu `C 1`, cpus 2\n", "# Explore\n", "Of 3 rows, each decided once, **3 are preregistered**", "| preregistered | ",
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!strstr(o.out, wanted[i])) { print_error("the page lacks: %s\n", wanted[i]); fail(); }
@@ -348,6 +429,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ledger_is_read),
         cmocka_unit_test(test_bad_ledgers_are_refused),
+        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_verify_on_classes),
         cmocka_unit_test(test_verdict_rows_are_read),
         cmocka_unit_test(test_numbers_as_read),
         cmocka_unit_test(test_verify_accepts_agreement),

@@ -155,6 +155,10 @@ static void test_rules(void **state)
     expect(sh(*state, "cd rules && sed -i 's/^\\(| value-path .*\\)<= 1e-7/\\1<= 1e-6/' paper_notes.md && experiments/rules.sh check 1>&2"), 1, "value-path");
     expect(sh(*state, "cd rules && sed -i '/^### T1\\. /,/^| row/s/^\\*\\*Measured/**History.** `value-path` had `<= 1e-7`.\\n\\n&/' paper_notes.md &&"
                       "experiments/rules.sh check 1>&2"), 0, "");
+    /* Without git the committed history serves: a rule that changed after its value is not preregistered. */
+    expect(sh(*state, "cd rules && cp \"$ROOT/docs/rules_history.md\" docs && experiments/rules.sh classes"), 0, "");
+    expect(sh(*state, "cd rules && sed -i '/^### F20\\. /,/^| row/s/^\\*\\*Class\\.\\*\\*.*//' paper_notes.md && experiments/rules.sh classes 1>&2"), 1,
+           "F20 random-exponent: called preregistered, but **rule changed**");
 }
 
 int main(void)

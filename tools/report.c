@@ -15,6 +15,7 @@
 #include "common/atomic_file.h"
 #include "cli/cli.h"
 #include "cli/ledger.h"
+#include "cli/tally.h"
 #include "cli/text_file.h"
 #include "cli/verdict_rows.h"
 #include "prefix_ntk/version.h"
@@ -67,6 +68,7 @@ struct page {
     const struct config *cfg;
     const struct ledger *l;
     const struct verdict_rows *v;
+    struct tally *tally;
     json_t *provenance;                 /* provenance.json of the results, or NULL */
     FILE *out;
     char *run_names;                    /* storage */
@@ -145,6 +147,12 @@ static void put_rule(const struct page *p, const struct ledger_row *row)
     fputc('[', p->out);
     put_mathematical(p, row->rule);
     fputs("]{.number}", p->out);
+}
+
+static void put_class(const struct page *p, const struct ledger_row *row)
+{
+    if (*row->same_claim) fprintf(p->out, "as [%s](#%s) %s", row->same_claim, row->same_claim, row->same_row);
+    else fputs(row_class_name(row->class), p->out);
 }
 
 static const char *const kinds[] = { "supported", "contradicted", "inconclusive", "not tested", "no run" };
@@ -265,12 +273,39 @@ static void put_readers(const struct page *p)
 
 static void put_figure(struct page *p, size_t run);
 
+/* What kind of rows these are, and what their number costs. */
+static void put_tally(const struct page *p)
+{
+    const struct tally *t = p->tally;
+    const size_t *by = t->by_class;
+    fprintf(p->out,
+            "Of %zu rows, each decided once, **%zu are preregistered** (rule and instance committed before a value was seen), "
+            "**%zu exact** (identities, guarantees and counts, which cannot come out otherwise by chance; tests check them) and "
+            "**%zu exploratory** (settled on a value of the row); %zu more measure what another row does and are not counted. ",
+            by[ROW_PREREGISTERED] + by[ROW_EXACT] + by[ROW_EXPLORATORY],
+            by[ROW_PREREGISTERED], by[ROW_EXACT], by[ROW_EXPLORATORY], t->duplicates);
+    fprintf(p->out,
+            "Of the %zu intervals of %g %% in this profile one or more misses its quantity with a chance of %.0f %%, were they "
+            "independent; adjusted by Holm for one false verdict among all with a chance of %g %%, %zu of the %zu decided verdicts "
+            "stand", t->intervals, 100.0 * VERDICT_LEVEL, 100.0 * t->miss_chance, 100.0 * FAMILY_RATE, t->standing, t->decided);
+    const char *before = "; undecided then:";
+    for (size_t i = 0; i < p->l->num_rows && t->standing < t->decided; i++) {
+        const struct ledger_row *row = &p->l->rows[i];
+        const struct verdict_row *r = produced(p, row);
+        if (!r || tally_adjusted_verdict(t, i, r->verdict) == r->verdict) continue;
+        fprintf(p->out, "%s [%s](#%s) %s", before, row->claim, row->claim, row->row);
+        before = ",";
+    }
+    fputs(".\n\n", p->out);
+}
+
 static void put_answer(struct page *p)
 {
     static const char *const heroes[] = { "ntk_convergence", "attention_error", "method_benchmark_mnist" };
     fputs("# The answer {#answer}\n\n::: answer\n", p->out);
     for (size_t i = 0; i < sizeof questions / sizeof *questions; i++) put_question(p, &questions[i]);
     fputs(":::\n\n", p->out);
+    put_tally(p);
     put_headlines(p, false, "claims of the paper");
     put_headlines(p, true, "findings of this project");
     for (size_t i = 0; i < sizeof heroes / sizeof *heroes; i++) {
@@ -291,8 +326,9 @@ static void put_summary(const struct page *p)
             fputs("]{.pair}\n", p->out);
         }
     fputs(":::\n\nEach verdict is one decision: *supported* when the whole 99.9 % interval of the measured quantity lies inside the "
-          "rule's margin, *contradicted* when it lies outside, else *inconclusive*. Rules are committed before the runs that "
-          "they decide; the few that were mended after a first run say so. Claims of the paper are T (theory), M (method) and E (experiments); F are findings of this project.\n\n"
+          "rule's margin, *contradicted* when it lies outside, else *inconclusive*. Rules of "
+          "*preregistered* rows are committed before the runs that they decide; of *exploratory* rows the entry says what was "
+          "seen first. Adjusted p is Holm's over all intervals. Claims of the paper are T (theory), M (method) and E (experiments); F are findings of this project.\n\n"
           "::: glance\n| claim |   | verdicts |\n|:--|:--|:--|\n", p->out);
     for (size_t i = 0; i < p->l->num_entries; i++) {
         const struct ledger_entry *e = &p->l->entries[i];
@@ -307,7 +343,8 @@ static void put_summary(const struct page *p)
             }
         fputs("|\n", p->out);
     }
-    fputs(":::\n\n## Every verdict\n\n::: rows\n| claim | verdict | quantity | measured | rule |\n|:--|:--|:--|:--|:--|\n", p->out);
+    fputs(":::\n\n## Every verdict\n\n::: rows\n| claim | verdict | quantity | measured | rule | class | adjusted p |\n"
+          "|:--|:--|:--|:--|:--|:--|:--|\n", p->out);
     for (size_t i = 0; i < p->l->num_rows; i++) {
         const struct ledger_row *row = &p->l->rows[i];
         fprintf(p->out, "| [%s](#%s) | ", row->claim, row->claim);
@@ -316,7 +353,10 @@ static void put_summary(const struct page *p)
         put_measured(p, row);
         fputs(" | ", p->out);
         put_rule(p, row);
-        fputs(" |\n", p->out);
+        fputs(" | ", p->out);
+        put_class(p, row);
+        if (isnan(p->tally->adjusted[i])) fputs(" | |\n", p->out);
+        else fprintf(p->out, " | %.2g |\n", p->tally->adjusted[i]);
     }
     fputs(":::\n\n", p->out);
 }
@@ -352,7 +392,8 @@ static void put_entry(struct page *p, const struct ledger_entry *e)
 {
     fprintf(p->out, "\n## %s. %s {#%s}\n\n%s\n\n", e->id, e->title, e->id, e->text);
     if (!e->num_rows) return;
-    fputs("::: rows\n| row | verdict | quantity | measured | $n$ | rule | figure |\n|:--|:--|:--|:--|:--|:--|:--|\n", p->out);
+    fputs("::: rows\n| row | verdict | quantity | measured | $n$ | rule | class | figure |\n|:--|:--|:--|:--|:--|:--|:--|:--|\n",
+          p->out);
     for (size_t i = e->first_row; i < e->first_row + e->num_rows; i++) {
         const struct ledger_row *row = &p->l->rows[i];
         const struct verdict_row *r = produced(p, row);
@@ -364,6 +405,8 @@ static void put_entry(struct page *p, const struct ledger_entry *e)
         if (r && r->measured.n) fprintf(p->out, "%zu", r->measured.n);
         fputs(" | ", p->out);
         put_rule(p, row);
+        fputs(" | ", p->out);
+        put_class(p, row);
         if (*row->run && exists(p->cfg->figures, row->run, ".svg")) fprintf(p->out, " | [%s](#fig-%s) |\n", row->run, row->run);
         else fprintf(p->out, " | %s |\n", row->run);
     }
@@ -634,6 +677,12 @@ int main(int argc, char **argv)
     page.cfg = &cfg;
     page.l = l;
     page.v = v;
+    page.tally = tally_make(l, v, cfg.runs ? cfg.runs : "");
+    if (!page.tally) {
+        atomic_file_discard(file);
+        code = cli_fail(&cfg.common, EXIT_FAILED, "out of memory");
+        goto done;
+    }
     snprintf(path, sizeof path, "%s/provenance.json", cfg.results);
     page.provenance = json_load_file(path, 0, NULL);
     page.out = atomic_file_stream(file);
@@ -643,6 +692,7 @@ int main(int argc, char **argv)
         code = cli_fail(&cfg.common, EXIT_FAILED, "%s: %s", cfg.common.out, error);
 done:
     json_decref(page.provenance);
+    tally_free(page.tally);
     free(page.run_names);
     verdict_rows_free(v);
     ledger_free(l);

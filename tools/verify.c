@@ -1,12 +1,14 @@
 /* Compares the verdicts of a profile's runs with the ledger and prints them as a
  * table. Fails (exit 1) when
  *   - a row was decided by a rule other than the ledger's, or is not in the ledger;
- *   - a recorded verdict does not follow from its own interval and rule;
+ *   - a recorded verdict does not follow from its own interval and rule, or a row
+ *     that is not exact has a point for an interval;
  *   - in the default profile a verdict differs from the ledger's, or a row of the
  *     ledger was not produced; in any other profile a decided verdict
  *     contradicts a decided one. Rows of timed runs are only noted: their
  *     numbers belong to the machine and to what else it was doing. */
 #include <ctype.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +18,7 @@
 #include "common/stats.h"
 #include "cli/cli.h"
 #include "cli/ledger.h"
+#include "cli/tally.h"
 #include "cli/verdict_rows.h"
 
 struct config {
@@ -51,15 +54,6 @@ static const char *check(void *p)
     if (!cfg->results) return "--results: required";
     if (!cfg->common.ledger) return "--ledger: required";
     return NULL;
-}
-
-/* Whether `name` is one of the words of a comma-separated list; NULL lists all. */
-static bool listed(const char *list, const char *name)
-{
-    const size_t n = strlen(name);
-    for (const char *p = list; p && *p; p += strcspn(p, ","), p += *p == ',')
-        if (strcspn(p, ",") == n && !strncmp(p, name, n)) return true;
-    return !list;
 }
 
 static bool decided(const char *verdict)
@@ -106,12 +100,18 @@ static void list_missing(const struct config *cfg, const struct ledger *l, const
     }
 }
 
+/* A number without the uncertainty that would make a verdict of it. */
+static bool is_point(struct interval x)
+{
+    return isfinite(x.value) && x.lo == x.value && x.hi == x.value;
+}
+
 static void compare(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v)
 {
     const bool strict = !strcmp(cfg->common.profile, "default");
     for (size_t i = 0; i < v->num_rows; i++) {
         const struct verdict_row *r = &v->rows[i];
-        if (!listed(cfg->runs, r->run) || (cfg->claim && strcmp(cfg->claim, r->claim))) continue;
+        if (!run_is_listed(cfg->runs, r->run) || (cfg->claim && strcmp(cfg->claim, r->claim))) continue;
         const struct ledger_row *want = ledger_find(l, r->claim, r->row);
         if (!want) {
             problem("%s %s, from %s, is not in the ledger", r->claim, r->row, r->run);
@@ -127,10 +127,14 @@ static void compare(const struct config *cfg, const struct ledger *l, const stru
         if (strcmp(r->verdict, "not tested") &&
             (margin_parse(r->rule, &margin) || strcmp(verdict_name(verdict_by_margin(r->measured, margin)), r->verdict)))
             problem("%s %s is recorded as %s, which does not follow from its interval and its rule", r->claim, r->row, r->verdict);
+        if (*r->class && strcmp(r->class, row_class_name(want->class)))
+            problem("%s %s is recorded as %s; the ledger says %s", r->claim, r->row, r->class, row_class_name(want->class));
+        if (want->class != ROW_EXACT && is_point(r->measured))
+            problem("%s %s has no interval, and the ledger does not say that it is exact", r->claim, r->row);
         if (strcmp(want->verdict, r->verdict) && (strict || (decided(want->verdict) && decided(r->verdict)))) {
             static const char format[] = "%s %s is %s; the ledger says %s";
             const char *said = *want->verdict ? want->verdict : "nothing yet";
-            if (cfg->timed && listed(cfg->timed, r->run)) cli_warn(&cfg->common, format, r->claim, r->row, r->verdict, said);
+            if (cfg->timed && run_is_listed(cfg->timed, r->run)) cli_warn(&cfg->common, format, r->claim, r->row, r->verdict, said);
             else problem(format, r->claim, r->row, r->verdict, said);
         }
     }
@@ -193,11 +197,12 @@ static const char *colour_of(const char *verdict)
     return "\033[33m";
 }
 
-static void print_table(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v)
+static void print_table(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v,
+                        const struct tally *t)
 {
     const bool colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
     int name_width = 5, number_width = 8, rule_width = 4;
-    enum { VERDICT_WIDTH = 12 };
+    enum { VERDICT_WIDTH = 12, CLASS_WIDTH = 20, P_WIDTH = 10 };
     size_t counts[4] = { 0 }, missing = 0;
     char text[160];
     /* The first pass measures, the second prints. */
@@ -207,6 +212,8 @@ static void print_table(const struct config *cfg, const struct ledger *l, const 
             cell("verdict", VERDICT_WIDTH);
             cell("measured, 99.9 % interval", number_width);
             cell("rule", rule_width);
+            cell("class", CLASS_WIDTH);
+            cell("adjusted p", P_WIDTH);
             puts("quantity");
         } else {
             number_width = width("measured, 99.9 % interval");
@@ -215,7 +222,7 @@ static void print_table(const struct config *cfg, const struct ledger *l, const 
             const struct ledger_row *row = &l->rows[i];
             if (cfg->claim && strcmp(cfg->claim, row->claim)) continue;
             const struct verdict_row *r = verdict_rows_find(v, row->claim, row->row);
-            if (r && !listed(cfg->runs, r->run)) r = NULL;
+            if (r && !run_is_listed(cfg->runs, r->run)) r = NULL;
             const char *verdict = r ? r->verdict : *row->run ? "no run" : "not tested";
             snprintf(text, sizeof text, "%s %s", row->claim, row->row);
             if (!pass) {
@@ -233,6 +240,12 @@ static void print_table(const struct config *cfg, const struct ledger *l, const 
             if (r) interval_format(r->measured, text, sizeof text);
             cell(text, number_width);
             cell(row->rule, rule_width);
+            if (*row->same_claim) snprintf(text, sizeof text, "= %s %s", row->same_claim, row->same_row);
+            else snprintf(text, sizeof text, "%s", row_class_name(row->class));
+            cell(text, CLASS_WIDTH);
+            *text = '\0';
+            if (!isnan(t->adjusted[i])) snprintf(text, sizeof text, "%.2g", t->adjusted[i]);
+            cell(text, P_WIDTH);
             put_plain(row->quantity);
             putchar('\n');
             bool counted = false;
@@ -246,6 +259,28 @@ static void print_table(const struct config *cfg, const struct ledger *l, const 
            counts[VERDICT_NOT_TESTED], missing);
 }
 
+/* How much the verdicts are worth together. */
+static void print_tally(const struct ledger *l, const struct verdict_rows *v, const struct tally *t)
+{
+    const size_t *by = t->by_class;
+    printf("%zu rows: %zu preregistered, %zu exact, %zu exploratory; %zu more measure what another row does\n",
+           by[ROW_PREREGISTERED] + by[ROW_EXACT] + by[ROW_EXPLORATORY], by[ROW_PREREGISTERED], by[ROW_EXACT],
+           by[ROW_EXPLORATORY], t->duplicates);
+    printf("%zu intervals of %g %%: were they independent, one or more misses with a chance of %.0f %%\n", t->intervals,
+           100.0 * VERDICT_LEVEL, 100.0 * t->miss_chance);
+    printf("Holm, one false verdict among all with a chance of %g %%: %zu of %zu decided rows stand", 100.0 * FAMILY_RATE,
+           t->standing, t->decided);
+    const char *before = "; undecided then:";
+    for (size_t i = 0; i < l->num_rows && t->standing < t->decided; i++) {
+        const struct ledger_row *row = &l->rows[i];
+        const struct verdict_row *r = isnan(t->adjusted[i]) ? NULL : verdict_rows_find(v, row->claim, row->row);
+        if (!r || tally_adjusted_verdict(t, i, r->verdict) == r->verdict) continue;
+        printf("%s %s %s", before, r->claim, r->row);
+        before = ",";
+    }
+    putchar('\n');
+}
+
 int main(int argc, char **argv)
 {
     struct config cfg = { 0 };
@@ -254,19 +289,24 @@ int main(int argc, char **argv)
     snprintf(path, sizeof path, "%s/verdicts.csv", cfg.results);
     struct ledger *l = ledger_read(cfg.common.ledger, error, sizeof error);
     struct verdict_rows *v = l ? verdict_rows_read(path, error, sizeof error) : NULL;
+    struct tally *t = NULL;
     int code = EXIT_DATA;
     if (!v) { cli_fail(&cfg.common, code, "%s", error); goto done; }
     if (cfg.claim && !ledger_entry(l, cfg.claim)) {
         code = cli_fail(&cfg.common, EXIT_USAGE, "--claim: %s has no entry \"%s\"", cfg.common.ledger, cfg.claim);
         goto done;
     }
-    print_table(&cfg, l, v);
+    t = tally_make(l, v, cfg.runs);
+    if (!t) { code = cli_fail(&cfg.common, EXIT_FAILED, "out of memory"); goto done; }
+    print_table(&cfg, l, v, t);
+    if (!cfg.claim) print_tally(l, v, t);
     fflush(stdout);
     compare(&cfg, l, v);
     if (!v->num_rows && (!cfg.runs || *cfg.runs)) problem("%s: no verdicts at all", path);
     code = num_problems ? EXIT_FAILED : EXIT_DONE;
     if (ferror(stdout)) code = cli_fail(&cfg.common, EXIT_FAILED, "the table could not be written");
 done:
+    tally_free(t);
     verdict_rows_free(v);
     ledger_free(l);
     return code;
