@@ -19,6 +19,8 @@ ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,4,16,64,5
 # NTK-Attention in place of a prefix: 2 minutes.
 ARGS_attention_error         := --num-trials 12 --intervals
 ARGS_attention_error_trained := --num-trials 8 --prefix-len 2,16,128,1024,16384,262144 --features elu1,taylor:1 --train none,lstsq,adam,adam-log,adam-warm --intervals
+ARGS_attention_error_schedule := --num-trials 5 --prefix-len 16,1024,262144 --features elu1 --train adam --adam-steps 40000 --intervals
+ARGS_attention_error_rates   := --num-trials 5 --prefix-len 262144 --features elu1 --train adam,adam-log --adam-steps 40000 --lr 0.003,0.01 --intervals
 ARGS_attention_error_mnist   := --dataset mnist --num-trials 8 --train none,lstsq --prefix-len 2,8,32,128,512,2048,16384,262144 --intervals
 ARGS_attention_features      := --dim 8 --num-trials 12 --prefix-len 4096 --train none,lstsq --features none,taylor:0,taylor:1,taylor:2,taylor:3,taylor:4,taylor:5,minimax:1,minimax:2,minimax:3,minimax:4,minimax:5,favor-orth:9,favor-orth:45,favor-orth:165,favor-orth:495,oracle:1,oracle:3,oracle:9,oracle:20,oracle:45,oracle:100,elu1,cumulant,clusters:4,clusters:16,clusters:64 --intervals
 ARGS_prefix_effect_trap      := --num-trials 12

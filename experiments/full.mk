@@ -18,6 +18,8 @@ ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,4,16,64,5
 
 # NTK-Attention in place of a prefix.
 ARGS_attention_error         := --num-trials 64 --intervals
+ARGS_attention_error_schedule := --num-trials 16 --prefix-len 16,1024,262144 --features elu1 --train adam --adam-steps 40000 --intervals
+ARGS_attention_error_rates   := --num-trials 16 --prefix-len 262144 --features elu1 --train adam,adam-log --adam-steps 40000 --lr 0.003,0.01 --intervals
 ARGS_attention_error_trained := --num-trials 32 --adam-steps 10000 --features elu1,taylor:1,favor-orth:64 --train none,lstsq,adam,adam-log,adam-warm --intervals
 ARGS_attention_error_mnist   := --dataset mnist --num-trials 32 --train none,lstsq --intervals
 ARGS_attention_features      := --dim 8 --num-trials 64 --prefix-len 65536 --train none,lstsq --features none,taylor:0,taylor:1,taylor:2,taylor:3,taylor:4,taylor:5,minimax:1,minimax:2,minimax:3,minimax:4,minimax:5,favor-orth:9,favor-orth:45,favor-orth:165,favor-orth:495,oracle:1,oracle:3,oracle:9,oracle:20,oracle:45,oracle:100,elu1,cumulant,clusters:4,clusters:16,clusters:64 --intervals

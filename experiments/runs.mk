@@ -16,8 +16,10 @@ PROG_attention_cost_shapes := attention_cost
 TIMED       += attention_cost attention_cost_length attention_cost_shapes
 
 # NTK-Attention in place of a prefix.
-RUNS        += attention_error attention_error_trained attention_error_mnist attention_features
+RUNS        += attention_error attention_error_trained attention_error_schedule attention_error_rates attention_error_mnist attention_features
 PROG_attention_error_trained := attention_error
+PROG_attention_error_schedule := attention_error
+PROG_attention_error_rates   := attention_error
 PROG_attention_error_mnist   := attention_error
 PROG_attention_features      := attention_error
 NEEDS_MNIST += attention_error_mnist

@@ -19,6 +19,8 @@ ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,16,512 --
 # NTK-Attention in place of a prefix.
 ARGS_attention_error         := --num-trials 3 --prefix-len 2,16,128,1024 --intervals
 ARGS_attention_error_trained := --num-trials 2 --prefix-len 2,16,1024 --features elu1,taylor:1 --train none,lstsq,adam,adam-log,adam-warm --adam-steps 200 --intervals
+ARGS_attention_error_schedule := --num-trials 2 --prefix-len 16,64,1024 --features elu1 --train adam --adam-steps 400 --intervals
+ARGS_attention_error_rates   := --num-trials 2 --prefix-len 1024 --features elu1 --train adam,adam-log --adam-steps 400 --lr 0.003,0.01 --intervals
 ARGS_attention_error_mnist   := --dataset mnist --num-trials 2 --prefix-len 2,16,1024 --train none,lstsq --intervals
 ARGS_attention_features      := --dim 8 --num-trials 2 --prefix-len 512 --train none,lstsq --features none,taylor:0,taylor:1,taylor:2,taylor:3,minimax:1,minimax:2,minimax:3,favor-orth:9,favor-orth:45,oracle:1,oracle:9,oracle:45,elu1,cumulant,clusters:4,clusters:16,clusters:64 --intervals
 ARGS_prefix_effect_trap      := --num-trials 3 --prefix-len 64,1024,4096,8192

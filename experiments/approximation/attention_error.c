@@ -34,7 +34,9 @@ struct config {
     const char *q, *k, *v, *prefix_k, *prefix_v, *features;
     size_t dim, seq_len, num_trials, fit_queries, adam_steps;
     size_t *lens, num_lens;
-    double score_std, score_mean, bound, lr;
+    double score_std, score_mean, bound;
+    double *rates;             /* of Adam */
+    size_t num_rates;
     int tokens, values, *trains;
     size_t num_trains;
     bool intervals;
@@ -65,7 +67,7 @@ static const struct argp_option options[] = {
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "synthetic: trials; the table has their means, sums of d_nonpositive (default 4)" },
     { .name = "fit-queries", .key = KEY_FIT, .arg = "N", .doc = "synthetic: queries to fit on, a multiple of the input length; errors are judged on others (default 1024)" },
     { .name = "adam-steps", .key = KEY_STEPS, .arg = "N", .doc = "steps of Adam (default 2000)" },
-    { .name = "lr", .key = KEY_LR, .arg = "LR", .doc = "its rate (default 0.001)" },
+    { .name = "lr", .key = KEY_LR, .arg = "LR,..", .doc = "its rates; with several, rows are named adam@LR (default 0.001)" },
     { .name = "intervals", .key = KEY_INTERVALS, .doc = "also write OUT_intervals.csv beside OUT.csv, 99.9 % intervals over trials" },
     CLI_SHARD_OPTION,
     { 0 }
@@ -94,7 +96,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1 << 20, &cfg->num_trials);
     case KEY_FIT: return cli_parse_size(state, key, arg, 1, 1 << 20, &cfg->fit_queries);
     case KEY_STEPS: return cli_parse_size(state, key, arg, 1, 1 << 24, &cfg->adam_steps);
-    case KEY_LR: return cli_parse_double(state, key, arg, 0.0, &cfg->lr);
+    case KEY_LR: return cli_parse_double_list(state, key, arg, 0.0, &cfg->rates, &cfg->num_rates);
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -130,8 +132,22 @@ static const char *check(void *arg)
 
 /* ---- what is computed --------------------------------------------------------------- */
 
-/* Rows of the table in order: length, map, way of training; ways a map has not are left out. */
-struct row { size_t len, map; enum train train; };
+/* Rows of the table in order: length, map, way of training, rate; ways a map has not are left out. */
+struct row { size_t len, map; enum train train; size_t rate; };
+
+static bool has_rate(enum train train)
+{
+    return train != TRAIN_NONE && train != TRAIN_LSTSQ;
+}
+
+/* The cell `train` of a row. */
+static void put_train(struct table *t, const struct config *cfg, const struct row *row)
+{
+    char text[64];
+    if (cfg->num_rates > 1 && has_rate(row->train)) snprintf(text, sizeof text, "%s@%g", train_names[row->train], cfg->rates[row->rate]);
+    else snprintf(text, sizeof text, "%s", train_names[row->train]);
+    table_text(t, text);
+}
 
 static size_t list_rows(const struct config *cfg, size_t dim, struct row *rows)
 {
@@ -145,8 +161,10 @@ static size_t list_rows(const struct config *cfg, size_t dim, struct row *rows)
                     (!study_map_fits(&cfg->maps[m]) || study_map_dim(&cfg->maps[m], dim, &r) || r > MAX_FIT_DIM))
                     continue;
                 if (train == TRAIN_ADAM_WARM && feature_needs_bound(&cfg->maps[m].spec)) continue;
-                if (rows) rows[count] = (struct row){ l, m, train };
-                count++;
+                for (size_t rate = 0; rate < (has_rate(train) ? cfg->num_rates : 1); rate++) {
+                    if (rows) rows[count] = (struct row){ l, m, train, rate };
+                    count++;
+                }
             }
     return count;
 }
@@ -210,7 +228,7 @@ static int panel_take(struct panel *to, const struct panel *from, size_t dim, si
 }
 
 /* Fits (Z, k) on `fit` and judges on `judge`. Plug-in start from Zp, kp. */
-static int fit_and_judge(const struct config *cfg, const struct study_map *map, enum train train, size_t dim,
+static int fit_and_judge(const struct config *cfg, const struct study_map *map, enum train train, double lr, size_t dim,
                          double bound, const struct panel *fit, const struct panel *judge,
                          const double *Zp, const double *kp, struct approx_errors *out)
 {
@@ -242,17 +260,17 @@ static int fit_and_judge(const struct config *cfg, const struct study_map *map, 
             share += sum * exp(-attn_sums_log_mass(&fit->input, i)) / (double)fit->n;
         }
         for (size_t j = 0; j < r; j++) k[j] = 1e-2 / share;
-        status = summary_fit_adam(&problem, SUMMARY_LOG, cfg->lr, cfg->adam_steps, batch, Z, k, NULL);
+        status = summary_fit_adam(&problem, SUMMARY_LOG, lr, cfg->adam_steps, batch, Z, k, NULL);
         break;
     }
     case TRAIN_ADAM_WARM:
         if (!Zp) { status = GSL_EINVAL; break; }
         memcpy(Z, Zp, r * dim * sizeof *Z);
         memcpy(k, kp, r * sizeof *k);
-        status = summary_fit_adam(&problem, linear, cfg->lr, cfg->adam_steps, batch, Z, k, NULL);
+        status = summary_fit_adam(&problem, linear, lr, cfg->adam_steps, batch, Z, k, NULL);
         break;
     default:
-        status = summary_fit_adam(&problem, linear, cfg->lr, cfg->adam_steps, batch, Z, k, NULL);
+        status = summary_fit_adam(&problem, linear, lr, cfg->adam_steps, batch, Z, k, NULL);
         break;
     }
     if (status) goto done;
@@ -304,12 +322,12 @@ static int measure(const struct config *cfg, const struct row *rows, size_t num_
         } else {
             const struct plugin *p = &plugins[rows[i].map];
             if (fit) {
-                status = fit_and_judge(cfg, map, rows[i].train, dim, bound, fit, judge, p->Z, p->k, &e);
+                status = fit_and_judge(cfg, map, rows[i].train, cfg->rates[rows[i].rate], dim, bound, fit, judge, p->Z, p->k, &e);
             } else {
                 for (int h = 0; h < 2 && !status; h++) {
                     struct approx_errors one;
                     status = half[h].n && half[1 - h].n
-                                 ? fit_and_judge(cfg, map, rows[i].train, dim, bound, &half[h], &half[1 - h], p->Z, p->k, &one)
+                                 ? fit_and_judge(cfg, map, rows[i].train, cfg->rates[rows[i].rate], dim, bound, &half[h], &half[1 - h], p->Z, p->k, &one)
                                  : GSL_EDOM;
                     if (!status) approx_errors_merge(&e, &one);
                 }
@@ -635,7 +653,7 @@ static int write_table(const struct config *cfg, size_t dim, const struct row *r
         table_text(t, map->name);
         if (study_map_dim(map, dim, &feat_dim)) table_empty(t);
         else table_int(t, feat_dim);
-        table_text(t, train_names[rows[i].train]);
+        put_train(t, cfg, &rows[i]);
         for (size_t f = F_MAX; f <= F_MEAN; f++) table_num(t, mean_over_trials(results, num_trials, num_rows, i, f));
         double bad = 0.0;
         for (size_t trial = 0; trial < num_trials; trial++) bad += results[(trial * num_rows + i) * NUM_FIELDS + F_BAD];
@@ -661,7 +679,7 @@ static int write_intervals(const struct config *cfg, const struct row *rows, siz
     for (size_t i = 0; i < num_rows; i++) {
         table_int(t, cfg->lens[rows[i].len]);
         table_text(t, cfg->maps[rows[i].map].name);
-        table_text(t, train_names[rows[i].train]);
+        put_train(t, cfg, &rows[i]);
         for (size_t f = F_REL; ; f = F_MAX) {
             struct interval ci = { NAN, NAN, NAN, 0 };
             for (size_t trial = 0; trial < num_trials; trial++) x[trial] = results[(trial * num_rows + i) * NUM_FIELDS + f];
@@ -694,7 +712,8 @@ struct outcome {
 /* The length that the ledger's rows speak of. */
 enum { REFERENCE_LEN = 262144 };
 
-/* 99.9 % interval over trials of a field of (map, train) at that length. */
+/* 99.9 % interval over trials of a field of (map, train) at that length; of several rates, that of the smallest mean, which is
+ * chosen on the queries that judge: the choice favours training. */
 static void decide_last(const struct outcome *o, const char *map, enum train train, size_t field,
                         const char *claim, const char *row)
 {
@@ -707,8 +726,8 @@ static void decide_last(const struct outcome *o, const char *map, enum train tra
             const double *e = o->results + (t * o->num_rows + i) * NUM_FIELDS;
             x[t] = e[NUM_FIELDS - 1] > 0.0 ? e[field] : NAN;
         }
-        stats_mean(x, o->num_trials, 0.999, &ci);
-        break;
+        struct interval one;
+        if (!stats_mean(x, o->num_trials, 0.999, &one) && (!ci.n || one.value < ci.value)) ci = one;
     }
     free(x);
     if (ci.n) verdicts_add(o->verdicts, claim, row, ci);
@@ -764,6 +783,12 @@ static void decide(const struct outcome *o, const char *run)
         decide_slope(o, "elu1", TRAIN_NONE, F_REL, 256, "E1", "elu1-plug-in");
         decide_slope(o, "taylor:1", TRAIN_NONE, F_REL, 256, "E1", "taylor1-plug-in");
         decide_slope(o, "taylor:2", TRAIN_NONE, F_REL, 256, "E1", "taylor2-plug-in");
+    } else if (!strcmp(run, "attention_error_schedule")) {
+        decide_last(o, "elu1", TRAIN_ADAM, F_REL, "M6", "adam-40000");
+        decide_last(o, "elu1", TRAIN_ADAM_LOG, F_REL, "F68", "adam-log-40000");
+        decide_slope(o, "elu1", TRAIN_ADAM, F_REL, 8, "E1", "elu1-adam-40000");
+    } else if (!strcmp(run, "attention_error_rates")) {
+        decide_last(o, "elu1", TRAIN_ADAM, F_REL, "M6", "adam-best-rate");
     } else if (!strcmp(run, "attention_error_trained")) {
         decide_last(o, "elu1", TRAIN_NONE, F_REL, "M6", "plug-in");
         decide_last(o, "elu1", TRAIN_LSTSQ, F_REL, "M6", "lstsq");
@@ -798,11 +823,13 @@ static void sort_lengths(const struct config *cfg, size_t *order)
 /* Everything that changes a number, as text. */
 static void identify(const struct config *cfg, char *text, size_t size)
 {
-    int at = snprintf(text, size, "seed %llu dim %zu len %zu spread %.17g mean %.17g bound %.17g tokens %d values %d fit %zu steps %zu lr %.17g maps %s trains",
+    int at = snprintf(text, size, "seed %llu dim %zu len %zu spread %.17g mean %.17g bound %.17g tokens %d values %d fit %zu steps %zu maps %s trains",
                       (unsigned long long)cfg->c.seed, cfg->dim, cfg->seq_len, cfg->score_std, cfg->score_mean, cfg->bound,
-                      cfg->tokens, cfg->values, cfg->fit_queries, cfg->adam_steps, cfg->lr, cfg->features);
+                      cfg->tokens, cfg->values, cfg->fit_queries, cfg->adam_steps, cfg->features);
     for (size_t t = 0; t < cfg->num_trains && at > 0 && (size_t)at < size; t++)
         at += snprintf(text + at, size - (size_t)at, " %d", cfg->trains[t]);
+    for (size_t r = 0; r < cfg->num_rates && at > 0 && (size_t)at < size; r++)
+        at += snprintf(text + at, size - (size_t)at, " %.17g", cfg->rates[r]);
     for (size_t l = 0; l < cfg->num_lens && at > 0 && (size_t)at < size; l++)
         at += snprintf(text + at, size - (size_t)at, " %zu", cfg->lens[l]);
 }
@@ -890,7 +917,7 @@ static int run_tensors(const struct config *cfg, const struct tensors *x, const 
 int main(int argc, char **argv)
 {
     struct config cfg = { .dim = 64, .seq_len = 128, .num_trials = 4, .fit_queries = 1024, .adam_steps = 2000,
-                          .score_std = 1.0, .lr = 1e-3,
+                          .score_std = 1.0, .rates = (double[]){ 1e-3 }, .num_rates = 1,
                           .features = "none,taylor:0,elu1,taylor:1,taylor:2,taylor:3,taylor:4,split:2,favor:64,oracle:64,cumulant,clusters:32" };
     cli_parse(argc, argv, "Error of NTK-Attention against attention with the prefix itself.", options, parse, check, &cfg.c);
     struct tensors x = { 0 };

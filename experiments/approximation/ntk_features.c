@@ -47,7 +47,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const char *const maps[] = { "elu1", "taylor:1", "taylor:2", "taylor:3", "taylor:4", "favor-orth:24", "favor-orth:210" };
-enum { NUM_MAPS = sizeof maps / sizeof *maps, MAP_ELU = 0, MAP_TAYLOR4 = 4 };
+enum { NUM_MAPS = sizeof maps / sizeof *maps, MAP_ELU = 0, MAP_TAYLOR4 = 4, MAP_RANDOM = 6, NO_MAP = NUM_MAPS };
 
 /* ||F - Phi Z|| / ||F|| on the second half of the rows, Z fitted on the first. */
 static int residual(const char *name, const gsl_matrix *X, const gsl_matrix *F, uint64_t seed, double *out)
@@ -119,9 +119,14 @@ done:
     return status;
 }
 
-static struct interval over_trials(const struct config *cfg, const struct units *work, size_t sigma, size_t map, double *x)
+/* Over trials: what is outside the features of `map`, over what is outside those of `other` unless that is NO_MAP. */
+static struct interval over_trials(const struct config *cfg, const struct units *work, size_t sigma, size_t map, size_t other,
+                                   double *x)
 {
-    for (size_t t = 0; t < cfg->num_trials; t++) x[t] = units_row(work, sigma * cfg->num_trials + t)[map];
+    for (size_t t = 0; t < cfg->num_trials; t++) {
+        const double *row = units_row(work, sigma * cfg->num_trials + t);
+        x[t] = row[map] / (other == NO_MAP ? 1.0 : row[other]);
+    }
     return cli_mean(x, cfg->num_trials, 0.999);
 }
 
@@ -158,7 +163,7 @@ int main(int argc, char **argv)
         for (size_t s = 0; s < cfg.num_sigmas; s++)
             for (size_t i = 0; i < NUM_MAPS; i++) {
                 feature_map *map;
-                const struct interval ci = over_trials(&cfg, work, s, i, x);
+                const struct interval ci = over_trials(&cfg, work, s, i, NO_MAP, x);
                 table_num(t, cfg.sigmas[s]);
                 table_text(t, maps[i]);
                 if (cli_need_memory(feature_parse(maps[i], cfg.dim, 1.0, 0, NULL, &map))) table_empty(t);
@@ -176,14 +181,16 @@ int main(int argc, char **argv)
     }
     if (!code) {
         struct verdicts *v = verdicts_open(&cfg.c, "ntk_features");
-        size_t one = 0;
-        while (one < cfg.num_sigmas && cfg.sigmas[one] != 1.0) one++;
-        if (one < cfg.num_sigmas) {
-            verdicts_add(v, "M8", "taylor4", over_trials(&cfg, work, one, MAP_TAYLOR4, x));
-            verdicts_add(v, "M8", "elu1", over_trials(&cfg, work, one, MAP_ELU, x));
-        } else {
-            verdicts_not_tested(v, "M8", "taylor4");
-            verdicts_not_tested(v, "M8", "elu1");
+        static const struct { const char *row; double sigma; size_t map, other; } rows[] = {
+            { "taylor4", 1.0, MAP_TAYLOR4, NO_MAP },         { "elu1", 1.0, MAP_ELU, NO_MAP },
+            { "random-half", 0.5, MAP_TAYLOR4, MAP_RANDOM }, { "random-one", 1.0, MAP_TAYLOR4, MAP_RANDOM },
+            { "random-two", 2.0, MAP_TAYLOR4, MAP_RANDOM },
+        };
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            size_t s = 0;
+            while (s < cfg.num_sigmas && cfg.sigmas[s] != rows[i].sigma) s++;
+            if (s == cfg.num_sigmas) verdicts_not_tested(v, "M8", rows[i].row);
+            else verdicts_add(v, "M8", rows[i].row, over_trials(&cfg, work, s, rows[i].map, rows[i].other, x));
         }
         code = verdicts_close(v, code);
     }
