@@ -19,6 +19,7 @@ static const struct { const char *run, *args[10]; } runs[] = {
     { "ntk_prefix_needed", { "--num-instances", "40", "--num-trials", "10", "--max-prefix-len", "16384" } },
     { "prefix_threshold", { "--num-samples", "2,4,6", "--dim", "2,3", "--num-trials", "6", "--max-iterations", "60",
                             "--max-steps", "200" } },
+    { "training_contraction", { "--num-trials", "3", "--num-steps", "100", "--prefix-len", "4096" } },
     { "approximation_crossover", { "--num-trials", "20" } },
     { "polynomial_degree", { NULL } },
     { "error_bound", { "--num-trials", "3" } },
