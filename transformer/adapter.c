@@ -109,18 +109,19 @@ static int options_status(const struct adapter_options *o, size_t num_layers, st
 
 /* ---- an adapter of a model ---------------------------------------------------------------------------- */
 
-int adapter_open(struct adapter *a, const struct adapter_options *options, const struct encoder *e, uint64_t seed,
+int adapter_open(struct adapter *a, const struct adapter_options *options, const struct adapter_shape *shape, uint64_t seed,
                  struct reason why)
 {
     if ((int)options->method < 0 || options->method >= NUM_ADAPTER_METHODS)
         return refuse(why, GSL_EINVAL, "no such method");
-    *a = (struct adapter){ .ops = table[options->method], .options = *options, .hidden = e->hidden, .heads = e->heads,
-                           .head_dim = e->head_dim, .mlp_dim = e->mlp_dim, .num_layers = e->num_blocks,
-                           .blocks = e->blocks, .seed = seed, .num_threads = 1 };
+    *a = (struct adapter){ .ops = table[options->method], .options = *options, .hidden = shape->hidden,
+                           .heads = shape->heads, .kv_heads = shape->kv_heads, .head_dim = shape->head_dim,
+                           .fc1_rows = shape->fc1_rows, .mlp_dim = shape->mlp_dim, .num_layers = shape->num_layers,
+                           .blocks = shape->blocks, .turns = shape->turns, .seed = seed, .num_threads = 1 };
     if (!a->options.feature_seed) a->options.feature_seed = seed;
     if (a->options.first_layer == ADAPTER_LAYER_DEFAULT) a->options.first_layer = 0;
-    if (a->options.last_layer == ADAPTER_LAYER_DEFAULT) a->options.last_layer = (int)e->num_blocks - 1;
-    int status = options_status(&a->options, e->num_blocks, why);
+    if (a->options.last_layer == ADAPTER_LAYER_DEFAULT) a->options.last_layer = (int)shape->num_layers - 1;
+    int status = options_status(&a->options, shape->num_layers, why);
     if (!status && a->ops->open) status = a->ops->open(a, why);
     if (!status && a->ops->start) a->ops->start(a);
     return status;
@@ -167,8 +168,14 @@ float *adapter_parameter(struct adapter *a, size_t layer, const char *name, size
 
 void adapter_projection(const struct adapter *a, enum projection which, size_t *out, size_t *in)
 {
-    *out = which == PROJ_FC1 ? a->mlp_dim : a->hidden;
-    *in = which == PROJ_FC2 ? a->mlp_dim : a->hidden;
+    const size_t q_width = a->heads * a->head_dim;
+    *in = which == PROJ_FC2 ? a->mlp_dim : which == PROJ_O ? q_width : a->hidden;
+    switch (which) {
+    case PROJ_Q: *out = q_width; break;
+    case PROJ_K: case PROJ_V: *out = adapter_kv_width(a); break;
+    case PROJ_FC1: *out = a->fc1_rows; break;
+    default: *out = a->hidden;
+    }
 }
 
 /* Draws in rows of at most DRAW numbers: row i of a parameter is a function of (seed, block, parameter, i). */

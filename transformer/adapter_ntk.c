@@ -107,10 +107,11 @@ static int fold_head(const struct adapter *a, const struct summary *s, size_t h,
                      size_t m, struct attn_fold *fold)
 {
     const size_t r = ((const struct summaries *)a->own)->feat_dim, d = a->head_dim;
+    const size_t width = adapter_kv_width(a), from = h / (a->heads / a->kv_heads) * d;
     const float unit = s->unit ? s->unit[h] : 1.0f;
     float *Z = s->Z_value + h * r * d, *theta = s->theta + h * r;
     attn_fold_reset(fold);
-    int status = attn_fold_add_f32(fold, m, K_P + h * d, a->hidden, V_P + h * d, a->hidden, 1, NULL);
+    int status = attn_fold_add_f32(fold, m, K_P + from, width, V_P + from, width, 1, NULL);
     if (!status) status = attn_fold_read_f32(fold, s->dZ, s->dk, NULL);
     if (status) return status;
     for (size_t f = 0; f < r; f++) {

@@ -11,12 +11,10 @@
 #include "transformer/encoder.h"
 #include "transformer/ops.h"
 
-/* Sequences per call, which bounds the call's scratch; rows per block of features. */
-enum { CALL_SEQS = 8, FEATURE_ROWS = 64 };
+/* Sequences per call, which bounds the call's scratch. */
+enum { CALL_SEQS = 8 };
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static size_t most(size_t a, size_t b) { return a > b ? a : b; }
-static size_t aligned(size_t bytes) { return (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN; }
 
 /* The views of one run: `batch` sequences of `len` rows from row `row` on. */
 struct run { size_t row, batch, len; };
@@ -101,61 +99,30 @@ static void note_status(struct job *job, int status)
 
 /* ---- features beside the softmax ----------------------------------------------------------------------- */
 
-struct feature_work { float *phi, *dphi; void *map; };
-
-static struct feature_work feature_work_of(char *work, const struct feature_map *map)
+/* Rows row .. row+rows-1 of a block. */
+static struct attention_beside beside_of(const struct encoder *e, const struct block_state *s,
+                                         const struct attention_extra *x, size_t row, size_t rows)
 {
-    const size_t bytes = aligned(FEATURE_ROWS * feature_dim(map) * sizeof(float));
-    return (struct feature_work){ (float *)work, (float *)(work + bytes), work + 2 * bytes };
+    return (struct attention_beside){ .map = x->map, .heads = e->heads, .dim = e->head_dim, .rows = rows,
+                                      .q = s->qkv + row * 3 * e->hidden, .q_stride = 3 * e->hidden,
+                                      .stride = e->hidden, .Z = x->Z };
 }
 
-size_t attention_beside_bytes(const struct feature_map *map)
+int attention_rows_beside(const struct encoder *e, const struct block_state *s, const struct attention_extra *x,
+                          size_t row, size_t rows, char *work)
 {
-    return 2 * aligned(FEATURE_ROWS * feature_dim(map) * sizeof(float)) + feature_workspace(map, 1);
+    const struct attention_beside beside = beside_of(e, s, x, row, rows);
+    memcpy(s->context + row * e->hidden, s->soft + row * e->hidden, rows * e->hidden * sizeof(float));
+    return attention_beside_forward(&beside, s->context + row * e->hidden, work);
 }
 
-/* context = soft + phi(q) Z over the rows of a run. */
-int attention_beside_forward(const struct encoder *e, const struct block_state *s, const struct attention_extra *x,
-                             size_t row, size_t rows, char *work)
+int attention_rows_beside_backward(const struct encoder *e, const struct block_state *s,
+                                   const struct attention_extra *x, size_t row, size_t rows, const float *d_context,
+                                   float *d_qkv, float *dZ, char *work)
 {
-    const size_t h = e->hidden, d = e->head_dim, r = feature_dim(x->map);
-    const struct feature_work f = feature_work_of(work, x->map);
-    memcpy(s->context + row * h, s->soft + row * h, rows * h * sizeof(float));
-    for (size_t head = 0; head < e->heads; head++)
-        for (size_t i = 0; i < rows; i += FEATURE_ROWS) {
-            const size_t n = least(FEATURE_ROWS, rows - i);
-            const float *q = s->qkv + (row + i) * 3 * h + head * d;
-            const int status = feature_forward_f32(x->map, FEATURE_QUERY, n, q, 3 * h, f.phi, r, NULL, 1, f.map);
-            if (status) return status;
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)n, (blasint)d, (blasint)r, 1.0f, f.phi,
-                        (blasint)r, x->Z + head * r * d, (blasint)d, 1.0f,
-                        s->context + (row + i) * h + head * d, (blasint)h);
-        }
-    return GSL_SUCCESS;
-}
-
-/* dZ += phi^T dT, dq += J^T (dT Z^T). */
-int attention_beside_backward(const struct encoder *e, const struct block_state *s, const struct attention_extra *x,
-                              size_t row, size_t rows, const float *d_context, float *d_qkv, float *dZ, char *work)
-{
-    const size_t h = e->hidden, d = e->head_dim, r = feature_dim(x->map);
-    const struct feature_work f = feature_work_of(work, x->map);
-    for (size_t head = 0; head < e->heads; head++)
-        for (size_t i = 0; i < rows; i += FEATURE_ROWS) {
-            const size_t n = least(FEATURE_ROWS, rows - i), at = (row + i) * 3 * h + head * d;
-            const float *q = s->qkv + at, *dT = d_context + (row + i) * h + head * d;
-            int status = feature_forward_f32(x->map, FEATURE_QUERY, n, q, 3 * h, f.phi, r, NULL, 1, f.map);
-            if (status) return status;
-            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)r, (blasint)d, (blasint)n, 1.0f, f.phi,
-                        (blasint)r, dT, (blasint)h, 1.0f, dZ + head * r * d, (blasint)d);
-            if (!d_qkv) continue;
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n, (blasint)r, (blasint)d, 1.0f, dT,
-                        (blasint)h, x->Z + head * r * d, (blasint)d, 0.0f, f.dphi, (blasint)r);
-            status = feature_backward_f32(x->map, FEATURE_QUERY, n, q, 3 * h, f.dphi, r, NULL, d_qkv + at, 3 * h, 1, 1,
-                                          f.map);
-            if (status) return status;
-        }
-    return GSL_SUCCESS;
+    const struct attention_beside beside = beside_of(e, s, x, row, rows);
+    return attention_beside_backward(&beside, d_context + row * e->hidden,
+                                     d_qkv ? d_qkv + row * 3 * e->hidden : NULL, dZ, work);
 }
 
 /* ---- forward ------------------------------------------------------------------------------------------------- */
@@ -178,7 +145,7 @@ static int run_forward(const struct job *job, struct run run, char *work)
     const int status = attn_exact_forward(&shape, scale_of(e), q, k, v, &prefix, rows_out(e, s->soft, run), rows,
                                           fits ? work : NULL, e->work_bytes, 1, NULL);
     if (status || job->extra->kind != ATTENTION_BESIDE) return status;
-    return attention_beside_forward(e, s, job->extra, run.row, run.batch * run.len, work);
+    return attention_rows_beside(e, s, job->extra, run.row, run.batch * run.len, work);
 }
 
 static void forward_task(void *context, size_t group, int thread)
@@ -265,8 +232,8 @@ static void backward_task(void *context, size_t group, int thread)
     for (size_t seq = e->packing.groups[group]; next_run(&e->packing, group, &seq, &run);) {
         int status = run_backward(job, run, once, work);
         if (!status && beside)
-            status = attention_beside_backward(e, job->state, job->extra, run.row, run.batch * run.len, job->d_context,
-                                               job->d_qkv, sum, work);
+            status = attention_rows_beside_backward(e, job->state, job->extra, run.row, run.batch * run.len,
+                                                    job->d_context, job->d_qkv, sum, work);
         else if (!status && n) ops_current()->add(n, once, sum);
         note_status(job, status);
     }

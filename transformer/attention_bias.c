@@ -157,7 +157,7 @@ static void forward_task(void *context, size_t group, int thread)
         fill_buckets(e, a.len, w.buckets);
         for (a.head = 0; a.head < e->heads; a.head++) note_status(job, head_forward(job, a, &w));
         if (sizes_of(job->extra).beside)
-            note_status(job, attention_beside_forward(e, job->state, job->extra, a.row, a.len, w.beside));
+            note_status(job, attention_rows_beside(e, job->state, job->extra, a.row, a.len, w.beside));
     }
 }
 
@@ -280,8 +280,8 @@ static void backward_task(void *context, size_t group, int thread)
         fill_buckets(e, a.len, w.buckets);
         for (a.head = 0; a.head < e->heads; a.head++) note_status(job, head_backward(job, a, &w, sum));
         if (sizes_of(job->extra).beside)
-            note_status(job, attention_beside_backward(e, job->state, job->extra, a.row, a.len, job->d_context,
-                                                       job->d_qkv, sum, w.beside));
+            note_status(job, attention_rows_beside_backward(e, job->state, job->extra, a.row, a.len,
+                                                            job->d_context, job->d_qkv, sum, w.beside));
     }
 }
 

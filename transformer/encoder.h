@@ -49,7 +49,7 @@ struct attention_extra {
     enum attention_kind kind;
     /* ATTENTION_PREFIX */
     size_t prefix_len;
-    const float *K, *V;                 /* (prefix_len, hidden), head h at column h head_dim */
+    const float *K, *V;                 /* (prefix_len, kv_width), key/value head h at column h head_dim */
     const struct attn_packed *packed;
     float *dK, *dV;
     /* ATTENTION_SUMMARY: inside the softmax's normaliser; ATTENTION_BESIDE: phi(q) Z added to its result */
@@ -118,17 +118,26 @@ struct adapter_ops {
                             size_t ldx, const float *dy, size_t lddy, float *dx, size_t lddx, int add);
     void (*after_update)(struct adapter *adapter);
     int (*set_prefix)(struct adapter *adapter, size_t layer, const float *K_P, const float *V_P, size_t prefix_len);
-    /* Keys (value 0) or values (1) of a block's prefix as they stand, (prefix_len, hidden); NULL: none in that block. */
+    /* Keys (value 0) or values (1) of a block's prefix as they stand, (prefix_len, kv_width); NULL: none there. */
     const float *(*prefix_rows)(struct adapter *a, size_t layer, int value);
     /* The unit of the summary of block `layer`, from the mean of A 1 per head. */
     void (*set_unit)(struct adapter *adapter, size_t layer, const double *mean_mass);
 };
 
+/* What an adapter needs to know of a backbone. */
+struct adapter_shape {
+    size_t hidden, heads, kv_heads, head_dim, num_layers;
+    size_t fc1_rows, mlp_dim;           /* of what fc1 makes, and of what fc2 reads: twice as much with a gate */
+    const struct block *blocks;         /* tied-prefix reads qkv: (heads + 2 kv_heads) head_dim rows; biases may be NULL */
+    const float *turns;                 /* tied-prefix: (prefix_len, head_dim / 2) cos, sin by which keys turn, or NULL */
+};
+
 struct adapter {
     const struct adapter_ops *ops;
     struct adapter_options options;     /* resolved: first_layer <= last_layer < num_layers */
-    size_t hidden, heads, head_dim, mlp_dim, num_layers;
+    size_t hidden, heads, kv_heads, head_dim, fc1_rows, mlp_dim, num_layers;
     const struct block *blocks;
+    const float *turns;
     uint64_t seed;
     int num_threads;
     struct parameter *parameters;       /* names, values and gradients are owned */
@@ -142,7 +151,7 @@ extern const struct adapter_ops adapter_full, adapter_head, adapter_lora, adapte
     adapter_ntk, adapter_prefix_plus;
 
 /* Checks the options against the shape, then ops->open and ops->start. */
-int adapter_open(struct adapter *adapter, const struct adapter_options *options, const struct encoder *encoder,
+int adapter_open(struct adapter *adapter, const struct adapter_options *options, const struct adapter_shape *shape,
                  uint64_t seed, struct reason why);
 void adapter_close(struct adapter *adapter);
 
@@ -156,6 +165,9 @@ static inline int adapter_in_layer(const struct adapter *adapter, size_t layer)
     return adapter->ops->changes_blocks && layer >= (size_t)adapter->options.first_layer &&
            layer <= (size_t)adapter->options.last_layer;
 }
+
+/* Columns of keys and of values. */
+static inline size_t adapter_kv_width(const struct adapter *adapter) { return adapter->kv_heads * adapter->head_dim; }
 
 /* The width (out) and depth (in) of a projection. */
 void adapter_projection(const struct adapter *adapter, enum projection which, size_t *out, size_t *in);

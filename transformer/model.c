@@ -276,7 +276,11 @@ int model_alloc(const struct backbone *backbone, const struct adapter_options *o
     m->num_classes = num_classes;
     m->seed = seed;
     int status = open_encoder(m, layers, why);
-    if (!status) status = adapter_open(&m->adapter, options, &m->encoder, seed, why);
+    const struct encoder *e = &m->encoder;
+    const struct adapter_shape shape = { .hidden = e->hidden, .heads = e->heads, .kv_heads = e->heads,
+                                         .head_dim = e->head_dim, .num_layers = e->num_blocks, .fc1_rows = e->mlp_dim,
+                                         .mlp_dim = e->mlp_dim, .blocks = e->blocks };
+    if (!status) status = adapter_open(&m->adapter, options, &shape, seed, why);
     if (!status) status = shift_positions(m, why);
     if (!status) status = open_head(m, why);
     if (!status) status = open_weights(m, why);

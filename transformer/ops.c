@@ -222,3 +222,12 @@ void ops_scale_columns(size_t rows, size_t n, const float *scale, const float *a
     struct pass p = { .rows = rows, .n = n, .x = a, .weight = scale, .y = y, .k = ops_current() };
     parallel_for(ceil_div(rows, PASS_ROWS), num_threads, scale_task, &p);
 }
+
+void ops_turn(float *x, const float *turn, size_t dim, int back)
+{
+    for (size_t c = 0; c < dim; c += 2) {
+        const float a = x[c], b = x[c + 1], cosine = turn[c], sine = back ? -turn[c + 1] : turn[c + 1];
+        x[c] = a * cosine - b * sine;
+        x[c + 1] = a * sine + b * cosine;
+    }
+}
