@@ -1,4 +1,5 @@
 /* LoRA: y = x W^T + b + (alpha/rank) (x A^T) B^T, A (rank, in), B (out, rank). */
+#include <cblas.h>
 #include <gsl/gsl_errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -110,8 +111,18 @@ static int project_backward(struct adapter *a, size_t layer, enum projection whi
     return 1;
 }
 
+static void merge(struct adapter *a, size_t layer, enum projection which, float *weight)
+{
+    const struct pair *p = pair_of(a, layer, which);
+    const size_t rank = a->options.rank;
+    size_t out, in;
+    adapter_projection(a, which, &out, &in);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)out, (blasint)in, (blasint)rank, factor(a), p->B,
+                (blasint)rank, p->A, (blasint)in, 1.0f, weight, (blasint)in);
+}
+
 const struct adapter_ops adapter_lora = {
     .name = "lora", .summary = "low-rank updates of chosen matrices (default q,v)", .changes_blocks = 1,
     .open = open_lora, .close = close_lora, .start = start, .plan = plan, .project = project,
-    .project_backward = project_backward
+    .project_backward = project_backward, .merge = merge
 };

@@ -301,8 +301,7 @@ size_t attention_work_bytes(const struct encoder *e, const struct attention_extr
 
 /* ---- the unit of a summary --------------------------------------------------------------------------------------- */
 
-/* ln of A 1 of one row: its scores s_j = scale <q, k_j> over the keys of its sequence. */
-static double log_mass(const float *q, const float *keys, size_t num_keys, size_t stride, size_t d, double scale)
+double attention_log_mass(const float *q, const float *keys, size_t num_keys, size_t stride, size_t d, double scale)
 {
     double top = -INFINITY, sum = 0.0;
     for (size_t j = 0; j < num_keys; j++) {
@@ -317,10 +316,16 @@ static double log_mass(const float *q, const float *keys, size_t num_keys, size_
     return top + log(sum);
 }
 
-int attention_mean_mass(struct encoder *e, const struct block_state *state, double *mean_mass)
+double attention_unit(double mean, double geometric)
 {
     /* Beyond this spread a few rows are the whole mean, and its float32 multiples may overflow. */
-    static const double heavy = 1e6, most = 1e30;
+    static const double heavy = 1e6, largest = 1e30;
+    const double unit = mean <= heavy * geometric ? mean : geometric;
+    return unit < largest ? unit : largest;
+}
+
+int attention_mean_mass(struct encoder *e, const struct block_state *state, double *mean_mass)
+{
     const struct packing *p = &e->packing;
     const size_t h = e->hidden, d = e->head_dim;
     const double scale = 1.0 / sqrt((double)d), rows = (double)p->rows;
@@ -329,14 +334,12 @@ int attention_mean_mass(struct encoder *e, const struct block_state *state, doub
         for (size_t seq = 0; seq < p->num_seqs; seq++) {
             const size_t from = p->offsets[seq], len = p->offsets[seq + 1] - from;
             for (size_t i = from; i < from + len; i++) {
-                const double l = log_mass(state->qkv + i * 3 * h + head * d, state->qkv + from * 3 * h + h + head * d, len, 3 * h, d, scale);
+                const double l = attention_log_mass(state->qkv + i * 3 * h + head * d, state->qkv + from * 3 * h + h + head * d, len, 3 * h, d, scale);
                 sum += exp(l);
                 logs += l;
             }
         }
-        const double geometric = exp(logs / rows);
-        mean_mass[head] = sum / rows <= heavy * geometric ? sum / rows : geometric;
-        if (!(mean_mass[head] < most)) mean_mass[head] = most;
+        mean_mass[head] = attention_unit(sum / rows, exp(logs / rows));
     }
     return GSL_SUCCESS;
 }

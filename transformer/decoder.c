@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "common/parallel.h"
-#include "common/random.h"
+#include "transformer/ops.h"
 
 /* Tasks of a product: rows and columns of its result. Functions of the shape alone. */
 enum { ROW_TASK = 256, COLUMN_TASK = 288, VECTOR_TASK = 96, ROWS_TASK = 8 };
@@ -75,12 +75,13 @@ struct rows_job {
     size_t n, layer;
 };
 
-static void norm_row(const float *x, const float *weight, size_t width, double eps, float *out)
+float decoder_norm_row(const float *x, const float *weight, size_t width, double eps, float *out)
 {
     double square = 0.0;
     for (size_t c = 0; c < width; c++) square += (double)x[c] * (double)x[c];
     const float factor = (float)(1.0 / sqrt(square / (double)width + eps));
     for (size_t c = 0; c < width; c++) out[c] = x[c] * factor * weight[c];
+    return factor;
 }
 
 static void norm_task(void *context, size_t task, int thread)
@@ -89,17 +90,8 @@ static void norm_task(void *context, size_t task, int thread)
     const size_t width = job->run->decoder->config.hidden;
     (void)thread;
     for (size_t i = task * ROWS_TASK; i < least(job->n, (task + 1) * ROWS_TASK); i++)
-        norm_row(job->run->x + i * width, job->norm, width, job->run->decoder->config.norm_eps,
+        decoder_norm_row(job->run->x + i * width, job->norm, width, job->run->decoder->config.norm_eps,
                  job->run->h + i * width);
-}
-
-static void rotate(float *x, const float *turn, size_t dim)
-{
-    for (size_t c = 0; c < dim; c += 2) {
-        const float a = x[c], b = x[c + 1], cosine = turn[c], sine = turn[c + 1];
-        x[c] = a * cosine - b * sine;
-        x[c + 1] = a * sine + b * cosine;
-    }
 }
 
 /* Queries and keys turn; keys and values go to the cache. */
@@ -113,7 +105,7 @@ static void rotate_task(void *context, size_t task, int thread)
     for (size_t i = task * ROWS_TASK; i < least(job->n, (task + 1) * ROWS_TASK); i++) {
         float *row = run->qkv + i * width;
         memcpy(run->q_raw + i * q_width, row, q_width * sizeof *row);
-        for (size_t h = 0; h < c->num_heads + c->kv_heads; h++) rotate(row + h * dim, run->turn + i * dim, dim);
+        for (size_t h = 0; h < c->num_heads + c->kv_heads; h++) ops_turn(row + h * dim, run->turn + i * dim, dim, 0);
         for (size_t g = 0; g < c->kv_heads; g++) {
             const size_t at = ((job->layer * c->kv_heads + g) * run->max_len + run->len + i) * dim;
             memcpy(run->k + at, row + (c->num_heads + g) * dim, dim * sizeof *row);
@@ -122,7 +114,45 @@ static void rotate_task(void *context, size_t task, int thread)
     }
 }
 
-/* gate = silu(gate) * up */
+/* sigmoid of n <= GATE_COLUMNS numbers, by the exponential of what is not positive. */
+enum { GATE_COLUMNS = 256 };
+static void sigmoids(const struct ops_kernels *k, const float *x, size_t n, float *s)
+{
+    for (size_t c = 0; c < n; c++) s[c] = -fabsf(x[c]);
+    k->exp_row(n, 0.0f, s);
+    for (size_t c = 0; c < n; c++) s[c] = (x[c] >= 0.0f ? 1.0f : s[c]) / (1.0f + s[c]);
+}
+
+/* silu(x) = x sigmoid(x) */
+void decoder_gate_row(const float *gate_up, size_t mlp_dim, float *out)
+{
+    const struct ops_kernels *k = ops_current();
+    float s[GATE_COLUMNS];
+    for (size_t at = 0; at < mlp_dim; at += GATE_COLUMNS) {
+        const size_t n = least(GATE_COLUMNS, mlp_dim - at);
+        const float *x = gate_up + at, *up = x + mlp_dim;
+        sigmoids(k, x, n, s);
+        for (size_t c = 0; c < n; c++) out[at + c] = x[c] * s[c] * up[c];
+    }
+}
+
+/* silu' = s + x s (1 - s) */
+void decoder_gate_row_backward(float *gate_up, size_t mlp_dim, const float *d_out)
+{
+    const struct ops_kernels *k = ops_current();
+    float s[GATE_COLUMNS];
+    for (size_t at = 0; at < mlp_dim; at += GATE_COLUMNS) {
+        const size_t n = least(GATE_COLUMNS, mlp_dim - at);
+        float *x = gate_up + at, *up = x + mlp_dim;
+        sigmoids(k, x, n, s);
+        for (size_t c = 0; c < n; c++) {
+            const float silu = x[c] * s[c], slope = s[c] + silu * (1.0f - s[c]);
+            x[c] = d_out[at + c] * up[c] * slope;
+            up[c] = d_out[at + c] * silu;
+        }
+    }
+}
+
 static void gate_task(void *context, size_t task, int thread)
 {
     const struct rows_job *job = context;
@@ -130,7 +160,7 @@ static void gate_task(void *context, size_t task, int thread)
     (void)thread;
     for (size_t i = task * ROWS_TASK; i < least(job->n, (task + 1) * ROWS_TASK); i++) {
         float *gate = job->run->gate_up + 2 * i * width;
-        for (size_t c = 0; c < width; c++) gate[c] = gate[c] / (1.0f + expf(-gate[c])) * gate[width + c];
+        decoder_gate_row(gate, width, gate);
     }
 }
 
@@ -162,7 +192,11 @@ static int attend(struct decoder_run *run, size_t layer, size_t n)
     if (!status)
         status = decoder_prefix_merge(c, run->prefix, layer, n, run->prefix->rotation == DECODER_ROTATED ? q : raw, out,
                                       run->rows, run->prefix_work, run->num_threads);
-    return status ? status : attn_partial_finish(&shape, out, run->rows, NULL);
+    if (!status) status = attn_partial_finish(&shape, out, run->rows, NULL);
+    if (!status) status = decoder_prefix_beside(c, run->prefix, layer, n, run->prefix->rotation == DECODER_ROTATED ? q
+                                                : raw,
+                                                out, run->prefix_work);
+    return status;
 }
 
 static void record_queries(struct decoder_run *run, size_t layer, size_t n)
@@ -201,16 +235,13 @@ static int block(struct decoder_run *run, size_t layer, size_t n)
     return GSL_SUCCESS;
 }
 
-/* cos and sin of every pair at the positions of the chunk. */
-static void set_turns(struct decoder_run *run, size_t n)
+void decoder_turns(const struct decoder_config *c, size_t first, size_t n, float *turn)
 {
-    const struct decoder_config *c = &run->decoder->config;
-    const size_t first = (run->prefix ? run->prefix->positions : 0) + run->len;
     for (size_t i = 0; i < n; i++)
         for (size_t pair = 0; pair < c->head_dim; pair += 2) {
             const double angle = (double)(first + i) * pow(c->rope_base, -(double)pair / (double)c->head_dim);
-            run->turn[i * c->head_dim + pair] = (float)cos(angle);
-            run->turn[i * c->head_dim + pair + 1] = (float)sin(angle);
+            turn[i * c->head_dim + pair] = (float)cos(angle);
+            turn[i * c->head_dim + pair + 1] = (float)sin(angle);
         }
 }
 
@@ -219,7 +250,7 @@ static int read_chunk(struct decoder_run *run, const int32_t *ids, size_t n, flo
     const struct decoder_config *c = &run->decoder->config;
     for (size_t i = 0; i < n; i++)
         memcpy(run->x + i * c->hidden, run->decoder->embed + (size_t)ids[i] * c->hidden, c->hidden * sizeof(float));
-    set_turns(run, n);
+    decoder_turns(c, (run->prefix ? run->prefix->positions : 0) + run->len, n, run->turn);
     for (size_t layer = 0; layer < c->num_layers; layer++) {
         const int status = block(run, layer, n);
         if (status) return status;

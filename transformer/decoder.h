@@ -66,7 +66,7 @@ int decoder_random(const struct decoder_config *config, double scale, uint64_t s
 
 /* Of one layer and key/value head, either or both parts. Arrays are the caller's.
  *   e^{s}-weighted tokens: sum_j w_j e^{<q,k_j> scale} (v_j, 1)
- *   summary:               e^{<q,centre> scale} phi(q) (Z, k)                                              */
+ *   summary:               e^{<q,centre> scale} phi(q) (Z, k); `beside` the softmax: phi(q) Z is added to its result */
 struct decoder_piece {
     size_t len;                     /* 0: no tokens */
     const float *K, *V;             /* (len, head_dim) */
@@ -75,6 +75,7 @@ struct decoder_piece {
     size_t summaries;               /* 1, shared by the query heads of the group, or one for each of them */
     const float *Z, *k;             /* (summaries, feat_dim, head_dim), (summaries, feat_dim) */
     const float *centre;            /* (head_dim), or NULL: 0 */
+    int beside;                     /* 1: k and centre are not read */
 };
 
 enum decoder_rotation { DECODER_ROTATED, DECODER_UNROTATED };

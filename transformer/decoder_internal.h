@@ -1,4 +1,4 @@
-/* Shared by decoder.c, decoder_prefix.c and decoder_open.c. */
+/* Shared by the files of the decoder. */
 #ifndef TRANSFORMER_DECODER_INTERNAL_H
 #define TRANSFORMER_DECODER_INTERNAL_H
 #include "prefix_ntk/attention.h"
@@ -15,6 +15,18 @@ int decoder_place_weights(struct decoder *decoder, int untied);
 int decoder_prefix_merge(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t layer,
                          size_t n,
                          struct attn_in q, struct attn_out values, attn_row *rows, float *work, int num_threads);
+/* Adds what stands beside the softmax to its result. */
+int decoder_prefix_beside(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t layer,
+                          size_t n, struct attn_in q, struct attn_out out, float *work);
 size_t decoder_prefix_floats(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t n);
+
+/* cos and sin of every pair at positions first .. first + n - 1: (n, head_dim), for ops_turn. */
+void decoder_turns(const struct decoder_config *config, size_t first, size_t n, float *turn);
+/* out = x factor weight over one row; returns factor = 1 / sqrt(mean x^2 + eps). */
+float decoder_norm_row(const float *x, const float *weight, size_t width, double eps, float *out);
+/* out = silu(gate) up of one row, gate_up (2 mlp_dim); out may be its first half. */
+void decoder_gate_row(const float *gate_up, size_t mlp_dim, float *out);
+/* d_gate and d_up over gate and up, from d_out (mlp_dim). */
+void decoder_gate_row_backward(float *gate_up, size_t mlp_dim, const float *d_out);
 
 #endif

@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "transformer/attention_beside.h"
+
 static const double LOG2E = 1.4426950408889634074;
 
 /* One query head and one piece. */
@@ -102,7 +104,14 @@ size_t decoder_prefix_floats(const struct decoder_config *config, const struct d
         if (tokens > most) most = tokens;
         if (features > most) most = features;
     }
-    return n * (most + group * (config->head_dim + 2));
+    const size_t floats = n * (most + group * (config->head_dim + 2));
+    size_t bytes = 0;
+    for (size_t i = 0; prefix && i < config->num_layers * config->kv_heads; i++) {
+        const struct decoder_piece *p = &prefix->pieces[i];
+        const size_t own = p->map && p->beside ? attention_beside_bytes(p->map) : 0;
+        if (own > bytes) bytes = own;
+    }
+    return floats > bytes / sizeof(float) ? floats : bytes / sizeof(float) + 1;
 }
 
 int decoder_prefix_merge(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t layer,
@@ -139,10 +148,30 @@ int decoder_prefix_merge(const struct decoder_config *config, const struct decod
                 weighted_tokens(&job);
                 attn_partial_merge(&one, head, into_rows + h * n, made, (const attn_row *)from_rows);
             }
-            if (!p->map) continue;
+            if (!p->map || p->beside) continue;
             const int status = summary(&job, p->summaries > 1 ? h : 0);
             if (status) return status;
             attn_partial_merge(&one, head, into_rows + h * n, made, (const attn_row *)from_rows);
+        }
+    }
+    return GSL_SUCCESS;
+}
+
+int decoder_prefix_beside(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t layer,
+                          size_t n, struct attn_in q, struct attn_out out, float *work)
+{
+    const size_t group = config->num_heads / config->kv_heads, dim = config->head_dim;
+    for (size_t g = 0; g < config->kv_heads; g++) {
+        const struct decoder_piece *p = &prefix->pieces[layer * config->kv_heads + g];
+        for (size_t h = 0; p->map && p->beside && h < group; h++) {
+            const ptrdiff_t head = (ptrdiff_t)(g * group + h);
+            const size_t index = p->summaries > 1 ? h : 0;
+            const struct attention_beside beside = {
+                .map = p->map, .heads = 1, .dim = dim, .rows = n, .q = q.data + head * q.head,
+                .q_stride = (size_t)q.row, .stride = (size_t)out.row, .Z = p->Z + index * feature_dim(p->map) * dim
+            };
+            const int status = attention_beside_forward(&beside, out.data + head * out.head, (char *)work);
+            if (status) return status;
         }
     }
     return GSL_SUCCESS;

@@ -116,6 +116,8 @@ struct adapter_ops {
     /* Its gradients, and dx [+]= likewise (dx NULL: not wanted). Only pointers given in the forward are read. */
     int (*project_backward)(struct adapter *adapter, size_t layer, enum projection which, size_t rows, const float *x,
                             size_t ldx, const float *dy, size_t lddy, float *dx, size_t lddx, int add);
+    /* weight (out, in) of a projection += what the adapter adds to it. */
+    void (*merge)(struct adapter *adapter, size_t layer, enum projection which, float *weight);
     void (*after_update)(struct adapter *adapter);
     int (*set_prefix)(struct adapter *adapter, size_t layer, const float *K_P, const float *V_P, size_t prefix_len);
     /* Keys (value 0) or values (1) of a block's prefix as they stand, (prefix_len, kv_width); NULL: none there. */
@@ -128,8 +130,10 @@ struct adapter_ops {
 struct adapter_shape {
     size_t hidden, heads, kv_heads, head_dim, num_layers;
     size_t fc1_rows, mlp_dim;           /* of what fc1 makes, and of what fc2 reads: twice as much with a gate */
-    const struct block *blocks;         /* tied-prefix reads qkv: (heads + 2 kv_heads) head_dim rows; biases may be NULL */
-    const float *turns;                 /* tied-prefix: (prefix_len, head_dim / 2) cos, sin by which keys turn, or NULL */
+    const struct block *blocks;         /* tied-prefix reads qkv: (heads + 2 kv_heads) head_dim rows;
+        biases may be NULL */
+    const float *turns;                 /* tied-prefix: (prefix_len, head_dim / 2) cos, sin by which keys turn,
+        or NULL */
 };
 
 struct adapter {
@@ -200,8 +204,12 @@ int attention_backward(struct encoder *encoder, const struct block_state *state,
 size_t attention_work_bytes(const struct encoder *encoder, const struct attention_extra *extra);
 size_t attention_extra_floats(const struct encoder *encoder, const struct attention_extra *extra);
 
-/* Mean over rows of A 1 of every head (heads), in double; the geometric mean where a few rows would be a million times it,
- * and never above 1e30. */
+/* ln of the mass sum_j exp(scale <q, k_j>) of one row. */
+double attention_log_mass(const float *q, const float *keys, size_t num_keys, size_t stride, size_t d, double scale);
+/* The unit of a summary from the mean of the masses of rows and their geometric mean: the latter where a few rows
+ * would be a million times it, and never above 1e30. */
+double attention_unit(double mean, double geometric);
+/* The unit of every head (heads) of the last forward, in double. */
 int attention_mean_mass(struct encoder *encoder, const struct block_state *state, double *mean_mass);
 
 #endif

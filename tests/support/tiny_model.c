@@ -80,10 +80,10 @@ void tiny_batch_free(struct tiny_batch *t)
     free(t->pixels);
 }
 
-void tiny_shake(struct model *m, double std, uint64_t seed)
+void tiny_shake_parameters(struct parameter *parameters, size_t count, double std, uint64_t seed)
 {
-    for (size_t i = 0; i < model_num_parameters(m); i++) {
-        struct parameter *p = &model_parameters(m)[i];
+    for (size_t i = 0; i < count; i++) {
+        struct parameter *p = &parameters[i];
         if (p->group == PARAM_BACKBONE) continue;
         const size_t n = p->rows * p->cols;
         double *x = need(malloc(n * sizeof *x));
@@ -92,4 +92,9 @@ void tiny_shake(struct model *m, double std, uint64_t seed)
         for (size_t j = 0; j < n; j++) p->value[j] += (float)(std * (positive ? fabs(x[j]) : x[j]));
         free(x);
     }
+}
+
+void tiny_shake(struct model *m, double std, uint64_t seed)
+{
+    tiny_shake_parameters(model_parameters(m), model_num_parameters(m), std, seed);
 }

@@ -22,5 +22,6 @@ void tiny_batch_free(struct tiny_batch *batch);
 
 /* Moves every adapter parameter and the head away from special values (k of `linear` stays >= 0). */
 void tiny_shake(struct model *model, double std, uint64_t seed);
+void tiny_shake_parameters(struct parameter *parameters, size_t count, double std, uint64_t seed);
 
 #endif
