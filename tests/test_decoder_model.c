@@ -48,8 +48,7 @@ static struct adapter_options with(enum adapter_method method, const char *featu
     return o;
 }
 
-enum { NUM_VARIANTS = 15, AT_FULL = 0, AT_HEAD = 2, AT_LORA = 3, AT_PTUNING = 5, AT_TIED = 7, AT_LOG = 8, AT_LINEAR =
-    9 };
+enum { NUM_VARIANTS = 15, AT_FULL = 0, AT_HEAD = 2, AT_PTUNING = 5, AT_LOG = 8, AT_LINEAR = 9 };
 static void make_variants(struct variant v[NUM_VARIANTS])
 {
     size_t n = 0;

@@ -50,8 +50,8 @@ static const double *at(const struct decoder_ref *r, size_t layer, const char *n
 void decoder_ref_open(struct decoder_ref *r, struct decoder_model *model)
 {
     const struct decoder *d = decoder_model_base(model);
-    *r = (struct decoder_ref){ .config = d->config, .options = *decoder_model_options(model), .tied = d->output ==
-        d->embed };
+    *r = (struct decoder_ref){ .config = d->config, .options = *decoder_model_options(model),
+                               .tied = d->output == d->embed };
     const struct decoder_config *c = &r->config;
     const size_t h = c->hidden, q = c->num_heads * c->head_dim, kv = c->kv_heads * c->head_dim, n = c->mlp_dim;
     put(r, "embed.token", d->embed, c->vocab_size * h);
@@ -104,8 +104,8 @@ static void multiply(const double *W, const double *x, size_t rows, size_t cols,
 static void turn(double *x, size_t dim, double base, size_t position)
 {
     for (size_t i = 0; i < dim / 2; i++) {
-        const double angle = (double)position * pow(base, -2.0 * (double)i / (double)dim), a = x[2 * i], b =
-            x[2 * i + 1];
+        const double angle = (double)position * pow(base, -2.0 * (double)i / (double)dim);
+        const double a = x[2 * i], b = x[2 * i + 1];
         x[2 * i] = a * cos(angle) - b * sin(angle);
         x[2 * i + 1] = b * cos(angle) + a * sin(angle);
     }
