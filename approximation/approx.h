@@ -143,12 +143,13 @@ int summary_fit_lstsq(const struct summary_problem *p, int nonnegative, double *
 /* min ||A x - b||, x >= 0, from G = A^T A (r, r) and c = A^T b (Lawson-Hanson). */
 int nnls_normal(const double *G, const double *c, size_t r, double *x);
 
-enum summary_param { SUMMARY_LINEAR, SUMMARY_FREE, SUMMARY_LOG };
+enum summary_param { SUMMARY_LINEAR, SUMMARY_FREE, SUMMARY_LOG, SUMMARY_ABS };
 
 /* Adam on the mean squared error of the output, batches of `batch` rows in turn; Z, k
  * are the start and the result. linear: k projected to k >= 0, for maps with features
  * >= 0; free: k of either sign, GSL_EDOM once a D <= 0; log: k = e^theta, which needs
- * k > 0 at the start. losses (may be NULL) receives the loss of each step. */
+ * k > 0 at the start; abs: k = |theta|, theta the k given, with the slope 0 at 0 that automatic
+ * differentiation has there. losses (may be NULL) receives the loss of each step. */
 int summary_fit_adam(const struct summary_problem *p, enum summary_param param, double lr,
                      size_t num_steps, size_t batch, double *Z, double *k, double *losses);
 

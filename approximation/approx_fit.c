@@ -328,11 +328,13 @@ int summary_fit_adam(const struct summary_problem *p, enum summary_param param, 
         cblas_dgemv(CblasRowMajor, CblasTrans, (int)batch, (int)r, 1.0, phi, (int)r, dD, 1, 0.0, dk, 1);
         if (param == SUMMARY_LOG)
             for (size_t j = 0; j < r; j++) dk[j] *= k[j];     /* k = e^theta */
+        if (param == SUMMARY_ABS)
+            for (size_t j = 0; j < r; j++) dk[j] *= (theta[j] > 0.0) - (theta[j] < 0.0);    /* k = |theta| */
         adam_step(Z, dZ, Z1, Z2, r * dim, lr, step);
         adam_step(theta, dk, k1, k2, r, lr, step);
         for (size_t j = 0; j < r; j++) {
             if (param == SUMMARY_LINEAR && !(theta[j] > 0.0)) theta[j] = 0.0;
-            k[j] = param == SUMMARY_LOG ? exp(theta[j]) : theta[j];
+            k[j] = param == SUMMARY_LOG ? exp(theta[j]) : param == SUMMARY_ABS ? fabs(theta[j]) : theta[j];
         }
     }
 done:

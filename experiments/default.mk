@@ -34,6 +34,8 @@ ARGS_low_rank_summary        :=
 ARGS_low_rank_summary_mnist  := --dataset mnist
 ARGS_parameter_count         :=
 ARGS_ntk_features            :=
+ARGS_released_kernel         :=
+ARGS_summary_training        :=
 
 # Training dynamics: 3 minutes.
 ARGS_training_dynamics    := --num-samples 4 --dim 8 --sigma 1 --prefix-len 16,64,256,1024,4096,16384,65536,100000 --num-trials 6 --num-steps 200000 --stop-ratio 1e-20 --tables

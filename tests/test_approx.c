@@ -460,6 +460,12 @@ static void test_adam(void **state)
     memcpy(k1, k, sizeof k);
     assert_int_equal(summary_fit_adam(&problem, SUMMARY_FREE, 1e-3, 1, N, Z1, k1, loss), GSL_SUCCESS);
     CHECK_CLOSE(fabs(k1[2] - k[2]), 1e-3, 1e-2, 0.0);
+    /* |theta|: a negative theta moves as its absolute value does, one at 0 never. */
+    k1[2] = -0.02;
+    k1[1] = 0.0;
+    assert_int_equal(summary_fit_adam(&problem, SUMMARY_ABS, 1e-3, 1, N, Z1, k1, loss), GSL_SUCCESS);
+    CHECK_CLOSE(fabs(k1[2] - 0.02), 1e-3, 1e-2, 0.0);
+    assert_true(k1[1] == 0.0);
     k[2] = 0.0;
     assert_int_equal(summary_fit_adam(&problem, SUMMARY_LOG, 0.05, 1, N, Z1, k, loss), GSL_EDOM);
     attn_sums_free(&in);

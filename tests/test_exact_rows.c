@@ -25,6 +25,8 @@ static const struct { const char *run, *args[10]; } runs[] = {
     { "error_bound", { "--num-trials", "3" } },
     { "summary_capacity", { "--num-trials", "2" } },
     { "parameter_count", { NULL } },
+    { "released_kernel", { "--num-trials", "3", "--adam-steps", "100" } },
+    { "summary_training", { "--num-trials", "3" } },
     { "score_centring", { "--num-trials", "4", "--prefix-len", "4096" } },
 };
 enum { NUM_RUNS = sizeof runs / sizeof *runs };

@@ -785,10 +785,10 @@ static void decide(const struct outcome *o, const char *run)
         decide_slope(o, "taylor:2", TRAIN_NONE, F_REL, 256, "E1", "taylor2-plug-in");
     } else if (!strcmp(run, "attention_error_schedule")) {
         decide_last(o, "elu1", TRAIN_ADAM, F_REL, "M6", "adam-40000");
-        decide_last(o, "elu1", TRAIN_ADAM_LOG, F_REL, "F68", "adam-log-40000");
         decide_slope(o, "elu1", TRAIN_ADAM, F_REL, 8, "E1", "elu1-adam-40000");
     } else if (!strcmp(run, "attention_error_rates")) {
         decide_last(o, "elu1", TRAIN_ADAM, F_REL, "M6", "adam-best-rate");
+        decide_last(o, "elu1", TRAIN_ADAM_LOG, F_REL, "F68", "adam-log-best-rate");
     } else if (!strcmp(run, "attention_error_trained")) {
         decide_last(o, "elu1", TRAIN_NONE, F_REL, "M6", "plug-in");
         decide_last(o, "elu1", TRAIN_LSTSQ, F_REL, "M6", "lstsq");
