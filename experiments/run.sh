@@ -49,7 +49,7 @@ for dataset in $datasets; do
         printf '%s\n' "$reason" > "$results/$stem.gap"
         if [ -f "$verdicts" ]; then
             exec 9> "$verdicts.lock" && flock 9
-            sed "/,$stem\.svg\$/d" "$verdicts" > "$verdicts.left" && mv "$verdicts.left" "$verdicts"
+            sed "/,$stem\.svg\(,[a-z]*,[^,]*\)*\$/d" "$verdicts" > "$verdicts.left" && mv "$verdicts.left" "$verdicts"
         fi
         exit 0
     fi
@@ -71,7 +71,7 @@ key=$({
 
 # Its verdicts stand there, or it has none.
 has_verdicts() {
-    [ -z "$rules" ] || grep -q ",$stem\.svg\$" "$verdicts" 2> /dev/null
+    [ -z "$rules" ] || grep -q ",$stem\.svg\(,[a-z]*,[^,]*\)*\$" "$verdicts" 2> /dev/null
 }
 
 if [ -f "$table" ] && [ "$(cat "$key_file" 2> /dev/null)" = "$key" ] && has_verdicts; then
