@@ -271,6 +271,18 @@ $(BUILD)/faults/fault_shim.so: tests/faults/fault_shim.c
 	$(call say,LD)
 	$(Q)$(CC) $(WARN) -D_GNU_SOURCE -O1 -fPIC -shared -o $@.part $< && mv -f $@.part $@
 
+.PHONY: mutants mutants-sample run-command
+mutants: ## plant errors one at a time and write which rows and tests see them into docs/mutants.md (tests/mutants)
+	@mkdir -p $(BUILD)
+	@{ cat tests/mutants/head.md; tests/mutants.sh $(BUILD); code=$$?; exit $$code; } > $(BUILD)/mutants.md && \
+	  mv $(BUILD)/mutants.md docs/mutants.md || { echo "mutants: see $(BUILD)/mutants.md" >&2; exit 1; }
+mutants-sample: ## the same for five of them, the table on the terminal
+	@mkdir -p $(BUILD)
+	@tests/mutants.sh $(BUILD) --sample
+# The program and options of one run of the profile, for tests/mutants.sh.
+run-command:
+	@echo '$(or $(PROG_$(RUN)),$(RUN)) $(ARGS_$(RUN))'
+
 # In a folder of its own, with the compiler's own counting; gcov's summary by room.
 .PHONY: coverage
 coverage: ## the share of lines that make test reaches, by room

@@ -1,6 +1,6 @@
-/* What goes wrong in NTK-Attention as it was released, in the forms we recall, beside the library's own: a maximum taken
- * before the mask, masses scaled back by e^max, k = |kappa| started at 0, and an error study whose approximate side still
- * sees the prefix. Ledger F41 to F44. */
+/* What goes wrong in NTK-Attention as its authors released it, beside the library's own: a maximum taken before the mask, a
+ * summary divided by e^max, k = |kappa| started at 0, and an error study whose approximate side still sees the prefix.
+ * Ledger F41 to F44. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,7 @@
 #include "prefix_ntk/attention.h"
 #include "prefix_ntk/feature.h"
 
-static const char columns[] = "form,score_std,share_of_rows_wrong,inputs_wrong,num_trials";
+static const char columns[] = "form,score_std,share_of_rows_wrong,inputs_wrong,share_without_gradient,inputs_without_gradient,num_trials";
 
 struct config { struct cli_common c; size_t num_trials, adam_steps; };
 
@@ -41,13 +41,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 enum { DIM = 64, LEN = 128, PREFIX_LEN = 64, NUM_FIT = 256, NUM_TRAINED = 24 };
 
-enum form { MAX_BEFORE_MASK, OWN_CAUSAL, EXP_MAX, OWN_FULL, NUM_FORMS };
-static const char *const form_names[] = { "maximum before the mask", "library, causal", "masses times e^max", "library, no mask" };
+enum form { RELEASED_CAUSAL, OWN_CAUSAL, RELEASED_FULL, OWN_FULL, NUM_FORMS };
+static const char *const form_names[] = { "released, causal", "library, causal", "released, no mask", "library, no mask" };
 static const double spreads[] = { 1.0, 8.0, 64.0 };
-enum { NUM_SPREADS = 3, USUAL = 0, MIDDLE = 1, AUTHORS = 2 };
+enum { NUM_SPREADS = 3, USUAL = 0, AUTHORS = 2 };
 
-/* Of a trial: wrong rows by form and spread, then of the training and of the error study. */
-enum { MOVED = NUM_FORMS * NUM_SPREADS, TRAINED_RATIO, IDENTITY, NUM_FIELDS };
+/* Of a trial: by form and spread wrong rows, then rows whose gradient is not finite; of the training; of the error study. */
+enum { GRADIENTS = NUM_FORMS * NUM_SPREADS, MOVED = 2 * GRADIENTS, TRAINED_RATIO, IDENTITY, NUM_FIELDS };
 
 /* A row of the output is wrong when it is not finite or this far off, relatively; float32 alone costs 1e-5 at spread 64. */
 static const double WRONG = 1e-2;
@@ -115,15 +115,15 @@ static void reference(const struct layer *x, size_t i, size_t visible, double *o
     for (size_t c = 0; c < DIM; c++) out[c] /= D;
 }
 
-/* Row i in float32 by one of the two recalled forms.
- *   MAX_BEFORE_MASK  M = max over all keys; e^{s - M} of the visible ones, phi k e^{-M}
- *   EXP_MAX          M = max over the visible; (e^M sum e^{s - M} v + phi Z) / (e^M sum e^{s - M} + phi k) */
-static void recalled(const struct layer *x, enum form form, size_t i, size_t visible, float *out)
+/* Row i in float32 as released, M the maximum over all keys, hidden or not, and E = e^M:
+ *   T = (sum e^{s - M} v + (phi Z) / E) / (sum e^{s - M} + (phi k) / E), sums over the visible.
+ * Returns whether the slope through E is finite: that of a quotient is (phi k) / E / E, that of the exponential E. */
+static bool released(const struct layer *x, size_t i, size_t visible, float *out)
 {
     float s[LEN], top = -INFINITY, mass = 0.0f, D = 0.0f;
     for (size_t j = 0; j < LEN; j++) {
         s[j] = score(x->q + i * DIM, x->k + j * DIM);
-        if (form == MAX_BEFORE_MASK || j < visible) top = fmaxf(top, s[j]);
+        top = fmaxf(top, s[j]);
     }
     for (size_t c = 0; c < DIM; c++) out[c] = 0.0f;
     for (size_t j = 0; j < visible; j++) {
@@ -131,15 +131,16 @@ static void recalled(const struct layer *x, enum form form, size_t i, size_t vis
         D += e;
         for (size_t c = 0; c < DIM; c++) out[c] += e * x->v[j * DIM + c];
     }
-    const float keys = form == EXP_MAX ? expf(top) : 1.0f, prefix = form == EXP_MAX ? 1.0f : expf(-top);
-    D *= keys;
-    for (size_t c = 0; c < DIM; c++) out[c] *= keys;
+    const float E = expf(top);
+    float values[DIM] = { 0.0f };
     for (size_t j = 0; j < DIM; j++) {
-        const float phi = prefix * elu1(x->q[i * DIM + j]);
+        const float phi = elu1(x->q[i * DIM + j]);
         mass += phi * x->kvec[j];
-        for (size_t c = 0; c < DIM; c++) out[c] += phi * x->Z[j * DIM + c];
+        for (size_t c = 0; c < DIM; c++) values[c] += phi * x->Z[j * DIM + c];
     }
-    for (size_t c = 0; c < DIM; c++) out[c] /= D + mass;
+    D += mass / E;
+    for (size_t c = 0; c < DIM; c++) out[c] = (out[c] + values[c] / E) / D;
+    return isfinite(mass / E / E * E);
 }
 
 static bool is_wrong(const float *got, const double *want)
@@ -152,14 +153,40 @@ static bool is_wrong(const float *got, const double *want)
     return !(sqrt(off) <= WRONG * sqrt(size));
 }
 
-/* Numbers of wrong rows of each form at one spread. */
+/* Rows of the library's gradient in q that are not finite, that of sum(T). */
+static int own_gradient(const struct layer *x, const feature_map *map, const struct attn_shape *shape, const struct attn_summary *summary,
+                        double *bad)
+{
+    float *work = malloc(3 * LEN * DIM * sizeof *work);
+    attn_row *rows = malloc(LEN * sizeof *rows);
+    int status = work && rows && map ? GSL_SUCCESS : GSL_ENOMEM;
+    float *out = work, *ones = work + LEN * DIM, *dq = ones + LEN * DIM;
+    const float scale = 1.0f / sqrtf((float)DIM);
+    const struct attn_in q = attn_dense_in(x->q, 1, LEN, DIM), k = attn_dense_in(x->k, 1, LEN, DIM), v = attn_dense_in(x->v, 1, LEN, DIM);
+    const struct attn_ntk_grads grads = { .q = attn_dense_out(dq, 1, LEN, DIM) };
+    if (!status) status = attn_ntk_forward(shape, scale, q, k, v, summary, attn_dense_out(out, 1, LEN, DIM), rows, NULL, 0, 1, NULL);
+    for (size_t i = 0; i < LEN * DIM && !status; i++) ones[i] = 1.0f;
+    if (!status)
+        status = attn_ntk_backward(shape, scale, q, k, v, summary, attn_dense_in(out, 1, LEN, DIM), rows, attn_dense_in(ones, 1, LEN, DIM),
+                                   &grads, NULL, 0, 1);
+    for (size_t i = 0; i < LEN && !status; i++) {
+        bool finite = true;
+        for (size_t c = 0; c < DIM; c++) finite = finite && isfinite(dq[i * DIM + c]);
+        *bad += !finite;
+    }
+    free(work);
+    free(rows);
+    return status;
+}
+
+/* Numbers of wrong rows and of rows without a finite gradient of each form at one spread. */
 static int count_wrong(struct layer *x, const feature_map *map, size_t spread, double *out)
 {
     float *own = malloc(LEN * DIM * sizeof *own), row[DIM];
     double want[DIM];
     int status = own ? GSL_SUCCESS : GSL_ENOMEM;
     for (enum form form = 0; form < NUM_FORMS && !status; form++) {
-        const int causal = form == MAX_BEFORE_MASK || form == OWN_CAUSAL;
+        const int causal = form == RELEASED_CAUSAL || form == OWN_CAUSAL;
         const bool library = form == OWN_CAUSAL || form == OWN_FULL;
         const struct attn_shape shape = { 1, 1, 1, LEN, LEN, DIM, causal, NULL };
         const struct attn_summary summary = { map, 1, attn_dense_in(x->Z, 1, DIM, DIM), attn_dense_in(x->kvec, 1, DIM, 1) };
@@ -167,12 +194,13 @@ static int count_wrong(struct layer *x, const feature_map *map, size_t spread, d
             status = attn_ntk_forward(&shape, 1.0f / sqrtf((float)DIM), attn_dense_in(x->q, 1, LEN, DIM), attn_dense_in(x->k, 1, LEN, DIM),
                                       attn_dense_in(x->v, 1, LEN, DIM), &summary, attn_dense_out(own, 1, LEN, DIM), NULL, NULL, 0, 1, NULL);
         if (library && status == GSL_EDOM) status = GSL_SUCCESS;       /* a failed row is 0, which is wrong */
-        double *wrong = &out[form * NUM_SPREADS + spread];
-        *wrong = 0.0;
+        double *wrong = &out[form * NUM_SPREADS + spread], *gradients = wrong + GRADIENTS;
+        *wrong = *gradients = 0.0;
+        if (library && !status) status = own_gradient(x, map, &shape, &summary, gradients);
         for (size_t i = 0; i < LEN && !status; i++) {
             const size_t visible = causal ? i + 1 : LEN;
             reference(x, i, visible, want);
-            if (!library) recalled(x, form, i, visible, row);
+            if (!library) *gradients += !released(x, i, visible, row);
             *wrong += is_wrong(library ? own + i * DIM : row, want);
         }
     }
@@ -281,7 +309,7 @@ static int run_trial(const struct config *cfg, size_t trial, double *out)
     return status;
 }
 
-/* Trials with a wrong row. */
+/* Trials in which `field`, a number of rows, is not 0; *share of all rows. */
 static double inputs_wrong(const struct config *cfg, const struct units *work, size_t field, double *share)
 {
     double count = 0.0;
@@ -295,15 +323,16 @@ static double inputs_wrong(const struct config *cfg, const struct units *work, s
 
 static void decide(const struct config *cfg, const struct units *work, struct verdicts *v)
 {
-    static const struct { const char *claim, *row; enum form form; size_t spread; } rates[] = {
-        { "F41", "authors-spread", MAX_BEFORE_MASK, AUTHORS }, { "F41", "usual-spread", MAX_BEFORE_MASK, USUAL },
-        { "F41", "library", OWN_CAUSAL, AUTHORS },             { "F42", "authors-spread", EXP_MAX, AUTHORS },
-        { "F42", "middle-spread", EXP_MAX, MIDDLE },           { "F42", "library", OWN_FULL, AUTHORS },
+    static const struct { const char *claim, *row; enum form form; size_t spread, from; } rates[] = {
+        { "F41", "authors-spread", RELEASED_CAUSAL, AUTHORS, 0 }, { "F41", "usual-spread", RELEASED_CAUSAL, USUAL, 0 },
+        { "F41", "library", OWN_CAUSAL, AUTHORS, 0 },             { "F42", "forward", RELEASED_FULL, AUTHORS, 0 },
+        { "F42", "gradient", RELEASED_FULL, AUTHORS, GRADIENTS }, { "F42", "gradient-usual", RELEASED_FULL, USUAL, GRADIENTS },
+        { "F42", "library", OWN_FULL, AUTHORS, 0 },               { "F42", "library-gradient", OWN_FULL, AUTHORS, GRADIENTS },
     };
     for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
         struct interval rate;
         double share;
-        const double wrong = inputs_wrong(cfg, work, rates[i].form * NUM_SPREADS + rates[i].spread, &share);
+        const double wrong = inputs_wrong(cfg, work, rates[i].from + rates[i].form * NUM_SPREADS + rates[i].spread, &share);
         stats_rate(wrong, (double)cfg->num_trials, 0.999, &rate);
         verdicts_add(v, rates[i].claim, rates[i].row, rate);
     }
@@ -337,7 +366,7 @@ int main(int argc, char **argv)
     struct table *t = code ? NULL : table_open(&cfg.c, NULL, columns);
     if (!code && !t) code = EXIT_FAILED;
     if (t) {
-        table_note(t, "wrong: a row of the output not finite or more than 1 %% off; inputs_wrong: trials with such a row; L = 128, d = 64, elu1, 64 prefix tokens");
+        table_note(t, "wrong: a row of the output not finite or more than 1 %% off; inputs_*: trials with such a row; gradient: in q, as automatic differentiation has it; L = 128, d = 64, elu1, 64 prefix tokens");
         for (size_t f = 0; f < NUM_FORMS; f++)
             for (size_t s = 0; s < NUM_SPREADS; s++) {
                 double share;
@@ -346,6 +375,9 @@ int main(int argc, char **argv)
                 table_num(t, spreads[s]);
                 table_num(t, share);
                 table_num(t, wrong);
+                const double without = inputs_wrong(&cfg, work, GRADIENTS + f * NUM_SPREADS + s, &share);
+                table_num(t, share);
+                table_num(t, without);
                 table_int(t, cfg.num_trials);
                 table_end_row(t);
             }

@@ -1,0 +1,5 @@
+# no mask in the forward pass
+# file: attention/attention.c
+# runs: released_kernel
+# tests: test_attention_kernels
+s/\.causal = s->causal,/.causal = 0,/
