@@ -3,6 +3,7 @@
 # PROFILE=default|smoke|full   which numbers `make reproduce` runs (experiments/PROFILE.mk)
 # V=1                          show the whole command lines
 # SAN=address|thread           a sanitizer build, in a folder of its own
+# MPI=1                        a build whose processes exchange messages under mpirun, in a folder of its own
 # BUILD=DIR                    where everything generated goes (default: build)
 # PREFIX=DIR DESTDIR=DIR       where `make install` puts the library
 
@@ -12,7 +13,8 @@ ABI     := 0
 PROFILE ?= default
 SEED    ?= 20240614
 SAN     ?=
-BUILD   ?= build$(if $(SAN),/san-$(SAN))
+MPI     ?=
+BUILD   ?= build$(if $(MPI),/mpi)$(if $(SAN),/san-$(SAN))
 PREFIX  ?= /usr/local
 ID      ?=
 
@@ -78,13 +80,18 @@ Q   := $(if $(V),,@)
 say  = $(if $(V),,@printf '  %-5s %s\n' $(1) $(patsubst $(BUILD)/%,%,$@))
 
 O := $(BUILD)/obj
+# Processes of one run: by MPI (the Open MPI of pkg-config, else what mpicc says) or none but this one.
+OTHER_PROCESSES := processes/$(if $(MPI),serial,mpi).c
+MPI_CFLAGS = $(shell pkg-config --cflags ompi-c 2>/dev/null || mpicc --showme:compile)
+MPI_LIBS   = $(if $(MPI),$(shell pkg-config --libs ompi-c 2>/dev/null || mpicc --showme:link))
+$(O)/processes/mpi.o: CPPFLAGS += $(patsubst -I%,-isystem %,$(MPI_CFLAGS))
 # A file named *_kernel.c is compiled once per instruction set, every other file once.
-plain  = $(patsubst %.c,$(O)/%.o,$(filter-out %_kernel.c,$(wildcard $(1)/*.c)))
+plain  = $(patsubst %.c,$(O)/%.o,$(filter-out %_kernel.c $(OTHER_PROCESSES),$(wildcard $(1)/*.c)))
 kernel = $(foreach i,$(ISAS),$(patsubst %.c,$(O)/%.$(i).o,$(wildcard $(1)/*_kernel.c)))
 
 LIB_OBJS := $(foreach d,common theory attention,$(call plain,$(d)) $(call kernel,$(d)))
 # What programs stand on beside the library, lowest room first.
-ROOMS     := data transformer cli approximation
+ROOMS     := processes data transformer cli approximation
 ROOM_OBJS := $(foreach d,$(ROOMS),$(call plain,$(d)) $(call kernel,$(d)))
 SUP_OBJS := $(call plain,tests/support)
 
@@ -290,7 +297,7 @@ coverage: ## the share of lines that make test reaches, by room
 	@tests/coverage.sh $(BUILD)/coverage
 
 .PHONY: clean distclean
-MADE := bin lib obj tests fuzz peers wheel man default smoke full san-address san-thread coverage faults commit runs.lock
+MADE := bin lib obj mpi tests fuzz peers wheel man default smoke full san-address san-thread coverage faults commit runs.lock
 clean: ## remove what was built and run (and nothing else that lies in BUILD)
 	rm -rf $(MADE:%=$(BUILD)/%)
 	@[ ! -d $(BUILD) ] || rmdir --ignore-fail-on-non-empty $(BUILD)
@@ -325,7 +332,7 @@ $(O)/flags: FORCE | $(SETUP)
 $(BUILD)/commit: FORCE
 	$(call text_file,$(PREFIX_NTK_COMMIT))
 $(O)/members: FORCE | $(SETUP)
-	$(call text_file,$(LIB_OBJS) $(ROOM_OBJS) $(SUP_OBJS) $(LINK) $(PKG_LIBS) $(LDLIBS))
+	$(call text_file,$(LIB_OBJS) $(ROOM_OBJS) $(SUP_OBJS) $(LINK) $(MPI_LIBS) $(PKG_LIBS) $(LDLIBS))
 
 $(O)/%.o: %.c $(O)/flags
 	@mkdir -p $(@D)
@@ -370,7 +377,7 @@ $(SHARED): $(LIB_OBJS) $(O)/members
 	  mv -f $@.part $@
 
 # $(call link,LIBRARIES): a program of the objects and archives it depends on.
-link = $(Q)$(CC) $(LINK) -o $@.part $^ $(1) $(ROOM_LIBS) $(PKG_LIBS) $(LDLIBS) && mv -f $@.part $@
+link = $(Q)$(CC) $(LINK) -o $@.part $^ $(1) $(ROOM_LIBS) $(MPI_LIBS) $(PKG_LIBS) $(LDLIBS) && mv -f $@.part $@
 
 define program_rule
 $(BUILD)/bin/%: $(O)/$(1)/%.o $(ROOM_LIB) $(INTERNAL)

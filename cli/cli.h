@@ -93,6 +93,10 @@ int cli_need_memory(int gsl_status);
 /* Exit code of a GSL status that `what` ended with; prints the line when non-zero. */
 int cli_status(const struct cli_common *cfg, int gsl_status, const char *what);
 
+/* A message to or from another process of this run (processes.h) failed: one line, which each process
+ * may print; the exit code. */
+int cli_alone(const struct cli_common *cfg);
+
 /* Refuses (exit 1, one line) when `bytes` exceed what the machine has. */
 int cli_memory(const struct cli_common *cfg, double bytes, const char *what);
 

@@ -5,6 +5,7 @@
 #include "cli/nearest.h"
 #include "common/isa.h"
 #include "common/threads.h"
+#include "processes/processes.h"
 #include "prefix_ntk/version.h"
 
 #include <errno.h>
@@ -51,6 +52,8 @@ static size_t num_given;
 
 static void message(const char *program, const char *format, va_list args)
 {
+    /* Of processes that do the same the first one speaks. */
+    if (processes_rank()) return;
     /* One write, so that lines of threads and processes do not mix. */
     char line[4096];
     const int start = snprintf(line, sizeof line / 2, "%s: ", program);
@@ -84,6 +87,13 @@ int cli_status(const struct cli_common *cfg, int gsl_status, const char *what)
 {
     if (!gsl_status) return EXIT_DONE;
     return cli_fail(cfg, EXIT_FAILED, "%s: %s", what, gsl_status == GSL_ENOMEM ? "out of memory" : gsl_strerror(gsl_status));
+}
+
+int cli_alone(const struct cli_common *cfg)
+{
+    fprintf(stderr, "%s: process %d of %d: %s\n", cfg->program, processes_rank(), processes_count(),
+            cli_interrupted() ? "stopped while it waited for another process" : "another process is gone");
+    return cli_interrupted() ? cli_interrupted() : EXIT_FAILED;
 }
 
 void *cli_need(void *memory)
@@ -373,6 +383,10 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
     if (threads_start(&cfg->threads, why, sizeof why)) exit(cli_fail(cfg, EXIT_FAILED, "%s", why));
     if (*why) cli_warn(cfg, "warning: %s", why);
     atexit(atomic_file_remove_parts);
+    if (processes_rank()) {
+        cfg->quiet = true;
+        return;
+    }
     const int code = outputs_check(cfg);
     if (code) exit(code);
 }

@@ -114,15 +114,10 @@ void ntk_sweep_free(struct ntk_sweep *s)
     free(s);
 }
 
-int ntk_sweep_step(struct ntk_sweep *s, size_t prefix_len, enum ntk_kernel kernel, gsl_matrix *gram)
+/* Adds tokens [count, wanted) of a prefix that is long enough. */
+static int add_drawn(struct ntk_sweep *s, size_t count, size_t wanted)
 {
-    const int mirrored = s->tokens.law == PREFIX_SIGNS_MIRRORED;
-    const size_t wanted = mirrored ? prefix_len / 2 : prefix_len, d = s->tokens.dim;
-    size_t count = ntk_moments_count(s->moments);
-    if (!wanted || wanted < count || (mirrored && prefix_len % 2)) return GSL_EINVAL;
-    if (!(s->tokens.sigma > 0.0)) return GSL_EDOM;
-
-    s->tokens.prefix_len = prefix_len;
+    const size_t d = s->tokens.dim;
     int status = GSL_SUCCESS;
     while (count < wanted && !status) {
         const size_t len = wanted - count < DRAWN ? wanted - count : DRAWN;
@@ -134,7 +129,38 @@ int ntk_sweep_step(struct ntk_sweep *s, size_t prefix_len, enum ntk_kernel kerne
         status = ntk_moments_add(s->moments, &W.matrix, &signs.vector);
         count += len;
     }
+    return status;
+}
+
+int ntk_sweep_extend(struct ntk_sweep *s, size_t prefix_len)
+{
+    const int mirrored = s->tokens.law == PREFIX_SIGNS_MIRRORED;
+    const size_t wanted = mirrored ? prefix_len / 2 : prefix_len, count = ntk_moments_count(s->moments);
+    if (!wanted || wanted < count || (mirrored && prefix_len % 2)) return GSL_EINVAL;
+    if (!(s->tokens.sigma > 0.0)) return GSL_EDOM;
+    s->tokens.prefix_len = prefix_len;
+    return add_drawn(s, count, wanted);
+}
+
+int ntk_sweep_part(struct ntk_sweep *s, size_t first, size_t count)
+{
+    if (!(s->tokens.sigma > 0.0)) return GSL_EDOM;
+    ntk_moments_clear(s->moments);
+    /* Twins of mirrored tokens are never read: the prefix only has to be long enough. */
+    s->tokens.prefix_len = 2 * (first + count);
+    return add_drawn(s, first, first + count);
+}
+
+struct ntk_moments *ntk_sweep_moments(struct ntk_sweep *s)
+{
+    return s->moments;
+}
+
+int ntk_sweep_step(struct ntk_sweep *s, size_t prefix_len, enum ntk_kernel kernel, gsl_matrix *gram)
+{
     double cancellation = 0.0;
+    int status = ntk_sweep_extend(s, prefix_len);
+    if (status == GSL_EINVAL) return status;
     if (!status) status = ntk_moments_gram(s->moments, kernel, gram, &cancellation);
     if (status == GSL_ERANGE || (!status && !(cancellation < NTK_MAX_CANCELLATION)))
         return ntk_syrk_tokens(&s->tokens, s->X, kernel, gram, s->num_threads);

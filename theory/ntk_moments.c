@@ -471,7 +471,7 @@ int ntk_moments_add(struct ntk_moments *m, const gsl_matrix *W, const gsl_vector
 int ntk_moments_merge(struct ntk_moments *into, const struct ntk_moments *from)
 {
     if (into->status) return into->status;
-    if (from->status) return from->status;
+    if (from->status) return into->status = from->status;
     const size_t leaves = from->count / NTK_MOMENTS_LEAF;
     size_t unit = NTK_MOMENTS_LEAF;
     while (unit < leaves * NTK_MOMENTS_LEAF) unit *= 2;
@@ -497,6 +497,116 @@ int ntk_moments_merge(struct ntk_moments *into, const struct ntk_moments *from)
     memcpy(into->pending_W, from->pending_W, from->num_pending * from->dim * sizeof *into->pending_W);
     memcpy(into->pending_signs, from->pending_signs, from->num_pending * sizeof *into->pending_signs);
     into->num_pending = from->num_pending;
+    return GSL_SUCCESS;
+}
+
+void ntk_moments_clear(struct ntk_moments *m)
+{
+    for (int l = 0; l < MAX_LEVELS; l++)
+        if (m->levels[l].moments) node_give(m, &m->levels[l]);
+    node_clear(m, &m->leaf);
+    memset(m->leaf.shift, 0, m->padded_samples * sizeof *m->leaf.shift);
+    m->count = m->num_pending = 0;
+    m->has_shift = m->status = 0;
+}
+
+/* ---- as numbers -------------------------------------------------------------------- */
+
+/* What a state begins with; the levels in use are the binary digits of the count of leaves. */
+enum { HEAD_SAMPLES, HEAD_DIM, HEAD_LAW, HEAD_KERNEL, HEAD_STRIDE, HEAD_COUNT, HEAD_PENDING, HEAD_SHIFT, HEAD_STATUS, HEAD_SIZE };
+
+static size_t node_size(const struct ntk_moments *m)
+{
+    return m->num_groups * GRAM_ROWS * m->columns.stride + m->padded_samples * (m->sums_stride + 1);
+}
+
+static double *node_save(const struct ntk_moments *m, const struct node *node, double *at)
+{
+    const size_t moments = m->num_groups * GRAM_ROWS * m->columns.stride, sums = m->padded_samples * m->sums_stride;
+    memcpy(at, node->moments, moments * sizeof *at);
+    memcpy(at + moments, node->sums, sums * sizeof *at);
+    memcpy(at + moments + sums, node->shift, m->padded_samples * sizeof *at);
+    return at + node_size(m);
+}
+
+static const double *node_load(const struct ntk_moments *m, struct node *node, const double *at)
+{
+    const size_t moments = m->num_groups * GRAM_ROWS * m->columns.stride, sums = m->padded_samples * m->sums_stride;
+    memcpy(node->moments, at, moments * sizeof *at);
+    memcpy(node->sums, at + moments, sums * sizeof *at);
+    memcpy(node->shift, at + moments + sums, m->padded_samples * sizeof *at);
+    return at + node_size(m);
+}
+
+/* Numbers behind the head; an empty leaf is its shift alone. */
+static size_t state_rest(const struct ntk_moments *m, size_t count, size_t pending)
+{
+    size_t size = m->padded_samples + pending * (m->dim + 1);
+    if (count % NTK_MOMENTS_LEAF) size += node_size(m) - m->padded_samples;
+    for (size_t leaves = count / NTK_MOMENTS_LEAF; leaves; leaves /= 2) size += leaves % 2 * node_size(m);
+    return size;
+}
+
+size_t ntk_moments_state_size(const struct ntk_moments *m)
+{
+    return HEAD_SIZE + (m->status ? 0 : state_rest(m, m->count, m->num_pending));
+}
+
+void ntk_moments_save(const struct ntk_moments *m, double *state)
+{
+    const double head[HEAD_SIZE] = {
+        [HEAD_SAMPLES] = (double)m->num_samples, [HEAD_DIM] = (double)m->dim, [HEAD_LAW] = m->law, [HEAD_KERNEL] = m->kernel,
+        [HEAD_STRIDE] = (double)m->columns.stride, [HEAD_COUNT] = (double)m->count, [HEAD_PENDING] = (double)m->num_pending,
+        [HEAD_SHIFT] = m->has_shift, [HEAD_STATUS] = m->status
+    };
+    memcpy(state, head, sizeof head);
+    if (m->status) return;                  /* the sums are incomplete */
+    double *at = state + HEAD_SIZE;
+    for (int l = 0; l < MAX_LEVELS; l++)
+        if (m->levels[l].moments) at = node_save(m, &m->levels[l], at);
+    if (m->count % NTK_MOMENTS_LEAF) {
+        at = node_save(m, &m->leaf, at);
+    } else {
+        memcpy(at, m->leaf.shift, m->padded_samples * sizeof *at);
+        at += m->padded_samples;
+    }
+    memcpy(at, m->pending_W, m->num_pending * m->dim * sizeof *at);
+    memcpy(at + m->num_pending * m->dim, m->pending_signs, m->num_pending * sizeof *at);
+}
+
+int ntk_moments_load(struct ntk_moments *m, const double *state, size_t size)
+{
+    if (size < HEAD_SIZE || state[HEAD_SAMPLES] != (double)m->num_samples || state[HEAD_DIM] != (double)m->dim ||
+        state[HEAD_LAW] != m->law || state[HEAD_KERNEL] != m->kernel || state[HEAD_STRIDE] != (double)m->columns.stride ||
+        !(state[HEAD_COUNT] >= 0.0 && state[HEAD_COUNT] < 0x1p53) || !(state[HEAD_PENDING] >= 0.0 && state[HEAD_PENDING] < GRAM_TOKENS))
+        return GSL_EINVAL;
+    ntk_moments_clear(m);
+    if (state[HEAD_STATUS] != 0.0) {
+        m->status = (int)state[HEAD_STATUS];
+        return GSL_SUCCESS;
+    }
+    const size_t count = (size_t)state[HEAD_COUNT], pending = (size_t)state[HEAD_PENDING];
+    if (size != HEAD_SIZE + state_rest(m, count, pending)) return GSL_EINVAL;
+    const double *at = state + HEAD_SIZE;
+    for (int l = 0; l < MAX_LEVELS && count / NTK_MOMENTS_LEAF >> l; l++) {
+        if (!(count / NTK_MOMENTS_LEAF >> l & 1)) continue;
+        if (node_take(m, &m->levels[l])) {
+            ntk_moments_clear(m);
+            return GSL_ENOMEM;
+        }
+        at = node_load(m, &m->levels[l], at);
+    }
+    if (count % NTK_MOMENTS_LEAF) {
+        at = node_load(m, &m->leaf, at);
+    } else {
+        memcpy(m->leaf.shift, at, m->padded_samples * sizeof *at);
+        at += m->padded_samples;
+    }
+    memcpy(m->pending_W, at, pending * m->dim * sizeof *at);
+    memcpy(m->pending_signs, at + pending * m->dim, pending * sizeof *at);
+    m->count = count;
+    m->num_pending = pending;
+    m->has_shift = state[HEAD_SHIFT] != 0.0;
     return GSL_SUCCESS;
 }
 

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <gsl/gsl_errno.h>
 #include "common/threads.h"
+#include "processes/kernels.h"
+#include "processes/processes.h"
 
 static const char doc[] =
     "Relative error of the empirical kernel of a prefix against its infinite-prefix limit, "
@@ -168,6 +170,62 @@ static int fill_targets(struct study *s)
     return 0;
 }
 
+/* ---- one trial, shared by the processes of the run ------------------------------------------ */
+
+/* What process 0 has the others do: begin a trial, help with a step to a length, end with a code. */
+enum { DO_TRIAL, DO_STEP, DO_END };
+struct order { size_t what, law, trial, len; };
+
+/* GSL_EFAILED: the message failed. */
+static int give_order(size_t what, size_t law, size_t trial, size_t len)
+{
+    struct order order = { what, law, trial, len };
+    return processes_count() > 1 ? processes_broadcast(&order, sizeof order) : GSL_SUCCESS;
+}
+
+static struct ntk_sweep *sweep_of(const struct study *s, size_t law, size_t trial, int num_threads)
+{
+    const struct config *cfg = s->cfg;
+    bool full = false;
+    for (size_t k = 0; k < cfg->num_kernels; k++) full = full || cfg->kernels[k] == NTK_FULL;
+    return ntk_sweep_alloc(s->X, cfg->c.seed, trial, (enum prefix_signs)cfg->laws[law], cfg->sigma, full ? NTK_FULL : NTK_KEY, num_threads);
+}
+
+/* What the other processes do until they are told to end; exit code. A process that failed already (code) ends with that
+ * where process 0 ended, too, and ends all of them where it did not. */
+static int take_orders(const struct study *s, int code)
+{
+    struct ntk_sweep *sweep = NULL;
+    size_t count = 0;
+    for (;;) {
+        struct order order;
+        if (processes_broadcast(&order, sizeof order)) {
+            code = cli_alone(&s->cfg->c);
+            break;
+        }
+        if (order.what == DO_END) {
+            code = (int)order.len;
+            break;
+        }
+        if (code) return processes_abort(code);
+        if (order.what == DO_TRIAL) {
+            ntk_sweep_free(sweep);
+            count = 0;
+            if (!(sweep = sweep_of(s, order.law, order.trial, s->cfg->c.threads))) return processes_abort(EXIT_FAILED);
+            continue;
+        }
+        const int status = shared_sweep_step(sweep, count, order.len, (enum prefix_signs)s->cfg->laws[order.law], NTK_FULL, NULL, NULL);
+        count = order.len;
+        if (status == GSL_EFAILED) {
+            code = cli_alone(&s->cfg->c);
+            break;
+        }
+        if (status) return processes_abort(EXIT_FAILED);
+    }
+    ntk_sweep_free(sweep);
+    return code;
+}
+
 /* Trial `trial` of one law, all lengths and kernels; a GSL code. */
 static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
 {
@@ -178,17 +236,18 @@ static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
     char key[64];
     snprintf(key, sizeof key, "%s/%zu", cli_sign_names[which], trial);
     if (journal_get(s->journal, key, out, unit)) return GSL_SUCCESS;
-    bool full = false;
-    for (size_t k = 0; k < cfg->num_kernels; k++) full = full || cfg->kernels[k] == NTK_FULL;
+    const bool shared = processes_count() > 1 && !s->W;
     gsl_matrix *K = gsl_matrix_alloc(size, size);
-    struct ntk_sweep *sweep = s->W ? NULL : ntk_sweep_alloc(s->X, cfg->c.seed, trial, which, cfg->sigma,
-                                                            full ? NTK_FULL : NTK_KEY, num_threads);
-    int status = !K || (!s->W && !sweep) ? GSL_ENOMEM : GSL_SUCCESS;
+    struct ntk_sweep *sweep = s->W ? NULL : sweep_of(s, law, trial, num_threads), *other = shared ? sweep_of(s, law, trial, num_threads) : NULL;
+    int status = !K || (!s->W && !sweep) || (shared && !other) ? GSL_ENOMEM : GSL_SUCCESS;
+    if (!status && shared) status = give_order(DO_TRIAL, law, trial, 0);
     for (size_t i = 0; i < s->num_lens && !status && !cli_interrupted(); i++)
         for (size_t k = 0; k < cfg->num_kernels && !status; k++) {
             const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernels[k];
             if (sweep) {
-                status = ntk_sweep_step(sweep, s->lens[i], kernel, K);
+                if (shared && !k) status = give_order(DO_STEP, law, trial, s->lens[i]);
+                const size_t before = k ? s->lens[i] : i ? s->lens[i - 1] : 0;
+                if (!status) status = shared_sweep_step(sweep, before, s->lens[i], which, kernel, other ? ntk_sweep_moments(other) : NULL, K);
             } else {
                 gsl_matrix_const_view W = gsl_matrix_const_submatrix(s->W, 0, 0, s->lens[i], s->W->size2);
                 gsl_vector_const_view a = gsl_vector_const_subvector(s->signs, 0, s->lens[i]);
@@ -199,6 +258,7 @@ static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
             if (!status) result[0] /= s->target[kernel][which].norm;
             if (!status) status = ntk_lambda_min_in_place(K, num_threads, &result[1]);
         }
+    ntk_sweep_free(other);
     ntk_sweep_free(sweep);
     gsl_matrix_free(K);
     if (!status && !cli_interrupted() && journal_put(s->journal, key, out, unit)) status = GSL_FAILURE;
@@ -219,7 +279,11 @@ static int run_trials(struct study *s)
     const double shared = (double)units * (double)(cfg->num_kernels * s->num_lens) * NUM_RESULTS * sizeof(double);
     /* The kernel, some rows of the limit, and what the smallest eigenvalue takes. */
     const double each = moments + kernels + 256.0 * (double)(n * d) * sizeof(double);
+    /* The processes of a run share each trial: sums received, and the message they came in. */
+    if (processes_count() > 1) moments += 1.5 * (double)ntk_moments_bytes(n, d, PREFIX_SIGNS_RANDOM, NTK_FULL, 0);
+    const size_t most_at_once = processes_count() > 1 ? 1 : units;
     size_t side_by_side = units < (size_t)cfg->c.threads ? units : (size_t)cfg->c.threads;
+    if (side_by_side > most_at_once) side_by_side = most_at_once;
     while (side_by_side > 1 && shared + each * (double)side_by_side > 0.5 * (double)memory_available())
         side_by_side--;
     int code = cli_memory(&cfg->c, shared + each * (double)side_by_side, "the kernel");
@@ -252,6 +316,7 @@ static int run_trials(struct study *s)
         progress_to(progress, (double)now);
     }
     progress_end(progress);
+    if (status == GSL_EFAILED && processes_count() > 1) return cli_alone(&cfg->c);
     if (cli_interrupted()) return cli_interrupted();
     if (status == GSL_FAILURE) return EXIT_FAILED;      /* said already */
     code = cli_status(&cfg->c, status, "empirical kernel");
@@ -449,6 +514,7 @@ int main(int argc, char **argv)
     static struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .sigma = 0.5, .kernels = default_kernel,
                           .num_kernels = 1, .laws = default_law, .num_laws = 1, .prefix_lens = default_lens,
                           .num_lens = 4, .num_trials = 16 };
+    if (processes_start(&argc, &argv, cli_interrupted)) return EXIT_FAILED;
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
 
     /* Files asked for are written at the end: a failed run leaves none. */
@@ -459,11 +525,12 @@ int main(int argc, char **argv)
     struct study s = { .cfg = &cfg };
     int code = samples_load(&cfg.c, &samples, 0, &X, cfg.samples.targets_out ? &Y : NULL);
     if (!code && cfg.prefix) code = read_prefix(&cfg, X, &W, &signs);
+    s.X = X;
     if (code) goto done;
     cli_warn_duplicates(&cfg.c, X, cfg.samples.inputs ? cfg.samples.inputs : "inputs");
-    s.X = X;
     s.W = W;
     s.signs = signs;
+    if (processes_rank()) goto done;
     code = EXIT_FAILED;
     s.lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &s.num_lens);
 
@@ -478,11 +545,13 @@ int main(int argc, char **argv)
     if (!code) code = write_table(&s);
     code = journal_close(s.journal, code);
 done:
+    if (processes_rank()) code = take_orders(&s, code);
+    else (void)give_order(DO_END, 0, 0, (size_t)code);
     free(s.results);
     free(s.lens);
     gsl_vector_free(signs);
     gsl_matrix_free(W);
     gsl_matrix_free(Y);
     gsl_matrix_free(X);
-    return code;
+    return processes_end(code);
 }

@@ -62,9 +62,19 @@ PREFIX_NTK_API int ntk_moments_add(struct ntk_moments *moments, const gsl_matrix
 /* Appends the tokens of `from` (same inputs, law, kernel) to those of `into`, whose
  * number must be a multiple of NTK_MOMENTS_LEAF times the smallest power of two not
  * below the leaves of `from`: then the bits are those of adding the tokens one
- * after another. GSL_EINVAL otherwise; GSL_ENOMEM. */
+ * after another. GSL_EINVAL otherwise; GSL_ENOMEM. Where adding to `from` failed, `into` fails likewise. */
 enum { NTK_MOMENTS_LEAF = 16384 };
 PREFIX_NTK_API int ntk_moments_merge(struct ntk_moments *into, const struct ntk_moments *from);
+
+/* The sums as numbers, to be kept or sent to another process: state_size of them. Load takes
+ * the place of what was added: GSL_EINVAL for numbers of other inputs, law or kernel (as far as
+ * shapes show it), GSL_ENOMEM. The bits of what follows are those of moments that went on. */
+PREFIX_NTK_API size_t ntk_moments_state_size(const struct ntk_moments *moments);
+PREFIX_NTK_API void ntk_moments_save(const struct ntk_moments *moments, double *state);
+PREFIX_NTK_API int ntk_moments_load(struct ntk_moments *moments, const double *state, size_t size);
+
+/* Forgets the tokens, and what failed. */
+PREFIX_NTK_API void ntk_moments_clear(struct ntk_moments *moments);
 
 /* Tokens added so far. */
 PREFIX_NTK_API size_t ntk_moments_count(const struct ntk_moments *moments);
@@ -93,6 +103,13 @@ PREFIX_NTK_API void ntk_sweep_free(struct ntk_sweep *sweep);
  * an odd one for mirrored signs; and what ntk_moments_gram returns. */
 PREFIX_NTK_API int ntk_sweep_step(struct ntk_sweep *sweep, size_t prefix_len, enum ntk_kernel kernel,
                                   gsl_matrix *gram);
+
+/* The parts of such a step, for processes that share a prefix. Extend adds tokens up to prefix_len
+ * (a later step goes on from there); part forgets all and adds tokens [first, first + count) alone,
+ * an aligned subtree of leaves for ntk_moments_merge. Codes of ntk_moments_add. The moments are the sweep's. */
+PREFIX_NTK_API int ntk_sweep_extend(struct ntk_sweep *sweep, size_t prefix_len);
+PREFIX_NTK_API int ntk_sweep_part(struct ntk_sweep *sweep, size_t first, size_t count);
+PREFIX_NTK_API struct ntk_moments *ntk_sweep_moments(struct ntk_sweep *sweep);
 
 /* The Jacobian itself, (n d, prefix_len d), row i d + k, column r d + q: dF_k(x_i)/dw_rq, for
  * small prefixes: the kernel is (1/m) J J'. */
