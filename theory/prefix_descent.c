@@ -5,6 +5,7 @@
 #include <string.h>
 #include <gsl/gsl_blas.h>
 #include <gsl/gsl_errno.h>
+#include "theory/descent_parts.h"
 #include "theory/prefix_pass.h"
 
 struct prefix_layer {
@@ -83,6 +84,7 @@ struct prefix_descent {
     double *shift;               /* (num_samples): of the last pass over W ...         */
     int shifted;                 /* ... unless it used running maxima                  */
     double loss;
+    int again;                   /* in parts: the sums in work are those with running maxima */
 };
 
 void prefix_descent_free(struct prefix_descent *descent)
@@ -198,6 +200,88 @@ int prefix_descent_step(struct prefix_descent *descent, double step_size)
     const int status = prefix_pass_descend(descent->pass, descent->R_token, descent->c, descent->lse, step_size,
                                            descent->W->data, descent->W->tda, &descent->shifted);
     return status ? status : evaluate(descent);
+}
+
+/* ---- in parts ---- */
+
+int descent_share(struct prefix_descent *descent, int rank, int count)
+{
+    return prefix_pass_share(descent->pass, rank, count);
+}
+
+void descent_begin(struct prefix_descent *descent, double step_size)
+{
+    memcpy(descent->shift, descent->lse, descent->pass->num_samples * sizeof(double));
+    descent->again = 0;
+    prefix_pass_descend_begin(descent->pass, descent->R_token, descent->c, descent->lse, step_size, descent->W->data,
+                              descent->W->tda);
+}
+
+void descent_again(struct prefix_descent *descent)
+{
+    descent->again = 1;
+    prefix_pass_sums_begin(descent->pass, descent->W->data, descent->W->tda, NULL);
+}
+
+size_t descent_parts_size(const struct prefix_descent *descent, int rank, int count)
+{
+    return prefix_pass_parts_size(descent->pass, rank, count);
+}
+
+void descent_parts_read(struct prefix_descent *descent, int rank, int count, double *parts)
+{
+    prefix_pass_parts_read(descent->pass, rank, count, parts);
+}
+
+void descent_parts_write(struct prefix_descent *descent, int rank, int count, const double *parts)
+{
+    prefix_pass_parts_write(descent->pass, rank, count, parts);
+}
+
+void descent_merge(struct prefix_descent *descent)
+{
+    (void)prefix_pass_merge(descent->pass);          /* what is not finite shows in descent_end */
+}
+
+size_t descent_sums_size(const struct prefix_descent *descent)
+{
+    return descent->pass->num_samples * (descent->pass->dim_pad + 2);
+}
+
+void descent_sums_read(const struct prefix_descent *descent, double *sums)
+{
+    const struct prefix_pass *p = descent->pass;
+    const size_t n = p->num_samples;
+    memcpy(sums, p->top, n * sizeof *sums);
+    memcpy(sums + n, p->mass, n * sizeof *sums);
+    memcpy(sums + 2 * n, p->sum, n * p->dim_pad * sizeof *sums);
+}
+
+void descent_sums_write(struct prefix_descent *descent, const double *sums)
+{
+    struct prefix_pass *p = descent->pass;
+    const size_t n = p->num_samples;
+    memcpy(p->top, sums, n * sizeof *sums);
+    memcpy(p->mass, sums + n, n * sizeof *sums);
+    memcpy(p->sum, sums + 2 * n, n * p->dim_pad * sizeof *sums);
+}
+
+int descent_end(struct prefix_descent *descent)
+{
+    const struct prefix_pass *p = descent->pass;
+    if (!descent->again) {
+        descent->shifted = prefix_pass_in_range(p);
+        return descent->shifted ? evaluate(descent) : GSL_CONTINUE;
+    }
+    for (size_t i = 0; i < p->num_samples; i++)
+        if (!(isfinite(p->top[i]) && p->mass[i] > 0.0 && isfinite(p->mass[i]))) return GSL_EDOM;
+    return evaluate(descent);
+}
+
+double *descent_tokens(struct prefix_descent *descent, int rank, int count, size_t *first, size_t *last)
+{
+    prefix_pass_tokens(descent->pass, rank, count, first, last);
+    return descent->W->data;
 }
 
 size_t prefix_descent_state_size(const struct prefix_descent *descent)

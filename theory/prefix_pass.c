@@ -89,6 +89,7 @@ struct prefix_pass *prefix_pass_alloc(const gsl_vector *signs, const gsl_matrix 
     p->num_threads = num_threads > 1 ? num_threads : 1;
     p->kernels = kernels_now();
     sizes(p);
+    p->own_last = p->num_chunks;
     const size_t n = p->num_samples, d = p->dim;
     p->X = aligned(n * d);
     p->XR = aligned(2 * n * d);
@@ -125,6 +126,7 @@ void prefix_pass_free(struct prefix_pass *p)
     free(p->top);
     free(p->mass);
     free(p->sum);
+    free(p->merged);
     free(p->partial);
     free(p->scratch);
     free(p);
@@ -219,14 +221,15 @@ static void sums_merge(const struct prefix_pass *p, struct sums into, struct sum
     }
 }
 
-/* Merges all chunks into top, mass, sum. */
-static int merge(struct prefix_pass *p)
+/* Merges all chunks into top, mass, sum, but for what subtrees are merged already. */
+int prefix_pass_merge(struct prefix_pass *p)
 {
     for (int h = 0; h < 2; h++) {
         const size_t first = p->first_chunk[h], count = p->first_chunk[h + 1] - first;
         for (size_t stride = 1; stride < count; stride *= 2)
             for (size_t c = 0; c + stride < count; c += 2 * stride)
-                sums_merge(p, partial_of(p, first + c), partial_of(p, first + c + stride));
+                if (!p->merged || stride >= p->merged[first + c])
+                    sums_merge(p, partial_of(p, first + c), partial_of(p, first + c + stride));
     }
     const struct sums all = partial_of(p, 0);
     if (p->first_chunk[2] > p->first_chunk[1]) sums_merge(p, all, partial_of(p, p->first_chunk[1]));
@@ -236,6 +239,82 @@ static int merge(struct prefix_pass *p)
     for (size_t i = 0; i < p->num_samples; i++)
         if (!(isfinite(p->top[i]) && p->mass[i] > 0.0 && isfinite(p->mass[i]))) return GSL_EDOM;
     return GSL_SUCCESS;
+}
+
+/* ---- chunks of several processes ---- */
+
+static void chunks_of(const struct prefix_pass *p, int rank, int count, size_t *first, size_t *last)
+{
+    *first = p->num_chunks * (size_t)rank / (size_t)count;
+    *last = p->num_chunks * ((size_t)rank + 1) / (size_t)count;
+}
+
+/* The largest subtree of the tree of a half that begins at chunk c and does not reach beyond `last`; the chunks behind it. */
+static size_t subtree(const struct prefix_pass *p, size_t c, size_t last, size_t *size)
+{
+    const int h = c >= p->first_chunk[1];
+    const size_t first = p->first_chunk[h], end = p->first_chunk[h + 1], at = c - first;
+    *size = 1;
+    for (;;) {
+        const size_t beyond = c + 2 * *size < end ? c + 2 * *size : end;
+        if (at % (2 * *size) || beyond > last || c + *size >= end) break;
+        *size *= 2;
+    }
+    return c + *size < end ? c + *size : end;
+}
+
+int prefix_pass_share(struct prefix_pass *p, int rank, int count)
+{
+    if (!p->merged && !(p->merged = malloc(p->num_chunks * sizeof *p->merged))) return GSL_ENOMEM;
+    for (int r = 0; r < count; r++) {
+        size_t c, last, size;
+        for (chunks_of(p, r, count, &c, &last); c < last;)
+            for (size_t next = subtree(p, c, last, &size); c < next; c++) p->merged[c] = size;
+    }
+    chunks_of(p, rank, count, &p->own_first, &p->own_last);
+    return GSL_SUCCESS;
+}
+
+void prefix_pass_tokens(const struct prefix_pass *p, int rank, int count, size_t *first, size_t *last)
+{
+    size_t begin, end, unused;
+    chunks_of(p, rank, count, &begin, &end);
+    *first = *last = 0;
+    if (begin == end) return;
+    chunk_range(p, begin, first, &unused);
+    chunk_range(p, end - 1, &unused, last);
+}
+
+size_t prefix_pass_parts_size(const struct prefix_pass *p, int rank, int count)
+{
+    size_t c, last, size, parts = 0;
+    for (chunks_of(p, rank, count, &c, &last); c < last; parts++) c = subtree(p, c, last, &size);
+    return parts * p->partial_size;
+}
+
+/* Own sums merged within their subtrees; parts NULL: left in place. */
+void prefix_pass_parts_read(struct prefix_pass *p, int rank, int count, double *parts)
+{
+    size_t c, last, size;
+    for (chunks_of(p, rank, count, &c, &last); c < last;) {
+        const size_t next = subtree(p, c, last, &size);
+        for (size_t stride = 1; stride < size; stride *= 2)
+            for (size_t i = c; i + stride < next; i += 2 * stride) sums_merge(p, partial_of(p, i), partial_of(p, i + stride));
+        if (parts) {
+            memcpy(parts, p->partial + c * p->partial_size, p->partial_size * sizeof *parts);
+            parts += p->partial_size;
+        }
+        c = next;
+    }
+}
+
+void prefix_pass_parts_write(struct prefix_pass *p, int rank, int count, const double *parts)
+{
+    size_t c, last, size;
+    for (chunks_of(p, rank, count, &c, &last); c < last; parts += p->partial_size) {
+        memcpy(p->partial + c * p->partial_size, parts, p->partial_size * sizeof *parts);
+        c = subtree(p, c, last, &size);
+    }
 }
 
 /* Threads for one pass: starting them costs more than a small pass takes. */
@@ -262,13 +341,13 @@ static void shifted_end(const struct prefix_pass *p, const struct block *b, stru
     }
 }
 
-int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld, const double *shift)
+void prefix_pass_sums_begin(struct prefix_pass *p, const double *W, size_t ld, const double *shift)
 {
 #pragma omp parallel num_threads(threads_for(p))
     {
         struct block b = block_of(p, omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
-        for (size_t chunk = 0; chunk < p->num_chunks; chunk++) {
+        for (size_t chunk = p->own_first; chunk < p->own_last; chunk++) {
             size_t begin, end;
             chunk_range(p, chunk, &begin, &end);
             const struct sums s = partial_of(p, chunk);
@@ -286,7 +365,12 @@ int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld, const do
             if (shift) shifted_end(p, &b, s);
         }
     }
-    return merge(p);
+}
+
+int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld, const double *shift)
+{
+    prefix_pass_sums_begin(p, W, ld, shift);
+    return prefix_pass_merge(p);
 }
 
 /* R into the odd rows of XR, and the exponent that makes e^{s - offset} = m S. */
@@ -322,15 +406,15 @@ void prefix_pass_gradient(struct prefix_pass *p, const double *R, const double *
     }
 }
 
-int prefix_pass_descend(struct prefix_pass *p, const double *R, const double *c, const double *lse,
-                        double step_size, double *W, size_t ld, int *shifted)
+void prefix_pass_descend_begin(struct prefix_pass *p, const double *R, const double *c, const double *lse, double step_size,
+                               double *W, size_t ld)
 {
     gradient_setup(p, R, c, lse);
 #pragma omp parallel num_threads(threads_for(p))
     {
         struct block b = block_of(p, omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
-        for (size_t chunk = 0; chunk < p->num_chunks; chunk++) {
+        for (size_t chunk = p->own_first; chunk < p->own_last; chunk++) {
             size_t begin, end;
             chunk_range(p, chunk, &begin, &end);
             const struct sums s = partial_of(p, chunk);
@@ -349,8 +433,19 @@ int prefix_pass_descend(struct prefix_pass *p, const double *R, const double *c,
             shifted_end(p, &b, s);
         }
     }
-    const int status = merge(p);
-    *shifted = !status;
-    for (size_t i = 0; i < p->num_samples && *shifted; i++) *shifted = p->mass[i] > 1e-100 && p->mass[i] < 1e100;
+}
+
+int prefix_pass_in_range(const struct prefix_pass *p)
+{
+    for (size_t i = 0; i < p->num_samples; i++)
+        if (!(isfinite(p->top[i]) && p->mass[i] > 1e-100 && p->mass[i] < 1e100)) return 0;
+    return 1;
+}
+
+int prefix_pass_descend(struct prefix_pass *p, const double *R, const double *c, const double *lse,
+                        double step_size, double *W, size_t ld, int *shifted)
+{
+    prefix_pass_descend_begin(p, R, c, lse, step_size, W, ld);
+    *shifted = !prefix_pass_merge(p) && prefix_pass_in_range(p);
     return *shifted ? GSL_SUCCESS : prefix_pass_sums(p, W, ld, NULL);
 }

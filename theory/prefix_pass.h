@@ -33,6 +33,8 @@ struct prefix_pass {
     size_t num_chunks, chunk_len, half[3], first_chunk[3];
     double *partial, *scratch;
     size_t partial_size, scratch_size;
+    size_t own_first, own_last;/* the chunks worked on: all of them unless shared     */
+    size_t *merged;            /* (num_chunks): size of the subtree a chunk was merged into; NULL: not shared */
 };
 
 /* Bytes of a pass. */
@@ -45,6 +47,28 @@ void prefix_pass_free(struct prefix_pass *p);
  * shift is NULL, else with top_i = shift_i given, to the same bits as the descent
  * that made W used it. GSL_EDOM when a mass is not finite (a NaN or an overflow in W). */
 int prefix_pass_sums(struct prefix_pass *p, const double *W, size_t ld, const double *shift);
+
+/* ---- tokens shared by processes --------------------------------------------------
+ *
+ * Each process has a pass over the whole prefix and works on a range of its chunks,
+ * which it cuts into subtrees of the tree above. Sums of subtrees go to one process, as
+ * prefix_pass_parts_size numbers from the one that read them there; it merges what
+ * is left of the tree, and the others take over top, mass, sum: the same bits. */
+
+/* Chunks of process `rank` of `count`; GSL_ENOMEM. */
+int prefix_pass_share(struct prefix_pass *p, int rank, int count);
+/* The tokens of those chunks, first .. last. */
+void prefix_pass_tokens(const struct prefix_pass *p, int rank, int count, size_t *first, size_t *last);
+size_t prefix_pass_parts_size(const struct prefix_pass *p, int rank, int count);
+void prefix_pass_parts_read(struct prefix_pass *p, int rank, int count, double *parts);
+void prefix_pass_parts_write(struct prefix_pass *p, int rank, int count, const double *parts);
+/* What prefix_pass_sums and _descend do on this process's chunks, and all the rest. */
+void prefix_pass_sums_begin(struct prefix_pass *p, const double *W, size_t ld, const double *shift);
+void prefix_pass_descend_begin(struct prefix_pass *p, const double *R, const double *c, const double *lse, double step_size,
+                               double *W, size_t ld);
+int prefix_pass_merge(struct prefix_pass *p);
+/* Whether the sums of a descent stand; else running maxima are called for. */
+int prefix_pass_in_range(const struct prefix_pass *p);
 
 /* The gradient  dw_r = m sum_i S_ir [ a_r R_i + x_i (a_r <R_i,w_r> - c_i) ]  for the
  * softmax S_ir = e^{s_ir - lse_i}; R (num_samples, dim) packed, c and lse

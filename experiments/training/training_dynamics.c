@@ -15,6 +15,8 @@
 #include <gsl/gsl_errno.h>
 #include "common/threads.h"
 #include "prefix_ntk/prefix_descent.h"
+#include "processes/descent.h"
+#include "processes/processes.h"
 
 static const char doc[] =
     "Full-batch gradient descent on a prefix, W <- W - step_size dL/dW with L = 1/2 sum ||F - y||^2, by prefix "
@@ -194,6 +196,100 @@ static double squared_distance(const gsl_matrix *A, const gsl_matrix *B)
     return sum;
 }
 
+/* ---- one descent, shared by the processes of the run --------------------------------------- */
+
+/* What process 0 has the others do: begin a descent, go on from a state, step, send the tokens, end with a code. */
+enum { DO_DESCENT, DO_LOAD, DO_STEP, DO_GATHER, DO_END };
+struct order { size_t what, len, trial; double step_size; };
+
+/* GSL_EFAILED: the message failed. */
+static int give_order(struct order order)
+{
+    return processes_count() > 1 ? processes_broadcast(&order, sizeof order) : GSL_SUCCESS;
+}
+
+/* The tokens a descent starts from, those of the files or drawn; a GSL code. */
+static int start_of(const struct study *s, size_t trial, gsl_matrix *W0, gsl_vector *signs, int num_threads)
+{
+    if (!s->given) return prefix_draw(s->cfg->c.seed, trial, (enum prefix_signs)s->cfg->law, s->cfg->sigma, W0, signs, num_threads);
+    gsl_matrix_memcpy(W0, s->given);
+    gsl_vector_memcpy(signs, s->given_signs);
+    return GSL_SUCCESS;
+}
+
+/* Another process's part of a descent. */
+struct helper { gsl_matrix *W0; gsl_vector *signs; struct prefix_descent *descent; struct shared_descent *shared; };
+
+static void helper_free(struct helper *h)
+{
+    shared_descent_free(h->shared);
+    prefix_descent_free(h->descent);
+    gsl_vector_free(h->signs);
+    gsl_matrix_free(h->W0);
+    *h = (struct helper){ NULL };
+}
+
+/* Follows an order other than DO_END; a GSL code. */
+static int help(const struct study *s, struct helper *h, struct order order)
+{
+    const int threads = s->cfg->c.threads;
+    int status = GSL_SUCCESS;
+    if (order.what == DO_DESCENT) {
+        const size_t m = s->lens[order.len];
+        helper_free(h);
+        h->W0 = gsl_matrix_alloc(m, s->X->size2);
+        h->signs = gsl_vector_alloc(m);
+        status = h->W0 && h->signs ? start_of(s, order.trial, h->W0, h->signs, threads) : GSL_ENOMEM;
+        if (!status) status = prefix_descent_alloc(h->W0, h->signs, s->X, NULL, s->Y, threads, &h->descent);
+        if (!status) status = shared_descent_alloc(h->descent, &h->shared);
+    } else if (order.what == DO_LOAD) {
+        const size_t size = prefix_descent_state_size(h->descent) * sizeof(double);
+        double *state = malloc(size);
+        status = state ? processes_broadcast(state, size) : GSL_ENOMEM;
+        if (!status) status = prefix_descent_load(h->descent, state);
+        free(state);
+    } else if (order.what == DO_STEP) {
+        status = shared_descent_step(h->shared, order.step_size);
+        if (status != GSL_EFAILED) status = GSL_SUCCESS;          /* a divergence is process 0's to report */
+    } else {
+        status = shared_descent_gather(h->shared);
+    }
+    return status;
+}
+
+/* What the other processes do until they are told to end; exit code. A process that failed already (code) ends with that
+ * where process 0 ended, too, and ends all of them where it did not. */
+static int take_orders(const struct study *s, int code)
+{
+    struct helper h = { NULL };
+    for (;;) {
+        struct order order;
+        int status = processes_broadcast(&order, sizeof order);
+        if (!status && order.what == DO_END) {
+            code = (int)order.len;
+            break;
+        }
+        if (!status && code) return processes_abort(code);
+        if (!status) status = help(s, &h, order);
+        if (status && status != GSL_EFAILED) return processes_abort(EXIT_FAILED);
+        if (status) {
+            code = cli_alone(&s->cfg->c);
+            break;
+        }
+    }
+    helper_free(&h);
+    return code;
+}
+
+/* The state of a descent from the tokens of all processes, saved; a GSL code, GSL_FAILURE when the line was printed. */
+static int save(const struct study *s, const char *key, struct shared_descent *shared, const struct prefix_descent *descent,
+                double *saved, size_t size)
+{
+    if (give_order((struct order){ .what = DO_GATHER }) || shared_descent_gather(shared)) return GSL_EFAILED;
+    prefix_descent_save(descent, saved + s->unit + 1);
+    return journal_save(s->journal, key, saved, size) ? GSL_FAILURE : GSL_SUCCESS;
+}
+
 /* One descent; a GSL code, or GSL_FAILURE after an interrupt or a failed save. */
 static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *W0, const gsl_vector *signs, int num_threads)
 {
@@ -202,6 +298,7 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
     double *result = unit_of(s, len, trial), *curve = result + NUM_RESULTS;
     gsl_matrix *K = gsl_matrix_alloc(nd, nd), *K_end = gsl_matrix_alloc(nd, nd), *W = gsl_matrix_alloc(m, d);
     struct prefix_descent *descent = NULL;
+    struct shared_descent *shared = NULL;
     struct prefix_linear *linear = NULL;
     size_t saved_size = 0;
     double *saved = NULL;
@@ -210,6 +307,8 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
     int status = GSL_ENOMEM;
     if (!K || !K_end || !W) goto done;
     if ((status = prefix_descent_alloc(W0, signs, s->X, NULL, s->Y, num_threads, &descent))) goto done;
+    if ((status = give_order((struct order){ .what = DO_DESCENT, .len = len, .trial = trial }))) goto done;
+    if ((status = shared_descent_alloc(descent, &shared))) goto done;
     /* What a kill leaves: the numbers so far, the step, the state. */
     saved_size = s->unit + 1 + prefix_descent_state_size(descent);
     if (!(saved = malloc(saved_size * sizeof *saved))) { status = GSL_ENOMEM; goto done; }
@@ -233,6 +332,9 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
         step = (size_t)saved[s->unit];
         rows = (size_t)result[CURVE_ROWS];
         if ((status = prefix_descent_load(descent, saved + s->unit + 1))) goto done;
+        if ((status = give_order((struct order){ .what = DO_LOAD }))) goto done;
+        if (processes_count() > 1 && (status = processes_broadcast(saved + s->unit + 1, (saved_size - s->unit - 1) * sizeof *saved)))
+            goto done;
         while (record <= step) record = next_recorded(record);
     }
     double saved_at_s = clock_s();
@@ -260,14 +362,20 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
                 result[CURVE_ROWS] = (double)rows;
                 memcpy(saved, result, s->unit * sizeof *result);
                 saved[s->unit] = (double)step;
-                prefix_descent_save(descent, saved + s->unit + 1);
                 /* The row of this step is written already: go on behind it. */
                 saved_at_s = now_s;
-                if (journal_save(s->journal, key, saved, saved_size) || cli_interrupted()) { status = GSL_FAILURE; goto done; }
+                status = save(s, key, shared, descent, saved, saved_size);
+                if (!status && cli_interrupted()) status = GSL_FAILURE;
+                if (status) goto done;
             }
         }
-        diverged = prefix_descent_step(descent, step_size) != GSL_SUCCESS;
+        if ((status = give_order((struct order){ .what = DO_STEP, .step_size = step_size }))) goto done;
+        status = shared_descent_step(shared, step_size);
+        if (status == GSL_EFAILED) goto done;
+        diverged = status != GSL_SUCCESS;
+        status = GSL_SUCCESS;
     }
+    if ((status = give_order((struct order){ .what = DO_GATHER })) || (status = shared_descent_gather(shared))) goto done;
     result[NUM_STEPS] = (double)step;
     result[CURVE_ROWS] = (double)rows;
     result[REACHED] = !diverged && prefix_descent_loss(descent) <= target;
@@ -297,6 +405,7 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
 done:
     free(saved);
     prefix_linear_free(linear);
+    shared_descent_free(shared);
     prefix_descent_free(descent);
     gsl_matrix_free(W);
     gsl_matrix_free(K_end);
@@ -317,12 +426,7 @@ static int run_unit(struct study *s, size_t len, size_t trial, int num_threads)
     gsl_matrix *W0 = gsl_matrix_alloc(m, d);
     gsl_vector *signs = gsl_vector_alloc(m);
     int status = W0 && signs ? GSL_SUCCESS : GSL_ENOMEM;
-    if (!status && s->given) {
-        gsl_matrix_memcpy(W0, s->given);
-        gsl_vector_memcpy(signs, s->given_signs);
-    } else if (!status) {
-        status = prefix_draw(cfg->c.seed, trial, (enum prefix_signs)cfg->law, cfg->sigma, W0, signs, num_threads);
-    }
+    if (!status) status = start_of(s, trial, W0, signs, num_threads);
     if (!status && known && (cfg->pred_out || cfg->prefix_out)) {
         /* An earlier run that was not asked for the trained tokens has not kept them: once more. */
         gsl_matrix *trained = gsl_matrix_alloc(m, d);
@@ -354,6 +458,7 @@ static int run(struct study *s)
                       + (double)ntk_gram_workspace(n, d, longest, cfg->c.threads);
     const double shared = sizeof(double) * (double)units * (double)s->unit;
     size_t side_by_side = (double)units < threads ? units : (size_t)cfg->c.threads;
+    if (processes_count() > 1) side_by_side = 1;        /* they share each descent */
     while (side_by_side > 1 && shared + each * (double)side_by_side > 0.5 * (double)memory_available()) side_by_side--;
     int code = cli_memory(&cfg->c, shared + each * (double)side_by_side, "the longest prefix");
     if (code) return code;
@@ -378,6 +483,7 @@ static int run(struct study *s)
         }
     }
     progress_end(s->progress);
+    if (status == GSL_EFAILED && processes_count() > 1) return cli_alone(&cfg->c);
     if (cli_interrupted()) return cli_interrupted();
     if (status == GSL_FAILURE) return EXIT_FAILED;      /* said already */
     if (status == GSL_EDOM) return cli_fail(&cfg->c, EXIT_FAILED, "--step-size: descent diverged: nothing to write");
@@ -517,6 +623,7 @@ int main(int argc, char **argv)
     static size_t default_lens[] = { 256, 1024, 4096 };
     struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .sigma = 0.5, .law = PREFIX_SIGNS_RANDOM,
                           .prefix_lens = default_lens, .num_lens = 3, .num_trials = 1, .num_steps = 1000 };
+    if (processes_start(&argc, &argv, cli_interrupted)) return EXIT_FAILED;
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
 
     char *curve = cfg.tables && !cfg.curve_out ? cli_side_path(&cfg.c, "curve") : NULL;
@@ -545,6 +652,10 @@ int main(int argc, char **argv)
     s.unit = NUM_RESULTS + 3 * s.curve_max;
     code = EXIT_FAILED;
     s.lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &s.num_lens);
+    if (processes_rank()) {
+        code = EXIT_DONE;
+        goto done;
+    }
     const size_t nd = X->size1 * X->size2;
     if (nd <= SPECTRUM_MAX && (H = gsl_matrix_alloc(nd, nd))
         && (ntk_limit(X, X, cfg.sigma, (enum prefix_signs)cfg.law, NTK_KEY, H) || ntk_lambda_min(H, &s.lambda_key)
@@ -562,6 +673,8 @@ int main(int argc, char **argv)
     if (!code) code = write_table(&s);
     code = journal_close(s.journal, code);
 done:
+    if (processes_rank()) code = take_orders(&s, code);
+    else (void)give_order((struct order){ .what = DO_END, .len = (size_t)code });
     free(curve);
     gsl_matrix_free(s.trained);
     gsl_vector_free(s.trained_signs);
@@ -573,5 +686,5 @@ done:
     gsl_matrix_free(W);
     gsl_matrix_free(Y);
     gsl_matrix_free(X);
-    return code;
+    return processes_end(code);
 }
