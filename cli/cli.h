@@ -96,6 +96,11 @@ int cli_status(const struct cli_common *cfg, int gsl_status, const char *what);
 /* A message to or from another process of this run (processes.h) failed: one line, which each process
  * may print; the exit code. */
 int cli_alone(const struct cli_common *cfg);
+/* All processes of the run call it together, each with its own exit code: the code all of them go on or end with. That of
+ * process 0 where it has one, else that of the first process that has (a line says which); code with one process. */
+int cli_agree(const struct cli_common *cfg, int code);
+/* array (count, size bytes each): the part of every process (processes_range) to process 0, on `all` from there to every one. Exit code. */
+int cli_collect(const struct cli_common *cfg, void *array, size_t count, size_t size, bool all);
 
 /* Refuses (exit 1, one line) when `bytes` exceed what the machine has. */
 int cli_memory(const struct cli_common *cfg, double bytes, const char *what);

@@ -96,6 +96,33 @@ int cli_alone(const struct cli_common *cfg)
     return cli_interrupted() ? cli_interrupted() : EXIT_FAILED;
 }
 
+int cli_agree(const struct cli_common *cfg, int code)
+{
+    if (processes_count() == 1) return code;
+    int status = processes_rank() ? processes_send(0, &code, sizeof code) : 0;
+    for (int rank = 1; rank < processes_count() && !processes_rank() && !status; rank++) {
+        int other = 0;
+        status = processes_receive(rank, &other, sizeof other);
+        if (!code && other) code = cli_fail(cfg, other, "process %d of %d ended with %d", rank, processes_count(), other);
+    }
+    if (!status) status = processes_broadcast(&code, sizeof code);
+    return status ? cli_alone(cfg) : code;
+}
+
+int cli_collect(const struct cli_common *cfg, void *array, size_t count, size_t size, bool all)
+{
+    size_t first, last;
+    int status = 0;
+    for (int rank = 1; rank < processes_count() && !status; rank++) {
+        processes_range(count, rank, &first, &last);
+        char *part = (char *)array + first * size;
+        if (processes_rank() == rank) status = processes_send(0, part, (last - first) * size);
+        else if (!processes_rank()) status = processes_receive(rank, part, (last - first) * size);
+    }
+    if (!status && all) status = processes_broadcast(array, count * size);
+    return status ? cli_alone(cfg) : EXIT_DONE;
+}
+
 void *cli_need(void *memory)
 {
     if (!memory) exit(cli_fail(parsing.cfg, EXIT_FAILED, "out of memory"));

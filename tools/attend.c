@@ -16,6 +16,7 @@
 #include "prefix_ntk/attention.h"
 #include "prefix_ntk/feature.h"
 #include "prefix_ntk/summary.h"
+#include "processes/processes.h"
 
 static const char doc[] =
     "Attention of queries over keys and values, each (L, d), (H, L, d) or (B, H, L, d) in NPY (or CSV) files, with a "
@@ -254,6 +255,12 @@ static int make_map(const struct config *cfg, const struct inputs *in, feature_m
     return cli_fail(&cfg->c, EXIT_FAILED, "%s for dimension %zu: %s", cfg->feature, d, feature_strerror(status));
 }
 
+/* Whether the processes of the run share the heads. Gradients of keys and prefixes are sums over heads and batch. */
+static bool is_shared(const struct config *cfg)
+{
+    return processes_count() > 1 && !cfg->grads;
+}
+
 /* The summaries in use: one per (batch, head) of a grid that is as fine as the finer
  * of prefix and given summary. */
 struct summaries {
@@ -349,9 +356,16 @@ static int make_summaries(const struct config *cfg, const struct inputs *in, con
     int code = EXIT_DONE;
     if (!Z_of || !k_of || !s->Zk || !s->scale) code = cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
     if (!code) code = cli_status(&cfg->c, attn_fold_alloc(map, in->shape.head_dim, &fold), "the summary of the prefix");
-    for (size_t at = 0; at < grid && !code; at++) {
+    size_t first = 0, last = grid;
+    if (is_shared(cfg)) processes_range(grid, processes_rank(), &first, &last);
+    for (size_t at = first; at < last && !code; at++) {
         code = fill_summary(cfg, in, fold, at / s->heads, at % s->heads, s, Z_of, k_of);
         if (!code) code = cli_interrupted();
+    }
+    if (is_shared(cfg)) {
+        code = cli_agree(&cfg->c, code);
+        if (!code) code = cli_collect(&cfg->c, s->Zk, grid, r * s->cols * sizeof *s->Zk, true);
+        if (!code) code = cli_collect(&cfg->c, s->scale, grid, sizeof *s->scale, true);
     }
     attn_fold_free(fold);
     free(Z_of);
@@ -532,6 +546,75 @@ static int run_features(const struct config *cfg, const struct inputs *in, const
     return status;
 }
 
+static int run_all(const struct config *cfg, const struct inputs *in, const feature_map *map, const struct summaries *s, bool listed,
+                   struct outputs *o, struct attn_failure *failure)
+{
+    if (cfg->method == EXACT) return run_exact(cfg, in, o, failure);
+    return listed ? run_features(cfg, in, map, s, o, failure) : run_scores(cfg, in, map, o, failure);
+}
+
+/* Batch entry b and key/value head kv alone, with the query heads it serves. */
+static int run_unit(const struct config *cfg, const struct inputs *in, const feature_map *map, const struct summaries *s, bool listed,
+                    struct outputs *o, size_t unit, struct attn_failure *failure)
+{
+    const struct attn_shape *whole = &in->shape;
+    const size_t b = unit / whole->kv_heads, kv = unit % whole->kv_heads, group = whole->heads / whole->kv_heads;
+    struct inputs one = *in;
+    struct summaries its = *s;
+    struct outputs part = *o;
+    for (int i = Q; i <= PREFIX_V; i++) {
+        struct tensor *t = &one.t[i];
+        if (!t->path) continue;
+        const size_t head = i == Q ? kv * group : t->heads > 1 ? kv : 0, at = ((t->batch > 1 ? b : 0) * t->heads + head) * t->len * t->dim;
+        t->a.f32 += at;
+        if (i == Q) part.result += at;
+        t->batch = 1;
+        t->heads = i == Q ? group : 1;
+    }
+    one.shape = (struct attn_shape){ 1, group, 1, whole->len_q, whole->len_k, whole->head_dim, whole->causal,
+                                     whole->key_lengths ? whole->key_lengths + b : NULL };
+    if (in->prefix.len) one.prefix = (struct attn_prefix){ in->prefix.len, view(&one.t[PREFIX_K]), view(&one.t[PREFIX_V]), NULL };
+    if (s->Zk) {
+        const bool by_query = s->heads > 1 && s->wide.heads == whole->heads;
+        const size_t state = b * s->wide.batch + (by_query ? kv * group : kv) * s->wide.head;
+        its.wide.heads = by_query ? group : 1;
+        its.wide.Zk += state * s->feat_dim * s->cols;
+        its.wide.scale += state;
+        its.wide.batch = 0;
+    }
+    const int status = run_all(cfg, &one, map, &its, listed, &part, failure);
+    failure->batch += b;
+    failure->head += kv * group;
+    return status;
+}
+
+/* The units of this process, and those of all on process 0; a GSL code there, *code when a message failed. */
+static int run_shared(const struct config *cfg, const struct inputs *in, const feature_map *map, const struct summaries *s, bool listed,
+                      struct outputs *o, struct attn_failure *failure, int *code)
+{
+    struct unit { int status; struct attn_failure failure; };
+    const size_t units = in->shape.batch * in->shape.kv_heads, rows = in->shape.heads / in->shape.kv_heads * in->shape.len_q;
+    struct unit *made = calloc(units, sizeof *made);
+    int status = GSL_SUCCESS;
+    size_t first, last;
+    processes_range(units, processes_rank(), &first, &last);
+    if ((*code = cli_agree(&cfg->c, made ? EXIT_DONE : cli_fail(&cfg->c, EXIT_FAILED, "out of memory")))) goto done;
+    for (size_t u = first; u < last && !cli_interrupted(); u++) {
+        made[u].status = run_unit(cfg, in, map, s, listed, o, u, &made[u].failure);
+        if (made[u].status) break;
+    }
+    if ((*code = cli_agree(&cfg->c, cli_interrupted()))) goto done;
+    *code = cli_collect(&cfg->c, made, units, sizeof *made, true);
+    for (size_t u = 0; u < units && !status && !*code; u++) {
+        status = made[u].status;
+        *failure = made[u].failure;
+    }
+    if (!*code && !status) *code = cli_collect(&cfg->c, o->result, units, rows * in->shape.head_dim * sizeof(float), false);
+done:
+    free(made);
+    return status;
+}
+
 static int list_files(const struct config *cfg, const struct inputs *in, const struct summaries *s, struct outputs *o)
 {
     const size_t r = s->feat_dim, d = s->cols ? s->cols - 1 : 0, states = s->batch * s->heads;
@@ -571,6 +654,25 @@ static int memory_needed(const struct config *cfg, const struct inputs *in, cons
     return cli_memory(&cfg->c, bytes, cfg->method == EXACT ? "attention" : cfg->feature);
 }
 
+/* Map and layout of the summaries of a method that has features; exit code. */
+static int prepare(const struct config *cfg, const struct inputs *in, feature_map **map, struct summaries *s, bool *listed)
+{
+    int code = make_map(cfg, in, map);
+    if (code) return code;
+    const bool wanted = cfg->z || cfg->z_out || cfg->kvec_out;
+    *listed = wanted || !feature_is_polynomial(*map) || feature_dim(*map) <= MAX_LISTED;
+    if (*listed && !feature_is_explicit(*map))
+        return cli_fail(&cfg->c, EXIT_FAILED, "%s has %zu features for dimension %zu: a summary of them does not fit",
+                        cfg->feature, feature_dim(*map), in->shape.head_dim);
+    code = check_summary(cfg, in, feature_dim(*map));
+    if (!code && *listed) lay_out_summaries(in, *map, s);
+    const bool csv_z = cfg->z_out && array_file_format(cfg->z_out) == ARRAY_CSV && s->rank > 2;
+    if (!code && (csv_z || (cfg->kvec_out && array_file_format(cfg->kvec_out) == ARRAY_CSV && s->rank > 3)))
+        code = cli_fail(&cfg->c, EXIT_USAGE, "--%s: a CSV file has rows and columns, the summary has more dimensions",
+                        csv_z ? "z-out" : "kvec-out");
+    return code;
+}
+
 static int work(const struct config *cfg, struct inputs *in, struct outputs *o)
 {
     feature_map *map = NULL;
@@ -579,36 +681,26 @@ static int work(const struct config *cfg, struct inputs *in, struct outputs *o)
     bool listed = true, made_folder = false;
     int status = GSL_SUCCESS, code = read_inputs(cfg, in);
     cli_outputs_begin(&cfg->c);
-    if (!code) code = check_outputs(cfg, in, &made_folder);
-    if (!code && cfg->method != EXACT) {
-        code = make_map(cfg, in, &map);
-        if (code) goto done;
-        const bool wanted = cfg->z || cfg->z_out || cfg->kvec_out;
-        listed = wanted || !feature_is_polynomial(map) || feature_dim(map) <= MAX_LISTED;
-        if (listed && !feature_is_explicit(map)) {
-            code = cli_fail(&cfg->c, EXIT_FAILED, "%s has %zu features for dimension %zu: a summary of them does not fit",
-                            cfg->feature, feature_dim(map), in->shape.head_dim);
-            goto done;
-        }
-        code = check_summary(cfg, in, feature_dim(map));
-        if (!code && listed) lay_out_summaries(in, map, &s);
-        const bool csv_z = cfg->z_out && array_file_format(cfg->z_out) == ARRAY_CSV && s.rank > 2;
-        if (!code && (csv_z || (cfg->kvec_out && array_file_format(cfg->kvec_out) == ARRAY_CSV && s.rank > 3)))
-            code = cli_fail(&cfg->c, EXIT_USAGE, "--%s: a CSV file has rows and columns, the summary has more dimensions",
-                            csv_z ? "z-out" : "kvec-out");
-    }
+    if (!code && !processes_rank()) code = check_outputs(cfg, in, &made_folder);
+    code = cli_agree(&cfg->c, code);
+    /* Without heads to share process 0 does it all. */
+    if (processes_rank() && !is_shared(cfg)) goto done;
+    if (!code && cfg->method != EXACT) code = prepare(cfg, in, &map, &s, &listed);
     if (!code) code = memory_needed(cfg, in, map, &s, listed);
+    if (is_shared(cfg)) code = cli_agree(&cfg->c, code);
     if (!code && listed && cfg->method != EXACT && has_summary(in)) code = make_summaries(cfg, in, map, &s);
     if (!code) code = alloc_outputs(cfg, in, &s, o);
+    if (is_shared(cfg)) code = cli_agree(&cfg->c, code);
     if (code) goto done;
-    if (cfg->method == EXACT) status = run_exact(cfg, in, o, &failure);
-    else if (!listed) status = run_scores(cfg, in, map, o, &failure);
-    else status = run_features(cfg, in, map, &s, o, &failure);
+    if (is_shared(cfg)) status = run_shared(cfg, in, map, &s, listed, o, &failure, &code);
+    else status = run_all(cfg, in, map, &s, listed, o, &failure);
+    if (code) goto done;
     if (status == GSL_EDOM)
         code = cli_fail(&cfg->c, EXIT_FAILED, "D <= 0 at batch %zu, head %zu, row %zu: the normaliser is not positive and finite",
                         failure.batch, failure.head, failure.row);
     else code = cli_status(&cfg->c, status, "attention");
     if (!code) code = cli_interrupted();
+    if (processes_rank()) goto done;
     if (!code) code = list_files(cfg, in, &s, o);
     if (!code) code = write_files(cfg, o);
 done:
@@ -625,6 +717,7 @@ int main(int argc, char **argv)
     struct config cfg = { .method = EXACT, .feature = "elu1", .bound = -1.0 };
     struct inputs in = { 0 };
     struct outputs o = { 0 };
+    if (processes_start(&argc, &argv, cli_interrupted)) return EXIT_FAILED;
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     if (cfg.method == EXACT)
         cli_warn_unused(&cfg.c, "on exact attention (--method ntk or linear)", (const char *const[]){ "feature", "bound", "omega", NULL });
@@ -633,5 +726,5 @@ int main(int argc, char **argv)
     const int code = work(&cfg, &in, &o);
     outputs_free(&o);
     for (int i = 0; i < NUM_TENSORS; i++) npy_free(&in.t[i].a);
-    return code;
+    return processes_end(code);
 }

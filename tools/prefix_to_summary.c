@@ -15,6 +15,7 @@
 #include "common/array_file.h"
 #include "prefix_ntk/feature.h"
 #include "prefix_ntk/summary.h"
+#include "processes/processes.h"
 
 static const char doc[] =
     "The summary (Z, k) of a prefix under the feature map that errs least on the queries given, among those listed. "
@@ -228,16 +229,10 @@ static int fold_prefix(const struct study *s, size_t kv, struct attn_fold *fold)
     return attn_fold_add_f64(fold, pk->len, head(pk, kv), pk->dim, head(pv, kv), pv->dim, s->cfg->c.threads, NULL);
 }
 
-static int compare(const struct attn_sums *input, const struct attn_sums *exact, const struct attn_sums *approx,
-                   struct approx_errors *into)
-{
-    struct approx_errors one;
-    const int status = approx_compare(input, exact, approx, &one, NULL);
-    if (!status) approx_errors_merge(into, &one);
-    return status;
-}
+/* Errors of one query head: without the prefix, with its mean, by map. */
+enum { NONE, FLAT, FIRST_MAP };
 
-static int judge_head(struct study *s, size_t h)
+static int judge_head(const struct study *s, size_t h, struct approx_errors *out)
 {
     const struct tensor *q = &s->t[Q], *pk = &s->t[PK], *pv = &s->t[PV], *k = &s->t[K], *v = &s->t[V];
     const size_t d = q->dim, n = q->len, kv = h / (q->heads / pk->heads);
@@ -259,9 +254,9 @@ static int judge_head(struct study *s, size_t h)
     }
     const struct attn_sums *tokens = k->path ? &input : NULL;
     const double one = 1.0;
-    if (!status) status = compare(tokens, &exact, NULL, &s->none);
+    if (!status) status = approx_compare(tokens, &exact, NULL, &out[NONE], NULL);
     if (!status) status = prefix_sums_polynomial(&sums, 1.0, 0, &one, 0, &one, 0, &approx);
-    if (!status) status = compare(tokens, &exact, &approx, &s->flat);
+    if (!status) status = approx_compare(tokens, &exact, &approx, &out[FLAT], NULL);
     for (size_t m = 0; m < s->cfg->num_maps && !status; m++) {
         if (!s->map[m]) continue;
         if (feature_is_polynomial(s->map[m])) {
@@ -274,7 +269,7 @@ static int judge_head(struct study *s, size_t h)
             if (h % (q->heads / pk->heads) == 0) status = fold_prefix(s, kv, s->fold[m]);
             if (!status) status = feature_sums(s, m, h, &approx);
         }
-        if (!status) status = compare(tokens, &exact, &approx, &s->error[m]);
+        if (!status) status = approx_compare(tokens, &exact, &approx, &out[FIRST_MAP + m], NULL);
     }
     free(shift);
     prefix_sums_free(&sums);
@@ -282,6 +277,36 @@ static int judge_head(struct study *s, size_t h)
     attn_sums_free(&input);
     attn_sums_free(&approx);
     return status;
+}
+
+/* Every query head, those of a prefix head by one process of the run; the errors are merged in the order of the heads. Exit code. */
+static int judge(struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    const struct tensor *q = &s->t[Q];
+    const size_t kv_heads = s->t[PK].heads, group = q->heads / kv_heads, width = FIRST_MAP + cfg->num_maps;
+    struct approx_errors *errors = calloc(q->heads * width, sizeof *errors);
+    int code = errors ? EXIT_DONE : cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+    size_t first, last;
+    processes_range(kv_heads, processes_rank(), &first, &last);
+    struct progress *progress = code ? NULL : progress_start(&cfg->c, "heads", (double)((last - first) * group));
+    for (size_t h = first * group; h < last * group && !code; h++) {
+        code = cli_status(&cfg->c, judge_head(s, h, errors + h * width), "judging the maps");
+        if (!code) code = cli_interrupted();
+        progress_to(progress, (double)(h + 1 - first * group));
+    }
+    progress_end(progress);
+    code = cli_agree(&cfg->c, code);
+    if (!code) code = cli_collect(&cfg->c, errors, kv_heads, group * width * sizeof *errors, false);
+    for (size_t h = 0; h < q->heads && !code && !processes_rank(); h++) {
+        const struct approx_errors *one = errors + h * width;
+        approx_errors_merge(&s->none, &one[NONE]);
+        approx_errors_merge(&s->flat, &one[FLAT]);
+        for (size_t m = 0; m < cfg->num_maps; m++)
+            if (s->map[m]) approx_errors_merge(&s->error[m], &one[FIRST_MAP + m]);
+    }
+    free(errors);
+    return code;
 }
 
 /* Makes the maps that are small enough and exist at this bound. */
@@ -377,29 +402,23 @@ static size_t choose(const struct study *s)
 
 static int work(const struct config *cfg, struct study *s, struct tensor *t)
 {
-    int code = cli_outputs_add(&cfg->c, "out", cfg->c.out);
-    if (code || (code = read_tensors(cfg, t))) return code;
+    int code = processes_rank() ? EXIT_DONE : cli_outputs_add(&cfg->c, "out", cfg->c.out);
+    if (!code) code = read_tensors(cfg, t);
+    if ((code = cli_agree(&cfg->c, code))) return code;
     if (cfg->z_out && array_file_format(cfg->z_out) == ARRAY_CSV && t[PK].a.rank > 2)
         return cli_fail(&cfg->c, EXIT_USAGE, "--z-out: a CSV file has rows and columns, the summary %zu dimensions", t[PK].a.rank);
     const struct tensor *q = &t[Q];
     s->scale = 1.0 / sqrt((double)q->dim);
     s->bound = cfg->bound;
     double most = 0.0;
-    for (size_t h = 0; h < q->heads && s->bound < 0.0; h++)
-        if (score_range(s, h, NULL, &most)) return cli_status(&cfg->c, GSL_ENOMEM, "scores");
+    for (size_t h = 0; h < q->heads && s->bound < 0.0 && !code; h++)
+        if (score_range(s, h, NULL, &most)) code = cli_status(&cfg->c, GSL_ENOMEM, "scores");
     if (s->bound < 0.0) s->bound = most;
-    if ((code = make_maps(s))) return code;
+    if (!code) code = make_maps(s);
     const double rows = (double)q->len;
-    code = cli_memory(&cfg->c, rows * ((double)(s->degree + 4) * (double)(q->dim + 1) + 1024.0 + (double)cfg->max_features) * 8.0,
+    if (!code) code = cli_memory(&cfg->c, rows * ((double)(s->degree + 4) * (double)(q->dim + 1) + 1024.0 + (double)cfg->max_features) * 8.0,
                       "judging the maps");
-    struct progress *progress = code ? NULL : progress_start(&cfg->c, "heads", (double)q->heads);
-    for (size_t h = 0; h < q->heads && !code; h++) {
-        code = cli_status(&cfg->c, judge_head(s, h), "judging the maps");
-        if (!code) code = cli_interrupted();
-        progress_to(progress, (double)(h + 1));
-    }
-    progress_end(progress);
-    if (code) return code;
+    if ((code = cli_agree(&cfg->c, code)) || (code = judge(s)) || processes_rank()) return code;
     const size_t best = choose(s);
     if (best == cfg->num_maps) {
         code = write_table(s, best);
@@ -425,15 +444,16 @@ int main(int argc, char **argv)
     struct config cfg = { .max_features = 4096, .bound = -1.0 };
     struct tensor t[NUM_TENSORS] = { { 0 } };
     struct study s = { .cfg = &cfg, .t = t };
+    if (processes_start(&argc, &argv, cli_interrupted)) return EXIT_FAILED;
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     if (cfg.adapter.adapter) {
         cfg.adapter.features = cfg.name;
         cfg.adapter.num_features = cfg.num_maps;
         if (!cfg.adapter.backbone) cfg.adapter.backbone = "vit-fashion";
         if (!cfg.adapter.task) cfg.adapter.task = "shapes";
-        const int converted = adapter_convert_run(&cfg.c, &cfg.adapter);
+        const int converted = processes_rank() ? EXIT_DONE : adapter_convert_run(&cfg.c, &cfg.adapter);
         free(cfg.features);
-        return converted;
+        return processes_end(cli_agree(&cfg.c, converted));
     }
     const int code = work(&cfg, &s, t);
     for (size_t m = 0; m < cfg.num_maps; m++) {
@@ -442,5 +462,5 @@ int main(int argc, char **argv)
     }
     for (int i = 0; i < NUM_TENSORS; i++) npy_free(&t[i].a);
     free(cfg.features);
-    return code;
+    return processes_end(code);
 }
