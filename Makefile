@@ -79,7 +79,8 @@ LINK     = $(CFLAGS) -fopenmp $(SANFLAGS) $(LDFLAGS)
 Q   := $(if $(V),,@)
 say  = $(if $(V),,@printf '  %-5s %s\n' $(1) $(patsubst $(BUILD)/%,%,$@))
 
-O := $(BUILD)/obj
+# All objects but that of the processes are those of a build without MPI.
+O := $(if $(filter build/mpi,$(BUILD)),build,$(BUILD))/obj
 # Processes of one run: by MPI (the Open MPI of pkg-config, else what mpicc says) or none but this one.
 OTHER_PROCESSES := processes/$(if $(MPI),serial,mpi).c
 MPI_CFLAGS = $(shell pkg-config --cflags ompi-c 2>/dev/null || mpicc --showme:compile)
@@ -150,6 +151,10 @@ reproduce: $(PAGE) ## run everything, draw, report, compare with the ledger (PRO
 test: $(TESTS) $(PROGRAMS) $(SHARED) ## build and run all tests
 	@$(if $(SAN),,BUILD="$$(cd $(BUILD) && pwd)" tests/python.sh --if-numpy)
 	@PREFIX_NTK_BIN="$$(cd $(BUILD)/bin && pwd)" tests/run.sh $(TESTS)
+
+.PHONY: mpi-test
+mpi-test: $(BUILD)/tests/test_processes $(addprefix $(BUILD)/bin/,ntk_convergence training_dynamics prefix_to_summary attend) ## MPI=1: run several processes under mpirun and compare with one
+	@PREFIX_NTK_BIN="$$(cd $(BUILD)/bin && pwd)" tests/run.sh $<
 
 .PHONY: python-test wheel
 python-test: $(SHARED) ## test the Python package in a virtual environment of its own (fetches NumPy if it is not there)
@@ -331,7 +336,7 @@ $(O)/flags: FORCE | $(SETUP)
 	$(call text_file,$(shell $(CC) --version | head -n 1) $(STRICT) $(KERNEL) $(foreach i,$(ISAS),$(ISA_$(i))) $(CFLAGS) $(CPPFLAGS) $(SANFLAGS))
 $(BUILD)/commit: FORCE
 	$(call text_file,$(PREFIX_NTK_COMMIT))
-$(O)/members: FORCE | $(SETUP)
+$(BUILD)/lib/members: FORCE | $(SETUP)
 	$(call text_file,$(LIB_OBJS) $(ROOM_OBJS) $(SUP_OBJS) $(LINK) $(MPI_LIBS) $(PKG_LIBS) $(LDLIBS))
 
 $(O)/%.o: %.c $(O)/flags
@@ -351,13 +356,13 @@ $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
 $(INTERNAL): $(LIB_OBJS)
 $(ROOM_LIB): $(ROOM_OBJS)
 $(SUPPORT): $(SUP_OBJS)
-$(INTERNAL) $(ROOM_LIB) $(SUPPORT): $(O)/members
+$(INTERNAL) $(ROOM_LIB) $(SUPPORT): $(BUILD)/lib/members
 	@mkdir -p $(@D)
 	$(call say,AR)
 	$(Q)rm -f $@.part && $(AR) rcs $@.part $(filter %.o,$^) && mv -f $@.part $@
 
 # The archive and the shared object others link: only the public symbols.
-$(STATIC): $(LIB_OBJS) $(O)/members
+$(STATIC): $(LIB_OBJS) $(BUILD)/lib/members
 	@mkdir -p $(@D)
 	$(call say,AR)
 	$(Q)$(CC) $(SANFLAGS) -r -nostdlib -o $(@:.a=.o) $(LIB_OBJS)
@@ -370,7 +375,7 @@ $(FORTRAN): $(O)/common/static/fortran_text.o
 	$(call say,AR)
 	$(Q)rm -f $@.part && $(AR) rcs $@.part $< && mv -f $@.part $@
 
-$(SHARED): $(LIB_OBJS) $(O)/members
+$(SHARED): $(LIB_OBJS) $(BUILD)/lib/members
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(LINK) -shared -Wl,-soname,libprefix_ntk.so.$(ABI) -Wl,--no-undefined -o $@.part $(LIB_OBJS) $(PKG_LIBS) $(LDLIBS) && \

@@ -9,6 +9,9 @@
 #define PROCESSES_PROCESSES_H
 #include <stddef.h>
 
+/* Whether this build has messages. */
+int processes_built(void);
+
 /* First of all in main; stop (may be NULL) is asked while a call waits: not 0 ends it. */
 int processes_start(int *argc, char ***argv, int (*stop)(void));
 
@@ -24,9 +27,6 @@ int processes_send(int to, const void *data, size_t bytes);
 int processes_receive(int from, void *data, size_t bytes);
 int processes_broadcast(void *data, size_t bytes);         /* from process 0 to all; all of them call it */
 int processes_barrier(void);
-
-/* What this process has sent so far. */
-double processes_bytes_sent(void);
 
 /* The part of `count` things, in order, that is process `rank`'s: first .. last. */
 void processes_range(size_t count, int rank, size_t *first, size_t *last);

@@ -11,6 +11,7 @@ int processes_start(int *argc, char ***argv, int (*stop)(void))
     return GSL_SUCCESS;
 }
 
+int processes_built(void) { return 0; }
 int processes_end(int code) { return code; }
 int processes_abort(int code) { return code; }
 int processes_rank(void) { return 0; }
@@ -41,4 +42,3 @@ int processes_broadcast(void *data, size_t bytes)
 }
 
 int processes_barrier(void) { return GSL_SUCCESS; }
-double processes_bytes_sent(void) { return 0.0; }

@@ -25,6 +25,7 @@ for program in "$@"; do
     [ "$status" -ne 0 ] || [ $((p + f + s)) -gt 0 ] || f=1
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     [ "$f" -eq 0 ] || cat "$log"
+    grep "^skipped: " "$log" | sort -u
     printf '%-32s %4d passed, %d failed%s  %ds\n' "$(basename "$program")" "$p" "$f" \
         "$([ "$s" -eq 0 ] || printf ', %d skipped' "$s")$([ "$status" -eq 0 ] || printf ' (exit %d)' "$status")" \
         $(($(date +%s) - start))
