@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Plants one error at a time in a copy of this tree, builds it in a folder of its own, runs the smoke profile's runs and the
+# Plants one error at a time in a copy of this tree, builds it in a folder of its own, runs what experiments/mutants.mk says and the
 # tests that should see it, and writes which rows and tests do.
 #
 #   tests/mutants.sh BUILD [--sample | NAME...]     the table to stdout; --sample: five of them
@@ -22,7 +22,7 @@ case ${1-} in
 esac
 
 field() { sed -n "s/^# $2: *//p" "$root/tests/mutants/$1.sed"; }
-make_there() { make -C "$tree" --no-print-directory -s BUILD="$work/build" PROFILE=smoke "$@"; }
+make_there() { make -C "$tree" --no-print-directory -s BUILD="$work/build" PROFILE=mutants "$@"; }
 # Runs $2... into folder $1; a run that fails is named in its file `failed`.
 run_all() {
     out=$1
@@ -31,7 +31,7 @@ run_all() {
     shift
     for run in "$@"; do
         command=$(make_there run-command RUN="$run")
-        (cd "$tree" && timeout 300 "$work/build/bin/"$command --seed 20240614 --quiet --profile smoke --out "$out/$run.csv" \
+        (cd "$tree" && timeout 300 "$work/build/bin/"$command --seed 20240614 --quiet --profile mutants --out "$out/$run.csv" \
             --verdicts "$out/verdicts.csv" --ledger paper_notes.md) > /dev/null 2>&1 || echo "$run" >> "$out/failed"
     done
 }

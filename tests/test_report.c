@@ -189,6 +189,28 @@ static void test_verify_on_classes(void **state)
     free(ledger);
 }
 
+/* Rows that docs/statements.md names as `ID/row` are rows of the ledger. */
+static void test_statements(void **state)
+{
+    (void)state;
+    char error[256];
+    struct ledger *l = ledger_read("paper_notes.md", error, sizeof error);
+    if (!l) fail_msg("%s", error);
+    FILE *file = fopen("docs/statements.md", "r");
+    assert_non_null(file);
+    char line[8192], claim[8], row[64];
+    size_t count = 0;
+    while (fgets(line, sizeof line, file))
+        for (const char *p = line; (p = strchr(p, '`')); p++) {
+            if (sscanf(p, "`%7[A-Z0-9]/%63[A-Za-z0-9-]`", claim, row) != 2) continue;
+            if (!ledger_find(l, claim, row)) fail_msg("docs/statements.md names %s/%s, which is no row", claim, row);
+            count++;
+        }
+    fclose(file);
+    assert_true(count > 50);
+    ledger_free(l);
+}
+
 static void test_verdict_rows_are_read(void **state)
 {
     char error[256];
@@ -427,6 +449,7 @@ int main(void)
         cmocka_unit_test(test_bad_ledgers_are_refused),
         cmocka_unit_test(test_classes),
         cmocka_unit_test(test_verify_on_classes),
+        cmocka_unit_test(test_statements),
         cmocka_unit_test(test_verdict_rows_are_read),
         cmocka_unit_test(test_numbers_as_read),
         cmocka_unit_test(test_verify_accepts_agreement),
