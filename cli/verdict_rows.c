@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/csv_record.h"
 #include "cli/text_file.h"
 
 enum {
@@ -17,36 +18,6 @@ enum { NUM_FIRST_COLUMNS = CLASS };
 
 static const char first_columns[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure";
 static const char header[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure,class,same_as";
-
-/* Cuts one record in place, "..." with doubled quotes undone. Returns the start of
- * the next record, NULL after the last; *cells counts the cells, SIZE_MAX for a
- * quote that is never closed. */
-static char *split_record(char *p, char **cell, size_t max, size_t *cells)
-{
-    size_t n = 0;
-    for (;;) {
-        char *to = p, *start = p;
-        if (*p == '"') {
-            for (p++; *p && !(*p == '"' && p[1] != '"'); p++) {
-                if (*p == '"') p++;
-                *to++ = *p;
-            }
-            if (!*p) { *cells = SIZE_MAX; return NULL; }
-            p++;
-        } else {
-            to = p += strcspn(p, ",\n");
-        }
-        const char after = *p;
-        *to = '\0';
-        if (n < max) cell[n] = start;
-        n++;
-        if (after == ',') { p++; continue; }
-        *cells = n;
-        if (after == '\n') return p[1] ? p + 1 : NULL;
-        if (after) *cells = SIZE_MAX;   /* text behind a closing quote */
-        return NULL;
-    }
-}
 
 static bool number(const char *text, double empty, double *out)
 {
@@ -78,7 +49,7 @@ static int parse(struct verdict_rows *v, const char *path, char *error, size_t e
         char *cell[NUM_COLUMNS];
         size_t cells;
         double count;
-        next = split_record(p, cell, NUM_COLUMNS, &cells);
+        next = csv_record_split(p, cell, NUM_COLUMNS, &cells);
         if (v->num_rows == room) {
             room = room ? 2 * room : 64;
             struct verdict_row *more = realloc(v->rows, room * sizeof *more);

@@ -1,6 +1,6 @@
 # Caption: Error of the plug-in summary over the effect of the prefix, per feature map ($d = 64$, $L = 128$, Gaussian prefix with keys and values of the same tokens,
 #   score spread 1). Left: against the prefix length $m$, means over trials. Middle: the share of the error due to the mass (how much attention the
-#   prefix gets) and to its mean. Right: at the longest prefix, where rows are decided, with 99.9 % intervals over trials; the oracle is
+#   prefix gets) and to its mean. Right: at the longest prefix, $m$ = @max(prefix_len), where rows are decided, with 99.9 % intervals over trials; the oracle is
 #   judged on the queries it was made for.
 fig_width = 1280
 fig_height = 600

@@ -1,4 +1,4 @@
-# Caption: Error over the effect of the prefix against the prefix length $m$ for the authors' map elu1 trained by Adam at the rate 0.001
+# Caption: Error over the effect of the prefix against the prefix length $m$ = @values(prefix_len) for the authors' map elu1 trained by Adam at the rate 0.001
 #   with $k$ linear from 0, by the authors' schedule of 40,000 steps. Judged on queries not trained on; bars: 99.9 % intervals over trials.
 fig_width = 760
 load 'plots/style.gp'

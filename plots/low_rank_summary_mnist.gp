@@ -1,5 +1,5 @@
 # Caption: Error over the effect of the prefix when $Z$ is cut to low rank (marks; 99.9 % intervals), and the share of its squared singular values
-#   that is lost (dashed), patches of MNIST images, $d = 64$.
+#   that is lost (dashed), patches of MNIST images, $d = 64$, @max(num_trials) trials.
 fig_width = 900
 load 'plots/style.gp'
 set datafile missing NaN

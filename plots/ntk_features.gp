@@ -1,5 +1,5 @@
 # Caption: Part of the function learnt by an infinitely long trained prefix, $K^*(x, X) K^*(X, X)^{-1} Y$, that lies outside the span of a summary's features,
-#   on fresh inputs, against the number of features, per standard deviation $\sigma$ of the prefix tokens. Bars: 99.9 % intervals over trials.
+#   on fresh inputs, against the number of features, per standard deviation $\sigma$ = @values(sigma) of the prefix tokens. Bars: 99.9 % intervals over @max(num_trials) trials.
 fig_width = 900
 load 'plots/style.gp'
 set datafile missing NaN

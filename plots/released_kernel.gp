@@ -1,5 +1,5 @@
 # Caption: Share of output rows that are not finite or more than 1 % off (solid) and of rows whose gradient is not finite (dashed), by the standard deviation
-#   of the scores (64 is that of the authors' study), for the released kernel and for the library, in float32 ($d = 64$, $L = 128$, elu1, mean over trials; none: at
+#   of the scores (64 is that of the authors' study), for the released kernel and for the library, in float32 ($d = 64$, $L = 128$, elu1, mean over @max(num_trials) trials; none: at
 #   the lower edge).
 fig_width = 860
 load 'plots/style.gp'

@@ -1,5 +1,5 @@
 # Caption: Left: share of random segments whose midpoint has a larger loss than the mean of its ends, segments in $Z$ with $k$ fixed (none: the loss is
-#   convex there) and in $k$ with $Z$ fixed. Right: share of problems with arbitrary outputs that 6 tokens with trained keys and values fit, against the
+#   convex there) and in $k$ with $Z$ fixed. Right: share of @max(num_trials) problems with arbitrary outputs that 6 tokens with trained keys and values fit, against the
 #   number of queries; dashed: a summary of 6 features or a prefix with given keys, which fit 6 and no more (F61).
 fig_width = 980
 load 'plots/style.gp'

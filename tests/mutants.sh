@@ -21,8 +21,12 @@ case ${1-} in
 *) names=$* ;;
 esac
 
+# What the header of error $1 says under $2.
 field() { sed -n "s/^# $2: *//p" "$root/tests/mutants/$1.sed"; }
 make_there() { make -C "$tree" --no-print-directory -s BUILD="$work/build" PROFILE=mutants "$@"; }
+# The program and options of run $1.
+command_of() { sed -n "s/^$1 //p" "$work/commands"; }
+program_of() { command_of "$1" | sed 's/ .*//'; }
 # Runs $2... into folder $1; a run that fails is named in its file `failed`.
 run_all() {
     out=$1
@@ -30,8 +34,7 @@ run_all() {
     mkdir -p "$out"
     shift
     for run in "$@"; do
-        command=$(make_there run-command RUN="$run")
-        (cd "$tree" && timeout 300 "$work/build/bin/"$command --seed 20240614 --quiet --profile mutants --out "$out/$run.csv" \
+        (cd "$tree" && timeout 300 "$work/build/bin/"$(command_of "$run") --seed 20240614 --quiet --profile mutants --out "$out/$run.csv" \
             --verdicts "$out/verdicts.csv" --ledger paper_notes.md) > /dev/null 2>&1 || echo "$run" >> "$out/failed"
     done
 }
@@ -41,12 +44,22 @@ rows_of() {
         /^\|/ { r = $(NF - 1); gsub(/ /, "", r); n = $2; gsub(/ /, "", n); if (r == run) print claim " " n }' "$root/paper_notes.md"
 }
 
+# Makes make compile what file $1 is in; lists of headers are not made for this folder.
+touch_source() {
+    case $1 in *.h) touch "$tree/${1%/*}"/*.c ;; *) touch "$tree/$1" ;; esac
+}
+
 mkdir -p "$tree"
 (cd "$root" && git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - 2> /dev/null) | tar -C "$tree" -xf -
-touch "$tree/Makefile"
+# What is built already serves, as links; files are written aside and renamed, so that the originals stay as they are.
+if [ ! -d "$work/build" ]; then
+    mkdir -p "$work/build"
+    for part in obj lib; do [ ! -d "$build/$part" ] || cp -al "$build/$part" "$work/build/"; done
+fi
 
 all_runs=$(for name in $names; do field "$name" runs; done | tr ' ' '\n' | sed '/^$/d' | sort -u)
-programs=$(for run in $all_runs; do command=$(make_there run-command RUN="$run"); echo "${command%% *}"; done | sort -u)
+for run in $all_runs; do echo "$run $(make_there run-command RUN="$run")"; done > "$work/commands"
+programs=$(for run in $all_runs; do program_of "$run"; done | sort -u)
 all_tests=$(for name in $names; do field "$name" tests; done | tr ' ' '\n' | sed '/^$/d' | sort -u)
 targets=$(printf "$work/build/bin/%s\n" $programs compare; for test in $all_tests; do echo "$work/build/tests/$test"; done)
 make_there -j"$(nproc)" $targets >&2 || { echo "mutants: the unchanged tree does not build" >&2; exit 2; }
@@ -59,13 +72,14 @@ echo "| planted error | file | seen by rows | failing tests |"
 echo "|---|---|---|---|"
 for name in $names; do
     file=$(field "$name" file) runs=$(field "$name" runs) tests=$(field "$name" tests)
+    cp "$tree/$file" "$work/unchanged"
     sed -i -f "$root/tests/mutants/$name.sed" "$tree/$file"
     rows= failing= note=
-    if cmp -s "$root/$file" "$tree/$file"; then
+    if cmp -s "$work/unchanged" "$tree/$file"; then
         note="cannot be planted"
     else
-        touch "$tree/$file"
-        targets=$(for run in $runs; do command=$(make_there run-command RUN="$run"); echo "$work/build/bin/${command%% *}"; done
+        touch_source "$file"
+        targets=$(for run in $runs; do echo "$work/build/bin/$(program_of "$run")"; done
                   for test in $tests; do echo "$work/build/tests/$test"; done)
         case " $tests " in *" test_exact_rows "*) targets="$targets $(printf "$work/build/bin/%s\n" $programs)" ;; esac
         if make_there -j"$(nproc)" $targets > "$work/log" 2>&1; then
@@ -88,7 +102,8 @@ for name in $names; do
     [ -z "$rows" ] || echo "$rows" >> "$work/seen"
     echo "| \`$name\`: $(sed -n '1s/^# //p' "$root/tests/mutants/$name.sed") | $file | ${note:-$(echo "$rows" | paste -sd , - | sed 's/,/, /g')} | $(echo $failing) |"
     echo "mutants: $name: $(echo "$rows" | sed '/^$/d' | wc -l) rows, tests:$failing" >&2
-    cp "$root/$file" "$tree/$file"
+    cp "$work/unchanged" "$tree/$file"
+    touch_source "$file"
 done
 [ $complete = yes ] || exit $bad
 

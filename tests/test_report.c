@@ -362,11 +362,12 @@ static void test_page(void **state)
 {
     scratch_file(*state, "ledger.md", ledger_text);
     put_rows(*state, slope_row, constant_row, "");
-    scratch_file(*state, "sweep.csv", "# program=conv version=0.1.0 seed=7 blas=\"OpenBLAS x y\"\n# options: --dim 3\na\n1\n");
+    scratch_file(*state, "sweep.csv", "# program=conv version=0.1.0 seed=7 blas=\"OpenBLAS x y\"\n# options: --dim 3\n"
+                                      "name,m,b\n\"x, y\",4096,\nz,16,1\nz,16,2\n");
     scratch_file(*state, "sweep.svg", "<svg/>");
     scratch_file(*state, "provenance.json", "{\"started\": \"2026-01-02T03:04:05Z\", \"machine\": {\"cpu\": \"C 1\", \"cpus\": 2}, "
                                             "\"runs\": {\"sweep\": 3}}");
-    scratch_file(*state, "sweep.gp", "# Caption: The error of $K_m$\n#   against $m$.\nplot\n");
+    scratch_file(*state, "sweep.gp", "# Caption: The error of $K_m$\n#   against $m$.\n# From @min(m) to @max(m): @values(m); @max(c) a@b.\nplot\n");
     const char *folder = scratch_path(*state, ""), *appendix = scratch_file(*state, "a.md", "# Proofs\n\n```\n# code\n```\n");
     struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures", folder,
                                    "--plots", folder, "--runs", "sweep,bounds", "--profile", "smoke", "--explore",
@@ -375,7 +376,7 @@ static void test_page(void **state)
     static const char *const wanted[] = {
         "[[1]{.count} [supported]{.verdict .supported}", "[[0]{.count} [contradicted]", "[[1]{.count} [no run]{.verdict .no-run}",
         "## T2. Convergence of $K_m$ {#T2}", "[−0.4987]{.number} [\\[−0.5031, −0.4942\\]]{.interval}", "| [sweep](#fig-sweep) |",
-        "![](sweep.svg)", "The error of $K_m$\nagainst $m$.", "- The run `bounds` has no table.", "- blas: `OpenBLAS x y`",
+        "![](sweep.svg)", "The error of $K_m$\nagainst $m$.\nFrom 16 to 4096: 16, 4096; ? a@b.\n", "- The run `bounds` has no table.", "- blas: `OpenBLAS x y`",
         "- options: `--dim 3`", "## Proofs", "\n# code\n", "- **1 confirmed in every row that is decided**: [T2](#T2)\n",
         "- **1 open**: [F1](#F1)\n", "subtitle: \"What holds, what does not, what to use", ", smoke profile, 2026-01-02\"",
         "- machine: cpu `C 1`, cpus 2\n", "# Explore\n", "Of 3 rows, each decided once, **3 are preregistered**", "| preregistered | ",

@@ -13,6 +13,7 @@
 #include <jansson.h>
 
 #include "common/atomic_file.h"
+#include "cli/caption.h"
 #include "cli/cli.h"
 #include "cli/ledger.h"
 #include "cli/tally.h"
@@ -361,11 +362,12 @@ static void put_summary(const struct page *p)
     fputs(":::\n\n", p->out);
 }
 
-/* The lines of RUN.gp's leading comment from "# Caption:" on. */
+/* The lines of RUN.gp's leading comment from "# Caption:" on, numbers filled in from RUN.csv. */
 static void put_caption(const struct page *p, const char *run)
 {
-    char path[PATH_SIZE];
+    char path[PATH_SIZE], table[PATH_SIZE];
     snprintf(path, sizeof path, "%s/%s.gp", p->cfg->plots, run);
+    snprintf(table, sizeof table, "%s/%s.csv", p->cfg->results, run);
     char *text = text_file_read(path);
     bool inside = false;
     for (char *line = text, *next; line && *line == '#'; line = next) {
@@ -373,7 +375,9 @@ static void put_caption(const struct page *p, const char *run)
         if (next) *next++ = '\0';
         line += strspn(line, "# \t");
         if (!strncmp(line, "Caption:", 8)) { inside = true; line += 8 + strspn(line + 8, " "); }
-        if (inside) fprintf(p->out, "%s\n", line);
+        if (!inside) continue;
+        if (caption_put(line, table, p->out)) cli_warn(&p->cfg->common, "%s: the caption names a column that %s has not", path, table);
+        fputc('\n', p->out);
     }
     free(text);
 }
