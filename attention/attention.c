@@ -114,6 +114,20 @@ static float *row_out(struct attn_out x, size_t b, size_t h, size_t i)
     return x.data + (ptrdiff_t)b * x.batch + (ptrdiff_t)h * x.head + (ptrdiff_t)i * x.row;
 }
 
+static bool row_is_finite(const float *x, size_t n)
+{
+    float sum = 0.0f;
+    for (size_t c = 0; c < n; c++) sum += x[c] * 0.0f;
+    return sum == 0.0f;
+}
+
+/* The row, or zeros for one that is not finite. */
+static void copy_finite(float *to, const float *from, size_t n)
+{
+    if (row_is_finite(from, n)) memcpy(to, from, n * sizeof *to);
+    else memset(to, 0, n * sizeof *to);
+}
+
 static struct attn_in as_input(struct attn_out x)
 {
     return (struct attn_in){ x.data, x.batch, x.head, x.row };
@@ -143,6 +157,13 @@ struct attn_packed {
 struct attn_packed *attn_packed_alloc(size_t batch, size_t kv_heads, size_t prefix_len, size_t head_dim, int backward)
 {
     if (!batch || !kv_heads || !prefix_len || !head_dim) return NULL;
+    /* panels + rows of padded numbers, in both kinds, and rounding: below 2^62 bytes. */
+    size_t numbers;
+    if (prefix_len > SIZE_MAX - ATTN_PANEL || head_dim > SIZE_MAX / 2 ||
+        __builtin_mul_overflow(attn_panels(prefix_len) * ATTN_PANEL, attn_padded(head_dim), &numbers) ||
+        __builtin_mul_overflow(numbers, batch, &numbers) || __builtin_mul_overflow(numbers, kv_heads, &numbers) ||
+        numbers > SIZE_MAX / 64)
+        return NULL;
     struct attn_packed *p = calloc(1, sizeof *p);
     if (!p) return NULL;
     const size_t padded_len = attn_panels(prefix_len) * ATTN_PANEL;
@@ -174,7 +195,7 @@ void attn_packed_free(struct attn_packed *packed)
     free(packed);
 }
 
-size_t attn_packed_bytes(const struct attn_packed *packed) { return packed->bytes + sizeof *packed; }
+size_t attn_packed_bytes(const struct attn_packed *packed) { return packed ? packed->bytes + sizeof *packed : 0; }
 
 struct pack_job { struct attn_packed *packed; struct attn_in k, v; const struct kernels *kernels; };
 
@@ -369,9 +390,12 @@ static void forward_task(void *context, size_t task, int thread)
         block_args.Z_row = z->Z.row;
         block_args.kvec = row_in(z->k, b, zh, 0);
         if (!job->elu1) {
-            for (size_t i = 0; i < rows; i++) memcpy(mine->q + i * d, row_in(job->q, b, h, i0 + i), d * sizeof(float));
+            for (size_t i = 0; i < rows; i++) copy_finite(mine->q + i * d, row_in(job->q, b, h, i0 + i), d);
             const int status = feature_forward_f32(z->map, FEATURE_QUERY, rows, mine->q, d, mine->phi, job->feat_dim,
                                                    mine->phi_log, 1, mine->feature);
+            /* The features of a row that is not finite are NaN, and so is its D. */
+            for (size_t i = 0; i < rows; i++)
+                if (!row_is_finite(row_in(job->q, b, h, i0 + i), d)) mine->phi[i * job->feat_dim] = NAN;
             if (status) {
                 int none = GSL_SUCCESS;
                 atomic_compare_exchange_strong(&job->status, &none, status);
@@ -389,7 +413,7 @@ static void forward_task(void *context, size_t task, int thread)
 static void merge_row(float *into, float into_row[2], const float *from, const float from_row[2], size_t d)
 {
     const float shift = fmaxf(into_row[0], from_row[0]);
-    if (from_row[0] == -INFINITY) return;
+    if (from_row[0] == -INFINITY && from_row[1] == 0.0f) return;
     const float a = into_row[0] == -INFINITY ? 0.0f : exp2f(into_row[0] - shift), b = exp2f(from_row[0] - shift);
 #pragma omp simd
     for (size_t c = 0; c < d; c++) into[c] = a * into[c] + b * from[c];
@@ -718,7 +742,7 @@ static int feature_rows(struct backward_job *job, struct backward_thread *mine, 
         job->kernels->feature_backward(&f);
         return GSL_SUCCESS;
     }
-    for (size_t i = 0; i < rows.rows; i++) memcpy(mine->x + i * d, row_in(job->q, b, h, i0 + i), d * sizeof(float));
+    for (size_t i = 0; i < rows.rows; i++) copy_finite(mine->x + i * d, row_in(job->q, b, h, i0 + i), d);
     f.phi_log = mine->phi_log;
     const int status = feature_forward_f32(z->map, FEATURE_QUERY, rows.rows, mine->x, d, mine->phi, r, mine->phi_log, 1,
                                            mine->feature);

@@ -111,7 +111,7 @@ INLINE vf vexp2(vf x)
     p = p * f + splat(0x1.62e430d034702p-1f);
     p = p * f + splat(1.0f);
     const vi bits = (vi)p + ((vi)n << 23);
-    return (vf)(bits & ~(x <= splat(-125.0f)));
+    return (vf)((bits & ~(x <= splat(-125.0f))) | (x != x));
 #endif
 }
 
@@ -141,6 +141,19 @@ INLINE void add_scaled(float *to, const float *from, float by, size_t n)
     size_t i = 0;
     for (; i + VW <= n; i += VW) store(to + i, load(to + i) + by * load(from + i));
     for (; i < n; i++) to[i] += by * from[i];
+}
+
+/* Whether every number of `rows` rows of n is finite. */
+static int all_finite(const float *x, ptrdiff_t row, size_t rows, size_t n)
+{
+    vf sum = { 0 };
+    float rest = 0.0f;
+    for (size_t r = 0; r < rows; r++, x += row) {
+        size_t i = 0;
+        for (; i + VW <= n; i += VW) sum += load(x + i) * 0.0f;
+        for (; i < n; i++) rest += x[i] * 0.0f;
+    }
+    return horizontal_sum(sum) + rest == 0.0f;
 }
 
 /* 2^e as a float, saturating to 0 and inf. */
@@ -340,7 +353,7 @@ struct grad_tile {
     ptrdiff_t row;
     const float *k_panel, *v_panel;
     const float *shift, *delta;
-    const int *limit;             /* as in score_tile; hidden keys get P = dS = 0 */
+    const int *limit;             /* as in score_tile; hidden keys get P = dS = 0, whatever they hold */
     float *P, *dS;                /* stride GRAD_LD */
 };
 
@@ -356,8 +369,11 @@ INLINE void grad_tile(const int rows, const int nv, const struct grad_tile *t)
     }
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++) acc[r][v] = (vf){ 0 };
     multiply(rows, nv, t->head_dim, t->g, t->row, 1, t->v_panel, ATTN_PANEL, acc);
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++)
-        store(t->dS + r * GRAD_LD + v * VW, load(t->P + r * GRAD_LD + v * VW) * (acc[r][v] - splat(t->delta[r])));
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < nv; v++) {
+        vf ds = load(t->P + r * GRAD_LD + v * VW) * (acc[r][v] - splat(t->delta[r]));
+        if (t->limit) ds = choose(lane_index() + v * VW < splat_int(t->limit[r]), ds, (vf){ 0 });
+        store(t->dS + r * GRAD_LD + v * VW, ds);
+    }
 }
 
 /* Every tile that occurs, as a function of its own: rows 1..6 with any number of
@@ -553,8 +569,20 @@ static void forward_group(const struct forward_rows *s, size_t r0, size_t rows, 
     const float *scale = s->fresh ? from_zero : alpha;
     for (size_t i = 0; i < num_pieces; i++) {
         if (!seen[i]) continue;
-        product_group(rows, padded, seen[i], s->strip + pieces[i].col0, STRIP_LD, 1, pieces[i].v, pieces[i].v_row,
-                      s->acc + r0 * padded, (ptrdiff_t)padded, scale);
+        const struct piece *p = &pieces[i];
+        const float *P = s->strip + p->col0;
+        float *acc = s->acc + r0 * padded;
+        const size_t common = visible(p, r0);
+        if (common >= seen[i] ||
+            all_finite(p->v + (ptrdiff_t)common * p->v_row, p->v_row, seen[i] - common, padded)) {
+            product_group(rows, padded, seen[i], P, STRIP_LD, 1, p->v, p->v_row, acc, (ptrdiff_t)padded, scale);
+        } else {
+            /* 0 times a value that is not finite is NaN: each row meets the keys it sees, no others. */
+            for (size_t r = 0; r < rows; r++)
+                product_group(1, padded, visible(p, r0 + r), P + r * STRIP_LD, STRIP_LD, 1, p->v, p->v_row,
+                              acc + r * padded, (ptrdiff_t)padded,
+                              scale == from_zero || scale == as_is ? scale : scale + r);
+        }
         scale = as_is;
     }
 }
@@ -676,6 +704,8 @@ static void forward_summary(const struct attn_forward_block *b, const struct for
         float *row = phi + i * phi_row;
         if (!b->phi) elu1_row(b->q + (ptrdiff_t)i * b->q_row, d, padded, root, row);
         double mass = dot(row, b->kvec, r);
+        /* elu1 forgives -inf. */
+        if (!b->phi && !all_finite(b->q + (ptrdiff_t)i * b->q_row, 0, 1, d)) mass = NAN;
         int whole = 0;
         if (b->phi_log && b->phi_log[i] != 0.0) {
             /* e^log = 2^whole part, part in [1, 2). */
@@ -776,9 +806,11 @@ void ISA_NAME(attn_grad_prepare)(const struct attn_grad_rows *r, size_t head_dim
         const int good = D > 0.0f && D < INFINITY;
         const float by = good ? 1.0f / D : 0.0f;
         float *to_q = r->q + i * padded, *to_g = r->g + i * padded;
-        scaled(to_q, qi, scale2, head_dim);
-        scaled(to_g, gi, by, head_dim);
-        for (size_t c = head_dim; c < padded; c++) to_q[c] = to_g[c] = 0.0f;
+        if (good) {
+            scaled(to_q, qi, scale2, head_dim);
+            scaled(to_g, gi, by, head_dim);
+        }
+        for (size_t c = good ? head_dim : 0; c < padded; c++) to_q[c] = to_g[c] = 0.0f;
         r->delta[i] = good ? (float)dot(to_g, oi, head_dim) : 0.0f;
         r->shift[i] = good ? stats[i][0] : INFINITY;
     }
@@ -797,8 +829,24 @@ static void write_rows(const float *src, size_t padded, size_t rows, size_t head
     }
 }
 
-/* P and dS of rows i0 .. i0+rows-1 against keys 0..keys-1 of the block; row i sees the
- * first bound + i of them when causal. */
+/* How many of `keys` keys of the block row i sees: the first bound + i when causal, none where
+ * D is bad. */
+static size_t grad_visible(const struct attn_backward_block *b, size_t i, size_t keys, ptrdiff_t bound)
+{
+    if (b->rows.shift[i] == INFINITY) return 0;
+    const ptrdiff_t seen = b->causal ? bound + (ptrdiff_t)i : (ptrdiff_t)keys;
+    return seen <= 0 ? 0 : least(keys, (size_t)seen);
+}
+
+static int any_bad(const struct attn_backward_block *b, size_t i, size_t rows)
+{
+    float most = 0.0f;
+    for (size_t r = i; r < i + rows; r++) most = b->rows.shift[r] > most ? b->rows.shift[r] : most;
+    return most == INFINITY;
+}
+
+/* P and dS of rows i0 .. i0+rows-1 against keys 0..keys-1 of the block, of which row i sees
+ * grad_visible. */
 static void grad_weights(const struct attn_backward_block *b, size_t i0, size_t rows, size_t keys, ptrdiff_t bound,
                          const float *k_panels, const float *v_panels, float *P, float *dS)
 {
@@ -807,12 +855,13 @@ static void grad_weights(const struct attn_backward_block *b, size_t i0, size_t 
         const size_t n = least(MR, rows - r);
         const ptrdiff_t last = b->causal ? bound + (ptrdiff_t)(i0 + r + n - 1) : (ptrdiff_t)keys;
         const size_t seen = last <= 0 ? 0 : least(keys, (size_t)last), end = round16(seen);
+        const int bad = any_bad(b, i0 + r, n);
         for (size_t c = 0; c < end; c += NV * VW) {
             int limit[MR];
             const size_t nv = least(NV, (end - c) / VW);
-            const int masked = b->causal && bound + (ptrdiff_t)(i0 + r) < (ptrdiff_t)(c + nv * VW);
+            const int masked = bad || (b->causal && bound + (ptrdiff_t)(i0 + r) < (ptrdiff_t)(c + nv * VW));
             for (size_t i = 0; masked && i < n; i++) {
-                const ptrdiff_t left = bound + (ptrdiff_t)(i0 + r + i) - (ptrdiff_t)c;
+                const ptrdiff_t left = (ptrdiff_t)grad_visible(b, i0 + r + i, keys, bound) - (ptrdiff_t)c;
                 limit[i] = left < 0 ? 0 : left > NV * VW ? NV * VW : (int)left;
             }
             const size_t panel = c / ATTN_PANEL * ATTN_PANEL * d + c % ATTN_PANEL;
@@ -870,8 +919,11 @@ void ISA_NAME(attn_backward_block)(const struct attn_backward_block *b)
                 const float *g = b->rows.g + i0 * padded, *q = b->rows.q + i0 * padded;
                 const float *fresh = i0 == first ? from_zero : as_is;
                 grad_weights(b, i0, rows, keys, bound, kt, vt, P, dS);
-                for (size_t j = 0; j < keys; j += step) {
-                    const size_t n = least(step, keys - j);
+                /* Rows and keys go in groups; where one of them is not finite, one by one, so that it
+                 * does not meet (as 0 times NaN) what it may not see. */
+                const size_t key_step = !b->causal || all_finite(g, (ptrdiff_t)padded, rows, padded) ? step : 1;
+                for (size_t j = 0; j < keys; j += key_step) {
+                    const size_t n = least(key_step, keys - j);
                     const ptrdiff_t start = b->causal ? (ptrdiff_t)j - bound + 1 - (ptrdiff_t)i0 : 0;
                     const size_t from = start <= 0 ? 0 : least(rows, (size_t)start);
                     product_group(n, padded, rows - from, P + from * GRAD_LD + j, 1, GRAD_LD, g + from * padded,
@@ -883,8 +935,13 @@ void ISA_NAME(attn_backward_block)(const struct attn_backward_block *b)
                     const size_t n = least(step, rows - r);
                     const ptrdiff_t last = b->causal ? bound + (ptrdiff_t)(i0 + r + n - 1) : (ptrdiff_t)keys;
                     const size_t seen = last <= 0 ? 0 : least(keys, (size_t)last);
-                    product_group(n, padded, seen, dS + r * GRAD_LD, GRAD_LD, 1, k, k_row,
-                                  b->rows.dq + (i0 + r) * padded, (ptrdiff_t)padded, as_is);
+                    const size_t common = grad_visible(b, i0 + r, keys, bound);
+                    const int whole = !any_bad(b, i0 + r, n) &&
+                        (common >= seen || all_finite(k + (ptrdiff_t)common * k_row, k_row, seen - common, d));
+                    for (size_t i = r; i < r + n; i += whole ? n : 1)
+                        product_group(whole ? n : 1, padded, whole ? seen : grad_visible(b, i0 + i, keys, bound),
+                                      dS + i * GRAD_LD, GRAD_LD, 1, k, k_row, b->rows.dq + (i0 + i) * padded,
+                                      (ptrdiff_t)padded, as_is);
                 }
             }
         }
@@ -903,8 +960,9 @@ void ISA_NAME(attn_feature_backward)(const struct attn_feature_grad *f)
 
     /* phi <- phi 2^-M: what the features weigh relative to D. */
     for (size_t i = 0; i < f->rows; i++) {
-        if (f->elu1) elu1_row(f->q + (ptrdiff_t)i * f->q_row, d, padded, root, f->phi + i * phi_row);
         const float shift = f->shift[i];
+        if (f->elu1 && shift == INFINITY) memset(f->phi + i * phi_row, 0, phi_row * sizeof *f->phi);
+        else if (f->elu1) elu1_row(f->q + (ptrdiff_t)i * f->q_row, d, padded, root, f->phi + i * phi_row);
         if (f->phi_log && f->phi_log[i] != 0.0)
             weight[i] = (float)exp2(f->phi_log[i] * 0x1.71547652b82fep+0 - (double)shift);
         else
@@ -923,6 +981,7 @@ void ISA_NAME(attn_feature_backward)(const struct attn_feature_grad *f)
     }
     for (size_t i = 0; i < f->rows; i++) {
         float *phi = f->phi + i * phi_row, *dphi = f->dphi + i * dphi_row;
+        if (f->shift[i] == INFINITY) memset(dphi, 0, dphi_row * sizeof *dphi);
         if (f->elu1) {
             /* elu' = 1 above 0 and e^z = phi below: min(phi, 1). Padded columns have dphi = 0. */
             float *dq = f->dq + i * padded;

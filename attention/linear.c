@@ -10,7 +10,6 @@
 #include <cblas.h>
 #include <gsl/gsl_errno.h>
 #include <math.h>
-#include <omp.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,6 +19,7 @@
 #include "attention/feature_internal.h"
 #include "attention/linear_state.h"
 #include "attention/linear_wide.h"
+#include "common/parallel.h"
 
 enum { CHUNK = 64, ALIGN = 64 };
 
@@ -39,6 +39,7 @@ struct rows {
     double *phi, *mass;            /* (CHUNK, feat_dim); mass: keys of maps whose sides differ */
     double *log_scale;             /* (CHUNK) */
     double *values;                /* keys: [v, 1], (CHUNK, dim + 1) */
+    bool bad[CHUNK];               /* not finite; x (and values) are zeros instead */
 };
 
 struct scratch {
@@ -148,6 +149,18 @@ static float *output(struct attn_out x, size_t b, size_t h, size_t i)
     return x.data + (ptrdiff_t)b * x.batch + (ptrdiff_t)h * x.head + (ptrdiff_t)i * x.row;
 }
 
+/* Into double; zeros and false for a row that is not finite. */
+static bool load_row(const float *from, size_t n, double *to)
+{
+    double check = 0.0;
+    for (size_t c = 0; c < n; c++) {
+        to[c] = from[c];
+        check += to[c] * 0.0;
+    }
+    if (check != 0.0) memset(to, 0, n * sizeof *to);
+    return check == 0.0;
+}
+
 static int load_queries(const struct head *head, size_t begin, size_t count)
 {
     struct rows *q = &head->t->q;
@@ -155,36 +168,38 @@ static int load_queries(const struct head *head, size_t begin, size_t count)
     const size_t d = map->dim;
     q->begin = begin;
     q->count = count;
-    for (size_t i = 0; i < count; i++) {
-        const float *row = element(head->job->q, head->b, head->h, begin + i);
-        for (size_t c = 0; c < d; c++) q->x[i * d + c] = row[c];
-    }
+    for (size_t i = 0; i < count; i++)
+        q->bad[i] = !load_row(element(head->job->q, head->b, head->h, begin + i), d, q->x + i * d);
     return feature_forward_f64(map, FEATURE_QUERY, count, q->x, d, q->phi, map->feat_dim, q->log_scale, 1, head->t->feature);
 }
 
-static int load_keys(const struct head *head, size_t begin, size_t count)
+/* A key or value that is not finite counts as zeros. `poison`: the mass feature NaN instead, so that
+ * the rows that see it have no D; where those are known to be bad already, zeros do. */
+static int load_keys(const struct head *head, size_t begin, size_t count, bool poison)
 {
     struct rows *k = &head->t->k;
     const struct job *job = head->job;
     const feature_map *map = job->map;
     const size_t d = map->dim, cols = d + 1;
-    double check = 0.0;
     k->begin = begin;
     k->count = count;
     for (size_t j = 0; j < count; j++) {
-        const float *row = element(job->k, head->b, head->kv, begin + j);
-        const float *value = element(job->v, head->b, head->kv, begin + j);
-        for (size_t c = 0; c < d; c++) {
-            k->x[j * d + c] = row[c];
-            k->values[j * cols + c] = value[c];
-            check += (double)value[c] * 0.0;
-        }
+        const bool key = load_row(element(job->k, head->b, head->kv, begin + j), d, k->x + j * d);
+        const bool value = load_row(element(job->v, head->b, head->kv, begin + j), d, k->values + j * cols);
         k->values[j * cols + d] = 1.0;
+        k->bad[j] = !key || !value;
     }
-    if (check != 0.0) return GSL_EDOM;
     int status = feature_forward_f64(map, FEATURE_VALUE, count, k->x, d, k->phi, map->feat_dim, k->log_scale, 1, head->t->feature);
     if (!status && job->differ)
         status = feature_forward_f64(map, FEATURE_MASS, count, k->x, d, k->mass, map->feat_dim, k->log_scale, 1, head->t->feature);
+    for (size_t j = 0; !status && j < count; j++) {
+        if (!k->bad[j]) continue;
+        double *phi = k->phi + j * map->feat_dim, *mass = job->differ ? k->mass + j * map->feat_dim : phi;
+        memset(k->values + j * cols, 0, d * sizeof(double));
+        memset(phi, 0, map->feat_dim * sizeof *phi);
+        memset(mass, 0, map->feat_dim * sizeof *mass);
+        if (poison) mass[0] = NAN;
+    }
     return status;
 }
 
@@ -212,10 +227,10 @@ static void start_state(const struct head *head)
 }
 
 /* Adds the keys [from, to) to the state. */
-static int add_keys(const struct head *head, size_t from, size_t to)
+static int add_keys(const struct head *head, size_t from, size_t to, bool poison)
 {
     for (size_t j = from; j < to; j += CHUNK) {
-        const int status = load_keys(head, j, least(CHUNK, to - j));
+        const int status = load_keys(head, j, least(CHUNK, to - j), poison);
         if (status) return status;
         const struct rows *k = &head->t->k;
         linear_state_add(&head->t->state, k->count, k->phi, k->mass, k->values, k->log_scale);
@@ -288,19 +303,21 @@ static int forward_head(const struct head *head, bool gradients)
         const size_t count = least(CHUNK, len_q - i0);
         const size_t all = visible(head, i0), some = visible(head, i0 + count - 1);
         double own_unit[CHUNK], *unit = gradients ? t->unit + i0 : own_unit;
-        int status = add_keys(head, done, all);
+        int status = add_keys(head, done, all, true);
         done = all;
-        if (!status && some > all) status = load_keys(head, all, some - all);
+        if (!status && some > all) status = load_keys(head, all, some - all, true);
         if (!status) status = load_queries(head, i0, count);
         if (status) return status;
         chunk_sums(head, all, some, unit);
         for (size_t i = 0; i < count; i++) {
             const size_t at = (head->b * job->shape->heads + head->h) * len_q + i0 + i;
             double *num = t->num + i * cols;
+            if (t->q.bad[i]) num[d] = NAN;
             if (job->dense) {
                 /* Beside true masses the queries' own scales count: take them in, and out again. */
                 unit[i] += t->q.log_scale[i];
                 attn_dense_add(num, d, &unit[i], job->dense, at);
+                if (!attn_sums_finite(num, d)) num[d] = NAN;
                 if (job->rows_out) attn_dense_row(unit[i], num[d], job->rows_out[at]);
                 unit[i] -= t->q.log_scale[i];
             }
@@ -311,7 +328,7 @@ static int forward_head(const struct head *head, bool gradients)
                 double *dnum = t->dnum + (i0 + i) * cols, along = 0.0;
                 for (size_t c = 0; c < d; c++) {
                     dnum[c] = good ? g[c] / num[d] : 0.0;
-                    along += dnum[c] * num[c];
+                    along += good ? dnum[c] * num[c] : 0.0;
                 }
                 dnum[d] = good ? -along / num[d] : 0.0;
                 if (!good) unit[i] = HUGE_VAL;                /* weight 0 wherever e^{-M_i} is taken */
@@ -339,9 +356,9 @@ static int query_gradients(const struct head *head)
         const size_t count = least(CHUNK, len_q - i0);
         const size_t all = visible(head, i0), some = visible(head, i0 + count - 1);
         const double *unit = t->unit + i0, *dnum = t->dnum + i0 * cols;
-        int status = add_keys(head, done, all);
+        int status = add_keys(head, done, all, false);
         done = all;
-        if (!status && some > all) status = load_keys(head, all, some - all);
+        if (!status && some > all) status = load_keys(head, all, some - all, false);
         if (!status) status = load_queries(head, i0, count);
         if (status) return status;
         for (size_t i = 0; i < count; i++) {
@@ -365,6 +382,8 @@ static int query_gradients(const struct head *head)
             gemm(0, count, r, some - all, t->pair, CHUNK, t->k.phi, r, 1.0, t->dphi, r);
             if (job->differ) gemm(0, count, r, some - all, t->pair_mass, CHUNK, t->k.mass, r, 1.0, t->dphi, r);
         }
+        for (size_t i = 0; i < count; i++)
+            if (unit[i] == HUGE_VAL) memset(t->dphi + i * r, 0, r * sizeof(double));
         status = feature_backward_f64(map, FEATURE_QUERY, count, t->q.x, d, t->dphi, r, t->q.log_scale, t->dx, d, 0, 1,
                                       t->feature);
         if (status) return status;
@@ -412,7 +431,7 @@ static int key_gradients(const struct head *head, bool add)
         const size_t all = first_query(head, end - 1), some = first_query(head, j0);
         status = add_queries(head, all, pending);
         if (pending > all) pending = all;
-        if (!status) status = load_keys(head, j0, count);
+        if (!status) status = load_keys(head, j0, count, false);
         if (!status && all > some) status = load_queries(head, some, all - some);
         if (status) return status;
         /* [dv, dmass] of keys and their dphi from the queries that see the whole chunk */
@@ -588,6 +607,12 @@ size_t attn_linear_backward_workspace(const struct attn_shape *shape, const stru
     return workspace(shape, summary, num_threads, true);
 }
 
+static void unit_task(void *context, size_t unit, int thread)
+{
+    struct job *job = context;
+    run_unit(job, unit, &job->threads[thread]);
+}
+
 static int run(struct job *job, void *work, size_t work_bytes, int num_threads, struct attn_failure *failure)
 {
     const struct attn_shape *s = job->shape;
@@ -600,8 +625,7 @@ static int run(struct job *job, void *work, size_t work_bytes, int num_threads, 
     lay_out_all(job, backward, num_threads, &a);
     if (backward && job->summary_heads)
         memset(job->dZk, 0, s->batch * job->summary_heads * job->map->feat_dim * (s->head_dim + 1) * sizeof(double));
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic) if (num_threads > 1 && units > 1)
-    for (size_t unit = 0; unit < units; unit++) run_unit(job, unit, &job->threads[omp_get_thread_num()]);
+    parallel_for(units, num_threads, unit_task, job);
     if (backward && job->summary_heads && !job->status) {
         write_summary_gradient(job, job->grads->Z, false);
         write_summary_gradient(job, job->grads->kvec, true);
@@ -686,9 +710,11 @@ int attn_wide_ntk(const struct attn_shape *shape, struct attn_in q, struct attn_
     job.dense = &dense;
     job.rows_out = rows;
     if (!status) status = run(&job, NULL, 0, num_threads, failure);
-    if (!status && grads)
-        status = attn_dense_backward(shape, q, k, v, out, (const attn_row *)rows, d_out, grads->q, grads->k, grads->v,
-                                     num_threads);
+    if (grads && (!status || (status == GSL_EDOM && rows))) {
+        const int own = attn_dense_backward(shape, q, k, v, out, (const attn_row *)rows, d_out, grads->q, grads->k,
+                                            grads->v, num_threads);
+        status = own ? own : status;
+    }
     attn_dense_free(&dense);
     free(rows);
     return status;

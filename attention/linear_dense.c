@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "common/parallel.h"
+
 static const double LN2 = 0.69314718055994530942;
 
 /* Keys per block: float32 sums of so many values lose 4e-7 of their size. */
@@ -34,15 +36,25 @@ void attn_dense_free(struct attn_dense *dense)
     *dense = (struct attn_dense){ NULL, NULL };
 }
 
-/* sums += a partial result. Shifts are integers: scaling by powers of two is exact. */
-static void merge(const struct attn_shape *s, const struct attn_dense *dense, const float *values, const attn_row *rows,
-                  int num_threads)
+struct merge_job {
+    const struct attn_shape *shape;
+    const struct attn_dense *dense;
+    const float *values;
+    const attn_row *rows;
+    size_t rows_per_task;
+};
+
+static void merge_task(void *context, size_t task, int thread)
 {
-    const size_t d = s->head_dim, n = num_rows(s);
-#pragma omp parallel for num_threads(num_threads) schedule(static) if (num_threads > 1 && n > 64)
-    for (size_t i = 0; i < n; i++) {
+    (void)thread;
+    const struct merge_job *job = context;
+    const struct attn_dense *dense = job->dense;
+    const float *values = job->values;
+    const attn_row *rows = job->rows;
+    const size_t d = job->shape->head_dim, n = num_rows(job->shape);
+    for (size_t i = job->rows_per_task * task; i < n && i < job->rows_per_task * (task + 1); i++) {
         const double from = rows[i][0], mass = rows[i][1];
-        if (!(mass > 0.0)) continue;
+        if (mass == 0.0) continue;
         double *sums = dense->sums + i * (d + 1);
         const double shift = fmax(dense->shift[i], from);
         const double keep = dense->shift[i] > -HUGE_VAL ? exp2(dense->shift[i] - shift) : 0.0, add = exp2(from - shift);
@@ -50,6 +62,14 @@ static void merge(const struct attn_shape *s, const struct attn_dense *dense, co
         sums[d] = keep * sums[d] + add * mass;
         dense->shift[i] = shift;
     }
+}
+
+/* sums += a partial result. Shifts are integers: scaling by powers of two is exact. */
+static void merge(const struct attn_shape *s, const struct attn_dense *dense, const float *values, const attn_row *rows,
+                  int num_threads)
+{
+    struct merge_job job = { s, dense, values, rows, 64 };
+    parallel_for((num_rows(s) + 63) / 64, num_threads, merge_task, &job);
 }
 
 static struct attn_in from_row(struct attn_in x, size_t row)
@@ -65,20 +85,29 @@ int attn_dense_forward(const struct attn_shape *s, struct attn_in q, struct attn
 {
     const size_t n = num_rows(s), d = s->head_dim, prefix_len = prefix ? prefix->len : 0;
     const float scale = (float)(1.0 / sqrt((double)d));
-    const size_t bytes = attn_partial_workspace(s, least(prefix_len, BLOCK), num_threads);
+    /* One piece of memory for the parts, the rows and the kernels' workspace of every block. */
+    struct attn_shape alone = *s;
+    alone.len_k = 0;
+    alone.causal = 0;
+    alone.key_lengths = NULL;
+    const size_t of_prefix = prefix_len ? attn_partial_workspace(&alone, least(prefix_len, BLOCK), num_threads) : 0;
+    size_t bytes = of_prefix;
+    for (size_t j = 0; j < s->len_k; j += BLOCK) {
+        struct attn_shape part = *s;
+        part.len_k = s->len_k - j;
+        part.key_lengths = NULL;
+        const size_t of_input = attn_partial_workspace(&part, 0, num_threads);
+        if (of_input > bytes) bytes = of_input;
+    }
     float *values = malloc(n * d * sizeof *values);
     attn_row *rows = malloc(n * sizeof *rows);
     size_t *lengths = malloc(s->batch * sizeof *lengths);
-    void *work = malloc(bytes);
+    void *work = malloc(bytes ? bytes : 1);
     int status = values && rows && lengths && work ? GSL_SUCCESS : GSL_ENOMEM;
     const struct attn_out to = attn_dense_out(values, s->heads, s->len_q, d);
     for (size_t j = 0; j < prefix_len && !status; j += BLOCK) {
         const struct attn_prefix part = { least(BLOCK, prefix_len - j), from_row(prefix->k, j), from_row(prefix->v, j), NULL };
-        struct attn_shape alone = *s;
-        alone.len_k = 0;
-        alone.causal = 0;
-        alone.key_lengths = NULL;
-        status = attn_partial_forward(&alone, scale, q, k, v, &part, to, rows, NULL, 0, num_threads);
+        status = attn_partial_forward(&alone, scale, q, k, v, &part, to, rows, work, bytes, num_threads);
         if (!status) merge(s, dense, values, (const attn_row *)rows, num_threads);
     }
     for (size_t j = 0; j < s->len_k && !status; j += BLOCK) {
@@ -102,9 +131,18 @@ int attn_dense_forward(const struct attn_shape *s, struct attn_in q, struct attn
     return status;
 }
 
+int attn_sums_finite(const double *num, size_t head_dim)
+{
+    double check = 0.0;
+    for (size_t c = 0; c <= head_dim; c++) check += num[c] * 0.0;
+    return check == 0.0;
+}
+
 void attn_dense_add(double *num, size_t head_dim, double *unit, const struct attn_dense *dense, size_t at)
 {
     const double *sums = dense->sums + at * (head_dim + 1);
+    if (!isfinite(sums[head_dim])) num[head_dim] = NAN;
+    if (!isfinite(num[head_dim])) return;
     const double there = sums[head_dim] > 0.0 ? dense->shift[at] * LN2 : -HUGE_VAL;
     double size = 0.0;
     for (size_t c = 0; c <= head_dim; c++) size = fmax(size, fabs(num[c]));
@@ -160,19 +198,19 @@ int attn_wide_exact(const struct attn_shape *s, struct attn_in q, struct attn_in
     for (size_t i = 0; i < n && !status; i++) {
         const size_t b = i / (s->heads * s->len_q), h = i / s->len_q % s->heads, row = i % s->len_q;
         const double *sums = dense.sums + i * (d + 1);
-        const bool good = sums[d] > 0.0 && isfinite(sums[d]);
+        const bool good = sums[d] > 0.0 && attn_sums_finite(sums, d);
         if (!good && !bad && failure) *failure = (struct attn_failure){ b, h, row };
         bad |= !good;
         float *to = output(out, b, h, row);
         for (size_t c = 0; c < d; c++) to[c] = good ? (float)(sums[c] / sums[d]) : 0.0f;
-        if (rows) attn_dense_row(dense.shift[i] * LN2, sums[d], rows[i]);
+        if (rows) attn_dense_row(dense.shift[i] * LN2, good ? sums[d] : NAN, rows[i]);
     }
     attn_dense_free(&dense);
-    if (bad) status = GSL_EDOM;
     const struct attn_in result = { out.data, out.batch, out.head, out.row };
     if (!status && grads)
         status = attn_exact_backward(s, (float)(1.0 / sqrt((double)d)), q, k, v, prefix, result, (const attn_row *)rows,
                                      d_out, grads, NULL, 0, num_threads);
+    if (!status && bad) status = GSL_EDOM;
     free(rows);
     return status;
 }

@@ -4,12 +4,13 @@
 #include <cblas.h>
 #include <gsl/gsl_errno.h>
 #include <math.h>
-#include <omp.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "common/parallel.h"
 
 enum { ROWS = 64, KEYS = 256 };
 
@@ -27,6 +28,7 @@ struct job {
     attn_row *rows_out;
     double *prefix_grads;                /* (batch, kv_heads, prefix_len, 2 dim): dK, dV */
     double *key_grads;                   /* (threads, len_k, 2 dim), linear */
+    double *scratch;                     /* (threads, scratch_doubles) */
     _Atomic size_t first_bad;
 };
 
@@ -37,6 +39,7 @@ struct scratch {
     double *score, *value, *mass;        /* (ROWS, KEYS) */
     double *dvalue, *slope, *slope_mass;
     double unit[ROWS];
+    bool bad_query[ROWS], bad_key[KEYS]; /* not finite: zeros instead */
 };
 
 static size_t scratch_doubles(size_t d)
@@ -72,11 +75,19 @@ static float *output(struct attn_out x, size_t b, size_t h, size_t i)
     return x.data + (ptrdiff_t)b * x.batch + (ptrdiff_t)h * x.head + (ptrdiff_t)i * x.row;
 }
 
-static void load(struct attn_in x, size_t b, size_t h, size_t begin, size_t count, size_t d, double *to)
+/* Rows that are not finite become zeros and are noted. */
+static void load(struct attn_in x, size_t b, size_t h, size_t begin, size_t count, size_t d, double *to, bool *bad)
 {
     for (size_t i = 0; i < count; i++) {
         const float *row = element(x, b, h, begin + i);
-        for (size_t c = 0; c < d; c++) to[i * d + c] = row[c];
+        double check = 0.0;
+        for (size_t c = 0; c < d; c++) {
+            to[i * d + c] = row[c];
+            check += to[i * d + c] * 0.0;
+        }
+        if (check == 0.0) continue;
+        memset(to + i * d, 0, d * sizeof *to);
+        bad[i] = true;
     }
 }
 
@@ -102,13 +113,15 @@ static size_t visible(const struct block *x, const struct keys *keys, size_t i)
     return ahead > s->len_q ? least(ahead - s->len_q, keys->len) : 0;
 }
 
-/* Scores of the rows with keys [begin, begin + count), and p of both sides, 0 where hidden. */
+/* Scores of the rows with keys [begin, begin + count), and p of both sides, 0 where hidden; the mass of a
+ * key that is not finite is NaN for the rows that see it. */
 static void evaluate(const struct block *x, const struct keys *keys, size_t begin, size_t count)
 {
     struct scratch *t = x->t;
     const size_t d = x->job->shape->head_dim;
-    load(keys->k, x->b, x->kv, begin, count, d, t->k);
-    load(keys->v, x->b, x->kv, begin, count, d, t->v);
+    memset(t->bad_key, 0, count * sizeof *t->bad_key);
+    load(keys->k, x->b, x->kv, begin, count, d, t->k, t->bad_key);
+    load(keys->v, x->b, x->kv, begin, count, d, t->v, t->bad_key);
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)x->rows, (blasint)count, (blasint)d, x->job->scale,
                 t->q, (blasint)d, t->k, (blasint)d, 0.0, t->score, KEYS);
     for (size_t i = 0; i < x->rows; i++) {
@@ -116,6 +129,8 @@ static void evaluate(const struct block *x, const struct keys *keys, size_t begi
         double *value = t->value + i * KEYS, *mass = t->mass + i * KEYS;
         feature_score(x->job->map, here, t->score + i * KEYS, value, mass);
         for (size_t j = here; j < count; j++) value[j] = mass[j] = 0.0;
+        for (size_t j = 0; j < here; j++)
+            if (t->bad_key[j]) mass[j] = NAN;
     }
 }
 
@@ -177,7 +192,8 @@ static void run_block(struct job *job, const struct block *x, const struct keys 
 {
     struct scratch *t = x->t;
     const size_t d = job->shape->head_dim, cols = d + 1;
-    load(job->q, x->b, x->h, x->i0, x->rows, d, t->q);
+    memset(t->bad_query, 0, x->rows * sizeof *t->bad_query);
+    load(job->q, x->b, x->h, x->i0, x->rows, d, t->q, t->bad_query);
     memset(t->num, 0, x->rows * cols * sizeof(double));
     add_sums(x, prefix);
     if (job->linear) add_sums(x, input);
@@ -185,7 +201,9 @@ static void run_block(struct job *job, const struct block *x, const struct keys 
         const size_t at = (x->b * job->shape->heads + x->h) * job->shape->len_q + x->i0 + i;
         double *num = t->num + i * cols, *dnum = t->dnum + i * cols;
         t->unit[i] = 0.0;
+        if (t->bad_query[i]) num[d] = NAN;
         if (job->dense) attn_dense_add(num, d, &t->unit[i], job->dense, at);
+        if (!attn_sums_finite(num, d)) num[d] = NAN;
         const bool good = num[d] > 0.0 && isfinite(num[d]);
         if (!good) note_bad(job, at);
         if (job->rows_out) attn_dense_row(t->unit[i], num[d], job->rows_out[at]);
@@ -197,10 +215,10 @@ static void run_block(struct job *job, const struct block *x, const struct keys 
         const double factor = good ? exp(-t->unit[i]) / num[d] : 0.0;
         double along = 0.0;
         for (size_t c = 0; c < d; c++) {
-            dnum[c] = factor * (double)g[c];
+            dnum[c] = good ? factor * (double)g[c] : 0.0;
             along += good ? (double)g[c] * num[c] / num[d] : 0.0;
         }
-        dnum[d] = -factor * along;
+        dnum[d] = good ? -factor * along : 0.0;
     }
     if (!job->grads) return;
     memset(t->dq, 0, x->rows * d * sizeof(double));
@@ -212,8 +230,10 @@ static void run_block(struct job *job, const struct block *x, const struct keys 
     }
 }
 
-static void run_unit(struct job *job, size_t unit, double *memory, int thread)
+static void run_unit(void *context, size_t unit, int thread)
 {
+    struct job *job = context;
+    double *memory = job->scratch + scratch_doubles(job->shape->head_dim) * (size_t)thread;
     const struct attn_shape *s = job->shape;
     const size_t b = unit / s->kv_heads, kv = unit % s->kv_heads, group = s->heads / s->kv_heads, d = s->head_dim;
     const struct keys prefix = { job->prefix->k, job->prefix->v, job->prefix->len, false };
@@ -285,23 +305,24 @@ int attn_wide_scores(const struct attn_shape *s, struct attn_in q, struct attn_i
         job.dense = &dense;
         job.rows_out = whole;
     }
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic) if (num_threads > 1 && units > 1)
-    for (size_t unit = 0; unit < units; unit++)
-        run_unit(&job, unit, scratch + scratch_doubles(d) * (size_t)omp_get_thread_num(), omp_get_thread_num());
+    job.scratch = scratch;
+    parallel_for(units, num_threads, run_unit, &job);
     status = GSL_SUCCESS;
     if (job.first_bad != SIZE_MAX) {
         const size_t head = job.first_bad / s->len_q;
         if (failure) *failure = (struct attn_failure){ head / s->heads, head % s->heads, job.first_bad % s->len_q };
         status = GSL_EDOM;
-        goto done;
     }
     if (!grads) goto done;
     if (prefix->len) {
         write_prefix_gradients(&job, grads->prefix_k, 0);
         write_prefix_gradients(&job, grads->prefix_v, d);
     }
-    if (!linear)
-        status = attn_dense_backward(s, q, k, v, out, (const attn_row *)whole, d_out, grads->q, grads->k, grads->v, num_threads);
+    if (!linear) {
+        const int own = attn_dense_backward(s, q, k, v, out, (const attn_row *)whole, d_out, grads->q, grads->k, grads->v,
+                                            num_threads);
+        status = own ? own : status;
+    }
 done:
     free(scratch);
     free(job.prefix_grads);

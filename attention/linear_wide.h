@@ -75,6 +75,10 @@ int attn_dense_forward(const struct attn_shape *shape, struct attn_in q, struct 
  * becomes that of the sum. */
 void attn_dense_add(double *num, size_t head_dim, double *unit, const struct attn_dense *dense, size_t at);
 
+/* Whether [N, D] is finite. Where it is not (a value that is not finite was seen), the calls above
+ * treat the row as one without a normaliser. */
+int attn_sums_finite(const double *num, size_t head_dim);
+
 /* ln D = unit + ln d as a row of attention.h. */
 void attn_dense_row(double unit, double d, float *row);
 
