@@ -361,7 +361,8 @@ $(INTERNAL) $(ROOM_LIB) $(SUPPORT): $(BUILD)/lib/members
 	$(call say,AR)
 	$(Q)rm -f $@.part && $(AR) rcs $@.part $(filter %.o,$^) && mv -f $@.part $@
 
-# The archive and the shared object others link: only the public symbols.
+# The archive and the shared object others link: only the public symbols. Sleeping threads run its code, so it stays
+# loaded (nodelete) once it is.
 $(STATIC): $(LIB_OBJS) $(BUILD)/lib/members
 	@mkdir -p $(@D)
 	$(call say,AR)
@@ -378,7 +379,7 @@ $(FORTRAN): $(O)/common/static/fortran_text.o
 $(SHARED): $(LIB_OBJS) $(BUILD)/lib/members
 	@mkdir -p $(@D)
 	$(call say,LD)
-	$(Q)$(CC) $(LINK) -shared -Wl,-soname,libprefix_ntk.so.$(ABI) -Wl,--no-undefined -o $@.part $(LIB_OBJS) $(PKG_LIBS) $(LDLIBS) && \
+	$(Q)$(CC) $(LINK) -shared -Wl,-soname,libprefix_ntk.so.$(ABI) -Wl,--no-undefined -Wl,-z,nodelete -o $@.part $(LIB_OBJS) $(PKG_LIBS) $(LDLIBS) && \
 	  mv -f $@.part $@
 
 # $(call link,LIBRARIES): a program of the objects and archives it depends on.

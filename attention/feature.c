@@ -5,12 +5,13 @@
 #include <float.h>
 #include <gsl/gsl_errno.h>
 #include <math.h>
-#include <omp.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/isa.h"
+#include "common/parallel.h"
 
 extern const struct feature_kernels feature_kernels_portable;
 #if defined(__x86_64__)

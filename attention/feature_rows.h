@@ -63,31 +63,60 @@ static int NAME(forward_rows)(const feature_map *map, const struct feature_kerne
     return bad;
 }
 
+/* The blocks of rows of one call; `bad` collects what is wrong with any of them. */
+struct NAME(rows_job) {
+    const feature_map *map;
+    const struct feature_kernels *kernels;
+    enum feature_side side;
+    size_t n;
+    const REAL *x;
+    size_t ldx;
+    REAL *phi;                     /* forward */
+    const REAL *dphi;              /* backward */
+    size_t ldphi;
+    double *log_scale;             /* written by forward, read by backward */
+    REAL *dx;
+    size_t lddx;
+    int accumulate;
+    char *work;
+    atomic_int bad;
+};
+
+static void NAME(forward_task)(void *context, size_t block, int thread)
+{
+    struct NAME(rows_job) *job = context;
+    const size_t rows = block_rows(job->map), begin = block * rows;
+    const size_t count = job->n - begin < rows ? job->n - begin : rows;
+    atomic_fetch_or(&job->bad, NAME(forward_rows)(job->map, job->kernels, job->side, count, job->x + begin * job->ldx,
+                                                  job->ldx, job->phi + begin * job->ldphi, job->ldphi,
+                                                  job->log_scale ? job->log_scale + begin : NULL,
+                                                  job->work + thread_bytes(job->map) * (size_t)thread));
+}
+
+/* Runs `task` on every block with scratch of its thread's own. */
+static int NAME(run_rows)(struct NAME(rows_job) *job, void (*task)(void *, size_t, int), int num_threads, void *work)
+{
+    if (num_threads < 1) num_threads = 1;
+    void *own = work ? NULL : malloc(feature_workspace(job->map, num_threads));
+    if (!work && !own) return GSL_ENOMEM;
+    const size_t rows = block_rows(job->map);
+    job->work = (char *)align_up((uintptr_t)(work ? work : own));
+    job->kernels = feature_kernels_get();
+    atomic_init(&job->bad, 0);
+    parallel_for((job->n + rows - 1) / rows, num_threads, task, job);
+    free(own);
+    return bad_status(atomic_load(&job->bad));
+}
+
 int NAME(feature_forward)(const feature_map *map, enum feature_side side, size_t n,
                           const REAL *x, size_t ldx, REAL *phi, size_t ldphi,
                           double *log_scale, int num_threads, void *work)
 {
     if (!feature_is_explicit(map)) return GSL_EUNSUP;
     if (n > 1 && (ldx < map->dim || ldphi < map->feat_dim)) return GSL_EBADLEN;
-    if (num_threads < 1) num_threads = 1;
-    void *own = work ? NULL : malloc(feature_workspace(map, num_threads));
-    if (!work && !own) return GSL_ENOMEM;
-    char *base = (char *)align_up((uintptr_t)(work ? work : own));
-    const struct feature_kernels *kernels = feature_kernels_get();
-    const size_t rows = block_rows(map), blocks = (n + rows - 1) / rows, bytes = thread_bytes(map);
-    int bad = 0;
-#pragma omp parallel num_threads(num_threads) if (num_threads > 1 && blocks > 1) reduction(| : bad)
-    {
-        void *mine = base + bytes * (size_t)omp_get_thread_num();
-#pragma omp for schedule(static)
-        for (size_t b = 0; b < blocks; b++) {
-            const size_t begin = b * rows, count = n - begin < rows ? n - begin : rows;
-            bad |= NAME(forward_rows)(map, kernels, side, count, x + begin * ldx, ldx, phi + begin * ldphi,
-                                      ldphi, log_scale ? log_scale + begin : NULL, mine);
-        }
-    }
-    free(own);
-    return bad_status(bad);
+    struct NAME(rows_job) job = { .map = map, .side = side, .n = n, .x = x, .ldx = ldx, .phi = phi, .ldphi = ldphi,
+                                  .log_scale = log_scale };
+    return NAME(run_rows)(&job, NAME(forward_task), num_threads, work);
 }
 
 static int NAME(backward_rows)(const feature_map *map, const struct feature_kernels *kernels,
@@ -139,6 +168,18 @@ static int NAME(backward_rows)(const feature_map *map, const struct feature_kern
     return bad;
 }
 
+static void NAME(backward_task)(void *context, size_t block, int thread)
+{
+    struct NAME(rows_job) *job = context;
+    const size_t rows = block_rows(job->map), begin = block * rows;
+    const size_t count = job->n - begin < rows ? job->n - begin : rows;
+    atomic_fetch_or(&job->bad, NAME(backward_rows)(job->map, job->kernels, job->side, count, job->x + begin * job->ldx,
+                                                   job->ldx, job->dphi + begin * job->ldphi, job->ldphi,
+                                                   job->log_scale ? job->log_scale + begin : NULL,
+                                                   job->dx + begin * job->lddx, job->lddx, job->accumulate,
+                                                   job->work + thread_bytes(job->map) * (size_t)thread));
+}
+
 int NAME(feature_backward)(const feature_map *map, enum feature_side side, size_t n,
                            const REAL *x, size_t ldx, const REAL *dphi, size_t lddphi,
                            const double *log_scale, REAL *dx, size_t lddx, int accumulate,
@@ -146,24 +187,7 @@ int NAME(feature_backward)(const feature_map *map, enum feature_side side, size_
 {
     if (!feature_is_explicit(map)) return GSL_EUNSUP;
     if (n > 1 && (ldx < map->dim || lddphi < map->feat_dim || lddx < map->dim)) return GSL_EBADLEN;
-    if (num_threads < 1) num_threads = 1;
-    void *own = work ? NULL : malloc(feature_workspace(map, num_threads));
-    if (!work && !own) return GSL_ENOMEM;
-    char *base = (char *)align_up((uintptr_t)(work ? work : own));
-    const struct feature_kernels *kernels = feature_kernels_get();
-    const size_t rows = block_rows(map), blocks = (n + rows - 1) / rows, bytes = thread_bytes(map);
-    int bad = 0;
-#pragma omp parallel num_threads(num_threads) if (num_threads > 1 && blocks > 1) reduction(| : bad)
-    {
-        void *mine = base + bytes * (size_t)omp_get_thread_num();
-#pragma omp for schedule(static)
-        for (size_t b = 0; b < blocks; b++) {
-            const size_t begin = b * rows, count = n - begin < rows ? n - begin : rows;
-            bad |= NAME(backward_rows)(map, kernels, side, count, x + begin * ldx, ldx, dphi + begin * lddphi,
-                                       lddphi, log_scale ? log_scale + begin : NULL, dx + begin * lddx,
-                                       lddx, accumulate, mine);
-        }
-    }
-    free(own);
-    return bad_status(bad);
+    struct NAME(rows_job) job = { .map = map, .side = side, .n = n, .x = x, .ldx = ldx, .dphi = dphi, .ldphi = lddphi,
+                                  .log_scale = (double *)log_scale, .dx = dx, .lddx = lddx, .accumulate = accumulate };
+    return NAME(run_rows)(&job, NAME(backward_task), num_threads, work);
 }

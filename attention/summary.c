@@ -2,15 +2,17 @@
 #include "prefix_ntk/summary.h"
 
 #include <cblas.h>
+#include <float.h>
 #include <gsl/gsl_errno.h>
 #include <math.h>
-#include <omp.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "attention/feature_internal.h"
 #include "attention/linear_state.h"
+#include "common/parallel.h"
 
 enum { MAX_LANES = 8, ALIGN = 64 };
 
@@ -137,14 +139,30 @@ static int read_state(const struct attn_fold *fold, struct linear_state *sum)
     return GSL_SUCCESS;
 }
 
+static char *aligned(void *work)
+{
+    return (char *)(((uintptr_t)work + ALIGN - 1) / ALIGN * ALIGN);
+}
+
+/* The largest status of any task. */
+static void note_status(atomic_int *most, int status)
+{
+    int seen = atomic_load(most);
+    while (status > seen && !atomic_compare_exchange_weak(most, &seen, status)) continue;
+}
+
 #define REAL float
 #define NAME(f) f##_f32
+#define SMALLEST ((double)FLT_MIN)
 #include "attention/summary_rows.h"
 #undef REAL
 #undef NAME
+#undef SMALLEST
 
 #define REAL double
 #define NAME(f) f##_f64
+#define SMALLEST DBL_MIN
 #include "attention/summary_rows.h"
 #undef REAL
 #undef NAME
+#undef SMALLEST

@@ -28,6 +28,32 @@ static int NAME(add_block)(struct linear_state *lane, const feature_map *map, si
     return status;
 }
 
+struct NAME(add_job) {
+    struct attn_fold *fold;
+    size_t n;
+    const REAL *K, *V;
+    size_t ldk, ldv;
+    int differ;
+    char *work;
+    atomic_int bad;
+};
+
+/* The blocks of one lane, in order: block number next_block + b goes to lane (next_block + b) mod lanes. */
+static void NAME(add_task)(void *context, size_t l, int thread)
+{
+    struct NAME(add_job) *job = context;
+    struct attn_fold *fold = job->fold;
+    const size_t block = attn_fold_block(fold->map), blocks = (job->n + block - 1) / block, lanes = fold->lanes;
+    double *mine = (double *)(job->work + thread_bytes(fold->map, fold->value_dim) * (size_t)thread);
+    int status = GSL_SUCCESS;
+    for (size_t b = (l + lanes - fold->next_block % lanes) % lanes; b < blocks && !status; b += lanes) {
+        const size_t begin = b * block, rows = job->n - begin < block ? job->n - begin : block;
+        status = NAME(add_block)(&fold->lane[l], fold->map, rows, job->K + begin * job->ldk, job->ldk,
+                                 job->V + begin * job->ldv, job->ldv, job->differ, mine);
+    }
+    note_status(&job->bad, status);
+}
+
 int NAME(attn_fold_add)(struct attn_fold *fold, size_t n, const REAL *K, size_t ldk,
                         const REAL *V, size_t ldv, int num_threads, void *work)
 {
@@ -37,31 +63,15 @@ int NAME(attn_fold_add)(struct attn_fold *fold, size_t n, const REAL *K, size_t 
     if (num_threads > (int)fold->lanes) num_threads = (int)fold->lanes;
     void *own = work ? NULL : malloc(attn_fold_workspace(map, fold->value_dim, num_threads));
     if (!work && !own) return GSL_ENOMEM;
-    char *base = (char *)(((uintptr_t)(work ? work : own) + ALIGN - 1) / ALIGN * ALIGN);
-    const size_t block = attn_fold_block(map), blocks = (n + block - 1) / block, lanes = fold->lanes;
-    const size_t bytes = thread_bytes(map, fold->value_dim);
-    const int differ = feature_sides_differ(map);
-    int bad = 0;
-#pragma omp parallel num_threads(num_threads) if (num_threads > 1 && blocks > 1) reduction(max : bad)
-    {
-        double *mine = (double *)(base + bytes * (size_t)omp_get_thread_num());
-#pragma omp for schedule(static)
-        for (size_t l = 0; l < lanes; l++) {
-            /* Block number next_block + b goes to lane (next_block + b) mod lanes. */
-            const size_t first = (l + lanes - fold->next_block % lanes) % lanes;
-            int status = GSL_SUCCESS;
-            for (size_t b = first; b < blocks && !status; b += lanes) {
-                const size_t begin = b * block, rows = n - begin < block ? n - begin : block;
-                status = NAME(add_block)(&fold->lane[l], map, rows, K + begin * ldk, ldk, V + begin * ldv, ldv,
-                                         differ, mine);
-            }
-            bad = status > bad ? status : bad;
-        }
-    }
+    struct NAME(add_job) job = { .fold = fold, .n = n, .K = K, .V = V, .ldk = ldk, .ldv = ldv,
+                                 .differ = feature_sides_differ(map), .work = aligned(work ? work : own) };
+    const size_t block = attn_fold_block(map), blocks = (n + block - 1) / block;
+    atomic_init(&job.bad, GSL_SUCCESS);
+    parallel_for(fold->lanes, blocks > 1 ? num_threads : 1, NAME(add_task), &job);
     free(own);
     fold->count += n;
     fold->next_block += blocks;
-    return bad;
+    return atomic_load(&job.bad);
 }
 
 int NAME(attn_fold_read)(const struct attn_fold *fold, REAL *Z, REAL *k, double *log_scale)
@@ -72,7 +82,7 @@ int NAME(attn_fold_read)(const struct attn_fold *fold, REAL *Z, REAL *k, double 
     if (status) return status;
     const double scale = sum.scale > -HUGE_VAL ? sum.scale : 0.0;
     const double factor = log_scale ? 1.0 : exp(scale);
-    double check = 0.0;
+    double check = 0.0, mass = 0.0, kept = 0.0;
     for (size_t a = 0; a < r; a++) {
         for (size_t c = 0; c + 1 < cols; c++) {
             Z[a * (cols - 1) + c] = (REAL)(factor * sum.Zk[a * cols + c]);
@@ -80,10 +90,13 @@ int NAME(attn_fold_read)(const struct attn_fold *fold, REAL *Z, REAL *k, double 
         }
         k[a] = (REAL)(factor * sum.Zk[a * cols + cols - 1]);
         check += (double)k[a] * 0.0;
+        mass = fmax(mass, fabs(sum.Zk[a * cols + cols - 1]));
+        kept = fmax(kept, fabs((double)k[a]));
     }
     free(sum.Zk);
     if (log_scale) *log_scale = scale;
-    return check == 0.0 ? GSL_SUCCESS : GSL_EOVRFLW;
+    if (check != 0.0) return GSL_EOVRFLW;
+    return mass > 0.0 && kept < SMALLEST ? GSL_EUNDRFLW : GSL_SUCCESS;
 }
 
 static int NAME(backward_block)(const feature_map *map, size_t value_dim, size_t rows, const REAL *K, size_t ldk,
@@ -128,6 +141,31 @@ static int NAME(backward_block)(const feature_map *map, size_t value_dim, size_t
     return status;
 }
 
+struct NAME(backward_job) {
+    const feature_map *map;
+    size_t value_dim, n;
+    const REAL *K, *V;
+    size_t ldk, ldv;
+    const double *dZ, *dk;
+    double log_scale;
+    REAL *dK, *dV;
+    size_t lddk, lddv;
+    int accumulate, differ;
+    char *work;
+    atomic_int bad;
+};
+
+static void NAME(backward_task)(void *context, size_t b, int thread)
+{
+    struct NAME(backward_job) *j = context;
+    const size_t block = attn_fold_block(j->map), begin = b * block, rows = j->n - begin < block ? j->n - begin : block;
+    double *mine = (double *)(j->work + thread_bytes(j->map, j->value_dim) * (size_t)thread);
+    note_status(&j->bad, NAME(backward_block)(j->map, j->value_dim, rows, j->K + begin * j->ldk, j->ldk,
+                                              j->V + begin * j->ldv, j->ldv, j->dZ, j->dk, j->log_scale,
+                                              j->dK + begin * j->lddk, j->lddk, j->dV + begin * j->lddv, j->lddv,
+                                              j->accumulate, j->differ, mine));
+}
+
 int NAME(attn_fold_backward)(const feature_map *map, size_t value_dim, size_t n,
                              const REAL *K, size_t ldk, const REAL *V, size_t ldv,
                              const double *dZ, const double *dk, double log_scale,
@@ -141,22 +179,10 @@ int NAME(attn_fold_backward)(const feature_map *map, size_t value_dim, size_t n,
     if (num_threads > MAX_LANES) num_threads = MAX_LANES;
     void *own = work ? NULL : malloc(attn_fold_workspace(map, value_dim, num_threads));
     if (!work && !own) return GSL_ENOMEM;
-    char *base = (char *)(((uintptr_t)(work ? work : own) + ALIGN - 1) / ALIGN * ALIGN);
-    const size_t block = attn_fold_block(map), blocks = (n + block - 1) / block, bytes = thread_bytes(map, value_dim);
-    const int differ = feature_sides_differ(map);
-    int bad = 0;
-#pragma omp parallel num_threads(num_threads) if (num_threads > 1 && blocks > 1) reduction(max : bad)
-    {
-        double *mine = (double *)(base + bytes * (size_t)omp_get_thread_num());
-#pragma omp for schedule(static)
-        for (size_t b = 0; b < blocks; b++) {
-            const size_t begin = b * block, rows = n - begin < block ? n - begin : block;
-            const int status =
-                NAME(backward_block)(map, value_dim, rows, K + begin * ldk, ldk, V + begin * ldv, ldv, dZ, dk, log_scale,
-                                     dK + begin * lddk, lddk, dV + begin * lddv, lddv, accumulate, differ, mine);
-            bad = status > bad ? status : bad;
-        }
-    }
+    struct NAME(backward_job) job = { map, value_dim, n, K, V, ldk, ldv, dZ, dk, log_scale, dK, dV, lddk, lddv, accumulate,
+                                      feature_sides_differ(map), aligned(work ? work : own), GSL_SUCCESS };
+    const size_t block = attn_fold_block(map);
+    parallel_for((n + block - 1) / block, num_threads, NAME(backward_task), &job);
     free(own);
-    return bad;
+    return atomic_load(&job.bad);
 }

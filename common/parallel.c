@@ -38,10 +38,8 @@ static struct {
     pthread_mutex_t lock;
     pthread_cond_t work, finished;
     atomic_uint epoch, sleepers, workers;
-    atomic_bool openmp_used, openmp_lost;
+    atomic_bool forked;
 } pool = { .lock = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER };
-
-static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void before_fork(void) { pthread_mutex_lock(&pool.lock); }
 static void parent_after_fork(void) { pthread_mutex_unlock(&pool.lock); }
@@ -55,13 +53,17 @@ static void child_after_fork(void)
     for (size_t i = 0; i < SLOTS; i++) {
         atomic_store(&pool.slots[i].ticket, 0);
         atomic_store(&pool.slots[i].taken, false);
+        atomic_store(&pool.slots[i].waiting, false);
     }
     atomic_store(&pool.sleepers, 0);
     atomic_store(&pool.workers, 0);
-    if (atomic_load(&pool.openmp_used)) atomic_store(&pool.openmp_lost, true);
+    atomic_store(&pool.forked, true);
 }
 
-static void watch_forks(void) { pthread_atfork(before_fork, parent_after_fork, child_after_fork); }
+__attribute__((constructor)) static void watch_forks(void)
+{
+    pthread_atfork(before_fork, parent_after_fork, child_after_fork);
+}
 
 static void breathe(void)
 {
@@ -190,10 +192,7 @@ void parallel_for(size_t num_tasks, int num_threads, void (*run)(void *context, 
     if ((size_t)(num_threads > 0 ? num_threads : 1) > num_tasks) num_threads = (int)num_tasks;
     if (num_threads > MAX_WORKERS + 1) num_threads = MAX_WORKERS + 1;
     struct slot *slot = NULL;
-    if (num_threads > 1 && num_tasks < SEAT) {
-        pthread_once(&once, watch_forks);
-        slot = open_slot();
-    }
+    if (num_threads > 1 && num_tasks < SEAT) slot = open_slot();
     if (!slot) {
         for (size_t task = 0; task < num_tasks; task++) run(context, task, 0);
         return;
@@ -214,9 +213,5 @@ void parallel_for(size_t num_tasks, int num_threads, void (*run)(void *context, 
 
 int parallel_openmp_threads(int num_threads)
 {
-    if (num_threads < 2) return num_threads;
-    pthread_once(&once, watch_forks);
-    if (atomic_load(&pool.openmp_lost)) return 1;
-    atomic_store(&pool.openmp_used, true);
-    return num_threads;
+    return atomic_load(&pool.forked) ? 1 : num_threads;
 }

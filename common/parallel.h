@@ -17,8 +17,8 @@
 void parallel_for(size_t num_tasks, int num_threads, void (*run)(void *context, size_t task, int thread),
                   void *context);
 
-/* For OpenMP regions: num_threads, or 1 in a child of a process that had OpenMP threads, which
- * are lost there and would be waited for without end. */
+/* For OpenMP regions: num_threads, or 1 in a child made by fork. The runtime of the parent, whoever
+ * used it, believes its threads to be there and would wait for them without end. */
 int parallel_openmp_threads(int num_threads);
 
 #endif

@@ -478,6 +478,19 @@ static void refusals(void **state)
     const char *z4 = npy(*state, "z4.npy", 2, 4, 3, 1, 1);
     CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:1", "--z", z4, "--kvec", negative), 1, "attend", "batch 0, head 0, row 0");
     CHECK_REFUSAL(CALL("--lengths", "0"), 1, "attend", "batch 0, head 0, row 0");
+    /* Rows that see nothing are told from normalisers that failed. */
+    CHECK_REFUSAL(CALL("--lengths", "0"), 1, "attend", "the row sees no key (--lengths");
+    CHECK_REFUSAL(BASE(k, q, q, "--causal"), 3, "attend", "heads");
+    const char *longer = npy(*state, "longer.npy", 3, 2, 9, 3, 1), *none = npy(*state, "none.npy", 3, 2, 0, 3, 1);
+    CHECK_REFUSAL(BASE(longer, k, v, "--causal"), 1, "attend", "row 0: the row sees no key (--causal");
+    CHECK_REFUSAL(BASE(longer, k, v, "--causal", "--method", "linear"), 1, "attend", "row 0: the row sees no key (--causal");
+    CHECK_REFUSAL(BASE(longer, none, none), 1, "attend", "row 0: the row sees no key (there is none");
+    /* A summary below the range of doubles is not written as zeros. */
+    const char *far = scratch_path(*state, "far.npy");
+    const double long_key[6] = { 300.0, -200.0, 100.0, 150.0, -250.0, 350.0 };
+    assert_int_equal(npy_write_f64(far, long_key, 2, (size_t[]){ 2, 3 }, why, sizeof why), 0);
+    CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "favor:8", "--prefix-k", far, "--prefix-v", far, "--kvec-out",
+                       scratch_path(*state, "never-k.npy")), 1, "attend", "below the range of doubles");
     CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:1", "--z", z4, "--kvec", negative, "--z-out", scratch_path(*state, "never-z.npy")), 1, "attend",
                   "D <= 0");
     CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:60", "--prefix-k", pk, "--prefix-v", pv, "--z-out",
@@ -485,7 +498,7 @@ static void refusals(void **state)
     /* The last of several outputs cannot be written: the others are taken back. */
     CHECK_REFUSAL(RUN("--q", q, "--k", k, "--v", v, "--grad-out", q, "--grads", scratch_path(*state, "new"), "--out",
                       scratch_path(*state, "no/such/o.npy")), 1, "attend", "o.npy");
-    assert_int_equal(scratch_count(*state), before + 2);
+    assert_int_equal(scratch_count(*state), before + 5);
     /* A pipe gets the array itself. */
     struct outcome o = RUN("--q", q, "--k", k, "--v", v);
     assert_int_equal(o.code, 0);

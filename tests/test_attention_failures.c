@@ -313,12 +313,29 @@ static void overflowing_scores(void **state)
     }
 }
 
+/* Sizes whose bytes overflow, as a caller's underflow gives. */
+static void packed_sizes(void **state)
+{
+    (void)state;
+    const size_t huge = SIZE_MAX;
+    const size_t sizes[][4] = { { 1, 1, huge, 1 }, { 1, 1, (size_t)1 << 62, 4 }, { 1, 1, huge - 63, 16 }, { huge, 1, 8, 4 }, { 1, huge, 8, 4 },
+                                { 1, 1, 8, huge }, { (size_t)1 << 32, (size_t)1 << 32, 8, 4 }, { 3, (size_t)1 << 30, (size_t)1 << 30, 16 } };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int backward = 0; backward < 2; backward++)
+            assert_null(attn_packed_alloc(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], backward));
+    assert_int_equal(attn_packed_bytes(NULL), 0);
+    struct attn_packed *small = attn_packed_alloc(1, 1, 3, 4, 0);
+    assert_non_null(small);
+    attn_packed_free(small);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_map_and_entry),
         cmocka_unit_test(hidden_values),
         cmocka_unit_test(overflowing_scores),
+        cmocka_unit_test(packed_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

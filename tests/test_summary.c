@@ -265,6 +265,25 @@ static void refusals(void **state)
     float Z[45], k[15];
     assert_int_equal(attn_fold_add_f64(fold, 2, K, DIM, V, 3, 1, NULL), GSL_SUCCESS);
     assert_int_equal(attn_fold_read_f32(fold, Z, k, NULL), GSL_EOVRFLW);
+    /* e^{-||k||^2/2 sqrt(dim)} of a long key is below float, then below double; with its scale it is read. */
+    feature_map *favor;
+    struct attn_fold *small;
+    double Zd[8 * 3], kd[8], log_scale;
+    assert_int_equal(feature_parse("favor:8", DIM, 0.0, 1, NULL, &favor), GSL_SUCCESS);
+    assert_int_equal(attn_fold_alloc(favor, 3, &small), GSL_SUCCESS);
+    assert_int_equal(attn_fold_read_f32(small, Z, k, NULL), GSL_SUCCESS);
+    for (int far = 0; far < 2; far++) {
+        for (size_t i = 0; i < 2 * DIM; i++) K[i] = far ? 90.0 : 12.0;
+        V[3] = 4.0;
+        attn_fold_reset(small);
+        assert_int_equal(attn_fold_add_f64(small, 2, K, DIM, V, 3, 1, NULL), GSL_SUCCESS);
+        assert_int_equal(attn_fold_read_f32(small, Z, k, NULL), GSL_EUNDRFLW);
+        assert_int_equal(attn_fold_read_f64(small, Zd, kd, NULL), far ? GSL_EUNDRFLW : GSL_SUCCESS);
+        assert_int_equal(attn_fold_read_f32(small, Z, k, &log_scale), GSL_SUCCESS);
+        assert_true(k[0] > 0.0f && log_scale < -100.0);
+    }
+    attn_fold_free(small);
+    feature_map_free(favor);
     attn_fold_free(fold); attn_fold_free(other); attn_fold_free(NULL);
     feature_map_free(map); feature_map_free(big);
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <gsl/gsl_errno.h>
+#include "common/parallel.h"
 #include "theory/ntk_syrk.h"
 #include "theory/prefix_tokens.h"
 
@@ -121,7 +122,7 @@ static int add_drawn(struct ntk_sweep *s, size_t count, size_t wanted)
     int status = GSL_SUCCESS;
     while (count < wanted && !status) {
         const size_t len = wanted - count < DRAWN ? wanted - count : DRAWN;
-#pragma omp parallel for num_threads(s->num_threads) schedule(static)
+#pragma omp parallel for num_threads(parallel_openmp_threads(s->num_threads)) schedule(static)
         for (size_t t = 0; t < len; t++)
             prefix_tokens_read(&s->tokens, count + t, 1, gsl_matrix_ptr(s->W, t, 0), gsl_vector_ptr(s->signs, t));
         const gsl_matrix_view W = gsl_matrix_submatrix(s->W, 0, 0, len, d);

@@ -1,5 +1,6 @@
 /* Kernels of a real attention layer with a prefix (docs/derivations.md). */
 #include "prefix_ntk/ntk_layer.h"
+#include "common/parallel.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -67,7 +68,7 @@ static int sums_fill(struct layer_sums *s, const gsl_matrix *W, const gsl_vector
     int status = GSL_ENOMEM;
     if (!s->XV || !s->VV || !s->C || !s->mu || !s->lse || !mean) goto done;
     int finite = 1;
-#pragma omp parallel for schedule(static) num_threads(num_threads) reduction(&& : finite)
+#pragma omp parallel for schedule(static) num_threads(parallel_openmp_threads(num_threads)) reduction(&& : finite)
     for (size_t i = 0; i < n; i++) {
         const double *x = gsl_matrix_const_ptr(X, i, 0);
         double *mu = gsl_matrix_ptr(mean, i, 0), top = -INFINITY, mass = 0.0;
@@ -142,7 +143,7 @@ int ntk_layer_gram(const gsl_matrix *W, const gsl_vector *signs, const gsl_matri
     for (size_t k = 0; k < num_chunks && !status; k++)
         if (!(G[k] = gsl_matrix_calloc(p, p))) status = GSL_ENOMEM;
     if (status) goto done;
-#pragma omp parallel for schedule(dynamic) num_threads(num_threads)
+#pragma omp parallel for schedule(dynamic) num_threads(parallel_openmp_threads(num_threads))
     for (size_t k = 0; k < num_chunks; k++) {
         const size_t begin = blocks * k / num_chunks * BLOCK, end = blocks * (k + 1) / num_chunks * BLOCK;
         code[k] = add_features(&s, W, signs, X, W_V, begin, end < m ? end : m, G[k]);

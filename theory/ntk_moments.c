@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <gsl/gsl_errno.h>
+#include "common/parallel.h"
 #include "theory/gram_kernel.h"
 
 enum {
@@ -189,7 +190,7 @@ static void node_shift(const struct ntk_moments *m, struct node *node, const dou
     int same = 1;
     for (size_t i = 0; i < n; i++) same &= node->shift[i] == shift[i];
     if (same) return;
-#pragma omp parallel for num_threads(m->num_threads) schedule(static)
+#pragma omp parallel for num_threads(parallel_openmp_threads(m->num_threads)) schedule(static)
     for (size_t p = 0; p < m->num_groups * GRAM_ROWS; p++) {
         const unsigned i = m->left[p], j = m->right[p];
         const double change = node->shift[i] - shift[i] + node->shift[j] - shift[j];
@@ -214,7 +215,7 @@ static void node_add(const struct ntk_moments *m, struct node *earlier, struct n
     node_shift(m, earlier, m->shift);
     node_shift(m, later, m->shift);
     const size_t size = m->num_groups * GRAM_ROWS * m->columns.stride;
-#pragma omp parallel for num_threads(m->num_threads) schedule(static)
+#pragma omp parallel for num_threads(parallel_openmp_threads(m->num_threads)) schedule(static)
     for (size_t u = 0; u < size; u++) later->moments[u] = earlier->moments[u] + later->moments[u];
     for (size_t u = 0; u < m->padded_samples * m->sums_stride; u++)
         later->sums[u] = earlier->sums[u] + later->sums[u];
@@ -321,7 +322,7 @@ static int batch_prepare(struct ntk_moments *m, const struct batch *b)
     const size_t padded = round_up(b->len, GRAM_ALIGN), scratch_size = scratch_of(&m->columns);
     const size_t per_block = (padded + GRAM_ITEM - 1) / GRAM_ITEM, rho_size = m->padded_samples * GRAM_TOKENS;
     int refused = 0;
-#pragma omp parallel for num_threads(m->num_threads) schedule(static) reduction(| : refused)
+#pragma omp parallel for num_threads(parallel_openmp_threads(m->num_threads)) schedule(static) reduction(| : refused)
     for (size_t item = 0; item < b->num_blocks * per_block; item++) {
         const size_t u = item / per_block, first = item % per_block * GRAM_ITEM, token = u * GRAM_TOKENS;
         refused |= m->kernels->scores(
@@ -380,7 +381,7 @@ static int batch_add(struct ntk_moments *m, const struct batch *b, int fresh, st
     const size_t num_chunks = (columns->num_wide + COLUMNS_PER_CHUNK - 1) / COLUMNS_PER_CHUNK;
     const size_t share = smaller(m->num_groups / MIN_ITEMS, MAX_GROUPS_PER_ITEM), per_item = share ? share : 1;
     const size_t per_chunk = (m->num_groups + per_item - 1) / per_item;
-#pragma omp parallel num_threads(m->num_threads)
+#pragma omp parallel num_threads(parallel_openmp_threads(m->num_threads))
     {
 #pragma omp for schedule(static)
         for (size_t row = 0; row < blocks * m->padded_samples; row++)
@@ -716,7 +717,7 @@ static int assemble(const struct ntk_moments *m, const struct node *node, enum n
         }
     /* Twins double m, the moments and both masses: nothing in all. */
     const double prefix_len = (double)ntk_moments_count(m);
-#pragma omp parallel for num_threads(m->num_threads) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(parallel_openmp_threads(m->num_threads)) schedule(dynamic, 1)
     for (size_t i = 0; i < n; i++)
         for (size_t j = i; j < n; j++) {
             const size_t p = i * n - i * (i + 1) / 2 + j;

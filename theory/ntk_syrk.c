@@ -7,6 +7,7 @@
  * one symmetric matrix. b - f is formed before anything is multiplied, so nothing
  * large cancels. Three passes over the tokens: maxima, softmax sums, products. */
 #include "theory/ntk_syrk.h"
+#include "common/parallel.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -49,7 +50,7 @@ static void scores(const struct syrk *q, size_t i, size_t len, double *s)
 static int pass_maxima(struct syrk *q, size_t len)
 {
     int bad = 0;
-#pragma omp parallel for num_threads(q->num_threads) schedule(static) reduction(| : bad)
+#pragma omp parallel for num_threads(parallel_openmp_threads(q->num_threads)) schedule(static) reduction(| : bad)
     for (size_t i = 0; i < q->n; i++) {
         double s[BLOCK];
         scores(q, i, len, s);
@@ -64,7 +65,7 @@ static int pass_maxima(struct syrk *q, size_t len)
 /* Softmax sums: mass and, not yet divided by it, f. */
 static void pass_sums(struct syrk *q, size_t len)
 {
-#pragma omp parallel for num_threads(q->num_threads) schedule(static)
+#pragma omp parallel for num_threads(parallel_openmp_threads(q->num_threads)) schedule(static)
     for (size_t i = 0; i < q->n; i++) {
         double s[BLOCK], mass = 0.0, *f = q->f + i * q->d;
         scores(q, i, len, s);
@@ -84,7 +85,7 @@ static void pass_sums(struct syrk *q, size_t len)
 /* Features of the block and their products. */
 static void pass_products(struct syrk *q, size_t len)
 {
-#pragma omp parallel for num_threads(q->num_threads) schedule(static)
+#pragma omp parallel for num_threads(parallel_openmp_threads(q->num_threads)) schedule(static)
     for (size_t i = 0; i < q->n; i++) {
         double s[BLOCK];
         scores(q, i, len, s);
@@ -99,7 +100,7 @@ static void pass_products(struct syrk *q, size_t len)
     /* Tiles of the upper triangle, each the work of one thread at a time. */
     const size_t size = q->num_features, side = (size + TILE - 1) / TILE;
     const int lda = BLOCK, ldc = (int)size, depth = (int)len;
-#pragma omp parallel for num_threads(q->num_threads) schedule(dynamic, 1) collapse(2)
+#pragma omp parallel for num_threads(parallel_openmp_threads(q->num_threads)) schedule(dynamic, 1) collapse(2)
     for (size_t u = 0; u < side; u++)
         for (size_t v = 0; v < side; v++) {
             if (v < u) continue;
@@ -172,7 +173,7 @@ int ntk_syrk_tokens(const struct prefix_tokens *tokens, const gsl_matrix *X, enu
                 for (size_t k = 0; k < d; k++) q.f[i * d + k] /= q.mass[i];
     }
 
-#pragma omp parallel for num_threads(q.num_threads) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(parallel_openmp_threads(q.num_threads)) schedule(dynamic, 1)
     for (size_t i = 0; i < n; i++)
         for (size_t j = i; j < n; j++) assemble_pair(&q, kernel, (double)m, i, j, gram);
     double all = 0.0;

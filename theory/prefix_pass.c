@@ -5,6 +5,7 @@
 #include <string.h>
 #include <omp.h>
 #include <gsl/gsl_errno.h>
+#include "common/parallel.h"
 #include "common/isa.h"
 #include "theory/prefix_pass_kernel.h"
 
@@ -343,7 +344,7 @@ static void shifted_end(const struct prefix_pass *p, const struct block *b, stru
 
 void prefix_pass_sums_begin(struct prefix_pass *p, const double *W, size_t ld, const double *shift)
 {
-#pragma omp parallel num_threads(threads_for(p))
+#pragma omp parallel num_threads(parallel_openmp_threads(threads_for(p)))
     {
         struct block b = block_of(p, omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
@@ -388,7 +389,7 @@ void prefix_pass_gradient(struct prefix_pass *p, const double *R, const double *
                           const double *W, size_t ld, double *dW, size_t ld_dW)
 {
     gradient_setup(p, R, c, lse);
-#pragma omp parallel num_threads(threads_for(p))
+#pragma omp parallel num_threads(parallel_openmp_threads(threads_for(p)))
     {
         struct block b = block_of(p, omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
@@ -410,7 +411,7 @@ void prefix_pass_descend_begin(struct prefix_pass *p, const double *R, const dou
                                double *W, size_t ld)
 {
     gradient_setup(p, R, c, lse);
-#pragma omp parallel num_threads(threads_for(p))
+#pragma omp parallel num_threads(parallel_openmp_threads(threads_for(p)))
     {
         struct block b = block_of(p, omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)

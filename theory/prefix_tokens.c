@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 #include <gsl/gsl_errno.h>
+#include "common/parallel.h"
 #include "common/random.h"
 
 void prefix_tokens_read(const struct prefix_tokens *tokens, size_t first, size_t count, double *W,
@@ -37,7 +38,8 @@ int prefix_draw(uint64_t seed, uint64_t trial, enum prefix_signs law, double sig
         .prefix_len = m, .dim = d, .seed = seed, .trial = trial, .law = law, .sigma = sigma
     };
     const size_t drawn = mirrored ? m / 2 : m;
-#pragma omp parallel for schedule(static) num_threads(num_threads) if (num_threads > 1 && drawn * d > 65536)
+    const int threads = drawn * d > 65536 ? parallel_openmp_threads(num_threads) : 1;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (size_t r = 0; r < drawn; r++) {
         double *w = gsl_matrix_ptr(W, r, 0), a;
         prefix_tokens_read(&tokens, r, 1, w, &a);

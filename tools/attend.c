@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <float.h>
 #include <gsl/gsl_errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -615,16 +616,32 @@ done:
     return status;
 }
 
+/* The summary number `at` as it is written, without a scale of its own; refused where doubles cannot
+ * hold it. */
+static int true_summary(const struct config *cfg, const struct summaries *s, size_t at, struct outputs *o)
+{
+    const size_t r = s->feat_dim, d = s->cols - 1;
+    const double scale = exp(s->scale[at]);
+    double mass = 0.0, kept = 0.0, check = 0.0;
+    for (size_t a = at * r; a < (at + 1) * r; a++) {
+        const double *row = s->Zk + a * s->cols;
+        for (size_t c = 0; c <= d; c++) check += scale * row[c] * 0.0;
+        for (size_t c = 0; o->z_out && c < d; c++) o->z_out[a * d + c] = scale * row[c];
+        if (o->kvec_out) o->kvec_out[a] = scale * row[d];
+        mass = fmax(mass, fabs(row[d]));
+        kept = fmax(kept, fabs(scale * row[d]));
+    }
+    if (check == 0.0 && (mass == 0.0 || kept >= DBL_MIN)) return EXIT_DONE;
+    return cli_fail(&cfg->c, EXIT_FAILED, "%s: the summary is of the order e^%.0f, which %s the range of doubles",
+                    cfg->z_out ? "--z-out" : "--kvec-out", s->scale[at], check == 0.0 ? "falls below" : "exceeds");
+}
+
 static int list_files(const struct config *cfg, const struct inputs *in, const struct summaries *s, struct outputs *o)
 {
     const size_t r = s->feat_dim, d = s->cols ? s->cols - 1 : 0, states = s->batch * s->heads;
     const size_t lead = s->rank > 3 ? 0 : s->rank > 2 ? 1 : 2, grid[4] = { s->batch, s->heads, r, d };
     int code = EXIT_DONE;
-    for (size_t at = 0; at < states * r; at++) {
-        const double scale = exp(s->scale ? s->scale[at / r] : 0.0);
-        for (size_t c = 0; o->z_out && c < d; c++) o->z_out[at * d + c] = scale * s->Zk[at * s->cols + c];
-        if (o->kvec_out) o->kvec_out[at] = scale * s->Zk[at * s->cols + d];
-    }
+    for (size_t at = 0; at < states && !code && (o->z_out || o->kvec_out); at++) code = true_summary(cfg, s, at, o);
     if (o->z_out) code = add_file(cfg, o, NULL, cfg->z_out, NULL, o->z_out, 4 - lead, grid + lead);
     if (!code && o->kvec_out) code = add_file(cfg, o, NULL, cfg->kvec_out, NULL, o->kvec_out, 3 - lead, grid + lead);
     for (int i = Q; i <= PREFIX_V && !code; i++)
@@ -673,6 +690,20 @@ static int prepare(const struct config *cfg, const struct inputs *in, feature_ma
     return code;
 }
 
+/* Why the row that failed has no normaliser. */
+static int bad_row(const struct config *cfg, const struct inputs *in, const struct attn_failure *at)
+{
+    const struct attn_shape *s = &in->shape;
+    const size_t keys = s->key_lengths ? s->key_lengths[at->batch] : s->len_k, ahead = at->row + 1 + s->len_k;
+    const bool sees = keys && (!s->causal || ahead > s->len_q);
+    if (!sees && !in->prefix.len && !in->t[Z].path)
+        return cli_fail(&cfg->c, EXIT_FAILED, "D = 0 at batch %zu, head %zu, row %zu: the row sees no key (%s), and there is no prefix",
+                        at->batch, at->head, at->row, !s->len_k ? "there is none" : !keys ? "--lengths hides all of them"
+                        : "--causal hides all of them, as there are fewer keys than queries");
+    return cli_fail(&cfg->c, EXIT_FAILED, "D <= 0 at batch %zu, head %zu, row %zu: the normaliser is not positive and finite",
+                    at->batch, at->head, at->row);
+}
+
 static int work(const struct config *cfg, struct inputs *in, struct outputs *o)
 {
     feature_map *map = NULL;
@@ -695,9 +726,7 @@ static int work(const struct config *cfg, struct inputs *in, struct outputs *o)
     if (is_shared(cfg)) status = run_shared(cfg, in, map, &s, listed, o, &failure, &code);
     else status = run_all(cfg, in, map, &s, listed, o, &failure);
     if (code) goto done;
-    if (status == GSL_EDOM)
-        code = cli_fail(&cfg->c, EXIT_FAILED, "D <= 0 at batch %zu, head %zu, row %zu: the normaliser is not positive and finite",
-                        failure.batch, failure.head, failure.row);
+    if (status == GSL_EDOM) code = bad_row(cfg, in, &failure);
     else code = cli_status(&cfg->c, status, "attention");
     if (!code) code = cli_interrupted();
     if (processes_rank()) goto done;

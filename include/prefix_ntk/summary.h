@@ -55,7 +55,9 @@ PREFIX_NTK_API int attn_fold_merge(struct attn_fold *into, const struct attn_fol
 PREFIX_NTK_API size_t attn_fold_count(const struct attn_fold *fold);
 
 /* Z (feat_dim, value_dim, no gaps) and k (feat_dim). log_scale NULL: the true numbers,
- * GSL_EOVRFLW when one is out of range. An empty fold gives zeros and scale 0. */
+ * GSL_EOVRFLW when one is out of range, GSL_EUNDRFLW when all of k falls below the smallest
+ * normal number, so that the prefix would be lost (Z and k are written then, too). An empty
+ * fold gives zeros and scale 0. GSL_ENOMEM. */
 PREFIX_NTK_API int attn_fold_read_f32(const struct attn_fold *fold, float *Z, float *k, double *log_scale);
 PREFIX_NTK_API int attn_fold_read_f64(const struct attn_fold *fold, double *Z, double *k, double *log_scale);
 
