@@ -481,10 +481,10 @@ static void refusals(void **state)
     /* Rows that see nothing are told from normalisers that failed. */
     CHECK_REFUSAL(CALL("--lengths", "0"), 1, "attend", "the row sees no key (--lengths");
     CHECK_REFUSAL(BASE(k, q, q, "--causal"), 3, "attend", "heads");
-    const char *longer = npy(*state, "longer.npy", 3, 2, 9, 3, 1), *none = npy(*state, "none.npy", 3, 2, 0, 3, 1);
+    const char *longer = npy(*state, "longer.npy", 3, 2, 9, 3, 1), *none = npy(*state, "no-key.npy", 3, 2, 0, 3, 1);
     CHECK_REFUSAL(BASE(longer, k, v, "--causal"), 1, "attend", "row 0: the row sees no key (--causal");
     CHECK_REFUSAL(BASE(longer, k, v, "--causal", "--method", "linear"), 1, "attend", "row 0: the row sees no key (--causal");
-    CHECK_REFUSAL(BASE(longer, none, none), 1, "attend", "row 0: the row sees no key (there is none");
+    CHECK_REFUSAL(BASE(longer, none, none, "--causal"), 1, "attend", "row 0: the row sees no key (there is none");
     /* A summary below the range of doubles is not written as zeros. */
     const char *far = scratch_path(*state, "far.npy");
     const double long_key[6] = { 300.0, -200.0, 100.0, 150.0, -250.0, 350.0 };
