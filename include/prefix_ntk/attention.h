@@ -18,20 +18,27 @@
  *   workspace  `work` of at least the bytes the matching *_workspace function
  *              returns for the same arguments, any alignment; nothing is then
  *              allocated. NULL: the call allocates and frees for itself.
- *   threads    at most num_threads (>= 1); results do not depend on it. Functions are
- *              thread-safe: no state outside the arguments.
+ *   threads    at most num_threads (>= 1), the caller's among them, and at most 256;
+ *              results do not depend on it. Functions are thread-safe. The threads, made by
+ *              the first call on two or more, are all the library keeps between calls: they
+ *              sleep, block all signals, and a child made by fork makes its own. Nobody
+ *              waits for a thread that has not begun its piece of the work.
  *   status     GSL_SUCCESS, or
  *              GSL_EINVAL   sizes or pointers that make no sense (head_dim 0, kv_heads
  *                           not dividing heads, a key length above len_k, scale not finite, ...)
  *              GSL_EBADLEN  work_bytes too small, or a packed prefix or a feature map
  *                           of another size
  *              GSL_ENOMEM   allocation failed
+ *              GSL_EUNSUP   the summary's map is not explicit
  *              GSL_EDOM     some row has a normaliser D that is not positive and finite
  *                           (a polynomial feature map, a row that may see no key at
- *                           all, scores that overflow). *failure (when not NULL)
- *                           names the first such row in (batch, head, row) order;
- *                           those rows of the output are 0, all others are right.
- *              Nothing is written on the first three. */
+ *                           all, scores that overflow, a query or a key it sees that is not
+ *                           finite). *failure (when not NULL) names the first such row in
+ *                           (batch, head, row) order; those rows of the output are 0 and
+ *                           enter no gradient, all others are right.
+ *              Nothing is written on the first four. What lies behind a mask or beyond a
+ *              key length may hold anything, NaN too. A value that is not finite reaches
+ *              the outputs of the rows that see it, and no others. */
 #ifndef PREFIX_NTK_ATTENTION_H
 #define PREFIX_NTK_ATTENTION_H
 #include <stddef.h>

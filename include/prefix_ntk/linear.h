@@ -7,7 +7,9 @@
  * j <= i + len_k - len_q (then by prefix sums in chunks of 64). Shapes, views, status
  * codes, workspace and threads as in attention.h (the scale is the map's own,
  * 1/sqrt(head_dim)); arithmetic is double, as a polynomial map's sums cancel. Work is
- * shared out by batch entry and key/value head. The map must be explicit. */
+ * shared out by batch entry and key/value head. The map must be explicit. Products go through
+ * CBLAS: let OpenBLAS have one thread (OPENBLAS_NUM_THREADS=1, or openblas_set_num_threads), or
+ * its own wait for each other wherever other work is running. */
 #ifndef PREFIX_NTK_LINEAR_H
 #define PREFIX_NTK_LINEAR_H
 #include <stddef.h>
@@ -23,8 +25,8 @@ PREFIX_NTK_API size_t attn_linear_forward_workspace(const struct attn_shape *sha
 
 /* summary->map is required; with summary->Z.data NULL there is no prefix (k is not
  * read either). q (batch, heads, len_q, head_dim), k and v (batch, kv_heads, len_k, head_dim). GSL_EUNSUP
- * the map is not explicit; GSL_EDOM some D_i is not positive and finite (that row of
- * out is 0), or an input is not finite (*failure then has row = len_q). */
+ * the map is not explicit; GSL_EDOM some D_i is not positive and finite, or row i sees a key or
+ * value that is not finite: that row of out is 0, *failure names the first. */
 PREFIX_NTK_API int attn_linear_forward(const struct attn_shape *shape,
                                        struct attn_in q, struct attn_in k, struct attn_in v,
                                        const struct attn_summary *summary, struct attn_out out,
