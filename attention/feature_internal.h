@@ -65,6 +65,9 @@ const struct feature_kernels *feature_kernels_get(void);
  * [-bound, bound], and that error; GSL_EMAXITER when the exchange does not settle. */
 int feature_minimax(size_t degree, double bound, long double *coef, long double *level);
 
+/* The same number for maps that are equal, in any process. */
+uint64_t feature_map_identity(const struct feature_map *map);
+
 /* Whether the VALUE and MASS sides are different features. */
 int feature_sides_differ(const struct feature_map *map);
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/hash.h"
 #include "common/random.h"
 
 static const struct { const char *name; enum feature_family family; int takes_order; } families[] = {
@@ -320,6 +321,29 @@ size_t feature_head_dim(const feature_map *map)
 struct feature_spec feature_map_spec(const feature_map *map)
 {
     return map->spec;
+}
+
+/* Coefficients, or directions: the numbers of a map beside its spec and sizes. */
+static size_t omega_bytes(const feature_map *map)
+{
+    return map->omega ? map->feat_dim * map->dim * sizeof *map->omega : 0;
+}
+
+int feature_map_equal(const feature_map *a, const feature_map *b)
+{
+    if (a == b) return 1;
+    return a->spec.family == b->spec.family && a->spec.order == b->spec.order && a->dim == b->dim &&
+           a->feat_dim == b->feat_dim && a->degree == b->degree && !memcmp(a->value, b->value, sizeof a->value) &&
+           !memcmp(a->mass, b->mass, sizeof a->mass) && !a->omega == !b->omega && (!a->omega || !memcmp(a->omega, b->omega, omega_bytes(a)));
+}
+
+uint64_t feature_map_identity(const feature_map *map)
+{
+    const uint64_t sizes[] = { (uint64_t)map->spec.family, map->spec.order, map->dim, map->feat_dim, map->degree };
+    uint64_t hash = hash_bytes(HASH_START, sizes, sizeof sizes);
+    hash = hash_bytes(hash, map->value, sizeof map->value);
+    hash = hash_bytes(hash, map->mass, sizeof map->mass);
+    return map->omega ? hash_bytes(hash, map->omega, omega_bytes(map)) : hash;
 }
 
 int feature_is_positive(const feature_map *map)

@@ -13,6 +13,7 @@
 #include "attention/feature_internal.h"
 #include "attention/linear_state.h"
 #include "common/parallel.h"
+#include "common/saved.h"
 
 enum { MAX_LANES = 8, ALIGN = 64 };
 
@@ -89,12 +90,64 @@ size_t attn_fold_count(const struct attn_fold *fold)
 
 int attn_fold_merge(struct attn_fold *into, const struct attn_fold *from)
 {
-    if (into->map != from->map || into->value_dim != from->value_dim) return GSL_EBADLEN;
+    if (into->value_dim != from->value_dim || !feature_map_equal(into->map, from->map)) return GSL_EBADLEN;
     for (size_t l = 0; l < into->lanes; l++) linear_state_merge(&into->lane[l], &from->lane[l]);
     into->count += from->count;
     into->next_block += from->next_block;
     return GSL_SUCCESS;
 }
+
+/* ---- as bytes -------------------------------------------------------------------- */
+
+static size_t state_numbers(const struct attn_fold *fold)
+{
+    return fold->lanes * fold->map->feat_dim * (fold->value_dim + 1);
+}
+
+enum { SAVED_FAMILY, SAVED_ORDER, SAVED_DIM, SAVED_FEATURES, SAVED_VALUES, SAVED_LANES, SAVED_TOKENS, SAVED_BLOCKS };
+
+static void sizes_of(const struct attn_fold *fold, uint64_t sizes[SAVED_SIZES])
+{
+    const feature_map *map = fold->map;
+    const uint64_t all[SAVED_SIZES] = { (uint64_t)map->spec.family, map->spec.order, map->dim, map->feat_dim, fold->value_dim,
+                                        fold->lanes, fold->count, fold->next_block };
+    memcpy(sizes, all, sizeof all);
+}
+
+size_t attn_fold_saved_size(const struct attn_fold *fold)
+{
+    return saved_size(fold->lanes + state_numbers(fold));
+}
+
+int attn_fold_save(const struct attn_fold *fold, void *bytes, size_t size)
+{
+    if (!bytes || size != attn_fold_saved_size(fold) || (uintptr_t)bytes % sizeof(double)) return GSL_EINVAL;
+    double *numbers = saved_numbers(bytes);
+    uint64_t sizes[SAVED_SIZES];
+    for (size_t l = 0; l < fold->lanes; l++) numbers[l] = fold->lane[l].scale;
+    memcpy(numbers + fold->lanes, fold->store, state_numbers(fold) * sizeof *numbers);
+    sizes_of(fold, sizes);
+    saved_seal(bytes, size, "fold", feature_map_identity(fold->map), sizes);
+    return GSL_SUCCESS;
+}
+
+int attn_fold_load(struct attn_fold *fold, const void *bytes, size_t size)
+{
+    uint64_t sizes[SAVED_SIZES], own[SAVED_SIZES];
+    if (!bytes) return GSL_EINVAL;
+    const int status = saved_check(bytes, size, "fold", feature_map_identity(fold->map), sizes);
+    if (status) return status;
+    sizes_of(fold, own);
+    if (memcmp(sizes, own, SAVED_TOKENS * sizeof *sizes) || size != attn_fold_saved_size(fold)) return GSL_EINVAL;
+    const char *numbers = (const char *)bytes + SAVED_HEAD;
+    for (size_t l = 0; l < fold->lanes; l++) memcpy(&fold->lane[l].scale, numbers + l * sizeof(double), sizeof(double));
+    memcpy(fold->store, numbers + fold->lanes * sizeof(double), state_numbers(fold) * sizeof(double));
+    fold->count = sizes[SAVED_TOKENS];
+    fold->next_block = sizes[SAVED_BLOCKS];
+    return GSL_SUCCESS;
+}
+
+/* ---- tokens ----------------------------------------------------------------------- */
 
 /* Per thread: keys in double, values with the unit column, log-scales, features and
  * mass features or their gradients, gradients in the keys, the features' own scratch. */

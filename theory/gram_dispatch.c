@@ -1,14 +1,16 @@
 #include "common/isa.h"
 #include "theory/gram_kernel.h"
 
-const struct gram_kernels *gram_kernels_current(void)
+const struct gram_kernels *gram_kernels_of(enum isa isa)
 {
+    static const struct gram_kernels *const all[] = {
+        [ISA_ID_PORTABLE] = &gram_kernels_portable,
 #if defined(__x86_64__)
-    switch (isa_current()) {
-    case ISA_ID_AVX512: return &gram_kernels_avx512;
-    case ISA_ID_AVX2: return &gram_kernels_avx2;
-    default: break;
-    }
+        [ISA_ID_AVX2] = &gram_kernels_avx2,
+        [ISA_ID_AVX512] = &gram_kernels_avx512,
 #endif
-    return &gram_kernels_portable;
+    };
+    return (size_t)isa < sizeof all / sizeof *all ? all[isa] : NULL;
 }
+
+const struct gram_kernels *gram_kernels_current(void) { return gram_kernels_of(isa_current()); }

@@ -15,6 +15,7 @@
 #ifndef THEORY_GRAM_KERNEL_H
 #define THEORY_GRAM_KERNEL_H
 #include <stddef.h>
+#include "common/isa.h"
 
 enum {
     GRAM_TOKENS = 256,      /* longest block, and the stride of every by-token buffer */
@@ -75,5 +76,7 @@ extern const struct gram_kernels gram_kernels_portable, gram_kernels_avx2, gram_
 
 /* Those of the instruction set in use. */
 const struct gram_kernels *gram_kernels_current(void);
+/* That of an instruction set; NULL where the build has none. */
+const struct gram_kernels *gram_kernels_of(enum isa isa);
 
 #endif

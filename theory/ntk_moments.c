@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <gsl/gsl_errno.h>
+#include "common/hash.h"
+#include "common/isa.h"
 #include "common/parallel.h"
+#include "common/saved.h"
 #include "theory/gram_kernel.h"
 
 enum {
@@ -609,6 +612,48 @@ int ntk_moments_load(struct ntk_moments *m, const double *state, size_t size)
     m->num_pending = pending;
     m->has_shift = state[HEAD_SHIFT] != 0.0;
     return GSL_SUCCESS;
+}
+
+/* ---- as bytes ---------------------------------------------------------------------- */
+
+static uint64_t identity_of(const struct ntk_moments *m)
+{
+    return hash_bytes(HASH_START, m->X, m->num_samples * m->dim * sizeof *m->X);
+}
+
+static void sizes_of(const struct ntk_moments *m, size_t numbers, uint64_t sizes[SAVED_SIZES])
+{
+    uint64_t isa = 0;
+    while (isa <= ISA_ID_AVX512 && gram_kernels_of((enum isa)isa) != m->kernels) isa++;
+    const uint64_t all[SAVED_SIZES] = { m->num_samples, m->dim, (uint64_t)m->law, (uint64_t)m->kernel, isa, numbers };
+    memcpy(sizes, all, sizeof all);
+}
+
+size_t ntk_moments_saved_size(const struct ntk_moments *m)
+{
+    return saved_size(ntk_moments_state_size(m));
+}
+
+int ntk_moments_save_bytes(const struct ntk_moments *m, void *bytes, size_t size)
+{
+    uint64_t sizes[SAVED_SIZES];
+    if (!bytes || size != ntk_moments_saved_size(m) || (uintptr_t)bytes % sizeof(double)) return GSL_EINVAL;
+    ntk_moments_save(m, saved_numbers(bytes));
+    sizes_of(m, ntk_moments_state_size(m), sizes);
+    saved_seal(bytes, size, "moments", identity_of(m), sizes);
+    return GSL_SUCCESS;
+}
+
+int ntk_moments_load_bytes(struct ntk_moments *m, const void *bytes, size_t size)
+{
+    uint64_t sizes[SAVED_SIZES], own[SAVED_SIZES];
+    if (!bytes || (uintptr_t)bytes % sizeof(double)) return GSL_EINVAL;
+    const int status = saved_check(bytes, size, "moments", identity_of(m), sizes);
+    if (status) return status;
+    const size_t numbers = (size - SAVED_HEAD - 8) / sizeof(double);
+    sizes_of(m, numbers, own);
+    if (memcmp(sizes, own, sizeof own) || saved_size(numbers) != size) return GSL_EINVAL;
+    return ntk_moments_load(m, (const double *)((const char *)bytes + SAVED_HEAD), numbers);
 }
 
 size_t ntk_moments_count(const struct ntk_moments *m)

@@ -100,6 +100,10 @@ PREFIX_NTK_API size_t feature_dim(const feature_map *map);   /* r, whether liste
 PREFIX_NTK_API size_t feature_head_dim(const feature_map *map);
 PREFIX_NTK_API struct feature_spec feature_map_spec(const feature_map *map);
 
+/* Whether two maps are the same function: family, sizes, and every coefficient or direction, bit by
+ * bit, however and wherever each was made. */
+PREFIX_NTK_API int feature_map_equal(const feature_map *a, const feature_map *b);
+
 /* Whether phi can be written out: false for a polynomial map with
  * r > FEATURE_MAX_EXPLICIT, which only feature_score serves. */
 PREFIX_NTK_API int feature_is_explicit(const feature_map *map);

@@ -73,6 +73,24 @@ PREFIX_NTK_API size_t ntk_moments_state_size(const struct ntk_moments *moments);
 PREFIX_NTK_API void ntk_moments_save(const struct ntk_moments *moments, double *state);
 PREFIX_NTK_API int ntk_moments_load(struct ntk_moments *moments, const double *state, size_t size);
 
+/* The same as bytes that can be kept and checked: ntk_moments_saved_size of them, at an address that
+ * a double may have. Layout, version 1, in the byte order of the machine:
+ *
+ *   0   "PNTKSUM\n"; uint32 0x0a0b0c0d, which tells the byte order; uint32 version
+ *   16  "moments", a zero; uint64 size of everything
+ *   32  uint64 FNV-1a of the inputs X
+ *   40  uint64 num_samples, dim, law, kernel, instruction set of the kernels, numbers, 0, 0
+ *   104 the numbers of ntk_moments_save
+ *   end uint64 FNV-1a of all before
+ *
+ * GSL_EINVAL the size given or the address is wrong; the bytes are of another kind, other inputs, law,
+ * kernel or instruction set (whose sums have other low bits: PREFIX_NTK_ISA); GSL_ESANITY they are no
+ * such bytes, of another version or byte order, cut off or damaged; GSL_ENOMEM. Moments that were
+ * refused are untouched. */
+PREFIX_NTK_API size_t ntk_moments_saved_size(const struct ntk_moments *moments);
+PREFIX_NTK_API int ntk_moments_save_bytes(const struct ntk_moments *moments, void *bytes, size_t size);
+PREFIX_NTK_API int ntk_moments_load_bytes(struct ntk_moments *moments, const void *bytes, size_t size);
+
 /* Forgets the tokens, and what failed. */
 PREFIX_NTK_API void ntk_moments_clear(struct ntk_moments *moments);
 

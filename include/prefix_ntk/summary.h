@@ -48,8 +48,27 @@ PREFIX_NTK_API int attn_fold_add_f64(struct attn_fold *fold, size_t n, const dou
 
 PREFIX_NTK_API void attn_fold_reset(struct attn_fold *fold);
 
-/* into += from, same map and value_dim (GSL_EBADLEN). */
+/* into += from. GSL_EBADLEN: the maps are not equal (feature_map_equal; each fold may have one of
+ * its own) or value_dim differs. */
 PREFIX_NTK_API int attn_fold_merge(struct attn_fold *into, const struct attn_fold *from);
+
+/* A fold as bytes, for another process or a later one: attn_fold_saved_size of them, at an address
+ * that a double may have. Layout, version 1, in the byte order of the machine:
+ *
+ *   0   "PNTKSUM\n"; uint32 0x0a0b0c0d, which tells the byte order; uint32 version
+ *   16  "fold", zeros to 8 bytes; uint64 size of everything
+ *   32  uint64 FNV-1a of the map: family, order, dim, feat_dim, degree, coefficients, directions
+ *   40  uint64 family, order, dim, feat_dim, value_dim, lanes, tokens, blocks
+ *   104 double per lane its log-scale, then its sums (feat_dim, value_dim + 1), k the last column
+ *   end uint64 FNV-1a of all before
+ *
+ * Load replaces what the fold holds; it then goes on, bit by bit, as the saved one would have.
+ * GSL_EINVAL the size given or the address is wrong (save); the bytes are of another kind, map or
+ * value_dim (load); GSL_ESANITY (load) they are no such bytes, of another version or byte order, cut
+ * off or damaged. The fold is untouched then. */
+PREFIX_NTK_API size_t attn_fold_saved_size(const struct attn_fold *fold);
+PREFIX_NTK_API int attn_fold_save(const struct attn_fold *fold, void *bytes, size_t size);
+PREFIX_NTK_API int attn_fold_load(struct attn_fold *fold, const void *bytes, size_t size);
 
 /* Tokens added so far. */
 PREFIX_NTK_API size_t attn_fold_count(const struct attn_fold *fold);
