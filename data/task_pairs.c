@@ -17,8 +17,7 @@
 
 enum { PATH_ROOM = PATH_MAX + 64 };
 
-/* Opens FILE of set NAME in the cache. */
-static FILE *open_cached(const char *set, const char *file_name, struct reason why)
+FILE *task_open_cached(const char *set, const char *file_name, struct reason why)
 {
     char folder[PATH_MAX], path[PATH_ROOM], cause[160];
     uint64_t bytes;
@@ -121,7 +120,7 @@ static int add_question(const json_t *row, const struct keys *official, struct t
 /* JSON lines of either file; `e` NULL: the official validation set. */
 static int read_boolq(const char *file_name, struct keys *official, struct task *task, struct examples *e, struct reason why)
 {
-    FILE *file = open_cached("boolq", file_name, why);
+    FILE *file = task_open_cached("boolq", file_name, why);
     if (!file) return GSL_EFAILED;
     int status = GSL_SUCCESS;
     char *line = NULL;
@@ -348,7 +347,7 @@ static int read_part(int part, struct uses *uses, struct reason why)
 {
     char name[16];
     snprintf(name, sizeof name, "data.%s", parts[part]);
-    FILE *file = open_cached("wordnet", name, why);
+    FILE *file = task_open_cached("wordnet", name, why);
     if (!file) return GSL_EFAILED;
     int status = GSL_SUCCESS;
     char *line = NULL;

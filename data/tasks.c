@@ -25,6 +25,10 @@ static const struct { struct task_entry entry; task_source *source; } registry[]
     { { "super-noun", "WordNet gloss of a noun to one of 25 lexicographer classes, split by hash", "wordnet" }, task_source_wordnet },
     { { "wic-wn", "whether a word has one sense in two WordNet examples, split by word", "wordnet" }, task_source_wic },
     { { "boolq", "BoolQ: yes or no, a question and a passage; its official validation set is the test set", "boolq" }, task_source_boolq },
+    { { "asdiv", "word problems of ASDiv with a number for an answer, split by hash; for decoders", "asdiv" },
+      task_source_answers },
+    { { "gsm8k", "GSM8K's test set, solutions to write out, split again by hash; for decoders", "gsm8k" },
+      task_source_answers },
     { { "brown15", "genre of a window of 64 words of the Brown corpus, 15 genres, split by document", "brown15" }, task_source_brown },
 };
 enum { NUM_TASKS = sizeof registry / sizeof *registry };

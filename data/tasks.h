@@ -21,6 +21,7 @@ struct task_set {
 struct task {
     char *name;
     enum task_modality modality;
+    int answers;                        /* 1: texts2 are answers to be written, and there is one class */
     size_t num_classes;
     char **class_names;                 /* (num_classes) */
     size_t height, width, channels;     /* images: channels 1 or 3 */

@@ -308,6 +308,27 @@ static int open_directory(const char *folder, struct decoder *d, struct reason w
     return status;
 }
 
+int decoder_is(const char *name_or_path)
+{
+    char path[PATH_MAX + 16], mark[4] = "";
+    struct stat st;
+    if (!strcmp(name_or_path, "smollm2-135m")) return 1;
+    if (strlen(name_or_path) >= PATH_MAX || stat(name_or_path, &st)) return 0;
+    if (S_ISREG(st.st_mode)) {
+        FILE *file = fopen(name_or_path, "rb");
+        const int gguf = file && fread(mark, 4, 1, file) == 1 && !memcmp(mark, "GGUF", 4);
+        if (file) fclose(file);
+        return gguf;
+    }
+    json_error_t error;
+    snprintf(path, sizeof path, "%s/config.json", name_or_path);
+    json_t *root = S_ISDIR(st.st_mode) ? json_load_file(path, 0, &error) : NULL;
+    const char *type = json_string_value(json_object_get(root, "model_type"));
+    const int llama = type && !strcmp(type, "llama");
+    json_decref(root);
+    return llama;
+}
+
 int decoder_open(const char *name_or_path, const char *cache_dir, struct decoder **out, struct reason why)
 {
     char folder[PATH_MAX], path[PATH_MAX + 16], line[512] = "";

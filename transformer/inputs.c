@@ -77,6 +77,7 @@ static int prepare_text(struct inputs *in, struct reason why)
 static int check_options(struct inputs *in, const struct inputs_options *o, struct reason why)
 {
     const struct backbone_config *c = &in->backbone->config;
+    if (in->task->answers) return refuse(why, GSL_EINVAL, "task %.40s wants answers written out: a decoder's", in->task->name);
     if ((in->task->modality == TASK_IMAGE) != (c->kind == BACKBONE_VIT))
         return refuse(why, GSL_EINVAL, "task %.40s is of %s, the backbone is not", in->task->name, in->task->modality == TASK_IMAGE ? "images" : "texts");
     if (c->kind == BACKBONE_VIT) {

@@ -14,15 +14,22 @@
 enum { LEAST_EVAL = 32 };
 static const char state_mark[16] = "prefix-ntk run 1";
 
-struct train {
+/* A model and its inputs as a target. */
+struct classified {
     struct model *model;
     struct inputs *inputs;
     struct train_options options;
-    struct adamw *adamw;
     struct inputs_batch batch;
     float *logits, *d_logits;
+    size_t layer;
+};
+
+struct train {
+    struct train_target target;
+    struct train_options options;
+    struct adamw *adamw;
     size_t *order;                          /* of the epoch under way */
-    size_t count, steps_per_epoch, num_steps, step, layer, since;
+    size_t count, steps_per_epoch, num_steps, step, since;
     double loss_sum, seconds, last_loss;
     bool diverged;
     struct curve_row *curve;
@@ -45,7 +52,7 @@ struct train_options train_defaults(enum adapter_method method)
     return o;
 }
 
-static size_t eval_batch(size_t batch) { return batch > LEAST_EVAL ? batch : LEAST_EVAL; }
+size_t train_eval_batch(size_t batch) { return batch > LEAST_EVAL ? batch : LEAST_EVAL; }
 
 static double now(void)
 {
@@ -59,31 +66,30 @@ static double now(void)
 static size_t parameter_size(const struct parameter *p) { return p->rows * p->cols; }
 
 /* All that belongs to the model's state: what is trained, and the adapter's constants. */
-static size_t total_size(struct model *model)
+static size_t total_size(const struct train_target *target)
 {
     size_t total = 0;
-    const struct parameter *p = model_parameters(model);
-    for (size_t i = 0; i < model_num_parameters(model); i++) total += parameter_size(&p[i]);
+    for (size_t i = 0; i < target->num_parameters; i++) total += parameter_size(&target->parameters[i]);
     return total;
 }
 
-static void copy_parameters(struct model *model, float *array, bool back)
+static void copy_parameters(const struct train_target *target, float *array, bool back)
 {
-    struct parameter *p = model_parameters(model);
-    for (size_t i = 0; i < model_num_parameters(model); i++) {
+    struct parameter *p = target->parameters;
+    for (size_t i = 0; i < target->num_parameters; i++) {
         const size_t n = parameter_size(&p[i]);
         if (back) memcpy(p[i].value, array, n * sizeof *array);
         else memcpy(array, p[i].value, n * sizeof *array);
         array += n;
     }
-    if (back) model_after_update(model);
+    if (back) target->after_update(target->context);
 }
 
 /* ---- making ---------------------------------------------------------------------------------------------------- */
 
 size_t train_bytes(const struct model *model, const struct inputs *inputs, const struct train_options *options)
 {
-    const size_t seqs = eval_batch(options->batch), rows = inputs_max_rows(inputs, seqs);
+    const size_t seqs = train_eval_batch(options->batch), rows = inputs_max_rows(inputs, seqs);
     const size_t trained = model_trainable(model, PARAM_HEAD) + model_trainable(model, PARAM_ADAPTER) + model_trainable(model, PARAM_BACKBONE);
     size_t bytes = model_bytes(model, rows, seqs, inputs_max_len(inputs), 1, options->num_threads) + 2 * trained * sizeof(float);
     if (options->keep_best) bytes += trained * sizeof(float);
@@ -105,57 +111,45 @@ static void shuffle(struct train *t, size_t epoch)
 
 static int make_arrays(struct train *t)
 {
-    const size_t seqs = eval_batch(t->options.batch), classes = model_num_classes(t->model);
-    t->logits = malloc(seqs * classes * sizeof *t->logits);
-    t->d_logits = malloc(seqs * classes * sizeof *t->d_logits);
     t->order = malloc((t->count + 1) * sizeof *t->order);
     t->times = malloc((t->num_steps + 1) * sizeof *t->times);
     t->curve = malloc((t->num_steps + 2) * sizeof *t->curve);
-    if (t->options.keep_best) t->best = malloc(total_size(t->model) * sizeof *t->best);
-    if (!t->logits || !t->d_logits || !t->order || !t->times || !t->curve || (t->options.keep_best && !t->best)) return GSL_ENOMEM;
-    const int status = inputs_batch_alloc(t->inputs, seqs, &t->batch);
-    if (status) return status;
+    if (t->options.keep_best) t->best = malloc(total_size(&t->target) * sizeof *t->best);
+    if (!t->order || !t->times || !t->curve || (t->options.keep_best && !t->best)) return GSL_ENOMEM;
     struct adamw_options adamw = adamw_defaults();
     adamw.weight_decay = t->options.weight_decay;
     adamw.clip = t->options.clip;
-    return adamw_alloc(model_parameters(t->model), model_num_parameters(t->model), &adamw, &t->adamw);
+    return adamw_alloc(t->target.parameters, t->target.num_parameters, &adamw, &t->adamw);
 }
 
-/* The cache of frozen blocks, where it fits; the units of a summary. */
-static int prepare(struct train *t)
+int train_alloc_target(const struct train_target *target, const struct train_options *options, struct train **out,
+                       struct reason why)
 {
-    const unsigned splits = 1u << TASK_TRAIN | 1u << TASK_VALIDATION;
-    const size_t seqs = eval_batch(t->options.batch);
-    int status = GSL_SUCCESS;
-    t->layer = model_first_trained_layer(t->model);
-    if (t->layer > 0 && !inputs_is_cached(t->inputs, t->layer, splits) && inputs_cache_bytes(t->inputs, splits) <= t->options.cache_bytes)
-        status = inputs_cache(t->inputs, t->model, t->layer, splits, seqs);
-    if (status) return status;
-    shuffle(t, 0);
-    inputs_gather(t->inputs, TASK_TRAIN, t->order, t->count < seqs ? t->count : seqs, t->layer, &t->batch);
-    return model_calibrate(t->model, &t->batch.batch);
-}
-
-int train_alloc(struct model *model, struct inputs *inputs, const struct train_options *options, struct train **out, struct reason why)
-{
-    if (!options->batch || !options->epochs || !(options->lr >= 0.0) || !(options->head_lr >= 0.0) || !(options->warmup >= 0.0 && options->warmup < 1.0) ||
-        !(options->label_smoothing >= 0.0 && options->label_smoothing < 1.0))
-        return refuse(why, GSL_EINVAL, "a rate, batch or number of epochs that makes no sense");
     struct train *t = calloc(1, sizeof *t);
-    if (!t) return refuse(why, GSL_ENOMEM, "out of memory");
-    t->model = model;
-    t->inputs = inputs;
+    if (!t) {
+        if (target->close) target->close(target->context);
+        return refuse(why, GSL_ENOMEM, "out of memory");
+    }
+    t->target = *target;
     t->options = *options;
-    t->count = inputs_count(inputs, TASK_TRAIN);
+    if (!options->batch || !options->epochs || !(options->lr >= 0.0) || !(options->head_lr >= 0.0) ||
+        !(options->warmup >= 0.0 && options->warmup < 1.0) ||
+        !(options->label_smoothing >= 0.0 && options->label_smoothing < 1.0)) {
+        train_free(t);
+        return refuse(why, GSL_EINVAL, "a rate, batch or number of epochs that makes no sense");
+    }
+    t->count = target->count;
     t->steps_per_epoch = (t->count + options->batch - 1) / options->batch;
     t->num_steps = t->steps_per_epoch * options->epochs;
     t->best_accuracy = -1.0;
     t->last_loss = NAN;
     if (!t->options.eval_every) t->options.eval_every = t->steps_per_epoch;
-    const size_t seqs = eval_batch(options->batch);
-    int status = model_reserve(model, inputs_max_rows(inputs, seqs), seqs, inputs_max_len(inputs), 1, options->num_threads);
-    if (!status) status = make_arrays(t);
-    if (!status) status = prepare(t);
+    int status = make_arrays(t);
+    if (!status) {
+        const size_t seqs = train_eval_batch(options->batch);
+        shuffle(t, 0);
+        status = target->prepare(target->context, t->order, t->count < seqs ? t->count : seqs);
+    }
     if (status) {
         train_free(t);
         return refuse(why, status, status == GSL_ENOMEM ? "out of memory" : "%s", gsl_strerror(status));
@@ -164,13 +158,80 @@ int train_alloc(struct model *model, struct inputs *inputs, const struct train_o
     return GSL_SUCCESS;
 }
 
+/* ---- a model and its inputs ----------------------------------------------------------------------------------- */
+
+/* The cache of frozen blocks, where it fits; the units of a summary. */
+static int prepare_classified(void *context, const size_t *order, size_t n)
+{
+    struct classified *c = context;
+    const unsigned splits = 1u << TASK_TRAIN | 1u << TASK_VALIDATION;
+    int status = GSL_SUCCESS;
+    c->layer = model_first_trained_layer(c->model);
+    if (c->layer > 0 && !inputs_is_cached(c->inputs, c->layer, splits) &&
+        inputs_cache_bytes(c->inputs, splits) <= c->options.cache_bytes)
+        status = inputs_cache(c->inputs, c->model, c->layer, splits, train_eval_batch(c->options.batch));
+    if (status) return status;
+    inputs_gather(c->inputs, TASK_TRAIN, order, n, c->layer, &c->batch);
+    return model_calibrate(c->model, &c->batch.batch);
+}
+
+static int step_classified(void *context, const size_t *index, size_t n, double *loss)
+{
+    struct classified *c = context;
+    inputs_gather(c->inputs, TASK_TRAIN, index, n, c->layer, &c->batch);
+    const int status = model_forward(c->model, &c->batch.batch, c->logits, 1);
+    if (status) return status;
+    *loss = model_cross_entropy(c->logits, c->batch.labels, n, model_num_classes(c->model), c->options.label_smoothing,
+                                c->d_logits, NULL);
+    return isfinite(*loss) ? model_backward(c->model, c->d_logits) : GSL_EDOM;
+}
+
+static int evaluate_classified(void *context, struct evaluation *out)
+{
+    struct classified *c = context;
+    return train_evaluate(c->model, c->inputs, TASK_VALIDATION, c->options.batch, out, NULL, NULL);
+}
+
+static void update_classified(void *context) { model_after_update(((struct classified *)context)->model); }
+
+static void close_classified(void *context)
+{
+    struct classified *c = context;
+    inputs_batch_free(&c->batch);
+    free(c->logits);
+    free(c->d_logits);
+    free(c);
+}
+
+int train_alloc(struct model *model, struct inputs *inputs, const struct train_options *options, struct train **out,
+                struct reason why)
+{
+    const size_t seqs = train_eval_batch(options->batch), classes = model_num_classes(model);
+    struct classified *c = calloc(1, sizeof *c);
+    if (!c) return refuse(why, GSL_ENOMEM, "out of memory");
+    *c = (struct classified){ .model = model, .inputs = inputs, .options = *options };
+    c->logits = malloc(seqs * classes * sizeof *c->logits);
+    c->d_logits = malloc(seqs * classes * sizeof *c->d_logits);
+    int status = c->logits && c->d_logits ? inputs_batch_alloc(inputs, seqs, &c->batch) : GSL_ENOMEM;
+    if (!status) status = model_reserve(model, inputs_max_rows(inputs, seqs), seqs, inputs_max_len(inputs), 1,
+                                        options->num_threads);
+    if (status) {
+        close_classified(c);
+        return refuse(why, status, status == GSL_ENOMEM ? "out of memory" : "%s", gsl_strerror(status));
+    }
+    const struct train_target target = { .context = c, .parameters = model_parameters(model),
+                                         .num_parameters = model_num_parameters(model),
+                                         .count = inputs_count(inputs, TASK_TRAIN), .prepare = prepare_classified,
+                                         .step = step_classified, .evaluate = evaluate_classified,
+                                         .after_update = update_classified, .close = close_classified };
+    return train_alloc_target(&target, options, out, why);
+}
+
 void train_free(struct train *t)
 {
     if (!t) return;
+    if (t->target.close) t->target.close(t->target.context);
     adamw_free(t->adamw);
-    inputs_batch_free(&t->batch);
-    free(t->logits);
-    free(t->d_logits);
     free(t->order);
     free(t->times);
     free(t->curve);
@@ -207,14 +268,14 @@ double train_step_time(const struct train *t)
 static int add_row(struct train *t)
 {
     struct evaluation e;
-    const int status = train_evaluate(t->model, t->inputs, TASK_VALIDATION, t->options.batch, &e, NULL, NULL);
+    const int status = t->target.evaluate(t->target.context, &e);
     if (status) return status;
     t->curve[t->num_rows++] = (struct curve_row){ t->step, t->seconds, t->since ? t->loss_sum / (double)t->since : NAN, e.loss, e.accuracy };
     t->loss_sum = 0.0;
     t->since = 0;
     if (t->best && e.accuracy > t->best_accuracy) {
         t->best_accuracy = e.accuracy;
-        copy_parameters(t->model, t->best, false);
+        copy_parameters(&t->target, t->best, false);
     }
     return GSL_SUCCESS;
 }
@@ -223,17 +284,14 @@ static int add_row(struct train *t)
 static int update(struct train *t)
 {
     const size_t epoch = t->step / t->steps_per_epoch, at = t->step % t->steps_per_epoch * t->options.batch;
-    const size_t n = t->count - at < t->options.batch ? t->count - at : t->options.batch, classes = model_num_classes(t->model);
+    const size_t n = t->count - at < t->options.batch ? t->count - at : t->options.batch;
     if (at == 0) shuffle(t, epoch);
-    inputs_gather(t->inputs, TASK_TRAIN, t->order + at, n, t->layer, &t->batch);
-    int status = model_forward(t->model, &t->batch.batch, t->logits, 1);
+    int status = t->target.step(t->target.context, t->order + at, n, &t->last_loss);
     if (status) return status;
-    t->last_loss = model_cross_entropy(t->logits, t->batch.labels, n, classes, t->options.label_smoothing, t->d_logits, NULL);
-    if (!isfinite(t->last_loss)) return GSL_EDOM;
-    if ((status = model_backward(t->model, t->d_logits))) return status;
     const double factor = lr_factor(t->options.schedule, t->options.warmup, t->step, t->num_steps);
-    if ((status = adamw_step(t->adamw, t->options.lr * factor, t->options.head_lr * factor, t->options.num_threads, NULL))) return status;
-    model_after_update(t->model);
+    status = adamw_step(t->adamw, t->options.lr * factor, t->options.head_lr * factor, t->options.num_threads, NULL);
+    if (status) return status;
+    t->target.after_update(t->target.context);
     return GSL_SUCCESS;
 }
 
@@ -261,7 +319,7 @@ int train_step(struct train *t)
 
 void train_finish(struct train *t)
 {
-    if (t->best && t->best_accuracy >= 0.0) copy_parameters(t->model, t->best, true);
+    if (t->best && t->best_accuracy >= 0.0) copy_parameters(&t->target, t->best, true);
 }
 
 /* ---- evaluation ------------------------------------------------------------------------------------------------------- */
@@ -277,7 +335,7 @@ static size_t largest(const float *row, size_t n)
 int train_evaluate(struct model *model, struct inputs *inputs, enum task_split split, size_t batch, struct evaluation *out, int32_t *predicted,
                    double *losses)
 {
-    const size_t count = inputs_count(inputs, split), seqs = eval_batch(batch), classes = model_num_classes(model), layer = model_first_trained_layer(model);
+    const size_t count = inputs_count(inputs, split), seqs = train_eval_batch(batch), classes = model_num_classes(model), layer = model_first_trained_layer(model);
     struct inputs_batch b = { .labels = NULL };
     float *logits = malloc(seqs * classes * sizeof *logits);
     size_t *index = malloc(seqs * sizeof *index), correct = 0;
@@ -328,10 +386,10 @@ static bool get(FILE *stream, void *x, size_t size, size_t n, uint64_t *hash)
 
 int train_save(struct train *t, FILE *stream)
 {
-    const size_t total = total_size(t->model);
+    const size_t total = total_size(&t->target);
     float *values = malloc((total + 1) * sizeof *values);
     if (!values) return GSL_ENOMEM;
-    copy_parameters(t->model, values, false);
+    copy_parameters(&t->target, values, false);
     uint64_t hash = HASH_START;
     struct state_head head = { .parameters = total, .step = t->step, .rows = t->num_rows, .adamw_time = adamw_time(t->adamw), .since = t->since,
                                .order_seed = t->options.seed, .has_best = t->best != NULL, .loss_sum = t->loss_sum, .seconds = t->seconds,
@@ -348,7 +406,7 @@ int train_save(struct train *t, FILE *stream)
 
 int train_load(struct train *t, FILE *stream)
 {
-    const size_t total = total_size(t->model);
+    const size_t total = total_size(&t->target);
     struct state_head head;
     uint64_t hash = HASH_START, kept;
     if (!get(stream, &head, sizeof head, 1, &hash)) return GSL_EINVAL;
@@ -362,7 +420,7 @@ int train_load(struct train *t, FILE *stream)
                      (!t->best || get(stream, t->best, sizeof *t->best, total, &hash)) && fread(&kept, sizeof kept, 1, stream) == 1 && kept == hash))
         status = GSL_EINVAL;
     if (!status) {
-        copy_parameters(t->model, values, true);
+        copy_parameters(&t->target, values, true);
         memcpy(adamw_state(t->adamw), moments, adamw_state_size(t->adamw) * sizeof *moments);
         adamw_set_time(t->adamw, head.adamw_time);
         t->step = head.step;

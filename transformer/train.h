@@ -40,6 +40,28 @@ struct evaluation { double loss, accuracy; size_t count; };
 
 struct train;
 
+/* Something that is trained: a model with its inputs, or a decoder's (lm_train.h). context is the caller's. */
+struct train_target {
+    void *context;
+    struct parameter *parameters;
+    size_t num_parameters, count;   /* count: training examples */
+    /* Before the first step: what is cached, units measured on the first n of a permutation of the examples. */
+    int (*prepare)(void *context, const size_t *order, size_t n);
+    /* Forward, loss and backward of n training examples. */
+    int (*step)(void *context, const size_t *index, size_t n, double *loss);
+    /* Of the validation set. */
+    int (*evaluate)(void *context, struct evaluation *out);
+    void (*after_update)(void *context);
+    void (*close)(void *context);   /* by train_free; NULL: nothing to do */
+};
+
+/* A training of the target, whose context it takes over, also when it fails. */
+int train_alloc_target(const struct train_target *target, const struct train_options *options, struct train **out,
+                       struct reason why);
+
+/* Sequences an evaluation of this batch size takes at a time. */
+size_t train_eval_batch(size_t batch);
+
 /* Bytes train_alloc takes beside the model's parameters. */
 size_t train_bytes(const struct model *model, const struct inputs *inputs, const struct train_options *options);
 

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "transformer/train.h"
+#include "transformer/lm_train.h"
 
 static const char doc[] =
     "Fine-tunes one backbone on one task by several methods (arms), each at the learning rate an equal search on validation data "
@@ -41,10 +41,12 @@ struct config {
     double *grid;
     size_t grid_size;
     double head_lr;
+    int unrotated;
+    size_t decode;
 };
 
 enum { KEY_BACKBONE = 1, KEY_TASK, KEY_ARMS, KEY_RATES, KEY_SEARCH, KEY_TRIALS, KEY_EPOCHS, KEY_BATCH, KEY_TRAIN_SIZE, KEY_VALIDATION_SIZE, KEY_TEST_SIZE,
-       KEY_IMAGE_SIZE, KEY_MAX_LEN, KEY_LAYERS, KEY_HEAD_LR, KEY_DECIDE };
+       KEY_IMAGE_SIZE, KEY_MAX_LEN, KEY_LAYERS, KEY_HEAD_LR, KEY_UNROTATED, KEY_DECODE, KEY_DECIDE };
 
 static const struct argp_option options[] = {
     { "backbone", KEY_BACKBONE, "NAME", 0, "pretrained model (default vit-fashion)", 1 },
@@ -63,6 +65,9 @@ static const struct argp_option options[] = {
     { "max-len", KEY_MAX_LEN, "N", 0, "tokens at most (default 128)", 2 },
     { "layers", KEY_LAYERS, "A-B", 0, "blocks that any method may change (default all)", 2 },
     { "head-lr", KEY_HEAD_LR, "X", 0, "learning rate of the classifier in all arms but head, whose own is the searched one (default 0.01)", 2 },
+    { "unrotated", KEY_UNROTATED, NULL, 0, "decoders: prefixes and summaries meet the query before it is rotated", 2 },
+    { "decode", KEY_DECODE, "N", 0, "answers: the test set's accuracy is that of the final number of N tokens decoded greedily (default 0: of "
+                                    "the whole answer)", 2 },
     { "decide", KEY_DECIDE, "LIST", 0, "CLAIM/row:KIND:ARM~ARM, KIND accuracy or loss (differences), steps or seconds (ratios), or CLAIM/row:slope:METHOD: "
                                        "accuracy by ln(prefix_len) (default none)", 3 },
     CLI_SHARD_OPTION,
@@ -87,6 +92,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_IMAGE_SIZE: return cli_parse_size(state, key, arg, 1, 4096, &cfg->image_size);
     case KEY_MAX_LEN: return cli_parse_size(state, key, arg, 8, 1u << 16, &cfg->max_len);
     case KEY_HEAD_LR: return cli_parse_double(state, key, arg, 0.0, &cfg->head_lr);
+    case KEY_DECODE: return cli_parse_size(state, key, arg, 0, 4096, &cfg->decode);
+    case KEY_UNROTATED: cfg->unrotated = 1; return 0;
     case KEY_DECIDE: cfg->decide = arg; return 0;
     case KEY_LAYERS: {
         int end = 0;
@@ -124,7 +131,8 @@ static const char *check(void *config)
 
 struct study {
     struct config *cfg;
-    struct backbone *backbone;
+    struct backbone *backbone;          /* or */
+    struct decoder *decoder;
     struct units *work;
     size_t num_rates, width, test_count;
 };
@@ -149,11 +157,41 @@ static enum model_pool pool_of(const struct backbone *b)
     return b->config.kind == BACKBONE_VIT ? POOL_CLS : POOL_MEAN;
 }
 
+/* The examples of a trial, for the backbone or for the decoder. */
+struct data { struct task *task; struct inputs *inputs; struct lm_inputs *texts; };
+
+/* What is trained on them. */
+struct learner { struct model *model; struct decoder_model *decoder; };
+
+static int learner_alloc(const struct study *s, const struct data *d, const struct adapter_options *a, uint64_t seed,
+                         struct learner *out, struct reason why)
+{
+    *out = (struct learner){ NULL, NULL };
+    if (!s->decoder)
+        return model_alloc(s->backbone, a, d->task->num_classes, pool_of(s->backbone), 0, seed, &out->model, why);
+    const enum decoder_rotation rotation = s->cfg->unrotated ? DECODER_UNROTATED : DECODER_ROTATED;
+    const struct decoder_model_options o = { *a, rotation, lm_inputs_num_classes(d->texts), seed };
+    return decoder_model_alloc(s->decoder, &o, &out->decoder, why);
+}
+
+static void learner_free(struct learner *l)
+{
+    model_free(l->model);
+    decoder_model_free(l->decoder);
+}
+
+static size_t trainable(const struct learner *l, enum parameter_group group)
+{
+    return l->decoder ? decoder_model_trainable(l->decoder, group) : model_trainable(l->model, group);
+}
+
 /* The base model without training, as a model that can fill the cache of frozen blocks. */
-static int fill_cache(const struct study *s, struct inputs *inputs, unsigned splits)
+static int fill_cache(const struct study *s, const struct data *d, unsigned splits)
 {
     const struct config *cfg = s->cfg;
+    struct inputs *inputs = d->inputs;
     if (cfg->first_layer <= 0) return GSL_SUCCESS;
+    if (s->decoder) return lm_inputs_cache(d->texts, (size_t)cfg->first_layer, cfg->batch, cfg->c.threads);
     char line[256];
     struct model *model = NULL;
     const struct adapter_options head = adapter_defaults(ADAPTER_HEAD);
@@ -182,19 +220,25 @@ static void keep_curve(const struct train *t, double *out)
 }
 
 /* The test set, once. */
-static int test(const struct study *s, struct model *model, struct inputs *inputs, double *out)
+static int test(const struct study *s, const struct learner *l, const struct data *d, double *out)
 {
     struct evaluation e;
-    const struct task_set *set = &inputs_task(inputs)->sets[TASK_TEST];
+    const struct task_set *set = &d->task->sets[TASK_TEST];
     int32_t *predicted = malloc((set->count + 1) * sizeof *predicted);
-    int status = predicted ? train_evaluate(model, inputs, TASK_TEST, s->cfg->batch, &e, predicted, NULL) : GSL_ENOMEM;
+    int status = predicted ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status && l->decoder) status = lm_evaluate(l->decoder, d->texts, TASK_TEST, s->cfg->batch, &e, predicted);
+    else if (!status) status = train_evaluate(l->model, d->inputs, TASK_TEST, s->cfg->batch, &e, predicted, NULL);
+    if (!status && l->decoder && d->task->answers && s->cfg->decode)
+        status = lm_decode(l->decoder, d->texts, TASK_TEST, s->cfg->decode, predicted, 1);
     if (!status) {
-        out[TEST_ACC] = e.accuracy;
+        size_t right = 0;
+        for (size_t i = 0; i < set->count; i++) right += predicted[i] == (d->task->answers ? 1 : set->labels[i]);
+        out[TEST_ACC] = (double)right / (double)set->count;
         out[TEST_LOSS] = e.loss;
         for (size_t i = 0; i < (set->count + BITS - 1) / BITS; i++) {
             uint32_t bits = 0;
             for (size_t b = 0; b < BITS && i * BITS + b < set->count; b++)
-                if (predicted[i * BITS + b] == set->labels[i * BITS + b]) bits |= 1u << b;
+                if (predicted[i * BITS + b] == (d->task->answers ? 1 : set->labels[i * BITS + b])) bits |= 1u << b;
             out[CORRECT_AT + i] = bits;
         }
     }
@@ -203,7 +247,7 @@ static int test(const struct study *s, struct model *model, struct inputs *input
 }
 
 /* One training. A divergence is a result: the accuracy of the last finite state is not taken, the arm fails. */
-static int run_unit(const struct study *s, struct inputs *inputs, size_t trial, const struct arm *arm, double lr, double *out)
+static int run_unit(const struct study *s, const struct data *d, size_t trial, const struct arm *arm, double lr, double *out)
 {
     const struct config *cfg = s->cfg;
     char line[256];
@@ -217,12 +261,13 @@ static int run_unit(const struct study *s, struct inputs *inputs, size_t trial, 
     o.batch = cfg->batch;
     o.seed = cfg->c.seed + trial;
     o.cache_bytes = 0;
-    const size_t steps = (inputs_count(inputs, TASK_TRAIN) + o.batch - 1) / o.batch * o.epochs;
+    const size_t steps = (d->task->sets[TASK_TRAIN].count + o.batch - 1) / o.batch * o.epochs;
     o.eval_every = steps > NUM_POINTS ? (steps + NUM_POINTS - 1) / NUM_POINTS : 1;
-    struct model *model = NULL;
+    struct learner l;
     struct train *t = NULL;
-    int status = model_alloc(s->backbone, &a, inputs_task(inputs)->num_classes, pool_of(s->backbone), 0, o.seed, &model, why);
-    if (!status) status = train_alloc(model, inputs, &o, &t, why);
+    int status = learner_alloc(s, d, &a, o.seed, &l, why);
+    if (!status && l.decoder) status = lm_train_alloc(l.decoder, d->texts, &o, &t, why);
+    else if (!status) status = train_alloc(l.model, d->inputs, &o, &t, why);
     while (!status && !train_done(t)) {
         status = train_step(t);
         if (!status && cli_interrupted()) status = GSL_FAILURE;
@@ -234,8 +279,8 @@ static int run_unit(const struct study *s, struct inputs *inputs, size_t trial, 
         const size_t n = train_curve(t, &rows);
         keep_curve(t, out + CURVE_AT);
         out[FAILED] = diverged;
-        out[ADAPTER_PARAMS] = (double)(model_trainable(model, PARAM_ADAPTER) + model_trainable(model, PARAM_BACKBONE));
-        out[HEAD_PARAMS] = (double)model_trainable(model, PARAM_HEAD);
+        out[ADAPTER_PARAMS] = (double)(trainable(&l, PARAM_ADAPTER) + trainable(&l, PARAM_BACKBONE));
+        out[HEAD_PARAMS] = (double)trainable(&l, PARAM_HEAD);
         out[STEPS] = (double)train_steps_done(t);
         out[STEP_TIME] = train_step_time(t);
         out[VAL_ACC] = diverged || !n ? 0.0 : rows[n - 1].val_accuracy;
@@ -243,15 +288,15 @@ static int run_unit(const struct study *s, struct inputs *inputs, size_t trial, 
         out[TRAIN_LOSS] = diverged || !n ? 1e9 : rows[n - 1].train_loss;
         out[TEST_ACC] = 0.0;
         out[TEST_LOSS] = 1e9;
-        status = diverged || cfg->grid ? GSL_SUCCESS : test(s, model, inputs, out);
+        status = diverged || cfg->grid ? GSL_SUCCESS : test(s, &l, d, out);
     }
     train_free(t);
-    model_free(model);
+    learner_free(&l);
     return status;
 }
 
 /* Whether as many of the largest trainings as there are threads find room; exit code. */
-static int check_memory(const struct study *s, const struct inputs *inputs)
+static int check_memory(const struct study *s, const struct data *d)
 {
     const struct config *cfg = s->cfg;
     double most = 0.0;
@@ -261,16 +306,16 @@ static int check_memory(const struct study *s, const struct inputs *inputs)
         struct train_options o = train_defaults(a.method);
         o.batch = cfg->batch;
         o.cache_bytes = 0;
-        struct model *model = NULL;
-        const int status = model_alloc(s->backbone, &a, inputs_task(inputs)->num_classes, pool_of(s->backbone), 0, cfg->c.seed, &model,
-                                       (struct reason){ line, sizeof line });
+        struct learner l;
+        const int status = learner_alloc(s, d, &a, cfg->c.seed, &l, (struct reason){ line, sizeof line });
         if (status) return cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_USAGE, "%s", line);
-        most = fmax(most, (double)train_bytes(model, inputs, &o) + 4.0 * (double)model_trainable(model, PARAM_ADAPTER)
-                          + 4.0 * (double)model_trainable(model, PARAM_BACKBONE));
-        model_free(model);
+        const size_t bytes = l.decoder ? lm_train_bytes(l.decoder, d->texts, &o) : train_bytes(l.model, d->inputs, &o);
+        most = fmax(most, (double)bytes + 4.0 * (double)(trainable(&l, PARAM_ADAPTER) + trainable(&l, PARAM_BACKBONE)));
+        learner_free(&l);
     }
     const double at_once = fmin((double)cfg->c.threads, (double)(cfg->num_arms * s->num_rates));
-    return cli_memory(&cfg->c, at_once * most + (double)inputs_cache_bytes(inputs, 7), "these trainings side by side");
+    const size_t cache = s->decoder ? lm_inputs_cache_bytes(d->texts) : inputs_cache_bytes(d->inputs, 7);
+    return cli_memory(&cfg->c, at_once * most + (double)cache, "these trainings side by side");
 }
 
 static int run_trial(struct study *s, size_t trial)
@@ -282,26 +327,27 @@ static int run_trial(struct study *s, size_t trial)
     const struct task_options to = { .train_size = cfg->train_size, .validation_size = cfg->validation_size, .test_size = cfg->test_size,
                                      .seed = cfg->c.seed + trial };
     const struct inputs_options io = { cfg->max_len, cfg->image_size };
-    struct task *task = NULL;
-    struct inputs *inputs = NULL;
+    struct data d = { .task = NULL };
     const unsigned splits = 1u << TASK_TRAIN | 1u << TASK_VALIDATION | (cfg->grid ? 0u : 1u << TASK_TEST);
-    int code = 0, status = task_open(cfg->task, &to, &task, why);
-    if (!status) status = inputs_alloc(s->backbone, task, &io, &inputs, why);
+    int code = 0, status = task_open(cfg->task, &to, &d.task, why);
+    if (!status && s->decoder) status = lm_inputs_alloc(s->decoder, d.task, cfg->max_len, 0, &d.texts, why);
+    else if (!status) status = inputs_alloc(s->backbone, d.task, &io, &d.inputs, why);
     if (status) {
-        task_free(task);
+        task_free(d.task);
         return cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
     }
-    code = trial ? 0 : check_memory(s, inputs);
-    status = code ? GSL_SUCCESS : fill_cache(s, inputs, splits);
+    code = trial ? 0 : check_memory(s, &d);
+    status = code ? GSL_SUCCESS : fill_cache(s, &d, splits);
     if (!code) code = cli_status(&cfg->c, status, "frozen blocks");
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cfg->c.threads)
     for (size_t u = 0; u < (code ? 0 : count); u++) {
         const size_t arm = u / s->num_rates, rate = u % s->num_rates;
         double *row = units_begin(s->work, first + u);
-        if (row) units_end(s->work, first + u, run_unit(s, inputs, trial, &cfg->arms[arm], cfg->grid ? cfg->grid[rate] : cfg->arms[arm].lr, row));
+        if (row) units_end(s->work, first + u, run_unit(s, &d, trial, &cfg->arms[arm], cfg->grid ? cfg->grid[rate] : cfg->arms[arm].lr, row));
     }
-    inputs_free(inputs);
-    task_free(task);
+    inputs_free(d.inputs);
+    lm_inputs_free(d.texts);
+    task_free(d.task);
     return code ? code : units_status(s->work);
 }
 
@@ -561,13 +607,17 @@ int main(int argc, char **argv)
     if (!cfg.grid && !cfg.rates) return cli_fail(&cfg.c, EXIT_USAGE, "--rates: required without --search");
     int code = cfg.rates ? arms_read_rates(&cfg.c, cfg.rates, cfg.backbone, cfg.task, cfg.arms, cfg.num_arms) : 0;
     if (code) return code;
-    int status = backbone_open(cfg.backbone, &s.backbone, (struct reason){ line, sizeof line });
+    const struct reason why = { line, sizeof line };
+    const int is_decoder = decoder_is(cfg.backbone);
+    if (cfg.unrotated && !is_decoder) return cli_fail(&cfg.c, EXIT_USAGE, "--unrotated: has no effect with %s", cfg.backbone);
+    const int status = is_decoder ? decoder_open(cfg.backbone, NULL, &s.decoder, why)
+                                  : backbone_open(cfg.backbone, &s.backbone, why);
     if (status) return cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", cfg.backbone, line);
     if (!(code = open_task_once(&s))) {
         s.width = CORRECT_AT + (s.test_count + BITS - 1) / BITS;
-        char *identity = cli_text("%s %s %zu %zu %zu %zu %zu %zu %zu %zu %d %d %.17g %zu |", cfg.backbone, cfg.task, cfg.num_trials, cfg.epochs, cfg.batch,
+        char *identity = cli_text("%s %s %zu %zu %zu %zu %zu %zu %zu %zu %d %d %.17g %d %zu %zu |", cfg.backbone, cfg.task, cfg.num_trials, cfg.epochs, cfg.batch,
                                   cfg.train_size, cfg.validation_size, cfg.test_size, cfg.image_size, cfg.max_len, cfg.first_layer, cfg.last_layer, cfg.head_lr,
-                                  s.num_rates);
+                                  cfg.unrotated, cfg.decode, s.num_rates);
         for (size_t a = 0; a < cfg.num_arms && identity; a++) {
             char *longer = cli_text("%s %s %.17g", identity, cfg.arms[a].text, cfg.grid ? cfg.grid[a % cfg.grid_size] : cfg.arms[a].lr);
             free(identity);
@@ -581,5 +631,6 @@ int main(int argc, char **argv)
         code = units_close(s.work, code);
     }
     backbone_free(s.backbone);
+    decoder_free(s.decoder);
     return code;
 }
