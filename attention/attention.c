@@ -388,7 +388,7 @@ static void forward_task(void *context, size_t task, int thread)
         block_args.feat_dim = job->feat_dim;
         block_args.Z = row_in(z->Z, b, zh, 0);
         block_args.Z_row = z->Z.row;
-        block_args.kvec = row_in(z->k, b, zh, 0);
+        block_args.kvec = row_in(z->kvec, b, zh, 0);
         if (!job->elu1) {
             for (size_t i = 0; i < rows; i++) copy_finite(mine->q + i * d, row_in(job->q, b, h, i0 + i), d);
             const int status = feature_forward_f32(z->map, FEATURE_QUERY, rows, mine->q, d, mine->phi, job->feat_dim,
@@ -519,7 +519,7 @@ int attn_exact_forward(const struct attn_shape *shape, float scale, struct attn_
 
 static int summary_status(const struct attn_shape *s, const struct attn_summary *z)
 {
-    if (!z || !z->map || !z->Z.data || !z->k.data || (z->heads != s->heads && z->heads != s->kv_heads))
+    if (!z || !z->map || !z->Z.data || !z->kvec.data || (z->heads != s->heads && z->heads != s->kv_heads))
         return GSL_EINVAL;
     if (feature_head_dim(z->map) != s->head_dim) return GSL_EBADLEN;
     return feature_is_explicit(z->map) ? GSL_SUCCESS : GSL_EUNSUP;
@@ -733,7 +733,7 @@ static int feature_rows(struct backward_job *job, struct backward_thread *mine, 
     struct attn_feature_grad f = {
         .rows = rows.rows, .head_dim = d, .feat_dim = r, .q = row_in(job->q, b, h, i0), .q_row = job->q.row,
         .g = rows.g, .shift = rows.shift, .delta = rows.delta, .phi = mine->phi, .elu1 = job->elu1,
-        .Z = row_in(z->Z, b, zh, 0), .Z_row = z->Z.row, .kvec = row_in(z->k, b, zh, 0), .dphi = mine->dphi,
+        .Z = row_in(z->Z, b, zh, 0), .Z_row = z->Z.row, .kvec = row_in(z->kvec, b, zh, 0), .dphi = mine->dphi,
         .dq = rows.dq, .dq_scale = dq_scale, .dZ = direct ? row_out(job->dZ, b, h, 0) : job->dZ_chunks + slot * r * padded,
         .dZ_row = direct ? job->dZ.row : (ptrdiff_t)padded, .dk = job->dk_chunks + slot * r,
         .first = i0 % job->plan.chunk_rows == 0, .scratch = mine->feature_scratch

@@ -217,7 +217,7 @@ static void start_state(const struct head *head)
         state->scale = job->wide->scale[at];
         return;
     }
-    const float *mass = element(job->summary->k, head->b, head->zh, 0);
+    const float *mass = element(job->summary->kvec, head->b, head->zh, 0);
     for (size_t a = 0; a < state->feat_dim; a++) {
         const float *row = element(job->summary->Z, head->b, head->zh, a);
         for (size_t c = 0; c + 1 < cols; c++) state->Zk[a * cols + c] = row[c];
@@ -573,7 +573,7 @@ static int set_up(struct job *job, const struct attn_shape *s, const feature_map
 
 static int set_up_narrow(struct job *job, const struct attn_shape *s, const struct attn_summary *summary)
 {
-    if (!summary || (summary->Z.data && (!summary->k.data || !summary->heads))) return GSL_EINVAL;
+    if (!summary || (summary->Z.data && (!summary->kvec.data || !summary->heads))) return GSL_EINVAL;
     job->summary = summary;
     return set_up(job, s, summary->map, summary->Z.data ? summary->heads : 0);
 }

@@ -74,7 +74,7 @@ int NAME(attn_fold_add)(struct attn_fold *fold, size_t n, const REAL *K, size_t 
     return atomic_load(&job.bad);
 }
 
-int NAME(attn_fold_read)(const struct attn_fold *fold, REAL *Z, REAL *k, double *log_scale)
+int NAME(attn_fold_read)(const struct attn_fold *fold, REAL *Z, REAL *kvec, double *log_scale)
 {
     const size_t r = fold->map->feat_dim, cols = fold->value_dim + 1;
     struct linear_state sum;
@@ -88,10 +88,10 @@ int NAME(attn_fold_read)(const struct attn_fold *fold, REAL *Z, REAL *k, double 
             Z[a * (cols - 1) + c] = (REAL)(factor * sum.Zk[a * cols + c]);
             check += (double)Z[a * (cols - 1) + c] * 0.0;
         }
-        k[a] = (REAL)(factor * sum.Zk[a * cols + cols - 1]);
-        check += (double)k[a] * 0.0;
+        kvec[a] = (REAL)(factor * sum.Zk[a * cols + cols - 1]);
+        check += (double)kvec[a] * 0.0;
         mass = fmax(mass, fabs(sum.Zk[a * cols + cols - 1]));
-        kept = fmax(kept, fabs((double)k[a]));
+        kept = fmax(kept, fabs((double)kvec[a]));
     }
     free(sum.Zk);
     if (log_scale) *log_scale = scale;
@@ -100,7 +100,7 @@ int NAME(attn_fold_read)(const struct attn_fold *fold, REAL *Z, REAL *k, double 
 }
 
 static int NAME(backward_block)(const feature_map *map, size_t value_dim, size_t rows, const REAL *K, size_t ldk,
-                                const REAL *V, size_t ldv, const double *dZ, const double *dk,
+                                const REAL *V, size_t ldv, const double *dZ, const double *dkvec,
                                 double scale, REAL *dK, size_t lddk, REAL *dV, size_t lddv,
                                 int accumulate, int differ, double *work)
 {
@@ -113,7 +113,7 @@ static int NAME(backward_block)(const feature_map *map, size_t value_dim, size_t
     if (!NAME(take_rows)(rows, value_dim, V, ldv, values, value_dim)) return GSL_EDOM;
     int status = feature_forward_f64(map, FEATURE_VALUE, rows, keys, d, phi, r, log_scale, 1, own);
     if (status) return status;
-    /* dV = Phi dZ, dPhi = V dZ^T + 1 dk^T */
+    /* dV = Phi dZ, dPhi = V dZ^T + 1 dkvec^T */
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)rows, (blasint)value_dim, (blasint)r, 1.0,
                 phi, (blasint)r, dZ, (blasint)value_dim, 0.0, dvalues, (blasint)value_dim);
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rows, (blasint)r, (blasint)value_dim, 1.0,
@@ -126,8 +126,8 @@ static int NAME(backward_block)(const feature_map *map, size_t value_dim, size_t
             dV[i * lddv + c] = (REAL)(accumulate ? (double)dV[i * lddv + c] + g : g);
         }
         for (size_t a = 0; a < r; a++) {
-            dphi[i * r + a] = factor * (dphi[i * r + a] + (differ ? 0.0 : dk[a]));
-            if (differ) dmass[i * r + a] = factor * dk[a];
+            dphi[i * r + a] = factor * (dphi[i * r + a] + (differ ? 0.0 : dkvec[a]));
+            if (differ) dmass[i * r + a] = factor * dkvec[a];
         }
     }
     status = feature_backward_f64(map, FEATURE_VALUE, rows, keys, d, dphi, r, log_scale, dkeys, d, 0, 1, own);
@@ -146,7 +146,7 @@ struct NAME(backward_job) {
     size_t value_dim, n;
     const REAL *K, *V;
     size_t ldk, ldv;
-    const double *dZ, *dk;
+    const double *dZ, *dkvec;
     double log_scale;
     REAL *dK, *dV;
     size_t lddk, lddv;
@@ -161,14 +161,14 @@ static void NAME(backward_task)(void *context, size_t b, int thread)
     const size_t block = attn_fold_block(j->map), begin = b * block, rows = j->n - begin < block ? j->n - begin : block;
     double *mine = (double *)(j->work + thread_bytes(j->map, j->value_dim) * (size_t)thread);
     note_status(&j->bad, NAME(backward_block)(j->map, j->value_dim, rows, j->K + begin * j->ldk, j->ldk,
-                                              j->V + begin * j->ldv, j->ldv, j->dZ, j->dk, j->log_scale,
+                                              j->V + begin * j->ldv, j->ldv, j->dZ, j->dkvec, j->log_scale,
                                               j->dK + begin * j->lddk, j->lddk, j->dV + begin * j->lddv, j->lddv,
                                               j->accumulate, j->differ, mine));
 }
 
 int NAME(attn_fold_backward)(const feature_map *map, size_t value_dim, size_t n,
                              const REAL *K, size_t ldk, const REAL *V, size_t ldv,
-                             const double *dZ, const double *dk, double log_scale,
+                             const double *dZ, const double *dkvec, double log_scale,
                              REAL *dK, size_t lddk, REAL *dV, size_t lddv,
                              int accumulate, int num_threads, void *work)
 {
@@ -179,7 +179,7 @@ int NAME(attn_fold_backward)(const feature_map *map, size_t value_dim, size_t n,
     if (num_threads > MAX_LANES) num_threads = MAX_LANES;
     void *own = work ? NULL : malloc(attn_fold_workspace(map, value_dim, num_threads));
     if (!work && !own) return GSL_ENOMEM;
-    struct NAME(backward_job) job = { map, value_dim, n, K, V, ldk, ldv, dZ, dk, log_scale, dK, dV, lddk, lddv, accumulate,
+    struct NAME(backward_job) job = { map, value_dim, n, K, V, ldk, ldv, dZ, dkvec, log_scale, dK, dV, lddk, lddv, accumulate,
                                       feature_sides_differ(map), aligned(work ? work : own), GSL_SUCCESS };
     const size_t block = attn_fold_block(map);
     parallel_for((n + block - 1) / block, num_threads, NAME(backward_task), &job);

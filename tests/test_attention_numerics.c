@@ -68,7 +68,7 @@ static void check_empty_summary(void)
             zeros[3] = -0.0f;
             struct attn_summary summary = c.summary;
             summary.Z = attn_dense_in(zeros, 2, c.feat_dim, 8);
-            summary.k = (struct attn_in){ zeros, 0, 0, 0 };
+            summary.kvec = (struct attn_in){ zeros, 0, 0, 0 };
             assert_int_equal(attn_exact_forward(&c.shape, c.scale, c.q, c.k, c.v, NULL, none, ra, NULL, 0, 1, NULL), 0);
             assert_int_equal(attn_exact_forward(&c.shape, c.scale, c.q, c.k, c.v, &c.prefix, empty, NULL, NULL, 0, 1, NULL), 0);
             assert_int_equal(attn_ntk_forward(&c.shape, c.scale, c.q, c.k, c.v, &summary, zero, rb, NULL, 0, 1, NULL), 0);
@@ -268,7 +268,7 @@ static void check_negative_mass(void)
     const struct attn_case_spec spec = { 2, 2, 2, 9, 11, 6, 0, 0, 0, 0, 0, "taylor:1" };
     struct attn_case c;
     attn_case_make(&spec, 21, &c);
-    float *k = (float *)c.summary.k.data;
+    float *k = (float *)c.summary.kvec.data;
     double *kd = (double *)c.ref.kvec;
     for (size_t f = 0; f < c.feat_dim; f++) {
         const size_t at = 3 * c.feat_dim + f;        /* batch 1, head 1 */
@@ -400,7 +400,7 @@ static void check_shared(void)
     rows = row_out(&c);
     struct attn_summary z = c.summary;
     z.heads = 2;
-    z.Z.batch = z.k.batch = 0;
+    z.Z.batch = z.kvec.batch = 0;
     assert_int_equal(attn_ntk_forward(&c.shape, c.scale, c.q, c.k, c.v, &z, out, rows, NULL, 0, 1, NULL), 0);
     float *dZ = attn_case_floats(&c, 2 * 64), *dk = attn_case_floats(&c, 16), *full = attn_case_floats(&c, 8 * 64), *dkf = attn_case_floats(&c, 64);
     struct attn_ntk_grads ng = { .Z = { dZ, 0, 64, 8 }, .kvec = { dk, 0, 8, 0 } };
@@ -409,7 +409,7 @@ static void check_shared(void)
     float *Zf = attn_case_floats(&c, 8 * 64), *kf = attn_case_floats(&c, 64);
     for (size_t bh = 0; bh < 8; bh++) {
         memcpy(Zf + bh * 64, z.Z.data + (bh % 4 / 2) * 64, 64 * sizeof(float));
-        memcpy(kf + bh * 8, z.k.data + (bh % 4 / 2) * 8, 8 * sizeof(float));
+        memcpy(kf + bh * 8, z.kvec.data + (bh % 4 / 2) * 8, 8 * sizeof(float));
     }
     const struct attn_summary own = { z.map, 4, attn_dense_in(Zf, 4, 8, 8), { kf, 32, 8, 0 } };
     ng = (struct attn_ntk_grads){ .Z = attn_dense_out(full, 4, 8, 8), .kvec = { dkf, 32, 8, 0 } };

@@ -12,6 +12,7 @@
 #include "common/random.h"
 #include "prefix_ntk/ntk.h"
 #include "prefix_ntk/summary.h"
+#include "prefix_ntk/version.h"
 #include "tests/support/check.h"
 #include "tests/support/gram_ref.h"
 #include "tests/support/scratch.h"
@@ -314,9 +315,17 @@ static void damaged_and_foreign_moments(void **state)
     gram_case_free(&c); gram_case_free(&other);
 }
 
+/* The library tells its version at run time. */
+static void version(void **state)
+{
+    (void)state;
+    assert_string_equal(prefix_ntk_version(), PREFIX_NTK_VERSION);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(version),
         cmocka_unit_test(folds_of_two_processes),
         cmocka_unit_test(same_bits),
         cmocka_unit_test(damaged_folds),

@@ -9,7 +9,8 @@
  * keys that i may see: j < key_lengths[b], and with `causal` j <= i + len_k - len_q.
  * arXiv:2406.14036v2, ledger M1. Scores are shifted by their joint row maximum over
  * the *allowed* keys and log|phi(q).k|; Z = k = 0 and prefix_len = 0 both give plain
- * attention, the same bits.
+ * attention, the same bits. The vector k of a summary is `kvec` in code and options, so that it
+ * is not taken for the keys.
  *
  * Conventions of every function here
  *   data       float32, (batch, head, row, column), columns contiguous; other
@@ -17,15 +18,17 @@
  *   aliasing   outputs may overlap neither inputs nor each other.
  *   workspace  `work` of at least the bytes the matching *_workspace function
  *              returns for the same arguments, any alignment; nothing is then
- *              allocated. NULL: the call allocates and frees for itself.
+ *              allocated. NULL: the call allocates and frees for itself. The
+ *              *_workspace functions return 0 for arguments that the call refuses.
  *   threads    at most num_threads (>= 1), the caller's among them, and at most 256;
  *              results do not depend on it. Functions are thread-safe. The threads, made by
  *              the first call on two or more, are all the library keeps between calls: they
  *              sleep, block all signals, and a child made by fork makes its own. Nobody
  *              waits for a thread that has not begun its piece of the work.
  *   status     GSL_SUCCESS, or
- *              GSL_EINVAL   sizes or pointers that make no sense (head_dim 0, kv_heads
- *                           not dividing heads, a key length above len_k, scale not finite, ...)
+ *              GSL_EINVAL   sizes or pointers that make no sense (head_dim 0, kv_heads not
+ *                           dividing heads, a key length above len_k, scale not finite, arrays
+ *                           of more than 2^44 numbers, ...)
  *              GSL_EBADLEN  work_bytes too small, or a packed prefix or a feature map
  *                           of another size
  *              GSL_ENOMEM   allocation failed
@@ -83,7 +86,8 @@ static inline struct attn_out attn_dense_out(float *data, size_t heads, size_t l
 struct attn_failure { size_t batch, head, row; };
 
 /* Where a forward pass leaves what its backward needs: (batch, heads, len_q, 2)
- * without gaps, the row's shift M (a power of two) and its normaliser D relative to it:
+ * without gaps, M and D 2^-M: the shift M is the exponent of a power of two, an integer, and
+ * the normaliser stands relative to it:
  *   log-sum-exp = ln 2 * rows[0] + ln rows[1]
  * Two numbers, since one float32 loses 2^-24 |s| of every probability. */
 typedef float attn_row[2];
@@ -95,13 +99,15 @@ typedef float attn_row[2];
 struct attn_packed;
 
 /* prefix_len rows for kv_heads heads and `batch` entries (1 when shared). With
- * `backward` it also serves the backward pass, at twice the memory. NULL: no memory. */
+ * `backward` it also serves the backward pass, at twice the memory. The caller's, to be freed.
+ * NULL: no memory, or a size that is 0 or overflows. */
 PREFIX_NTK_API struct attn_packed *attn_packed_alloc(size_t batch, size_t kv_heads, size_t prefix_len,
                                                      size_t head_dim, int backward);
 PREFIX_NTK_API void attn_packed_free(struct attn_packed *packed);
-/* Bytes the object holds. */
+/* Bytes the object holds; 0 for NULL. */
 PREFIX_NTK_API size_t attn_packed_bytes(const struct attn_packed *packed);
-/* Takes the values of K_P, V_P (batch, kv_heads, prefix_len, head_dim). */
+/* Takes the values of K_P, V_P (batch, kv_heads, prefix_len, head_dim); may be called again when
+ * they change. GSL_EINVAL: a NULL, no thread. */
 PREFIX_NTK_API int attn_packed_set(struct attn_packed *packed, struct attn_in k, struct attn_in v, int num_threads);
 
 /* K_P, V_P: (batch, kv_heads, len, head_dim); strides 0 share one prefix between
@@ -144,12 +150,12 @@ PREFIX_NTK_API int attn_exact_backward(const struct attn_shape *shape, float sca
 /* ---- NTK-Attention ------------------------------------------------------------- */
 
 /* A prefix folded into (Z, k). Z: (batch, heads, feat_dim, head_dim), row = feature;
- * k: (batch, heads, feat_dim), its row stride unused. `heads` is that of the shape or
+ * kvec: (batch, heads, feat_dim), its row stride unused. `heads` is that of the shape or
  * kv_heads; query head h reads summary head h / (shape heads / heads). */
 struct attn_summary {
     const struct feature_map *map;
     size_t heads;
-    struct attn_in Z, k;
+    struct attn_in Z, kvec;
 };
 
 PREFIX_NTK_API size_t attn_ntk_forward_workspace(const struct attn_shape *shape, const struct attn_summary *summary,
@@ -163,7 +169,7 @@ PREFIX_NTK_API int attn_ntk_forward(const struct attn_shape *shape, float scale,
                                     struct attn_failure *failure);
 
 /* dZ = Phi^T (d_out / D), dk = -Phi^T ((d_out.T) / D),
- * dQ += J_phi^T ( (d_out Z^T - (d_out.T) k^T) / D ); the rest as above. Z and k here have the
+ * dQ += J_phi^T ( (d_out Z^T - (d_out.T) k^T) / D ); the rest as above. Z and kvec here have the
  * shape of the summary's. */
 struct attn_ntk_grads { struct attn_out q, k, v, Z, kvec; };
 
@@ -179,8 +185,8 @@ PREFIX_NTK_API int attn_ntk_backward(const struct attn_shape *shape, float scale
 
 /* ---- partial results: a prefix in pieces ------------------------------------------ */
 
-/* What a block of keys contributes to each query row, before normalisation: shift M
- * (base 2, an integer), mass = sum_j 2^{s_j log2(e) - M}, values = sum_j 2^{...} v_j.
+/* What a block of keys contributes to each query row, before normalisation: the exponent M of
+ * the shift 2^M (an integer), mass = sum_j 2^{s_j log2(e) - M}, values = sum_j 2^{...} v_j.
  * rows (batch, heads, len_q, 2) as above, values (batch, heads, len_q, head_dim).
  * No key at all: M = -inf, mass = values = 0, the neutral element of the merge. */
 PREFIX_NTK_API size_t attn_partial_workspace(const struct attn_shape *shape, size_t prefix_len, int num_threads);
@@ -193,13 +199,13 @@ PREFIX_NTK_API int attn_partial_forward(const struct attn_shape *shape, float sc
                                         struct attn_out values, attn_row *rows,
                                         void *work, size_t work_bytes, int num_threads);
 
-/* into = into + from. Shifts are integers, so rescaling is by powers of two and
- * exact: merging rounds once per sum, whatever the order. */
+/* into = into + from, values and rows alike; `into` is read and written. Shifts are integers, so
+ * rescaling is by powers of two and exact: merging rounds once per sum, whatever the order. */
 PREFIX_NTK_API void attn_partial_merge(const struct attn_shape *shape,
                                        struct attn_out into, attn_row *into_rows,
                                        struct attn_in from, const attn_row *from_rows);
 
-/* values -> values / mass in place. GSL_EDOM as above (a row of no keys). */
+/* values -> values / mass in place. GSL_EDOM as above (a row of no keys); no other status. */
 PREFIX_NTK_API int attn_partial_finish(const struct attn_shape *shape, struct attn_out values, const attn_row *rows,
                                        struct attn_failure *failure);
 

@@ -142,7 +142,7 @@ PREFIX_NTK_API int feature_score_slope(const feature_map *map, size_t n, const d
 
 /* ---- features ----------------------------------------------------------------- */
 
-/* Bytes of scratch the functions below need, for any n. */
+/* Bytes of scratch the functions below need, for any n; num_threads below 1 counts as 1. */
 PREFIX_NTK_API size_t feature_workspace(const feature_map *map, int num_threads);
 
 /* phi of n rows.

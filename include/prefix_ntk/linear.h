@@ -23,7 +23,7 @@ extern "C" {
 PREFIX_NTK_API size_t attn_linear_forward_workspace(const struct attn_shape *shape, const struct attn_summary *summary,
                                                     int num_threads);
 
-/* summary->map is required; with summary->Z.data NULL there is no prefix (k is not
+/* summary->map is required; with summary->Z.data NULL there is no prefix (kvec is not
  * read either). q (batch, heads, len_q, head_dim), k and v (batch, kv_heads, len_k, head_dim). GSL_EUNSUP
  * the map is not explicit; GSL_EDOM some D_i is not positive and finite, or row i sees a key or
  * value that is not finite: that row of out is 0, *failure names the first. */

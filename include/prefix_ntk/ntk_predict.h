@@ -25,13 +25,16 @@ struct ntk_solve_report {
  * count as ill-conditioned. Cholesky with iterative refinement (residuals in extended
  * precision), or the pseudo-inverse of the scaled matrix (eigenvalues below size *
  * DBL_EPSILON * lambda_max count as 0) when rcond is below size * DBL_EPSILON, unless that
- * misses B and Cholesky does not. alpha may be B. report may be NULL. GSL_EDOM when K is
- * not finite. */
+ * misses B and Cholesky does not. alpha (size, columns) out, may be B. report may be NULL.
+ * GSL_EBADLEN shapes; GSL_EDOM K is not finite; GSL_ENOMEM; GSL_EFAILED the eigenvalues of a
+ * singular K did not settle. alpha is not to be used after a failure. */
 PREFIX_NTK_API int ntk_solve(const gsl_matrix *K, const gsl_matrix *B, gsl_matrix *alpha,
                              struct ntk_solve_report *report);
 
 /* F (n_at, dim): predictions at X_at from X (n, dim), Y (n, dim). F0, F0_at: outputs of
- * the untrained prefix at X and X_at, or both NULL. law matters through E[a]. */
+ * the untrained prefix at X and X_at, or both NULL. law matters through E[a]. F is written on
+ * success only. GSL_EBADLEN shapes, or only one of F0 and F0_at; GSL_EDOM sigma is not positive or
+ * a kernel is not finite; and the codes of ntk_solve. */
 PREFIX_NTK_API int ntk_predict(const gsl_matrix *X, const gsl_matrix *Y, const gsl_matrix *X_at,
                                double sigma, enum prefix_signs law, enum ntk_kernel kernel,
                                const gsl_matrix *F0, const gsl_matrix *F0_at, gsl_matrix *F,

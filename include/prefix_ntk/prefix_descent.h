@@ -16,8 +16,8 @@ extern "C" {
  *   F(q_i) = m W_V^T ( sum_r a_r S_ir w_r + sum_j S_ij z_j )                          */
 struct prefix_layer;
 
-/* inputs (seq_len, dim) may be NULL. All are copied. NULL when memory is short or
- * shapes disagree. */
+/* queries (num_samples, dim), inputs (seq_len, dim) or NULL. All that is needed of them is copied;
+ * the layer is the caller's, to be freed. NULL: memory is short, or shapes disagree. */
 PREFIX_NTK_API struct prefix_layer *prefix_layer_alloc(const gsl_matrix *queries, const gsl_matrix *inputs,
                                                        const gsl_matrix *W_Q, const gsl_matrix *W_K,
                                                        const gsl_matrix *W_V);

@@ -22,8 +22,9 @@ PREFIX_NTK_API int ntk_gram_gradient(const gsl_matrix *W, const gsl_vector *sign
 
 /* Moves every token by exactly `radius` so as to change the kernel most: W <- W0 +
  * radius g_r/||g_r||, g the gradient of ||K(W) - K(W0)||_F^2 at the last W, for
- * `iterations` rounds from the shift W - W0 given. The best W met is kept; *change
- * is its ||K(W) - K(W0)||_F. */
+ * `iterations` rounds from the shift W - W0 given. W0, signs, X in; W in the start and out the
+ * best W met (the start among them); *change out its ||K(W) - K(W0)||_F. GSL_EBADLEN shapes,
+ * GSL_ENOMEM, GSL_EDOM not finite; W is then somewhere on the way. */
 PREFIX_NTK_API int ntk_adversarial_shift(const gsl_matrix *W0, const gsl_vector *signs, const gsl_matrix *X,
                                          enum ntk_kernel kernel, double radius, size_t iterations,
                                          gsl_matrix *W, double *change, int num_threads);

@@ -7,7 +7,14 @@
  * (num_samples, dim); signs (prefix_len). Double precision. All functions return
  * GSL_SUCCESS or a GSL code (GSL_EBADLEN shapes disagree, GSL_ENOMEM, GSL_EDOM not
  * finite), use at most num_threads threads, and give the same bits for any number
- * of threads. Inputs are const; outputs are owned by the caller and may not alias. */
+ * of threads. Inputs are const; outputs are owned by the caller and may not alias.
+ * GSL's own error handler ends the process where memory is short: turn it off
+ * (gsl_set_error_handler_off) to have GSL_ENOMEM returned. In a child made by fork OpenMP's
+ * threads are not there, and these functions use one.
+ *
+ * An _alloc whose only failures are memory and shapes returns the object or NULL; one that
+ * can fail in more ways returns a code and leaves the object, or NULL, in *out. Either way it
+ * is the caller's, and its _free accepts NULL. */
 #ifndef PREFIX_NTK_PREFIX_MODEL_H
 #define PREFIX_NTK_PREFIX_MODEL_H
 #include <stdint.h>

@@ -29,13 +29,15 @@ struct attn_fold;
 PREFIX_NTK_API int attn_fold_alloc(const feature_map *map, size_t value_dim, struct attn_fold **fold);
 PREFIX_NTK_API void attn_fold_free(struct attn_fold *fold);          /* accepts NULL */
 
-/* Bytes attn_fold_alloc takes for feat_dim features; SIZE_MAX when that overflows. */
+/* Bytes attn_fold_alloc takes for feat_dim features; SIZE_MAX when that overflows (no failure of
+ * other arguments). */
 PREFIX_NTK_API size_t attn_fold_bytes(size_t feat_dim, size_t value_dim);
 
 /* Tokens per block. */
 PREFIX_NTK_API size_t attn_fold_block(const feature_map *map);
 
-/* Scratch of attn_fold_add and attn_fold_backward, any number of tokens. */
+/* Bytes of scratch of attn_fold_add and attn_fold_backward, any number of tokens; num_threads below 1
+ * counts as 1. */
 PREFIX_NTK_API size_t attn_fold_workspace(const feature_map *map, size_t value_dim, int num_threads);
 
 /* Adds n tokens: K (n, dim), V (n, value_dim). work: attn_fold_workspace bytes or NULL.
@@ -73,25 +75,26 @@ PREFIX_NTK_API int attn_fold_load(struct attn_fold *fold, const void *bytes, siz
 /* Tokens added so far. */
 PREFIX_NTK_API size_t attn_fold_count(const struct attn_fold *fold);
 
-/* Z (feat_dim, value_dim, no gaps) and k (feat_dim). log_scale NULL: the true numbers,
+/* Z (feat_dim, value_dim, no gaps) and kvec, the vector k (feat_dim). log_scale NULL: the true numbers,
  * GSL_EOVRFLW when one is out of range, GSL_EUNDRFLW when all of k falls below the smallest
  * normal number, so that the prefix would be lost (Z and k are written then, too). An empty
  * fold gives zeros and scale 0. GSL_ENOMEM. */
-PREFIX_NTK_API int attn_fold_read_f32(const struct attn_fold *fold, float *Z, float *k, double *log_scale);
-PREFIX_NTK_API int attn_fold_read_f64(const struct attn_fold *fold, double *Z, double *k, double *log_scale);
+PREFIX_NTK_API int attn_fold_read_f32(const struct attn_fold *fold, float *Z, float *kvec, double *log_scale);
+PREFIX_NTK_API int attn_fold_read_f64(const struct attn_fold *fold, double *Z, double *kvec, double *log_scale);
 
 /* From the gradients in Z and k as read (stored numbers, log_scale of that read; 0
  * for true ones) to those in the tokens:
  *   dV = Phi dZ     dK = J_phi(K)^T (V dZ^T) + J_phi(K)^T (1 dk^T)
- * accumulate: 0 overwrites dK, dV, 1 adds. */
+ * K, V, dZ, dkvec in, dK, dV out. accumulate: 0 overwrites dK, dV, 1 adds. GSL_EUNSUP, GSL_EINVAL,
+ * GSL_EBADLEN, GSL_ENOMEM, GSL_EDOM as above, GSL_EOVRFLW a gradient is out of range. */
 PREFIX_NTK_API int attn_fold_backward_f32(const feature_map *map, size_t value_dim, size_t n,
                                           const float *K, size_t ldk, const float *V, size_t ldv,
-                                          const double *dZ, const double *dk, double log_scale,
+                                          const double *dZ, const double *dkvec, double log_scale,
                                           float *dK, size_t lddk, float *dV, size_t lddv,
                                           int accumulate, int num_threads, void *work);
 PREFIX_NTK_API int attn_fold_backward_f64(const feature_map *map, size_t value_dim, size_t n,
                                           const double *K, size_t ldk, const double *V, size_t ldv,
-                                          const double *dZ, const double *dk, double log_scale,
+                                          const double *dZ, const double *dkvec, double log_scale,
                                           double *dK, size_t lddk, double *dV, size_t lddv,
                                           int accumulate, int num_threads, void *work);
 

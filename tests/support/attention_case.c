@@ -96,7 +96,7 @@ void attn_case_make(const struct attn_case_spec *spec, unsigned seed, struct att
     random_uniform(seed, RANDOM_OTHER, 8, 0, k, B * H * r);
     for (size_t i = 0; i < B * H * r; i++) k[i] = k32[i] = (float)k[i];
     p->kvec = k;
-    c->summary.k = (struct attn_in){ k32, (ptrdiff_t)(H * r), (ptrdiff_t)r, 0 };
+    c->summary.kvec = (struct attn_in){ k32, (ptrdiff_t)(H * r), (ptrdiff_t)r, 0 };
     double *phi = attn_case_doubles(c, B * H * spec->len_q * r);
     double *log_scale = attn_case_doubles(c, B * H * spec->len_q);
     if (feature_forward_f64(map, FEATURE_QUERY, B * H * spec->len_q, p->q, d, phi, r, log_scale, 1, NULL)) abort();
