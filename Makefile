@@ -44,7 +44,10 @@ ifeq ($(origin AR),default)
   AR := $(shell $(CC) -print-prog-name=ar 2>/dev/null || echo ar)
 endif
 OBJCOPY ?= $(shell $(CC) -print-prog-name=objcopy 2>/dev/null || echo objcopy)
-ISAS    := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512)
+ISAS    := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512) $(if $(filter aarch64,$(ARCH)),neon)
+ifeq ($(shell echo __SIZEOF_POINTER__ | $(CC) $(CFLAGS) -E -P - 2>/dev/null),4)
+  $(error sizes of arrays and files are 64-bit here: 32-bit machines are not supported)
+endif
 
 # Asked for when first used, so that this file can be read before `make setup` has installed pkg-config.
 PKGS       := gsl openblas
@@ -55,13 +58,15 @@ PKG_LIBS   = $(eval PKG_LIBS := $$(shell pkg-config --define-variable=GSL_CBLAS_
 ROOM_LIBS  := -Wl,--push-state,--as-needed -ljansson -lutf8proc -lpng -Wl,--pop-state
 
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
-CFLAGS  ?= -O2 -g
+# GCC 12 for aarch64 fails on reductions it turns into vectors; kernels are vectors by themselves.
+CFLAGS  ?= -O2 -g$(if $(filter aarch64,$(ARCH)), -fno-tree-vectorize)
 BASE     = -fopenmp -fPIC -fvisibility=hidden -D_GNU_SOURCE -Iinclude -I. $(PKG_CFLAGS) $(WARN)
 # Results must not depend on what the compiler contracts, except in the kernels.
 STRICT   = -std=c11 -ffp-contract=off $(BASE)
 # Kernel files need GNU mode and contraction, or GCC emits no fused multiply-add. Instrumented, -O3 takes minutes to compile.
 KERNEL   = -std=gnu11 $(if $(SAN),-O1,-O3) -ffp-contract=fast -fno-math-errno -fno-trapping-math $(BASE)
 ISA_portable := -DISA=portable -DISA_PORTABLE=1
+ISA_neon     := -DISA=neon -DISA_NEON=1
 ISA_avx2     := -DISA=avx2 -DISA_AVX2=1 -mavx2 -mfma -mprefer-vector-width=256
 ISA_avx512   := -DISA=avx512 -DISA_AVX512=1 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
 

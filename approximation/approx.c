@@ -20,6 +20,11 @@ void approx_exp(size_t n, const double *x, double *y)
     case ISA_ID_AVX2: approx_exp_avx2(n, x, y); return;
     default: break;
     }
+#elif defined(__aarch64__)
+    if (isa_current() == ISA_ID_NEON) {
+        approx_exp_neon(n, x, y);
+        return;
+    }
 #endif
     approx_exp_portable(n, x, y);
 }

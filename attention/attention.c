@@ -49,6 +49,8 @@ static const struct kernels *kernels_current(void)
 #if defined(__x86_64__)
         [ISA_ID_AVX2] = KERNELS(avx2),
         [ISA_ID_AVX512] = KERNELS(avx512),
+#elif defined(__aarch64__)
+        [ISA_ID_NEON] = KERNELS(neon),
 #endif
     };
     return &all[isa_current()];

@@ -111,5 +111,6 @@ size_t attn_feature_scratch(size_t head_dim);
 ATTN_KERNELS(portable)
 ATTN_KERNELS(avx2)
 ATTN_KERNELS(avx512)
+ATTN_KERNELS(neon)
 
 #endif

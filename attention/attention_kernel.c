@@ -21,6 +21,9 @@ enum { VW = 16, NV = 4 };
 #include <immintrin.h>
 enum { VW = 8, NV = 2 };
 #define WIDTH 8
+#elif defined(ISA_NEON)
+enum { VW = 4, NV = 4 };        /* 24 sums of 32 registers */
+#define WIDTH 4
 #else
 enum { VW = 4, NV = 2 };
 #define WIDTH 4
@@ -381,15 +384,18 @@ INLINE void grad_tile(const int rows, const int nv, const struct grad_tile *t)
 #define TILES(X, kind)                                                              \
     X(kind, 1, 1) X(kind, 2, 1) X(kind, 3, 1) X(kind, 4, 1) X(kind, 5, 1) X(kind, 6, 1) \
     X(kind, 1, 2) X(kind, 2, 2) X(kind, 3, 2) X(kind, 4, 2) X(kind, 5, 2) X(kind, 6, 2)
-#if WIDTH == 16
+#if WIDTH == 16 || defined(ISA_NEON)
 #define TILES_WIDE(X, kind)                                                         \
     X(kind, 1, 3) X(kind, 2, 3) X(kind, 3, 3) X(kind, 4, 3) X(kind, 5, 3) X(kind, 6, 3) \
     X(kind, 1, 4) X(kind, 2, 4) X(kind, 3, 4) X(kind, 4, 4) X(kind, 5, 4) X(kind, 6, 4)
+#else
+#define TILES_WIDE(X, kind)
+#endif
+#if WIDTH == 16
 #define TILES_TALL(X, kind)                                                         \
     X(kind, 7, 1) X(kind, 8, 1) X(kind, 9, 1) X(kind, 10, 1) X(kind, 11, 1) X(kind, 12, 1) \
     X(kind, 7, 2) X(kind, 8, 2) X(kind, 9, 2) X(kind, 10, 2) X(kind, 11, 2) X(kind, 12, 2)
 #else
-#define TILES_WIDE(X, kind)
 #define TILES_TALL(X, kind)
 #endif
 #define DEFINE_TILE(kind, R, V) \

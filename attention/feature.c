@@ -16,6 +16,8 @@
 extern const struct feature_kernels feature_kernels_portable;
 #if defined(__x86_64__)
 extern const struct feature_kernels feature_kernels_avx2, feature_kernels_avx512;
+#elif defined(__aarch64__)
+extern const struct feature_kernels feature_kernels_neon;
 #endif
 
 const struct feature_kernels *feature_kernels_get(void)
@@ -26,6 +28,8 @@ const struct feature_kernels *feature_kernels_get(void)
     case ISA_ID_AVX2: return &feature_kernels_avx2;
     default: break;
     }
+#elif defined(__aarch64__)
+    if (isa_current() == ISA_ID_NEON) return &feature_kernels_neon;
 #endif
     return &feature_kernels_portable;
 }

@@ -403,7 +403,7 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
     if (isa)
         usage_error(cfg->program, "PREFIX_NTK_ISA=%s: %s", getenv("PREFIX_NTK_ISA"),
                     isa == GSL_EUNSUP ? "this CPU lacks that instruction set"
-                                      : "not one of portable, avx2, avx512");
+                                      : "not one of portable, avx2, avx512, neon");
     gsl_set_error_handler_off();
     catch_signals();
     char why[256];

@@ -39,6 +39,8 @@ static struct chains chains_current(void)
     case ISA_ID_AVX2: return (struct chains){ calibrate_chain_f32_avx2, calibrate_chain_f64_avx2 };
     default: break;
     }
+#elif defined(__aarch64__)
+    if (isa_current() == ISA_ID_NEON) return (struct chains){ calibrate_chain_f32_neon, calibrate_chain_f64_neon };
 #endif
     return (struct chains){ calibrate_chain_f32_portable, calibrate_chain_f64_portable };
 }

@@ -11,6 +11,9 @@
 #elif defined(ISA_AVX2)
 #define VECTOR_BYTES 32
 #define CHAINS 12
+#elif defined(ISA_NEON)
+#define VECTOR_BYTES 16
+#define CHAINS 20
 #else
 #define VECTOR_BYTES 16
 #define CHAINS 12

@@ -9,5 +9,6 @@ typedef double calibrate_chain(long steps, double *sink);
 calibrate_chain calibrate_chain_f32_portable, calibrate_chain_f64_portable;
 calibrate_chain calibrate_chain_f32_avx2, calibrate_chain_f64_avx2;
 calibrate_chain calibrate_chain_f32_avx512, calibrate_chain_f64_avx512;
+calibrate_chain calibrate_chain_f32_neon, calibrate_chain_f64_neon;
 
 #endif

@@ -2,10 +2,15 @@
 
 #include <gsl/gsl_errno.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const names[] = { "portable", "avx2", "avx512" };
+#if SIZE_MAX < UINT64_MAX
+#error "sizes of arrays and files are 64-bit here: 32-bit machines are not supported"
+#endif
+
+static const char *const names[] = { "portable", "avx2", "avx512", "neon" };
 enum { NUM_ISAS = sizeof names / sizeof *names, UNDECIDED = -1 };
 
 /* Written at most to one value by everyone who finds it undecided, so a race
@@ -29,6 +34,9 @@ int isa_available(enum isa isa)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("fma");
+#elif defined(__aarch64__)
+    case ISA_ID_NEON:
+        return 1;                       /* part of every such CPU */
 #endif
     default:
         return 0;

@@ -1,7 +1,7 @@
 /* The instruction set of the kernels, chosen once at run time.
  *
  * Kernel files (*_kernel.c) are compiled once per instruction set with
- * -DISA=portable|avx2|avx512; ISA_NAME(f) is f_portable, f_avx2 or f_avx512. */
+ * -DISA=portable|avx2|avx512|neon (the machine's); ISA_NAME(f) is f_portable, f_avx2, .. */
 #ifndef COMMON_ISA_H
 #define COMMON_ISA_H
 
@@ -9,7 +9,7 @@
 #define ISA_PASTE(f, isa) ISA_PASTE_(f, isa)
 #define ISA_NAME(f) ISA_PASTE(f, ISA)
 
-enum isa { ISA_ID_PORTABLE, ISA_ID_AVX2, ISA_ID_AVX512 };
+enum isa { ISA_ID_PORTABLE, ISA_ID_AVX2, ISA_ID_AVX512, ISA_ID_NEON };
 
 /* The set in use: the best the CPU has, or what PREFIX_NTK_ISA names. */
 enum isa isa_current(void);
@@ -24,6 +24,6 @@ int isa_available(enum isa isa);
  * GSL_EUNSUP when the CPU lacks it. Programs refuse to start on non-zero. */
 int isa_environment_status(void);
 
-const char *isa_name(enum isa isa);     /* "portable", "avx2", "avx512" */
+const char *isa_name(enum isa isa);     /* "portable", "avx2", "avx512", "neon" */
 
 #endif

@@ -11,7 +11,7 @@
 #define VMATH_LANES 8
 #elif defined(ISA_AVX2)
 #define VMATH_LANES 4
-#else
+#else                           /* NEON, SSE2, or pairs of scalars */
 #define VMATH_LANES 2
 #endif
 

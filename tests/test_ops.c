@@ -12,7 +12,7 @@
 static const double EPS = 0x1p-24;
 /* Sums of up to 70 terms of order 1. */
 static const double RTOL_SUM = 100 * 0x1p-24;
-static const enum isa ISAS_TESTED[] = { ISA_ID_PORTABLE, ISA_ID_AVX2, ISA_ID_AVX512 };
+static const enum isa ISAS_TESTED[] = { ISA_ID_PORTABLE, ISA_ID_AVX2, ISA_ID_AVX512, ISA_ID_NEON };
 
 static void each_isa(void (*check)(const struct ops_kernels *k))
 {

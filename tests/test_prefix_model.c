@@ -90,7 +90,7 @@ static void gradient_ref(const struct problem *p, gsl_matrix *dW)
 static void test_against_plain_loops(void **state)
 {
     (void)state;
-    for (int isa = ISA_ID_PORTABLE; isa <= ISA_ID_AVX512; isa++) {
+    for (int isa = ISA_ID_PORTABLE; isa <= ISA_ID_NEON; isa++) {
         if (!isa_available((enum isa)isa)) continue;
         const enum isa before = isa_current();
         assert_int_equal(isa_force((enum isa)isa), GSL_SUCCESS);
@@ -279,9 +279,11 @@ static void test_exp(void **state)
     enum { COUNT = 4096 };
     static double x[COUNT], got[COUNT];
     pass_exp_fn *const fns[] = {
-        pass_exp_portable,
+        [ISA_ID_PORTABLE] = pass_exp_portable,
 #if defined(__x86_64__)
-        pass_exp_avx2, pass_exp_avx512,
+        [ISA_ID_AVX2] = pass_exp_avx2, [ISA_ID_AVX512] = pass_exp_avx512,
+#elif defined(__aarch64__)
+        [ISA_ID_NEON] = pass_exp_neon,
 #endif
     };
     for (size_t f = 0; f < sizeof fns / sizeof *fns; f++) {

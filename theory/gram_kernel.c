@@ -12,7 +12,7 @@
 #include "common/vmath.h"
 
 enum { LANES = VMATH_LANES };
-#if defined(ISA_AVX512)
+#if defined(ISA_AVX512) || defined(ISA_NEON)
 enum { MAX_VECTORS = 4 };
 #else
 enum { MAX_VECTORS = 2 };
@@ -242,7 +242,7 @@ static void pairs(const struct gram_columns *columns, const double *rho, const u
         switch (vectors) {
         case 1: tile(q, panel, padded, to, stride, 1); break;
         case 2: tile(q, panel, padded, to, stride, 2); break;
-#if defined(ISA_AVX512)
+#if defined(ISA_AVX512) || defined(ISA_NEON)
         case 3: tile(q, panel, padded, to, stride, 3); break;
         default: tile(q, panel, padded, to, stride, 4); break;
 #endif

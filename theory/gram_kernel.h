@@ -72,7 +72,7 @@ struct gram_kernels {
                  double *sums, size_t stride);
 };
 
-extern const struct gram_kernels gram_kernels_portable, gram_kernels_avx2, gram_kernels_avx512;
+extern const struct gram_kernels gram_kernels_portable, gram_kernels_avx2, gram_kernels_avx512, gram_kernels_neon;
 
 /* Those of the instruction set in use. */
 const struct gram_kernels *gram_kernels_current(void);

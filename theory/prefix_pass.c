@@ -70,6 +70,8 @@ static struct pass_kernels kernels_now(void)
 #if defined(__x86_64__)
     if (isa_current() == ISA_ID_AVX512) return PASS_KERNELS(avx512);
     if (isa_current() == ISA_ID_AVX2) return PASS_KERNELS(avx2);
+#elif defined(__aarch64__)
+    if (isa_current() == ISA_ID_NEON) return PASS_KERNELS(neon);
 #endif
     return PASS_KERNELS(portable);
 #undef PASS_KERNELS

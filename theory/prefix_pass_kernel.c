@@ -11,6 +11,8 @@
 enum { SCORE_VECS = 4, SCORE_ROWS = 6 };
 #elif defined(ISA_AVX2)
 enum { SCORE_VECS = 2, SCORE_ROWS = 6 };
+#elif defined(ISA_NEON)
+enum { SCORE_VECS = 4, SCORE_ROWS = 6 };
 #else
 enum { SCORE_VECS = 2, SCORE_ROWS = 4 };
 #endif
@@ -114,7 +116,7 @@ INLINE void sum_columns(const int many, const int vecs, size_t n, size_t dim_pad
 INLINE void sum_all(size_t n, size_t dim_pad, const double *weights, const double *rows, double *sum)
 {
     size_t k = 0;
-#if defined(ISA_AVX512)
+#if defined(ISA_AVX512) || defined(ISA_NEON)
     for (; k + 4 * LANES <= dim_pad; k += 4 * LANES)
         sum_columns(6, 4, n, dim_pad, weights, rows + k, sum + k);
     for (; k + 2 * LANES <= dim_pad; k += 2 * LANES)

@@ -58,5 +58,6 @@ typedef void pass_exp_fn(const double *x, double *out, size_t n);
 PASS_DECLARE(portable)
 PASS_DECLARE(avx2)
 PASS_DECLARE(avx512)
+PASS_DECLARE(neon)
 
 #endif

@@ -75,6 +75,8 @@ static struct kernels current(void)
 #if defined(__x86_64__)
     case ISA_ID_AVX512: return (struct kernels){ adamw_update_avx512, adamw_square_avx512 };
     case ISA_ID_AVX2: return (struct kernels){ adamw_update_avx2, adamw_square_avx2 };
+#elif defined(__aarch64__)
+    case ISA_ID_NEON: return (struct kernels){ adamw_update_neon, adamw_square_neon };
 #endif
     default: return (struct kernels){ adamw_update_portable, adamw_square_portable };
     }

@@ -17,8 +17,8 @@ typedef void adamw_update(size_t n, const struct adamw_coefficients *c, const fl
 typedef double adamw_square(size_t n, const float *x);
 
 /* m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, value = keep value - rate m / (sqrt(v) correction + eps). */
-adamw_update adamw_update_portable, adamw_update_avx2, adamw_update_avx512;
+adamw_update adamw_update_portable, adamw_update_avx2, adamw_update_avx512, adamw_update_neon;
 /* sum x^2, in double, in a fixed order. */
-adamw_square adamw_square_portable, adamw_square_avx2, adamw_square_avx512;
+adamw_square adamw_square_portable, adamw_square_avx2, adamw_square_avx512, adamw_square_neon;
 
 #endif

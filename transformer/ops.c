@@ -15,6 +15,8 @@ const struct ops_kernels *ops_current(void)
 #if defined(__x86_64__)
     case ISA_ID_AVX512: return &ops_kernels_avx512;
     case ISA_ID_AVX2: return &ops_kernels_avx2;
+#elif defined(__aarch64__)
+    case ISA_ID_NEON: return &ops_kernels_neon;
 #endif
     default: return &ops_kernels_portable;
     }

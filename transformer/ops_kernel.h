@@ -45,6 +45,8 @@ struct ops_kernels {
 extern const struct ops_kernels ops_kernels_portable;
 #if defined(__x86_64__)
 extern const struct ops_kernels ops_kernels_avx2, ops_kernels_avx512;
+#elif defined(__aarch64__)
+extern const struct ops_kernels ops_kernels_neon;
 #endif
 
 #endif
