@@ -21,7 +21,6 @@ ID      ?=
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-SHELL := /bin/bash
 
 export LC_ALL := C
 # One BLAS thread inside our own threads, and the core type OpenBLAS itself finds.
@@ -153,7 +152,7 @@ reproduce: $(PAGE) ## run everything, draw, report, compare with the ledger (PRO
 	@echo "The report: $(PAGE)"
 
 .PHONY: test
-test: $(TESTS) $(PROGRAMS) $(SHARED) ## build and run all tests
+test: $(TESTS) $(PROGRAMS) $(SHARED) $(BUILD)/headers ## build and run all tests
 	@$(if $(SAN),,BUILD="$$(cd $(BUILD) && pwd)" tests/python.sh --if-numpy)
 	@PREFIX_NTK_BIN="$$(cd $(BUILD)/bin && pwd)" tests/run.sh $(TESTS)
 
@@ -217,10 +216,10 @@ ATTENTION_BENCH ?= --method exact,ntk --heads 1 --seq-len 512 --prefix-len 4096 
 COLUMNS_OF_CSV = awk -F, '/^$(hash)/ { next } \
   { for (i = 1; i <= NF; i++) printf "%-17s", ($$i ~ /^[0-9.e+-]+$$/ ? sprintf("%.5g", $$i) : $$i); print "" }'
 bench: $(BUILD)/bin/bench_gram $(BUILD)/bin/bench_descent $(BUILD)/bin/attention_cost $(BUILD)/bin/bench_finetune ## time the kernels against this machine's peaks (nothing else should be running)
-	@set -o pipefail; $(BUILD)/bin/bench_gram $(BENCH_ARGS) | $(COLUMNS_OF_CSV)
-	@set -o pipefail; $(BUILD)/bin/bench_descent | $(COLUMNS_OF_CSV)
-	@set -o pipefail; $(BUILD)/bin/attention_cost $(ATTENTION_BENCH) | $(COLUMNS_OF_CSV)
-	@set -o pipefail; $(BUILD)/bin/bench_finetune | $(COLUMNS_OF_CSV)
+	@$(BUILD)/bin/bench_gram $(BENCH_ARGS) > $(BUILD)/bench.csv && $(COLUMNS_OF_CSV) $(BUILD)/bench.csv
+	@$(BUILD)/bin/bench_descent > $(BUILD)/bench.csv && $(COLUMNS_OF_CSV) $(BUILD)/bench.csv
+	@$(BUILD)/bin/attention_cost $(ATTENTION_BENCH) > $(BUILD)/bench.csv && $(COLUMNS_OF_CSV) $(BUILD)/bench.csv
+	@$(BUILD)/bin/bench_finetune > $(BUILD)/bench.csv && $(COLUMNS_OF_CSV) $(BUILD)/bench.csv
 
 .PHONY: bench-peers
 PEERS := $(BUILD)/peers
@@ -307,7 +306,7 @@ coverage: ## the share of lines that make test reaches, by room
 	@tests/coverage.sh $(BUILD)/coverage
 
 .PHONY: clean distclean
-MADE := bin lib obj mpi tests fuzz peers wheel man default smoke full san-address san-thread coverage faults commit runs.lock
+MADE := bin lib obj mpi tests fuzz peers wheel man default smoke full san-address san-thread coverage faults bench.csv headers commit runs.lock
 clean: ## remove what was built and run (and nothing else that lies in BUILD)
 	rm -rf $(MADE:%=$(BUILD)/%)
 	@[ ! -d $(BUILD) ] || rmdir --ignore-fail-on-non-empty $(BUILD)
@@ -356,6 +355,16 @@ $(O)/%_kernel.$(1).o: %_kernel.c $(O)/flags
 	$$(call compile,$$(KERNEL) $$(ISA_$(1)) -g)
 endef
 $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
+
+# Each public header by itself, as strict C11 and, where there is a compiler, as C++.
+$(BUILD)/headers: $(HEADERS) $(O)/flags
+	$(call say,TEST)
+	$(Q)for h in $(notdir $(HEADERS)); do \
+	  printf '#include "prefix_ntk/%s"\nextern int unused;\n' "$$h" > $@.c && \
+	  $(CC) -std=c11 -pedantic -Wall -Wextra -Werror -Iinclude $(PKG_CFLAGS) -fsyntax-only $@.c || exit 1; \
+	  ! command -v $(CXX) > /dev/null || \
+	  $(CXX) -x c++ -pedantic -Wall -Wextra -Werror -Iinclude $(PKG_CFLAGS) -fsyntax-only $@.c || exit 1; \
+	done; rm -f $@.c; touch $@
 
 # The archive programs and tests of this tree link: every symbol visible.
 $(INTERNAL): $(LIB_OBJS)

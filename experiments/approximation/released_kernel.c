@@ -26,6 +26,7 @@ enum { KEY_TRIALS = 0x1000, KEY_STEPS };
 static const struct argp_option options[] = {
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 200)" },
     { .name = "adam-steps", .key = KEY_STEPS, .arg = "N", .doc = "steps of Adam of k = |kappa|, in the first 24 trials (default 2000)" },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 

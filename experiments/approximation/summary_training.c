@@ -23,6 +23,7 @@ static const struct argp_option options[] = {
     { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "problems (default 100)" },
     { .name = "num-starts", .key = KEY_STARTS, .arg = "N", .doc = "starts of Levenberg-Marquardt per problem (default 8)" },
     { .name = "max-iterations", .key = KEY_ITERATIONS, .arg = "N", .doc = "its iterations per start (default 200)" },
+    CLI_SHARD_OPTION,
     { 0 }
 };
 
