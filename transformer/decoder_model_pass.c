@@ -332,24 +332,24 @@ int decoder_model_calibrate(struct decoder_model *m, const struct decoder_batch 
 
 /* ---- loss ---------------------------------------------------------------------------------------------------- */
 
-/* Loss of one row of logits (n), which becomes its gradient times `weight`. */
+/* Loss of one row of logits (n), which becomes its gradient times `weight`: softmax minus what is wanted. */
 static double row_loss(float *x, size_t n, int32_t id, const float *logp, double weight, int32_t *likeliest)
 {
     const int32_t best = decoder_argmax(x, n);
-    const float top = x[best];
-    double sum = 0.0, loss = 0.0;
-    for (size_t c = 0; c < n; c++) sum += (double)expf(x[c] - top);
-    const double lse = (double)top + log(sum);
+    const float top = x[best], own = id >= 0 ? x[id] : 0.0f;
+    double sum = 0.0, loss = 0.0, along = 0.0;
     if (likeliest) *likeliest = best;
-    if (!logp) loss = lse - (double)x[id];
     for (size_t c = 0; logp && c < n; c++) {
         const double p = (double)expf(logp[c]);
-        if (p > 0.0) loss += p * ((double)logp[c] - ((double)x[c] - lse));
+        if (p > 0.0) along += p * ((double)logp[c] - (double)(x[c] - top));
     }
-    for (size_t c = 0; c < n; c++) {
-        const double want = logp ? (double)expf(logp[c]) : (double)((int32_t)c == id);
-        x[c] = (float)(weight * ((double)expf((float)((double)x[c] - lse)) - want));
-    }
+    ops_current()->exp_row(n, top, x);
+    for (size_t c = 0; c < n; c++) sum += (double)x[c];
+    loss = log(sum) + (logp ? along : (double)top - (double)own);
+    const float by = (float)(weight / sum);
+    for (size_t c = 0; c < n; c++) x[c] *= by;
+    if (!logp) x[id] -= (float)weight;
+    for (size_t c = 0; logp && c < n; c++) x[c] -= (float)(weight * (double)expf(logp[c]));
     return loss;
 }
 
