@@ -18,7 +18,7 @@
 #include "common/input_file.h"
 #include "transformer/adapter_files.h"
 #include "transformer/backbone.h"
-#include "transformer/train.h"
+#include "transformer/lm_train.h"
 
 static const char doc[] =
     "Fine-tunes a pretrained backbone on a task: NTK-Attention beside full fine-tuning, LoRA, P-Tuning V2 and others. Writes "
@@ -30,7 +30,8 @@ enum { MAX_KEY = 320 };
 struct config {
     struct cli_common c;
     const char *backbone, *task, *train_file, *test_file, *adapter;
-    int method, pool, schedule, list, given[MAX_KEY];
+    int method, pool, schedule, list, rotation, output, given[MAX_KEY];
+    size_t decode;
     struct adapter_options a;
     struct train_options t;
     size_t train_size, validation_size, test_size, max_len, image_size, num_epochs;
@@ -41,8 +42,8 @@ struct config {
 enum { KEY_BACKBONE = 256, KEY_TASK, KEY_TRAIN, KEY_TEST, KEY_METHOD, KEY_RANK, KEY_ALPHA, KEY_TARGETS, KEY_PREFIX_LEN, KEY_INIT_SCALE, KEY_MLP, KEY_SHIFT, KEY_FEATURE,
        KEY_BOUND, KEY_Z_RANK, KEY_K_MODE, KEY_START_MASS, KEY_UNITS, KEY_LR, KEY_HEAD_LR, KEY_EPOCHS, KEY_BATCH, KEY_TRAIN_SIZE, KEY_VALIDATION_SIZE,
        KEY_TEST_SIZE, KEY_MAX_LEN, KEY_IMAGE_SIZE, KEY_LAYERS, KEY_POOL, KEY_SCHEDULE, KEY_WARMUP, KEY_DECAY, KEY_CLIP, KEY_SMOOTHING, KEY_EVAL_EVERY,
-       KEY_KEEP, KEY_ADAPTER, KEY_LIST };
-_Static_assert((int)KEY_LIST < (int)MAX_KEY, "every key has its place in given");
+       KEY_KEEP, KEY_ADAPTER, KEY_LIST, KEY_ROTATION, KEY_OUTPUT, KEY_DECODE };
+_Static_assert((int)KEY_DECODE < (int)MAX_KEY, "every key has its place in given");
 
 static const struct argp_option options[] = {
     { "backbone", KEY_BACKBONE, "NAME|DIR", 0, "pretrained model: a name of --list, or a Hugging Face folder (default vit-fashion)", 1 },
@@ -81,6 +82,10 @@ static const struct argp_option options[] = {
     { "max-len", KEY_MAX_LEN, "N", 0, "text: tokens at most (default 128)", 4 },
     { "image-size", KEY_IMAGE_SIZE, "N", 0, "images are resized to N pixels (default the backbone's, or seven patches)", 4 },
     { "pool", KEY_POOL, "NAME", 0, "cls or mean of what the classifier reads (default mean for text, cls for images)", 4 },
+    { "rotation", KEY_ROTATION, "NAME", 0, "decoders: whether prefixes and summaries meet the query rotated or unrotated (default rotated)", 4 },
+    { "output", KEY_OUTPUT, "NAME", 0, "decoders, tasks of classes: tokens (the first token of a class's name) or classifier (default tokens)", 4 },
+    { "decode", KEY_DECODE, "N", 0, "decoders, tasks of answers: accuracy on the test set is that of the final number of N tokens decoded greedily, 0: of "
+                                    "the whole answer (default 0)", 4 },
     { "adapter", KEY_ADAPTER, "DIR", 0, "adapter to evaluate (with --epochs 0)", 5 },
     { "list", KEY_LIST, NULL, 0, "print methods, backbones and tasks", 5 },
     { 0 }
@@ -89,6 +94,8 @@ static const struct argp_option options[] = {
 static const char *const method_names[] = { "full", "head", "lora", "ptuning", "tied-prefix", "ntk", "prefix-plus", NULL };
 static const char *const pool_names[] = { "cls", "mean", NULL };
 static const char *const schedule_names[] = { "constant", "linear", "cosine", NULL };
+static const char *const rotation_names[] = { "rotated", "unrotated", NULL };
+static const char *const output_names[] = { "tokens", "classifier", NULL };
 static const char *const keep_names[] = { "last", "best", NULL };
 static const char *const switch_names[] = { "0", "1", NULL };
 
@@ -156,6 +163,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_POOL: return cli_parse_choice(state, key, arg, pool_names, &cfg->pool);
     case KEY_ADAPTER: cfg->adapter = arg; return 0;
     case KEY_LIST: cfg->list = 1; return 0;
+    case KEY_ROTATION: return cli_parse_choice(state, key, arg, rotation_names, &cfg->rotation);
+    case KEY_OUTPUT: return cli_parse_choice(state, key, arg, output_names, &cfg->output);
+    case KEY_DECODE: return cli_parse_size(state, key, arg, 0, 4096, &cfg->decode);
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -225,6 +235,7 @@ static int print_list(void)
     printf("backbones\n");
     const struct backbone_entry *b = backbone_list(&n);
     for (size_t i = 0; i < n; i++) printf("  %-20s %s\n", b[i].name, b[i].summary);
+    printf("  %-20s %s\n", "smollm2-135m", "SmolLM2-135M-Instruct, a decoder: 30 blocks, 576 wide (weights from 4 bits); or a FILE.gguf, a folder of model_type llama");
     printf("tasks\n");
     const struct task_entry *t = task_list(&n);
     for (size_t i = 0; i < n; i++) printf("  %-20s %s\n", t[i].name, t[i].summary);
@@ -235,10 +246,13 @@ static int print_list(void)
 
 struct run {
     struct config *cfg;
-    struct backbone *backbone;
+    struct backbone *backbone;          /* an encoder's, or */
+    struct decoder *decoder;
     struct task *task;
     struct inputs *inputs;
     struct model *model;
+    struct lm_inputs *texts;            /* a decoder's */
+    struct decoder_model *lm;
     struct train *train;
     enum model_pool pool;
     char key[17];                       /* (KEY_SIZE + 1) of everything the result depends on */
@@ -269,13 +283,14 @@ static void make_key(struct run *r)
     static const char *const files[] = { "adapter_config.json", "adapter_model.safetensors", "head.safetensors" };
     char path[PATH_MAX];
     uint64_t hash = hash_file(HASH_START, "/proc/self/exe");
-    if (r->backbone->vocab_path && r->task->modality == TASK_TEXT) hash = hash_file(hash, r->backbone->vocab_path);
+    if (r->backbone && r->backbone->vocab_path && r->task->modality == TASK_TEXT) hash = hash_file(hash, r->backbone->vocab_path);
     for (size_t i = 0; r->cfg->adapter && i < sizeof files / sizeof *files; i++) {
         snprintf(path, sizeof path, "%s/%s", r->cfg->adapter, files[i]);
         hash = hash_file(hash, path);
     }
     for (size_t c = 0; c < r->task->num_classes; c++) hash = hash_bytes(hash, r->task->class_names[c], strlen(r->task->class_names[c]) + 1);
-    for (size_t i = 0; i < r->backbone->num_tensors; i++) {
+    if (r->decoder) hash = hash_bytes(hash, r->decoder->weights, r->decoder->num_weights * sizeof *r->decoder->weights);
+    for (size_t i = 0; r->backbone && i < r->backbone->num_tensors; i++) {
         const struct tensor *t = &r->backbone->tensors[i];
         hash = hash_bytes(hash, t->data, t->dims[0] * (t->rank > 1 ? t->dims[1] : 1) * sizeof *t->data);
     }
@@ -316,17 +331,41 @@ static int is_done(const struct run *r)
     return done;
 }
 
+/* Options of the one kind of backbone with the other: their effect would be none. */
+static int check_kind(const struct config *cfg, int is_decoder)
+{
+    static const int encoders[] = { KEY_IMAGE_SIZE, KEY_POOL, KEY_SHIFT, KEY_SMOOTHING, 0 };
+    static const int decoders[] = { KEY_ROTATION, KEY_OUTPUT, KEY_DECODE, 0 };
+    for (const int *key = is_decoder ? encoders : decoders; *key; key++)
+        for (const struct argp_option *o = options; o->name && cfg->given[*key]; o++)
+            if (o->key == *key) return cli_fail(&cfg->c, EXIT_USAGE, "--%s: has no effect with %s", o->name, cfg->backbone);
+    return 0;
+}
+
+static int open_decoder(struct run *r, const struct task_options *to)
+{
+    struct config *cfg = r->cfg;
+    char line[512];
+    const struct reason why = { line, sizeof line };
+    int status = decoder_open(cfg->backbone, NULL, &r->decoder, why);
+    if (!status) status = task_open(cfg->train_file ? NULL : cfg->task ? cfg->task : "shapes", to, &r->task, why);
+    if (!status) status = lm_inputs_alloc(r->decoder, r->task, cfg->max_len, cfg->output, &r->texts, why);
+    return status ? fail_data(cfg, status, "", line) : 0;
+}
+
 static int open_all(struct run *r)
 {
     struct config *cfg = r->cfg;
     char line[512];
     const struct reason why = { line, sizeof line };
+    const struct task_options to = { cfg->train_file, cfg->test_file, cfg->train_size, cfg->validation_size, cfg->test_size, cfg->c.seed };
+    const int is_decoder = decoder_is(cfg->backbone), code = check_kind(cfg, is_decoder);
+    if (code || is_decoder) return code ? code : open_decoder(r, &to);
     int status = backbone_open(cfg->backbone, &r->backbone, why);
     if (status) return fail_data(cfg, status, cfg->backbone, line);
     const int images = r->backbone->config.kind == BACKBONE_VIT;
     if (images && cfg->given[KEY_MAX_LEN]) return cli_fail(&cfg->c, EXIT_USAGE, "--max-len: has no effect with %s, a backbone of images", cfg->backbone);
     if (!images && cfg->given[KEY_IMAGE_SIZE]) return cli_fail(&cfg->c, EXIT_USAGE, "--image-size: has no effect with %s, a backbone of texts", cfg->backbone);
-    const struct task_options to = { cfg->train_file, cfg->test_file, cfg->train_size, cfg->validation_size, cfg->test_size, cfg->c.seed };
     const char *name = cfg->train_file ? NULL : cfg->task ? cfg->task : "shapes";
     if ((status = task_open(name, &to, &r->task, why))) return fail_data(cfg, status, "", line);
     const struct inputs_options io = { cfg->max_len, cfg->image_size };
@@ -334,8 +373,36 @@ static int open_all(struct run *r)
     return 0;
 }
 
+static int make_decoder_model(struct run *r)
+{
+    struct config *cfg = r->cfg;
+    char line[512];
+    const struct reason why = { line, sizeof line };
+    struct adapter_description d = { .num_classes = 0 };
+    int status = cfg->adapter ? adapter_files_read(cfg->adapter, &d, why) : GSL_SUCCESS;
+    if (status) return fail_data(cfg, status, cfg->adapter, line);
+    if (cfg->adapter) {
+        cfg->a = d.options;
+        cfg->method = d.options.method;
+        if (!cfg->given[KEY_ROTATION]) cfg->rotation = d.unrotated;
+        const size_t classes = d.num_classes;
+        adapter_description_free(&d);
+        if (classes != lm_inputs_num_classes(r->texts))
+            return cli_fail(&cfg->c, EXIT_DATA, "%s: made for %zu classes, the task and --output have %zu", cfg->adapter, classes, lm_inputs_num_classes(r->texts));
+    }
+    const struct decoder_model_options o = { cfg->a, (enum decoder_rotation)cfg->rotation, lm_inputs_num_classes(r->texts), cfg->c.seed };
+    status = decoder_model_alloc(r->decoder, &o, &r->lm, why);
+    if (status == GSL_EINVAL && !cfg->adapter) return cli_fail(&cfg->c, EXIT_USAGE, "%s", line);
+    if (status) return fail_data(cfg, status, cfg->adapter ? cfg->adapter : cfg->backbone, line);
+    const int code = cli_memory(&cfg->c, (double)lm_train_bytes(r->lm, r->texts, &cfg->t), "this training");
+    if (code) return code;
+    if (cfg->adapter && (status = adapter_files_load_decoder(cfg->adapter, r->lm, why))) return fail_data(cfg, status, cfg->adapter, line);
+    return 0;
+}
+
 static int make_model(struct run *r)
 {
+    if (r->decoder) return make_decoder_model(r);
     struct config *cfg = r->cfg;
     char line[512];
     const struct reason why = { line, sizeof line };
@@ -415,7 +482,8 @@ static int run_training(struct run *r)
 {
     const struct config *cfg = r->cfg;
     char line[256];
-    int status = train_alloc(r->model, r->inputs, &cfg->t, &r->train, (struct reason){ line, sizeof line });
+    const struct reason why = { line, sizeof line };
+    int status = r->lm ? lm_train_alloc(r->lm, r->texts, &cfg->t, &r->train, why) : train_alloc(r->model, r->inputs, &cfg->t, &r->train, why);
     if (status) return cli_fail(&cfg->c, EXIT_FAILED, "%s", line);
     load_state(r);
     const size_t steps = train_num_steps(r->train), saves = steps / 20 + 1;
@@ -438,8 +506,27 @@ static int run_training(struct run *r)
     return code;
 }
 
+static int evaluate_decoder(struct run *r)
+{
+    const struct config *cfg = r->cfg;
+    const struct task_set *set = &r->task->sets[TASK_TEST];
+    int status = r->train ? GSL_SUCCESS : lm_reserve(r->lm, r->texts, cfg->t.batch, 0, cfg->c.threads);
+    r->predicted = malloc((set->count + 1) * sizeof *r->predicted);
+    if (!r->predicted) status = GSL_ENOMEM;
+    if (!status) status = lm_evaluate(r->lm, r->texts, TASK_VALIDATION, cfg->t.batch, &r->validation, NULL);
+    if (!status) status = lm_evaluate(r->lm, r->texts, TASK_TEST, cfg->t.batch, &r->test, r->predicted);
+    if (!status && r->task->answers && cfg->decode) {
+        size_t right = 0;
+        status = lm_decode(r->lm, r->texts, TASK_TEST, cfg->decode, r->predicted, cfg->c.threads);
+        for (size_t i = 0; i < set->count && !status; i++) right += (size_t)r->predicted[i];
+        r->test.accuracy = (double)right / (double)set->count;
+    }
+    return cli_status(&cfg->c, status, "the evaluation");
+}
+
 static int evaluate(struct run *r)
 {
+    if (r->lm) return evaluate_decoder(r);
     const struct config *cfg = r->cfg;
     const size_t seqs = cfg->t.batch > 32 ? cfg->t.batch : 32;
     int status = GSL_SUCCESS;
@@ -480,11 +567,21 @@ static int write_predictions(const struct run *r)
     const struct task_set *set = &r->task->sets[TASK_TEST];
     for (size_t i = 0; i < set->count; i++) {
         table_int(t, i);
-        table_text(t, r->task->class_names[set->labels[i]]);
-        table_text(t, r->task->class_names[r->predicted[i]]);
+        table_text(t, r->task->answers ? "right" : r->task->class_names[set->labels[i]]);
+        table_text(t, r->task->answers ? r->predicted[i] ? "right" : "wrong" : r->task->class_names[r->predicted[i]]);
         table_end_row(t);
     }
     return table_close(t, 0);
+}
+
+static const struct adapter_options *options_of(const struct run *r)
+{
+    return r->lm ? &decoder_model_options(r->lm)->adapter : model_options(r->model);
+}
+
+static size_t trainable(const struct run *r, enum parameter_group group)
+{
+    return r->lm ? decoder_model_trainable(r->lm, group) : model_trainable(r->model, group);
 }
 
 static json_t *result_of(const struct run *r)
@@ -492,15 +589,14 @@ static json_t *result_of(const struct run *r)
     const struct config *cfg = r->cfg;
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    const struct adapter_options *a = model_options(r->model);
-    const size_t head = model_trainable(r->model, PARAM_HEAD),
-                 all = head + model_trainable(r->model, PARAM_ADAPTER) + model_trainable(r->model, PARAM_BACKBONE);
+    const struct adapter_options *a = options_of(r);
+    const size_t head = trainable(r, PARAM_HEAD), all = head + trainable(r, PARAM_ADAPTER) + trainable(r, PARAM_BACKBONE);
     json_t *options_used = json_pack(
         "{s:I, s:f, s:I, s:f, s:s, s:I, s:f, s:i, s:i, s:f, s:f, s:I, s:I, s:s, s:f, s:f, s:f, s:I, s:I, s:I, s:s}", "rank", (json_int_t)a->rank, "alpha",
         a->alpha, "prefix_len", (json_int_t)a->prefix_len, "init_scale", a->init_scale, "feature", a->feature, "z_rank", (json_int_t)a->z_rank, "start_mass",
         a->start_mass, "first_layer", a->first_layer, "last_layer", a->last_layer, "lr", cfg->t.lr, "head_lr", cfg->t.head_lr, "epochs",
         (json_int_t)cfg->num_epochs, "batch", (json_int_t)cfg->t.batch, "schedule", schedule_names[cfg->t.schedule], "warmup", cfg->t.warmup, "weight_decay",
-        cfg->t.weight_decay, "clip", cfg->t.clip, "train_size", (json_int_t)r->task->sets[TASK_TRAIN].count, "max_len", (json_int_t)inputs_max_len(r->inputs),
+        cfg->t.weight_decay, "clip", cfg->t.clip, "train_size", (json_int_t)r->task->sets[TASK_TRAIN].count, "max_len", (json_int_t)(r->lm ? lm_inputs_max_len(r->texts) : inputs_max_len(r->inputs)),
         "threads", (json_int_t)cfg->c.threads, "k_mode", adapter_k_mode_name(a->k_mode));
     return json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:I, s:s, s:o}", "backbone", cfg->backbone, "task", r->task->name,
                      "method", adapter_method_name(a->method), "seed", (json_int_t)cfg->c.seed, "test_accuracy", r->test.accuracy, "test_loss", r->test.loss,
@@ -529,6 +625,7 @@ static int write_result(const struct run *r)
 
 static int write_all(struct run *r)
 {
+    const struct config *cfg = r->cfg;
     char path[PATH_MAX + 8], line[512];
     cli_outputs_begin(&r->cfg->c);
     int code = write_curve(r);
@@ -536,8 +633,10 @@ static int write_all(struct run *r)
     /* An earlier result must not speak for files that are not its own. */
     if (!code && unlink(in_folder(r, "result.json", path)) && errno != ENOENT) code = cli_fail(&r->cfg->c, EXIT_FAILED, "%s: %s", path, strerror(errno));
     if (!code && r->train) {
-        const int status = adapter_files_write(in_folder(r, "adapter", path), r->model, r->pool, (const char *const *)r->task->class_names,
-                                               (struct reason){ line, sizeof line });
+        const struct reason why = { line, sizeof line };
+        const char *const *names = (const char *const *)r->task->class_names;
+        const int status = r->lm ? adapter_files_write_decoder(in_folder(r, "adapter", path), r->lm, cfg->backbone, names, why)
+                                 : adapter_files_write(in_folder(r, "adapter", path), r->model, r->pool, names, why);
         if (status) code = cli_fail(&r->cfg->c, EXIT_FAILED, "%s", line);
     }
     code = cli_outputs_end(&r->cfg->c, code);
@@ -555,10 +654,10 @@ static void report(const struct run *r)
     int32_t majority;
     const double share = task_majority(r->task, &majority);
     if (cfg->c.quiet) return;
-    const size_t head = model_trainable(r->model, PARAM_HEAD);
+    const size_t head = trainable(r, PARAM_HEAD);
     fprintf(stderr, "%s on %s: test accuracy %.4f of %zu (majority %.4f), validation %.4f; %zu trainable parameters and %zu of the head\n",
             method_names[cfg->method], r->task->name, r->test.accuracy, r->test.count, share, r->validation.accuracy,
-            model_trainable(r->model, PARAM_ADAPTER) + model_trainable(r->model, PARAM_BACKBONE), head);
+            trainable(r, PARAM_ADAPTER) + trainable(r, PARAM_BACKBONE), head);
 }
 
 /* Before any work: whether the folder can be made, or written into. */
@@ -591,8 +690,11 @@ static void close_all(struct run *r)
     train_free(r->train);
     model_free(r->model);
     inputs_free(r->inputs);
+    decoder_model_free(r->lm);
+    lm_inputs_free(r->texts);
     task_free(r->task);
     backbone_free(r->backbone);
+    decoder_free(r->decoder);
 }
 
 int main(int argc, char **argv)

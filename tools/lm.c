@@ -14,6 +14,7 @@
 #include "common/atomic_file.h"
 #include "common/input_file.h"
 #include "common/npy.h"
+#include "transformer/adapter_files.h"
 #include "transformer/decoder_adapter.h"
 
 static const char doc[] =
@@ -38,7 +39,7 @@ static const struct argp_option options[] = {
       "smollm2-135m, a FILE.gguf of a Llama-shaped model, or a Hugging Face folder (default smollm2-135m)", 1 },
     { "text", KEY_TEXT, "FILE", 0,
       "text in UTF-8; special tokens are read as they are spelt (default the start token alone)", 1 },
-    { "prefix-adapter", KEY_ADAPTER, "DIR", 0, "a prefix (PEFT) or a summary (Z, k) in front of the text", 1 },
+    { "prefix-adapter", KEY_ADAPTER, "DIR", 0, "what finetune wrote, LoRA or a prefix (PEFT), or a summary (Z, k)", 1 },
     { "logprobs-out", KEY_LOGPROBS_OUT, "FILE", 0, "write the log-probabilities, float32 NPY", 2 },
     { "tokens-out", KEY_TOKENS_OUT, "FILE", 0, "write the ids of the text's tokens, one row of CSV", 2 },
     { "generate", KEY_GENERATE, "N", 0, "tokens to continue the text by (default 0)", 3 },
@@ -266,6 +267,32 @@ done:
     return code;
 }
 
+/* The decoder with its adapter: one of the two that finetune or others wrote. */
+struct adapted {
+    struct decoder_adapter *prefix;
+    struct decoder_model *model;
+    struct decoder_view *view;
+};
+
+static int open_adapted(const struct config *cfg, const struct decoder *decoder, struct adapted *a, struct reason why)
+{
+    struct adapter_description d = { .num_classes = 0 };
+    char line[256];
+    const struct reason inner = { line, sizeof line };
+    const int described = !adapter_files_read(cfg->adapter, &d, inner);
+    if (!described || (!d.is_decoder && d.options.method != ADAPTER_LORA))
+        return decoder_adapter_open(cfg->adapter, decoder, &a->prefix, why);
+    const enum decoder_rotation rotation = d.unrotated ? DECODER_UNROTATED : DECODER_ROTATED;
+    const struct decoder_model_options o = { d.options, rotation, d.is_decoder ? d.num_classes : 0, cfg->c.seed };
+    adapter_description_free(&d);
+    if (decoder->half_pairs && !d.is_decoder && o.adapter.targets & (1u << PROJ_Q | 1u << PROJ_K))
+        return refuse(why, GSL_EINVAL, "%.200s: LoRA of q or k of a Hugging Face folder is not read", cfg->adapter);
+    int status = decoder_model_alloc(decoder, &o, &a->model, inner);
+    if (!status) status = adapter_files_load_decoder(cfg->adapter, a->model, inner);
+    if (!status && (status = decoder_model_view(a->model, &a->view))) refuse(inner, status, "out of memory");
+    return status ? refuse(why, status, "%.200s: %s", cfg->adapter, line) : GSL_SUCCESS;
+}
+
 int main(int argc, char **argv)
 {
     struct config cfg = { .backbone = "smollm2-135m" };
@@ -273,16 +300,20 @@ int main(int argc, char **argv)
     char line[PATH_MAX + 256];
     const struct reason why = { line, sizeof line };
     struct decoder *decoder = NULL;
-    struct decoder_adapter *adapter = NULL;
+    struct adapted adapted = { NULL, NULL, NULL };
     struct prompt prompt = { 0 };
     int status = decoder_open(cfg.backbone, NULL, &decoder, why);
-    if (!status && cfg.adapter) status = decoder_adapter_open(cfg.adapter, decoder, &adapter, why);
-    const struct decoder_prefix *prefix = adapter ? decoder_adapter_prefix(adapter) : NULL;
+    if (!status && cfg.adapter) status = open_adapted(&cfg, decoder, &adapted, why);
+    const struct decoder *used = adapted.view ? &adapted.view->decoder : decoder;
+    const struct decoder_prefix *prefix = adapted.view ? adapted.view->prefix
+                                          : adapted.prefix ? decoder_adapter_prefix(adapted.prefix) : NULL;
     int code = status ? cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line) : EXIT_DONE;
-    if (!code) code = read_prompt(&cfg, decoder, prefix, &prompt);
-    if (!code) code = work(&cfg, decoder, prefix, &prompt);
+    if (!code) code = read_prompt(&cfg, used, prefix, &prompt);
+    if (!code) code = work(&cfg, used, prefix, &prompt);
     free(prompt.ids);
-    decoder_adapter_free(adapter);
+    decoder_view_free(adapted.view);
+    decoder_model_free(adapted.model);
+    decoder_adapter_free(adapted.prefix);
     decoder_free(decoder);
     return code;
 }

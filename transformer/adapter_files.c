@@ -26,13 +26,57 @@ static const char *const mpnet_modules[NUM_PROJECTIONS] = { "attention.attn.q", 
 static const char *const vit_modules[NUM_PROJECTIONS] = { "attention.attention.query", "attention.attention.key", "attention.attention.value",
                                                           "attention.output.dense", "intermediate.dense", "output.dense" };
 
-static const char *const *modules_of(const struct model *model)
+/* gate and up are one matrix here: no module of PEFT's. */
+static const char *const llama_modules[NUM_PROJECTIONS] = { "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                                            "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj" };
+
+/* What is written or filled: a model or a decoder's. */
+struct owner {
+    struct model *model;                /* one of the two */
+    struct decoder_model *decoder;
+    const struct adapter_options *options;
+    struct parameter *parameters;
+    size_t num_parameters, num_layers, hidden, num_heads, kv_width, num_classes;
+    const char *base, *blocks;          /* blocks: what precedes ".L.MODULE" */
+    const char *const *modules;
+};
+
+static struct owner owner_of_model(struct model *m)
 {
-    switch (model_backbone(model)->config.kind) {
-    case BACKBONE_BERT: return bert_modules;
-    case BACKBONE_MPNET: return mpnet_modules;
-    default: return vit_modules;
-    }
+    const struct backbone *b = model_backbone(m);
+    const enum backbone_kind kind = b->config.kind;
+    return (struct owner){ .model = m, .options = model_options(m), .parameters = model_parameters(m),
+                           .num_parameters = model_num_parameters(m), .num_layers = model_num_layers(m),
+                           .hidden = model_hidden_size(m), .num_heads = b->config.num_heads,
+                           .kv_width = model_hidden_size(m), .num_classes = model_num_classes(m), .base = b->name,
+                           .blocks = "encoder.layer", .modules = kind == BACKBONE_BERT ? bert_modules
+                                                                 : kind == BACKBONE_MPNET ? mpnet_modules : vit_modules };
+}
+
+static struct owner owner_of_decoder(struct decoder_model *m, const char *base)
+{
+    const struct decoder_model_options *o = decoder_model_options(m);
+    const struct decoder_config *c = &decoder_model_base(m)->config;
+    return (struct owner){ .decoder = m, .options = &o->adapter, .parameters = decoder_model_parameters(m),
+                           .num_parameters = decoder_model_num_parameters(m), .num_layers = c->num_layers,
+                           .hidden = c->hidden, .num_heads = c->num_heads, .kv_width = c->kv_heads * c->head_dim,
+                           .num_classes = o->num_classes, .base = base, .blocks = "model.layers",
+                           .modules = llama_modules };
+}
+
+/* Whether the prefix is written as PEFT's prompt_embeddings: of a decoder, one of all blocks without an MLP whose keys turn
+ * as those of its file do. */
+static bool has_prompt(const struct owner *w)
+{
+    const struct adapter_options *o = w->options;
+    if (o->method != ADAPTER_PTUNING || w->model) return o->method == ADAPTER_PTUNING;
+    return !o->reparameterise && !o->first_layer && (size_t)o->last_layer + 1 == w->num_layers &&
+           !decoder_model_base(w->decoder)->half_pairs;
+}
+
+static const float *prefix_rows(const struct owner *w, size_t layer, int value)
+{
+    return w->model ? model_prefix_rows(w->model, layer, value) : decoder_model_prefix_rows(w->decoder, layer, value);
 }
 
 static const struct { enum adapter_method method; const char *type; } peft_types[] = {
@@ -99,58 +143,60 @@ static int write_tensors(FILE *stream, void *context)
 }
 
 /* layer.3.q.lora_A -> base_model.model.encoder.layer.3.attention.self.query.lora_A.weight; false: it is none of LoRA's. */
-static bool lora_name(const struct model *model, const char *name, char *out)
+static bool lora_name(const struct owner *w, const char *name, char *out)
 {
     size_t layer;
     char projection[8], side[8];
     if (sscanf(name, "layer.%zu.%7[a-z0-9].lora_%7s", &layer, projection, side) != 3) return false;
     for (int p = 0; p < NUM_PROJECTIONS; p++)
         if (!strcmp(projection, projection_names[p])) {
-            snprintf(out, NAME_ROOM, "base_model.model.encoder.layer.%zu.%s.lora_%s.weight", layer, modules_of(model)[p], side);
+            snprintf(out, NAME_ROOM, "base_model.model.%s.%zu.%s.lora_%s.weight", w->blocks, layer, w->modules[p], side);
             return true;
         }
     return false;
 }
 
-/* Keys and values of all blocks side by side, (prefix_len, 2 layers hidden); NULL without memory. */
-static float *gather_prefix(struct model *model, size_t *cols)
+/* Keys and values of all blocks side by side, (prefix_len, 2 layers kv_width); NULL without memory. */
+static float *gather_prefix(const struct owner *w, size_t *cols)
 {
-    const struct adapter_options *o = model_options(model);
-    const size_t h = model_hidden_size(model), layers = model_num_layers(model), m = o->prefix_len;
+    const size_t h = w->kv_width, layers = w->num_layers, m = w->options->prefix_len;
     *cols = 2 * layers * h;
     float *all = calloc(m * *cols, sizeof *all);
     for (size_t l = 0; all && l < layers; l++)
         for (int value = 0; value < 2; value++) {
-            const float *from = model_prefix_rows(model, l, value);
+            const float *from = prefix_rows(w, l, value);
             for (size_t r = 0; from && r < m; r++) memcpy(all + r * *cols + (2 * l + (size_t)value) * h, from + r * h, h * sizeof *all);
         }
     return all;
 }
 
-static json_t *config_of(struct model *model, enum model_pool pool, const char *const *class_names)
+static json_t *config_of(const struct owner *w, enum model_pool pool, const char *const *class_names)
 {
-    const struct adapter_options *o = model_options(model);
-    const struct backbone *b = model_backbone(model);
+    const struct adapter_options *o = w->options;
     const char *type = "";
     for (size_t i = 0; i < sizeof peft_types / sizeof *peft_types; i++)
         if (peft_types[i].method == o->method) type = peft_types[i].type;
     json_t *names = json_array();
-    for (size_t c = 0; c < model_num_classes(model); c++) json_array_append_new(names, json_string(class_names[c]));
+    for (size_t c = 0; c < w->num_classes; c++) json_array_append_new(names, json_string(class_names[c]));
     json_t *own = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:s, s:f, s:i, s:s, s:f, s:b, s:b, s:I, s:o}", "method", adapter_method_name(o->method), "pool",
                             pool == POOL_CLS ? "cls" : "mean", "first_layer", o->first_layer, "last_layer", o->last_layer, "alpha", o->alpha, "init_scale",
                             o->init_scale, "feature", o->feature, "bound", o->bound, "z_rank", (int)o->z_rank, "k_mode", adapter_k_mode_name(o->k_mode),
-                            "start_mass", o->start_mass, "units", o->units, "shift_positions", o->shift_positions, "num_layers", (json_int_t)model_num_layers(model), "class_names", names);
+                            "start_mass", o->start_mass, "units", o->units, "shift_positions", o->shift_positions, "num_layers", (json_int_t)w->num_layers, "class_names", names);
     /* As a word: JSON's integers are signed. */
     char seed[32];
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)o->feature_seed);
     if (own) json_object_set_new(own, "feature_seed", json_string(seed));
-    json_t *config = json_pack("{s:s, s:s, s:b, s:s, s:o}", "peft_type", type, "base_model_name_or_path", b->name, "inference_mode", 1, "task_type",
-                               "FEATURE_EXTRACTION", "prefix_ntk", own);
+    if (own && o->reparameterise) json_object_set_new(own, "mlp_dim", json_integer((json_int_t)o->mlp_dim));
+    if (own && w->decoder)
+        json_object_set_new(own, "rotation", json_string(decoder_model_options(w->decoder)->rotation == DECODER_ROTATED
+                                                             ? "rotated" : "unrotated"));
+    json_t *config = json_pack("{s:s, s:s, s:b, s:s, s:o}", "peft_type", type, "base_model_name_or_path", w->base, "inference_mode", 1, "task_type",
+                               w->decoder ? "CAUSAL_LM" : "FEATURE_EXTRACTION", "prefix_ntk", own);
     if (!config) return NULL;
     if (o->method == ADAPTER_LORA) {
         json_t *targets = json_array();
         for (int p = 0; p < NUM_PROJECTIONS; p++)
-            if (o->targets & 1u << p) json_array_append_new(targets, json_string(modules_of(model)[p]));
+            if (o->targets & 1u << p) json_array_append_new(targets, json_string(w->modules[p]));
         json_t *layers = json_array();
         for (int l = o->first_layer; l <= o->last_layer; l++) json_array_append_new(layers, json_integer(l));
         json_object_update_new(config, json_pack("{s:I, s:f, s:o, s:o, s:f, s:s, s:b}", "r", (json_int_t)o->rank, "lora_alpha", o->alpha, "target_modules",
@@ -158,52 +204,65 @@ static json_t *config_of(struct model *model, enum model_pool pool, const char *
     }
     if (o->method == ADAPTER_PTUNING || o->method == ADAPTER_TIED_PREFIX)
         json_object_update_new(config, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "num_virtual_tokens", (json_int_t)o->prefix_len, "token_dim",
-                                                 (json_int_t)b->config.hidden, "num_attention_heads", (json_int_t)b->config.num_heads, "num_layers",
-                                                 (json_int_t)model_num_layers(model), "num_transformer_submodules", (json_int_t)1, "prefix_projection", 0,
-                                                 "encoder_hidden_size", (json_int_t)b->config.hidden));
+                                                 (json_int_t)w->kv_width, "num_attention_heads", (json_int_t)w->num_heads, "num_layers",
+                                                 (json_int_t)w->num_layers, "num_transformer_submodules", (json_int_t)1, "prefix_projection", 0,
+                                                 "encoder_hidden_size", (json_int_t)w->hidden));
     return config;
 }
 
-static int write_values(const char *dir, struct model *model, struct reason why)
+static int write_values(const char *dir, const struct owner *w, struct reason why)
 {
     struct tensor_list adapter = { NULL, 0, 0, false }, head = { NULL, 0, 0, false };
-    struct parameter *p = model_parameters(model);
-    const enum adapter_method method = model_options(model)->method;
+    struct parameter *p = w->parameters;
+    const bool prompt = has_prompt(w);
     float *prefix = NULL;
-    for (size_t i = 0; i < model_num_parameters(model); i++) {
+    for (size_t i = 0; i < w->num_parameters; i++) {
         char name[NAME_ROOM];
-        if (p[i].group == PARAM_HEAD) {
+        if (p[i].group == PARAM_HEAD && strncmp(p[i].name, "output.", 7)) {
             snprintf(name, sizeof name, "classifier.%s", strrchr(p[i].name, '.') + 1);
             list_add(&head, name, p[i].value, p[i].rows, p[i].cols, true);
-        } else if (method != ADAPTER_PTUNING) {
-            const bool lora = method == ADAPTER_LORA && lora_name(model, p[i].name, name);
+        } else if (!prompt) {
+            const bool lora = lora_name(w, p[i].name, name);
             if (!lora) snprintf(name, sizeof name, "%s", p[i].name);
             list_add(&adapter, name, p[i].value, p[i].rows, p[i].cols, !lora);
         }
     }
-    if (method == ADAPTER_PTUNING) {
+    if (prompt) {
         size_t cols;
-        prefix = gather_prefix(model, &cols);
+        prefix = gather_prefix(w, &cols);
         if (!prefix) adapter.failed = true;
-        else list_add(&adapter, "prompt_embeddings", prefix, model_options(model)->prefix_len, cols, false);
+        else list_add(&adapter, "prompt_embeddings", prefix, w->options->prefix_len, cols, false);
     }
     int status = write_file(dir, "adapter_model.safetensors", write_tensors, &adapter, why);
-    if (!status) status = write_file(dir, "head.safetensors", write_tensors, &head, why);
+    if (!status && (w->model || head.count)) status = write_file(dir, "head.safetensors", write_tensors, &head, why);
     free(prefix);
     list_free(&adapter);
     list_free(&head);
     return status;
 }
 
-int adapter_files_write(const char *dir, struct model *model, enum model_pool pool, const char *const *class_names, struct reason why)
+static int write_owner(const char *dir, const struct owner *w, enum model_pool pool, const char *const *class_names, struct reason why)
 {
     if (mkdir(dir, 0777) && errno != EEXIST) return refuse(why, GSL_EFAILED, "%s: %s", dir, strerror(errno));
-    json_t *config = config_of(model, pool, class_names);
+    json_t *config = config_of(w, pool, class_names);
     if (!config) return refuse(why, GSL_ENOMEM, "out of memory");
-    int status = write_values(dir, model, why);
+    int status = write_values(dir, w, why);
     if (!status) status = write_file(dir, "adapter_config.json", write_json, config, why);
     json_decref(config);
     return status;
+}
+
+int adapter_files_write(const char *dir, struct model *model, enum model_pool pool, const char *const *class_names, struct reason why)
+{
+    const struct owner owner = owner_of_model(model);
+    return write_owner(dir, &owner, pool, class_names, why);
+}
+
+int adapter_files_write_decoder(const char *dir, struct decoder_model *model, const char *base, const char *const *class_names,
+                                struct reason why)
+{
+    const struct owner owner = owner_of_decoder(model, base);
+    return write_owner(dir, &owner, POOL_MEAN, class_names, why);
 }
 
 /* ---- reading ---------------------------------------------------------------------------------------------------------- */
@@ -234,6 +293,8 @@ static int projection_of(const char *module)
     static const struct { const char *end; enum projection p; } ends[] = {
         { "attention.output.dense", PROJ_O }, { "intermediate.dense", PROJ_FC1 }, { "output.dense", PROJ_FC2 }, { "query", PROJ_Q }, { "key", PROJ_K },
         { "value", PROJ_V }, { "attn.q", PROJ_Q }, { "attn.k", PROJ_K }, { "attn.v", PROJ_V }, { "attn.o", PROJ_O },
+        { "q_proj", PROJ_Q }, { "k_proj", PROJ_K }, { "v_proj", PROJ_V }, { "o_proj", PROJ_O }, { "gate_up_proj", PROJ_FC1 },
+        { "down_proj", PROJ_FC2 },
     };
     const size_t n = strlen(module);
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
@@ -315,6 +376,11 @@ static int read_own(const json_t *own, struct adapter_description *d, struct rea
     o->feature_seed = seed ? strtoull(seed, NULL, 10) : 0;
     o->shift_positions = json_is_true(json_object_get(own, "shift_positions"));
     o->init_scale = json_number_value(json_object_get(own, "init_scale"));
+    o->mlp_dim = size_of(own, "mlp_dim", 0);
+    o->reparameterise = json_object_get(own, "mlp_dim") && json_object_get(own, "rotation");
+    const char *rotation = json_string_value(json_object_get(own, "rotation"));
+    d->is_decoder = rotation != NULL;
+    d->unrotated = rotation && !strcmp(rotation, "unrotated");
     const json_t *names = json_object_get(own, "class_names");
     d->class_names = calloc(json_array_size(names) + 1, sizeof *d->class_names);
     if (!d->class_names) return refuse(why, GSL_ENOMEM, "out of memory");
@@ -386,9 +452,9 @@ static int take_tensor(const struct tensors *file, const char *name, float *valu
     return GSL_SUCCESS;
 }
 
-static int load_prefix(const struct tensors *file, struct model *model, struct reason why)
+static int load_prefix(const struct tensors *file, const struct owner *w, struct reason why)
 {
-    const size_t h = model_hidden_size(model), layers = model_num_layers(model), m = model_options(model)->prefix_len, cols = 2 * layers * h;
+    const size_t h = w->kv_width, layers = w->num_layers, m = w->options->prefix_len, cols = 2 * layers * h;
     const struct tensor *t = find_by_end(file, "prompt_embeddings");
     if (!t) t = find_by_end(file, "embedding.weight");
     if (!t) return refuse(why, GSL_EINVAL, "tensor prompt_embeddings is missing");
@@ -399,41 +465,42 @@ static int load_prefix(const struct tensors *file, struct model *model, struct r
     if (!K) return refuse(why, GSL_ENOMEM, "out of memory");
     int status = GSL_SUCCESS;
     for (size_t l = 0; l < layers && !status; l++) {
-        if (!model_prefix_rows(model, l, 0)) continue;
+        if (!prefix_rows(w, l, 0)) continue;
         for (size_t r = 0; r < m; r++) {
             memcpy(K + r * h, t->data + r * t->dims[1] + 2 * l * h, h * sizeof *K);
             memcpy(V + r * h, t->data + r * t->dims[1] + (2 * l + 1) * h, h * sizeof *V);
         }
-        status = model_set_prefix(model, l, K, V, m);
+        status = w->model ? model_set_prefix(w->model, l, K, V, m) : decoder_model_set_prefix(w->decoder, l, K, V, m);
         if (status) refuse(why, status, "a prefix cannot be put into this model");
     }
     free(K);
     return status;
 }
 
-static int load_values(const struct tensors *adapter, const struct tensors *head, struct model *model, struct reason why)
+static int load_values(const struct tensors *adapter, const struct tensors *head, const struct owner *w, struct reason why)
 {
-    struct parameter *p = model_parameters(model);
-    const enum adapter_method method = model_options(model)->method;
-    int status = method == ADAPTER_PTUNING ? load_prefix(adapter, model, why) : GSL_SUCCESS;
-    for (size_t i = 0; i < model_num_parameters(model) && !status; i++) {
+    struct parameter *p = w->parameters;
+    const bool prompt = has_prompt(w);
+    int status = prompt ? load_prefix(adapter, w, why) : GSL_SUCCESS;
+    for (size_t i = 0; i < w->num_parameters && !status; i++) {
         char name[NAME_ROOM];
-        if (p[i].group == PARAM_HEAD) {
+        if (p[i].group == PARAM_HEAD && strncmp(p[i].name, "output.", 7)) {
             snprintf(name, sizeof name, "classifier.%s", strrchr(p[i].name, '.') + 1);
             status = take_tensor(head ? head : adapter, name, p[i].value, p[i].rows, p[i].cols, why);
-        } else if (method != ADAPTER_PTUNING) {
-            const bool lora = method == ADAPTER_LORA && lora_name(model, p[i].name, name);
+        } else if (!prompt) {
+            const bool lora = lora_name(w, p[i].name, name);
             if (!lora) snprintf(name, sizeof name, "%s", p[i].name);
             /* Without what PEFT puts before it. */
             const char *key = lora ? name + strlen("base_model.model.") : name;
             status = take_tensor(adapter, key, p[i].value, p[i].rows, p[i].cols, why);
         }
     }
-    if (!status) model_after_update(model);
+    if (!status && w->model) model_after_update(w->model);
+    if (!status && w->decoder) decoder_model_after_update(w->decoder);
     return status;
 }
 
-int adapter_files_load(const char *dir, struct model *model, struct reason why)
+static int load_owner(const char *dir, const struct owner *w, struct reason why)
 {
     char path[PATH_MAX], cause[LINE];
     struct tensors *adapter = NULL, *head = NULL;
@@ -443,8 +510,20 @@ int adapter_files_load(const char *dir, struct model *model, struct reason why)
     struct stat st;
     snprintf(path, sizeof path, "%s/head.safetensors", dir);
     if (!stat(path, &st) && (status = tensors_read(path, &head, (struct reason){ cause, sizeof cause }))) refuse(why, status, "head.safetensors: %s", cause);
-    if (!status) status = load_values(adapter, head, model, why);
+    if (!status) status = load_values(adapter, head, w, why);
     tensors_free(head);
     tensors_free(adapter);
     return status;
+}
+
+int adapter_files_load(const char *dir, struct model *model, struct reason why)
+{
+    const struct owner owner = owner_of_model(model);
+    return load_owner(dir, &owner, why);
+}
+
+int adapter_files_load_decoder(const char *dir, struct decoder_model *model, struct reason why)
+{
+    const struct owner owner = owner_of_decoder(model, "");
+    return load_owner(dir, &owner, why);
 }

@@ -282,6 +282,12 @@ int decoder_model_set_prefix(struct decoder_model *m, size_t layer, const float 
     return m->adapter.ops->set_prefix(&m->adapter, layer, K_P, V_P, prefix_len);
 }
 
+const float *decoder_model_prefix_rows(struct decoder_model *m, size_t layer, int value)
+{
+    const struct adapter_ops *ops = m->adapter.ops;
+    return ops->prefix_rows && layer < m->config.num_layers ? ops->prefix_rows(&m->adapter, layer, value) : NULL;
+}
+
 /* ---- memory ------------------------------------------------------------------------------------------------- */
 
 /* own: 0: scratch that blocks share, whose outputs take turns. */

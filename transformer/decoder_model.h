@@ -67,6 +67,9 @@ void decoder_model_after_update(struct decoder_model *model);
 int decoder_model_set_prefix(struct decoder_model *model, size_t layer, const float *K_P, const float *V_P,
                              size_t prefix_len);
 
+/* As model_prefix_rows, (prefix_len, kv_heads head_dim). */
+const float *decoder_model_prefix_rows(struct decoder_model *model, size_t layer, int value);
+
 /* Bytes decoder_model_reserve takes, parameters included. */
 size_t decoder_model_bytes(const struct decoder_model *model, size_t max_rows, size_t max_len, int training,
                            int num_threads);

@@ -1,6 +1,7 @@
 #include "tests/support/gguf_file.h"
 #include "tests/support/check.h"
 
+#include <gsl/gsl_errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -211,4 +212,23 @@ void gguf_put_model(struct bytes *b, const struct decoder *decoder, const struct
         bytes_put(b, list[i].data, list[i].rows * list[i].cols * 4);
     }
     free(list);
+}
+
+struct decoder *gguf_tiny_model(const char *path)
+{
+    static const char *const merges[] = { "h e", "l l", "he ll", NULL };
+    static const char *const specials[] = { "<|s|>", "<|e|>", NULL };
+    const struct decoder_config config = { .vocab_size = 261, .hidden = 32, .num_layers = 2, .num_heads = 4,
+                                           .kv_heads = 2, .head_dim = 8, .mlp_dim = 48, .max_positions = 96,
+                                           .norm_eps = 1e-5, .rope_base = 900.0 };
+    struct vocabulary v = vocabulary_make(merges, specials);
+    struct decoder *d;
+    struct bytes b = { 0 };
+    assert_int_equal(v.num_tokens, config.vocab_size);
+    assert_int_equal(decoder_random(&config, 2.0, 20240614, &d), GSL_SUCCESS);
+    gguf_put_model(&b, d, &v);
+    bytes_write(&b, path);
+    bytes_free(&b);
+    vocabulary_free(&v);
+    return d;
 }

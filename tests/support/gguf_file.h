@@ -36,6 +36,9 @@ void vocabulary_free(struct vocabulary *v);
 /* A whole model, F32: the decoder's weights with vocabulary v of config.vocab_size tokens, the last two of them
  * start and end. */
 void gguf_put_model(struct bytes *b, const struct decoder *decoder, const struct vocabulary *v);
+/* A random model of 261 tokens (the bytes, three merges, start and end), 2 blocks and 96 positions, written to
+ * `path`; the decoder it was written from, without tokens. */
+struct decoder *gguf_tiny_model(const char *path);
 /* The file at `path` becomes these bytes. */
 void bytes_write(const struct bytes *b, const char *path);
 
