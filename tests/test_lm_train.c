@@ -178,8 +178,8 @@ static void test_long_texts(void **state)
 static struct train_options fast(void)
 {
     struct train_options o = train_defaults(ADAPTER_LORA);
-    o.lr = o.head_lr = 0.03;
-    o.epochs = 40;
+    o.lr = o.head_lr = 0.01;
+    o.epochs = 120;
     o.batch = 3;
     o.seed = 9;
     o.weight_decay = 0.0;
