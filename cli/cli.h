@@ -185,6 +185,8 @@ struct progress *progress_start(const struct cli_common *cfg, const char *what, 
 void progress_to(struct progress *p, double done);           /* thread-safe */
 void progress_end(struct progress *p);
 
+double cli_clock_s(void);                                    /* seconds from some start on */
+
 /* ---- state: resume after any kill ---------------------------------------------- */
 
 /* A journal beside --out (OUT.state, or .OUT.prefix-ntk-state where a file of another
@@ -210,6 +212,7 @@ int journal_put(struct journal *j, const char *key, const double *x, size_t n);
  * printed; journal_forget removes the file of a unit that is done. Different keys may
  * be used by different threads. */
 int journal_saved(struct journal *j, const char *key, double *out, size_t n);
+size_t journal_saved_size(struct journal *j, const char *key);      /* that number, 0 where there is none */
 int journal_save(struct journal *j, const char *key, const double *x, size_t n);
 void journal_forget(struct journal *j, const char *key);
 /* Ends the outputs (cli_outputs_end) and, once they are in place, removes the files. After

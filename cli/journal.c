@@ -558,6 +558,21 @@ int journal_saved(struct journal *j, const char *key, double *out, size_t n)
     return same;
 }
 
+size_t journal_saved_size(struct journal *j, const char *key)
+{
+    const struct header wanted = header_of(j->identity);
+    struct header found;
+    struct record_head head = { 0, 0 };
+    char *path = j->fd < 0 ? NULL : now_path(j, key);
+    const int fd = path ? open_ours(path, O_RDONLY) : -1;
+    free(path);
+    if (fd < 0) return 0;
+    if (!read_exactly(fd, &found, sizeof found) || memcmp(&found, &wanted, sizeof found) || !read_exactly(fd, &head, sizeof head))
+        head.count = 0;
+    close(fd);
+    return head.count;
+}
+
 int journal_save(struct journal *j, const char *key, const double *x, size_t n)
 {
     if (j->fd < 0) return EXIT_DONE;

@@ -20,7 +20,7 @@ struct progress {
     pthread_mutex_t lock;
 };
 
-static double clock_s(void)
+double cli_clock_s(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -36,7 +36,7 @@ struct progress *progress_start(const struct cli_common *cfg, const char *what, 
     p->what = what;
     p->total = total;
     p->terminal = isatty(STDERR_FILENO);
-    p->start_s = p->last_s = clock_s();
+    p->start_s = p->last_s = cli_clock_s();
     pthread_mutex_init(&p->lock, NULL);
     return p;
 }
@@ -52,7 +52,7 @@ void progress_to(struct progress *p, double done)
 {
     if (!p) return;
     pthread_mutex_lock(&p->lock);
-    const double now_s = clock_s();
+    const double now_s = cli_clock_s();
     if (!p->started) {
         p->started = true;
         p->first_done = done;

@@ -311,6 +311,9 @@ static void test_state_within_a_unit(void **state)
     assert_false(journal_saved(j, "descent", x, 2));
     assert_false(journal_saved(j, "ascent!", x, 3));
     assert_true(journal_saved(j, "another", big, 1000));
+    assert_int_equal(journal_saved_size(j, "another"), 1000);
+    assert_int_equal(journal_saved_size(j, "descent"), 3);
+    assert_int_equal(journal_saved_size(j, "ascent!"), 0);
     journal_forget(j, "another");
     assert_false(journal_saved(j, "another", big, 1000));
     assert_int_equal(journal_close(j, 130), 130);

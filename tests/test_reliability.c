@@ -210,6 +210,20 @@ static void test_ignored_signals(void **state)
                "  sleep 0.2; kill -$s $pid 2> /dev/null; wait $pid; code=$?; [ $code -eq 0 ] && [ -s $s.csv ] || fail \"SIG$s: exit $code\"; done");
 }
 
+/* A signal within a long trial: the sums over its tokens are kept, the same command goes on from them and ends in the same
+ * rows. */
+static void test_interrupted_trial(void **state)
+{
+    run(state, "nc=\"$bin/ntk_convergence --num-samples 8 --dim 4 --prefix-len 100000,12000000 --num-trials 1 --threads 1 --quiet\"\n"
+               "$nc --out whole.csv || exit 1\n"
+               "$nc --out cut.csv & pid=$!; sleep 0.4; kill -TERM $pid; wait $pid; got=$?\n"
+               "[ $got -eq 143 ] || exit 77\n"                          /* done before the signal, or not begun */
+               "[ $(ls cut.csv.state.* 2> /dev/null | wc -l) -eq 1 ] || exit 77\n"
+               "none cut.csv; $nc --out cut.csv || exit 1\n"
+               "sed '/^#/d' whole.csv > a; sed '/^#/d' cut.csv | cmp - a || fail 'other rows'\n"
+               "[ $(ls cut.csv.state* 2> /dev/null | wc -l) -eq 0 ] || fail 'state left'\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -228,7 +242,7 @@ int main(void)
         cmocka_unit_test(test_options_without_effect),
         cmocka_unit_test(test_predictor_far_from_the_sphere),
         cmocka_unit_test(test_resumed_otherwise),
-        cmocka_unit_test(test_ignored_signals),
+        cmocka_unit_test(test_ignored_signals), cmocka_unit_test(test_interrupted_trial),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

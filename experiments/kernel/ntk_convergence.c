@@ -174,12 +174,11 @@ static int fill_targets(struct study *s)
 
 /* What process 0 has the others do: begin a trial, help with a step to a length, end with a code. */
 enum { DO_TRIAL, DO_STEP, DO_END };
-struct order { size_t what, law, trial, len; };
+struct order { size_t what, law, trial, count, len; };     /* a step from count tokens to len */
 
 /* GSL_EFAILED: the message failed. */
-static int give_order(size_t what, size_t law, size_t trial, size_t len)
+static int give_order(struct order order)
 {
-    struct order order = { what, law, trial, len };
     return processes_count() > 1 ? processes_broadcast(&order, sizeof order) : GSL_SUCCESS;
 }
 
@@ -196,7 +195,6 @@ static struct ntk_sweep *sweep_of(const struct study *s, size_t law, size_t tria
 static int take_orders(const struct study *s, int code)
 {
     struct ntk_sweep *sweep = NULL;
-    size_t count = 0;
     for (;;) {
         struct order order;
         if (processes_broadcast(&order, sizeof order)) {
@@ -210,12 +208,10 @@ static int take_orders(const struct study *s, int code)
         if (code) return processes_abort(code);
         if (order.what == DO_TRIAL) {
             ntk_sweep_free(sweep);
-            count = 0;
             if (!(sweep = sweep_of(s, order.law, order.trial, s->cfg->c.threads))) return processes_abort(EXIT_FAILED);
             continue;
         }
-        const int status = shared_sweep_step(sweep, count, order.len, (enum prefix_signs)s->cfg->laws[order.law], NTK_FULL, NULL, NULL);
-        count = order.len;
+        const int status = shared_sweep_step(sweep, order.count, order.len, (enum prefix_signs)s->cfg->laws[order.law], NTK_FULL, NULL, NULL);
         if (status == GSL_EFAILED) {
             code = cli_alone(&s->cfg->c);
             break;
@@ -226,27 +222,93 @@ static int take_orders(const struct study *s, int code)
     return code;
 }
 
+/* ---- what a kill within a trial leaves ---------------------------------------------------------- */
+
+/* Seconds between two saves; numbers beyond which a state is not worth its writing. */
+static const double SAVE_EVERY_S = 5.0;
+enum { SAVE_MOST = 1 << 25, PIECE = 8 * NTK_MOMENTS_LEAF };
+
+/* A trial in work: of `unit` results out[], those of the first `lens` lengths are there. */
+struct trial { char key[64]; struct ntk_sweep *sweep; size_t twins, lens, unit; double *out, saved_s; };
+
+static size_t tokens_of(const struct trial *t)
+{
+    return ntk_moments_count(ntk_sweep_moments(t->sweep)) * t->twins;
+}
+
+/* A GSL code; GSL_FAILURE when the line was printed. */
+static int save(const struct study *s, struct trial *t)
+{
+    struct ntk_moments *moments = ntk_sweep_moments(t->sweep);
+    const size_t state = ntk_moments_state_size(moments), size = 1 + t->unit + state;
+    t->saved_s = cli_clock_s();
+    if (size > SAVE_MOST) return GSL_SUCCESS;
+    double *saved = malloc(size * sizeof *saved);
+    if (!saved) return GSL_ENOMEM;
+    saved[0] = (double)t->lens;
+    memcpy(saved + 1, t->out, t->unit * sizeof *saved);
+    ntk_moments_save(moments, saved + 1 + t->unit);
+    const int failed = journal_save(s->journal, t->key, saved, size);
+    free(saved);
+    return failed ? GSL_FAILURE : GSL_SUCCESS;
+}
+
+/* Goes on from the last save, where there is one. */
+static void load(const struct study *s, struct trial *t)
+{
+    const size_t size = journal_saved_size(s->journal, t->key);
+    double *saved = size > 1 + t->unit && size <= SAVE_MOST ? malloc(size * sizeof *saved) : NULL;
+    struct ntk_moments *moments = ntk_sweep_moments(t->sweep);
+    if (saved && journal_saved(s->journal, t->key, saved, size)) {
+        if (ntk_moments_load(moments, saved + 1 + t->unit, size - 1 - t->unit)) {
+            ntk_moments_clear(moments);
+        } else {
+            t->lens = (size_t)saved[0];
+            memcpy(t->out, saved + 1, t->unit * sizeof *saved);
+        }
+    }
+    free(saved);
+}
+
+/* Adds the tokens up to a length in pieces, between which the state is saved. What fails here fails again in the step
+ * that follows, which knows what to do. */
+static int extend(const struct study *s, struct trial *t, size_t len)
+{
+    int status = GSL_SUCCESS;
+    for (size_t count; (count = tokens_of(t)) < len && !status;) {
+        const size_t piece = PIECE * t->twins;
+        if (ntk_sweep_extend(t->sweep, len - count > piece ? count + piece : len)) break;
+        if (cli_clock_s() - t->saved_s > SAVE_EVERY_S || cli_interrupted()) status = save(s, t);
+        if (cli_interrupted()) break;
+    }
+    return status;
+}
+
 /* Trial `trial` of one law, all lengths and kernels; a GSL code. */
 static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
 {
     const struct config *cfg = s->cfg;
     const enum prefix_signs which = (enum prefix_signs)cfg->laws[law];
     const size_t size = s->X->size1 * s->X->size2, unit = cfg->num_kernels * s->num_lens * NUM_RESULTS;
-    double *out = result_of(s, law, trial, 0, 0);
-    char key[64];
-    snprintf(key, sizeof key, "%s/%zu", cli_sign_names[which], trial);
-    if (journal_get(s->journal, key, out, unit)) return GSL_SUCCESS;
+    struct trial t = { .twins = which == PREFIX_SIGNS_MIRRORED ? 2 : 1, .unit = unit, .out = result_of(s, law, trial, 0, 0),
+                       .saved_s = cli_clock_s() };
+    snprintf(t.key, sizeof t.key, "%s/%zu", cli_sign_names[which], trial);
+    if (journal_get(s->journal, t.key, t.out, unit)) return GSL_SUCCESS;
     const bool shared = processes_count() > 1 && !s->W;
     gsl_matrix *K = gsl_matrix_alloc(size, size);
     struct ntk_sweep *sweep = s->W ? NULL : sweep_of(s, law, trial, num_threads), *other = shared ? sweep_of(s, law, trial, num_threads) : NULL;
     int status = !K || (!s->W && !sweep) || (shared && !other) ? GSL_ENOMEM : GSL_SUCCESS;
-    if (!status && shared) status = give_order(DO_TRIAL, law, trial, 0);
-    for (size_t i = 0; i < s->num_lens && !status && !cli_interrupted(); i++)
-        for (size_t k = 0; k < cfg->num_kernels && !status; k++) {
+    if (!status && shared) status = give_order((struct order){ DO_TRIAL, law, trial, 0, 0 });
+    t.sweep = sweep;
+    if (!status && sweep) load(s, &t);
+    while (t.lens < s->num_lens && !status && !cli_interrupted()) {
+        const size_t i = t.lens;
+        if (sweep && !shared) status = extend(s, &t, s->lens[i]);
+        for (size_t k = 0; k < cfg->num_kernels && !status && !cli_interrupted(); k++) {
             const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernels[k];
             if (sweep) {
-                if (shared && !k) status = give_order(DO_STEP, law, trial, s->lens[i]);
-                const size_t before = k ? s->lens[i] : i ? s->lens[i - 1] : 0;
+                const size_t before = k ? s->lens[i] : tokens_of(&t);
+                if (shared && !k) status = give_order((struct order){ DO_STEP, law, trial, before, s->lens[i] });
                 if (!status) status = shared_sweep_step(sweep, before, s->lens[i], which, kernel, other ? ntk_sweep_moments(other) : NULL, K);
             } else {
                 gsl_matrix_const_view W = gsl_matrix_const_submatrix(s->W, 0, 0, s->lens[i], s->W->size2);
@@ -258,10 +320,15 @@ static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
             if (!status) result[0] /= s->target[kernel][which].norm;
             if (!status) status = ntk_lambda_min_in_place(K, num_threads, &result[1]);
         }
+        if (status || cli_interrupted()) break;
+        t.lens = i + 1;
+        if (sweep && t.lens < s->num_lens && cli_clock_s() - t.saved_s > SAVE_EVERY_S) status = save(s, &t);
+    }
     ntk_sweep_free(other);
     ntk_sweep_free(sweep);
     gsl_matrix_free(K);
-    if (!status && !cli_interrupted() && journal_put(s->journal, key, out, unit)) status = GSL_FAILURE;
+    if (!status && !cli_interrupted() && journal_put(s->journal, t.key, t.out, unit)) status = GSL_FAILURE;
+    if (!status && !cli_interrupted()) journal_forget(s->journal, t.key);
     return status;
 }
 
@@ -277,10 +344,10 @@ static int run_trials(struct study *s)
         moments = fmax(moments, s->W ? (double)ntk_gram_workspace(n, d, longest, cfg->c.threads)
                                      : (double)ntk_moments_bytes(n, d, (enum prefix_signs)cfg->laws[l], NTK_FULL, longest));
     const double shared = (double)units * (double)(cfg->num_kernels * s->num_lens) * NUM_RESULTS * sizeof(double);
-    /* The kernel, some rows of the limit, and what the smallest eigenvalue takes. */
-    const double each = moments + kernels + 256.0 * (double)(n * d) * sizeof(double);
     /* The processes of a run share each trial: sums received, and the message they came in. */
     if (processes_count() > 1) moments += 1.5 * (double)ntk_moments_bytes(n, d, PREFIX_SIGNS_RANDOM, NTK_FULL, 0);
+    /* The kernel, some rows of the limit, what the smallest eigenvalue takes, and a state with its record. */
+    const double each = moments + kernels + 256.0 * (double)(n * d) * sizeof(double) + fmin(2.0 * 8.0 * SAVE_MOST, moments);
     const size_t most_at_once = processes_count() > 1 ? 1 : units;
     size_t side_by_side = units < (size_t)cfg->c.threads ? units : (size_t)cfg->c.threads;
     if (side_by_side > most_at_once) side_by_side = most_at_once;
@@ -546,7 +613,7 @@ int main(int argc, char **argv)
     code = journal_close(s.journal, code);
 done:
     if (processes_rank()) code = take_orders(&s, code);
-    else (void)give_order(DO_END, 0, 0, (size_t)code);
+    else (void)give_order((struct order){ .what = DO_END, .len = (size_t)code });
     free(s.results);
     free(s.lens);
     gsl_vector_free(signs);

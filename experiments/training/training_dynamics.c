@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <omp.h>
 #include <gsl/gsl_blas.h>
 #include <gsl/gsl_errno.h>
@@ -158,13 +157,6 @@ struct study {
 static double *unit_of(const struct study *s, size_t len, size_t trial)
 {
     return s->results + (len * s->cfg->num_trials + trial) * s->unit;
-}
-
-static double clock_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* lambda_max of a symmetric PSD matrix too large for its whole spectrum. */
@@ -337,7 +329,7 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
             goto done;
         while (record <= step) record = next_recorded(record);
     }
-    double saved_at_s = clock_s();
+    double saved_at_s = cli_clock_s();
     size_t counted = 0;
     bool diverged = false;
     for (;; step++) {
@@ -357,7 +349,7 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
             done = s->work_done += (double)m * (double)(step - counted);
             counted = step;
             progress_to(s->progress, done);
-            const double now_s = clock_s();
+            const double now_s = cli_clock_s();
             if (cli_interrupted() || now_s - saved_at_s > 2.0) {
                 result[CURVE_ROWS] = (double)rows;
                 memcpy(saved, result, s->unit * sizeof *result);
