@@ -20,6 +20,7 @@ static bool set_option(struct adapter_options *o, const char *key, const char *v
     else if (!strcmp(key, "prefix_len")) o->prefix_len = (size_t)number;
     else if (!strcmp(key, "z_rank")) o->z_rank = (size_t)number;
     else if (!strcmp(key, "units")) o->units = number > 0.0;
+    else if (!strcmp(key, "whiten")) o->whiten = number > 0.0;
     else if (!strcmp(key, "start_mass")) o->start_mass = number;
     else if (!strcmp(key, "init_scale")) o->init_scale = number;
     else if (!strcmp(key, "bound")) o->bound = number;

@@ -24,6 +24,7 @@ static const struct { struct task_entry entry; task_source *source; } registry[]
     { { "super-verb", "WordNet gloss of a verb to one of 15 lexicographer classes, split by hash", "wordnet" }, task_source_wordnet },
     { { "super-noun", "WordNet gloss of a noun to one of 25 lexicographer classes, split by hash", "wordnet" }, task_source_wordnet },
     { { "wic-wn", "whether a word has one sense in two WordNet examples, split by word", "wordnet" }, task_source_wic },
+    { { "word-order", "whether two neighbouring words of a WordNet example were exchanged, split by hash", "wordnet" }, task_source_word_order },
     { { "boolq", "BoolQ: yes or no, a question and a passage; its official validation set is the test set", "boolq" }, task_source_boolq },
     { { "asdiv", "word problems of ASDiv with a number for an answer, split by hash; for decoders", "asdiv" },
       task_source_answers },

@@ -104,6 +104,7 @@ static void test_options(void **state)
         o.k_mode = (enum adapter_k_mode)k;
         o.z_rank = 2;
         o.units = k % 2;
+        o.whiten = k / 2;
         o.first_layer = o.last_layer = 0;
         snprintf(name, sizeof name, "ntk-k-%d", k);
         round_trip(*state, BACKBONE_VIT, &o, name);

@@ -39,7 +39,7 @@ static struct adapter_options with(enum adapter_method method, const char *featu
     return o;
 }
 
-enum { NUM_VARIANTS = 18 };
+enum { NUM_VARIANTS = 20 };
 static size_t make_variants(struct variant v[NUM_VARIANTS])
 {
     size_t n = 0;
@@ -68,6 +68,10 @@ static size_t make_variants(struct variant v[NUM_VARIANTS])
     v[n++] = (struct variant){ "prefix-plus", with(ADAPTER_PREFIX_PLUS, "elu1", ADAPTER_K_LOG, 0) };
     v[n++] =
         (struct variant){ "prefix-plus taylor, low rank", with(ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_LOG, 2) };
+    v[n++] = (struct variant){ "prefix-plus taylor, white", with(ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_LOG, 0) };
+    v[n - 1].options.whiten = 1;
+    v[n++] = (struct variant){ "ntk log, low rank, white", with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 2) };
+    v[n - 1].options.whiten = 1;
     return n;
 }
 
@@ -455,6 +459,73 @@ static void test_calibrate(void **state)
     backbone_free(b);
 }
 
+/* Law: with M the second moment of the features as they weigh in T (ntk: a row by 1 / (A 1), prefix-plus: by 1) and B = unit
+ * basis, B^T (M + .001 trace(M) / r) B is the mean square of the attention's result times the identity. From plain loops in
+ * double on block 0. */
+static void test_whiten(void **state)
+{
+    (void)state;
+    enum { H = 12, D = 4, HEAD = 2, R = 5 };
+    struct backbone *b = tiny_backbone(BACKBONE_BERT, 5);
+    struct tiny_batch t;
+    tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
+    for (int divided = 0; divided < 2; divided++) {
+        struct adapter_options o = with(divided ? ADAPTER_NTK : ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_ZERO, 0);
+        o.whiten = 1;
+        struct model *m = make_model(b, &o, t.rows, NUM_SEQS, 0, 1);
+        assert_int_equal(model_calibrate(m, &t.batch), 0);
+        float *x = malloc(t.rows * H * sizeof *x);
+        assert_int_equal(model_hidden(m, &t.batch, 0, x), 0);
+        const float *basis = model_parameter(m, "layer.0.summary_basis")->value + HEAD * R * R;
+        const struct parameter *unit = model_parameter(m, "layer.0.summary_unit");
+        double *qkv = calloc(3 * t.rows * D, sizeof *qkv), M[R][R] = { { 0.0 } }, trace = 0.0, mean_square = 0.0;
+        static const char *const names[] = { "layer.0.q", "layer.0.k", "layer.0.v" };
+        for (size_t part = 0; part < 3; part++) {
+            char weight[32], bias[32];
+            snprintf(weight, sizeof weight, "%s.weight", names[part]);
+            snprintf(bias, sizeof bias, "%s.bias", names[part]);
+            const float *w = backbone_tensor(b, weight)->data, *c = backbone_tensor(b, bias)->data;
+            for (size_t i = 0; i < t.rows; i++)
+                for (size_t j = 0; j < D; j++) {
+                    double *to = &qkv[(part * t.rows + i) * D + j];
+                    *to = c[HEAD * D + j];
+                    for (size_t l = 0; l < H; l++) *to += (double)x[i * H + l] * w[(HEAD * D + j) * H + l];
+                }
+        }
+        for (size_t s = 0; s < NUM_SEQS; s++)
+            for (size_t i = t.offsets[s]; i < t.offsets[s + 1]; i++) {
+                const double *q = qkv + i * D;
+                double mass = 0.0, out[D] = { 0.0 }, phi[R] = { 1.0 };
+                for (size_t j = t.offsets[s]; j < t.offsets[s + 1]; j++) {
+                    double score = 0.0;
+                    for (size_t c = 0; c < D; c++) score += q[c] * qkv[(t.rows + j) * D + c] / sqrt((double)D);
+                    mass += exp(score);
+                    for (size_t c = 0; c < D; c++) out[c] += exp(score) * qkv[(2 * t.rows + j) * D + c];
+                }
+                for (size_t c = 0; c < D; c++) {
+                    mean_square += pow(out[c] / mass, 2.0) / (double)(t.rows * D);
+                    phi[c + 1] = q[c] / sqrt(sqrt((double)D));
+                }
+                for (size_t f = 0; f < R; f++)
+                    for (size_t g = 0; g < R; g++) M[f][g] += phi[f] * phi[g] / (divided ? mass * mass : 1.0) / (double)t.rows;
+            }
+        for (size_t f = 0; f < R; f++) trace += M[f][f];
+        for (size_t f = 0; f < R; f++) M[f][f] += 1e-3 * trace / R;
+        const double scale = unit ? unit->value[HEAD] : 1.0;
+        for (size_t f = 0; f < R; f++)
+            for (size_t g = 0; g < R; g++) {
+                double sum = 0.0;
+                for (size_t i = 0; i < R * R; i++) sum += scale * basis[i / R * R + f] * M[i / R][i % R] * scale * basis[i % R * R + g];
+                CHECK_CLOSE(sum / mean_square, f == g ? 1.0 : 0.0, 0.0, 10 * RTOL_ROUNDOFF);
+            }
+        free(qkv);
+        free(x);
+        model_free(m);
+    }
+    tiny_batch_free(&t);
+    backbone_free(b);
+}
+
 static void test_names(void **state)
 {
     (void)state;
@@ -635,7 +706,8 @@ int main(void)
         cmocka_unit_test(test_mpnet_gradients), cmocka_unit_test(test_checker_rejects),
         cmocka_unit_test(test_threads), cmocka_unit_test(test_ragged), cmocka_unit_test(test_cached_layers),
         cmocka_unit_test(test_starts), cmocka_unit_test(test_set_prefix), cmocka_unit_test(test_shifted_positions), cmocka_unit_test(test_projection),
-        cmocka_unit_test(test_calibrate), cmocka_unit_test(test_names), cmocka_unit_test(test_cross_entropy),
+        cmocka_unit_test(test_calibrate),
+        cmocka_unit_test(test_whiten), cmocka_unit_test(test_names), cmocka_unit_test(test_cross_entropy),
         cmocka_unit_test(test_fits), cmocka_unit_test(test_refusals)
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

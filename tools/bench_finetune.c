@@ -224,7 +224,7 @@ static int time_products(const struct config *cfg, const struct shape *s, const 
 static int bench_row(const struct config *cfg, struct table *t, const struct shape *s, const char *shape, int method,
                      const struct backbone *b, const struct data *d, int threads)
 {
-    struct timing time;
+    struct timing time = { 0 };
     double flops = 3.0 * projection_flops(s, d->rows), forward;
     int status;
     if (method == PRODUCTS) status = time_products(cfg, s, d, threads, &time);

@@ -40,7 +40,7 @@ struct config {
 };
 
 enum { KEY_BACKBONE = 256, KEY_TASK, KEY_TRAIN, KEY_TEST, KEY_METHOD, KEY_RANK, KEY_ALPHA, KEY_TARGETS, KEY_PREFIX_LEN, KEY_INIT_SCALE, KEY_MLP, KEY_SHIFT, KEY_FEATURE,
-       KEY_BOUND, KEY_Z_RANK, KEY_K_MODE, KEY_START_MASS, KEY_UNITS, KEY_LR, KEY_HEAD_LR, KEY_EPOCHS, KEY_BATCH, KEY_TRAIN_SIZE, KEY_VALIDATION_SIZE,
+       KEY_BOUND, KEY_Z_RANK, KEY_K_MODE, KEY_START_MASS, KEY_UNITS, KEY_WHITEN, KEY_LR, KEY_HEAD_LR, KEY_EPOCHS, KEY_BATCH, KEY_TRAIN_SIZE, KEY_VALIDATION_SIZE,
        KEY_TEST_SIZE, KEY_MAX_LEN, KEY_IMAGE_SIZE, KEY_LAYERS, KEY_POOL, KEY_SCHEDULE, KEY_WARMUP, KEY_DECAY, KEY_CLIP, KEY_SMOOTHING, KEY_EVAL_EVERY,
        KEY_KEEP, KEY_ADAPTER, KEY_LIST, KEY_ROTATION, KEY_OUTPUT, KEY_DECODE };
 _Static_assert((int)KEY_DECODE < (int)MAX_KEY, "every key has its place in given");
@@ -64,6 +64,7 @@ static const struct argp_option options[] = {
     { "k-mode", KEY_K_MODE, "NAME", 0, "ntk: log (k = exp theta), linear, zero, tied (default log)", 2 },
     { "start-mass", KEY_START_MASS, "X", 0, "ntk: mass of the summary at the start (default 0.01)", 2 },
     { "units", KEY_UNITS, "0|1", 0, "ntk: Z and k in units of the mean of A 1 (default 1)", 2 },
+    { "whiten", KEY_WHITEN, "0|1", 0, "ntk, prefix-plus: Z in the basis in which the features of the first batch are white (default 0)", 2 },
     { "layers", KEY_LAYERS, "A-B", 0, "blocks that are adapted, counted from 0 (default all in use)", 2 },
     { "lr", KEY_LR, "X", 0, "learning rate of adapter or backbone (default by method)", 3 },
     { "head-lr", KEY_HEAD_LR, "X", 0, "learning rate of the classifier (default 0.001)", 3 },
@@ -140,6 +141,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_START_MASS: return cli_parse_double(state, key, arg, 0.0, &cfg->a.start_mass);
     case KEY_UNITS: return cli_parse_choice(state, key, arg, switch_names, &cfg->a.units);
+    case KEY_WHITEN: return cli_parse_choice(state, key, arg, switch_names, &cfg->a.whiten);
     case KEY_LAYERS: return parse_layers(state, arg, &cfg->a);
     case KEY_LR: cfg->has_lr = 1; return cli_parse_double(state, key, arg, 0.0, &cfg->lr);
     case KEY_HEAD_LR: cfg->has_head_lr = 1; return cli_parse_double(state, key, arg, 0.0, &cfg->head_lr);
@@ -178,7 +180,7 @@ static unsigned methods_of(int key)
     case KEY_RANK: case KEY_ALPHA: case KEY_TARGETS: return LORA;
     case KEY_PREFIX_LEN: case KEY_INIT_SCALE: return PREFIX;
     case KEY_MLP: case KEY_SHIFT: return 1u << ADAPTER_PTUNING;
-    case KEY_FEATURE: case KEY_BOUND: case KEY_Z_RANK: return SUMMARY;
+    case KEY_FEATURE: case KEY_BOUND: case KEY_Z_RANK: case KEY_WHITEN: return SUMMARY;
     case KEY_K_MODE: case KEY_START_MASS: case KEY_UNITS: return 1u << ADAPTER_NTK;
     case KEY_LAYERS: return ~(1u << ADAPTER_HEAD);
     case KEY_LR: return ~(1u << ADAPTER_HEAD);

@@ -64,6 +64,8 @@ struct adapter_options {
     enum adapter_k_mode k_mode;     /* ntk */
     double start_mass;              /* ntk: k's mass phi(q).k at the start is about this many units */
     int units;                      /* ntk: 1: Z and k are in units of the mean of A 1 (model_calibrate) */
+    int whiten;                     /* ntk, prefix-plus: 1: Z is trained in the basis in which the features of the first
+                                       batch, as they weigh in T, have E[phi phi^T] = 1 (model_calibrate) */
 };
 
 /* The defaults of a method: rank 8, alpha 16, Q and V; prefix_len 16, init_scale 0.02; "elu1", full Z,

@@ -178,10 +178,11 @@ static json_t *config_of(const struct owner *w, enum model_pool pool, const char
         if (peft_types[i].method == o->method) type = peft_types[i].type;
     json_t *names = json_array();
     for (size_t c = 0; c < w->num_classes; c++) json_array_append_new(names, json_string(class_names[c]));
-    json_t *own = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:s, s:f, s:i, s:s, s:f, s:b, s:b, s:I, s:o}", "method", adapter_method_name(o->method), "pool",
+    json_t *own = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:s, s:f, s:i, s:s, s:f, s:b, s:b, s:b, s:I, s:o}", "method", adapter_method_name(o->method), "pool",
                             pool == POOL_CLS ? "cls" : "mean", "first_layer", o->first_layer, "last_layer", o->last_layer, "alpha", o->alpha, "init_scale",
                             o->init_scale, "feature", o->feature, "bound", o->bound, "z_rank", (int)o->z_rank, "k_mode", adapter_k_mode_name(o->k_mode),
-                            "start_mass", o->start_mass, "units", o->units, "shift_positions", o->shift_positions, "num_layers", (json_int_t)w->num_layers, "class_names", names);
+                            "start_mass", o->start_mass, "units", o->units, "whiten", o->whiten, "shift_positions",
+                            o->shift_positions, "num_layers", (json_int_t)w->num_layers, "class_names", names);
     /* As a word: JSON's integers are signed. */
     char seed[32];
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)o->feature_seed);
@@ -372,6 +373,7 @@ static int read_own(const json_t *own, struct adapter_description *d, struct rea
     o->z_rank = size_of(own, "z_rank", 0);
     o->start_mass = json_number_value(json_object_get(own, "start_mass"));
     o->units = json_is_true(json_object_get(own, "units"));
+    o->whiten = json_is_true(json_object_get(own, "whiten"));
     const char *seed = json_string_value(json_object_get(own, "feature_seed"));
     o->feature_seed = seed ? strtoull(seed, NULL, 10) : 0;
     o->shift_positions = json_is_true(json_object_get(own, "shift_positions"));

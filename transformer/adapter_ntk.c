@@ -1,4 +1,4 @@
-/* NTK-Attention: T = D^-1 (A V + phi(Q) Z), D = A 1 + phi(Q) k, per block and head; Z = unit Z', and
+/* NTK-Attention: T = D^-1 (A V + phi(Q) Z), D = A 1 + phi(Q) k, per block and head; Z = unit basis Z', and
  *   log     k = unit exp(theta)          tied    the same, one theta for all heads
  *   linear  k = unit theta, from 0       zero    k = 0 */
 #include <gsl/gsl_errno.h>
@@ -125,7 +125,7 @@ static int fold_head(const struct adapter *a, const struct summary *s, size_t h,
 static int set_prefix(struct adapter *a, size_t layer, const float *K_P, const float *V_P, size_t prefix_len)
 {
     if (!adapter_in_layer(a, layer)) return GSL_EINVAL;
-    if (a->options.z_rank || (a->options.k_mode != ADAPTER_K_LOG && a->options.k_mode != ADAPTER_K_LINEAR))
+    if (a->options.z_rank || a->options.whiten || (a->options.k_mode != ADAPTER_K_LOG && a->options.k_mode != ADAPTER_K_LINEAR))
         return GSL_EUNSUP;
     struct attn_fold *fold;
     int status = attn_fold_alloc(((const struct summaries *)a->own)->map, a->head_dim, &fold);
@@ -136,14 +136,16 @@ static int set_prefix(struct adapter *a, size_t layer, const float *K_P, const f
     return status;
 }
 
-static void set_unit(struct adapter *a, size_t layer, const double *mean_mass)
+static int set_unit(struct adapter *a, size_t layer, const struct head_scales *scales)
 {
     float *unit = summary_at(a, layer)->unit;
-    for (size_t h = 0; unit && h < a->heads; h++) unit[h] = (float)mean_mass[h];
+    for (size_t h = 0; unit && h < a->heads; h++) unit[h] = (float)scales->mean_mass[h];
+    return scales->moment ? summary_set_basis(a, layer, scales) : GSL_SUCCESS;
 }
 
 const struct adapter_ops adapter_ntk = {
     .name = "ntk", .summary = "NTK-Attention: a trained summary (Z, k) in the softmax of every head",
     .changes_blocks = 1, .open = open_ntk, .close = summary_close, .start = start, .prepare = prepare, .finish = finish,
-    .after_update = after_update, .set_prefix = set_prefix, .set_unit = set_unit
+    .after_update = after_update, .set_prefix = set_prefix, .map_of = summary_map,
+    .set_unit = set_unit
 };

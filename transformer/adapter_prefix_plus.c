@@ -22,8 +22,13 @@ static void finish(struct adapter *a, size_t layer, const struct attention_extra
     summary_finish_Z(a, layer);
 }
 
+static int set_unit(struct adapter *a, size_t layer, const struct head_scales *scales)
+{
+    return scales->moment ? summary_set_basis(a, layer, scales) : 0;
+}
+
 const struct adapter_ops adapter_prefix_plus = {
     .name = "prefix-plus", .summary = "Prefix-Tuning+: phi(Q) Z added to the attention, without a denominator",
     .changes_blocks = 1, .open = open_plus, .close = summary_close, .start = summary_start, .prepare = prepare,
-    .finish = finish
+    .finish = finish, .map_of = summary_map, .set_unit = set_unit
 };

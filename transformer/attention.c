@@ -4,6 +4,7 @@
 #include <gsl/gsl_errno.h>
 #include <math.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/parallel.h"
@@ -142,7 +143,8 @@ static int run_forward(const struct job *job, struct run run, char *work)
     }
     const struct attn_prefix prefix = prefix_of(e, job->extra);
     const int fits = attn_exact_forward_workspace(&shape, prefix.len, 1) <= e->work_bytes;
-    const int status = attn_exact_forward(&shape, scale_of(e), q, k, v, &prefix, rows_out(e, s->soft, run), rows,
+    float *out = job->extra->kind == ATTENTION_BESIDE ? s->soft : s->context;
+    const int status = attn_exact_forward(&shape, scale_of(e), q, k, v, &prefix, rows_out(e, out, run), rows,
                                           fits ? work : NULL, e->work_bytes, 1, NULL);
     if (status || job->extra->kind != ATTENTION_BESIDE) return status;
     return attention_rows_beside(e, s, job->extra, run.row, run.batch * run.len, work);
@@ -324,22 +326,50 @@ double attention_unit(double mean, double geometric)
     return unit < largest ? unit : largest;
 }
 
-int attention_mean_mass(struct encoder *e, const struct block_state *state, double *mean_mass)
+/* moment += w^2 phi(q) phi(q)^T over the rows of one head; log_weight: ln w of each row, NULL: w = 1. */
+static int add_moment(const struct encoder *e, const struct block_state *state, const feature_map *map, size_t head,
+                      const double *log_weight, float *phi, double *moment)
 {
-    const struct packing *p = &e->packing;
-    const size_t h = e->hidden, d = e->head_dim;
-    const double scale = 1.0 / sqrt((double)d), rows = (double)p->rows;
-    for (size_t head = 0; head < e->heads; head++) {
-        double sum = 0.0, logs = 0.0;
-        for (size_t seq = 0; seq < p->num_seqs; seq++) {
-            const size_t from = p->offsets[seq], len = p->offsets[seq + 1] - from;
-            for (size_t i = from; i < from + len; i++) {
-                const double l = attention_log_mass(state->qkv + i * 3 * h + head * d, state->qkv + from * 3 * h + h + head * d, len, 3 * h, d, scale);
-                sum += exp(l);
-                logs += l;
-            }
-        }
-        mean_mass[head] = attention_unit(sum / rows, exp(logs / rows));
+    const size_t h = e->hidden, r = feature_dim(map);
+    for (size_t i = 0; i < e->packing.rows; i++) {
+        const float *q = state->qkv + i * 3 * h + head * e->head_dim;
+        const int status = feature_forward_f32(map, FEATURE_QUERY, 1, q, 3 * h, phi, r, NULL, 1, NULL);
+        if (status) return status;
+        const double w = log_weight ? exp(2.0 * log_weight[i]) : 1.0;
+        for (size_t a = 0; a < r; a++)
+            for (size_t b = 0; b < r; b++) moment[a * r + b] += w * (double)phi[a] * (double)phi[b] / (double)e->packing.rows;
     }
     return GSL_SUCCESS;
+}
+
+int attention_scales(const struct encoder *e, const struct block_state *state, const feature_map *map, int divided,
+                     double *mean_mass, double *moment, double *size)
+{
+    const struct packing *p = &e->packing;
+    const size_t h = e->hidden, d = e->head_dim, r = moment ? feature_dim(map) : 0;
+    const double scale = 1.0 / sqrt((double)d);
+    double *logs = malloc(p->rows * sizeof *logs);
+    float *phi = malloc((r + 1) * sizeof *phi);
+    int status = logs && phi ? GSL_SUCCESS : GSL_ENOMEM;
+    if (moment) memset(moment, 0, e->heads * r * r * sizeof *moment);
+    for (size_t head = 0; head < e->heads && !status; head++) {
+        double squares = 0.0, mean = 0.0, log_sum = 0.0;
+        for (size_t seq = 0; seq < p->num_seqs; seq++) {
+            const size_t from = p->offsets[seq], to = p->offsets[seq + 1];
+            const float *keys = state->qkv + from * 3 * h + h + head * d;
+            for (size_t i = from; i < to; i++) {
+                logs[i] = attention_log_mass(state->qkv + i * 3 * h + head * d, keys, to - from, 3 * h, d, scale);
+                mean += exp(logs[i]);
+                log_sum += logs[i];
+                for (size_t c = 0; c < d; c++) squares += pow((double)state->context[i * h + head * d + c], 2.0);
+            }
+        }
+        mean_mass[head] = attention_unit(mean / (double)p->rows, exp(log_sum / (double)p->rows));
+        size[head] = sqrt(squares / (double)(p->rows * d));
+        for (size_t i = 0; i < p->rows; i++) logs[i] = -logs[i];
+        if (moment) status = add_moment(e, state, map, head, divided ? logs : NULL, phi, moment + head * r * r);
+    }
+    free(phi);
+    free(logs);
+    return status;
 }

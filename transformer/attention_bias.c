@@ -117,7 +117,7 @@ static int head_forward(const struct job *job, struct head a, const struct scrat
     const struct ops_kernels *ops = ops_current();
     const size_t h = e->hidden, d = e->head_dim, m = sizes_of(x).prefix, r = sizes_of(x).feat, width = m + a.len;
     const float *v = job->state->qkv + a.row * 3 * h + 2 * h + a.head * d;
-    float *out = job->state->soft + a.row * h + a.head * d;
+    float *out = (job->extra->kind == ATTENTION_BESIDE ? job->state->soft : job->state->context) + a.row * h + a.head * d;
     attn_row *rows = job->state->attention + a.row * e->heads + a.head * a.len;
     int status = fill_features(job, a, w);
     if (status) return status;

@@ -49,7 +49,7 @@ struct decoder_targets {
 };
 
 /* The decoder must outlive the model (frozen weights are read in place). GSL_EINVAL an option out of range,
- * GSL_ENOMEM; *why says which. */
+ * GSL_EUNSUP whitened features, GSL_ENOMEM; *why says which. */
 int decoder_model_alloc(const struct decoder *decoder, const struct decoder_model_options *options,
                         struct decoder_model **out, struct reason why);
 void decoder_model_free(struct decoder_model *model);          /* accepts NULL */

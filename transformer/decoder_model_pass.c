@@ -323,7 +323,8 @@ int decoder_model_calibrate(struct decoder_model *m, const struct decoder_batch 
             unit[head] = attention_unit(sum / (double)m->rows, exp(logs / (double)m->rows));
         }
         m->adapter.ops = kept;
-        if (adapter_in_layer(&m->adapter, l)) kept->set_unit(&m->adapter, l, unit);
+        const struct head_scales scales = { unit, NULL, NULL };
+        if (adapter_in_layer(&m->adapter, l)) status = kept->set_unit(&m->adapter, l, &scales);
         m->adapter.ops = &adapter_head;
     }
     m->adapter.ops = kept;

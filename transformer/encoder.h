@@ -92,6 +92,13 @@ struct encoder {
 
 /* ---- adapters ------------------------------------------------------------------------------------- */
 
+/* What a block's attention does on a batch, per head. */
+struct head_scales {
+    const double *mean_mass;    /* (heads): mean over rows of A 1, see attention_scales */
+    const double *moment;       /* (heads, r, r): mean over rows of w^2 phi(q) phi(q)^T, w = 1 or 1 / (A 1); NULL: not asked */
+    const double *size;         /* (heads): root mean square of an entry of the attention's result */
+};
+
 /* The hooks of one method; NULL: nothing to do there. */
 struct adapter_ops {
     const char *name, *summary;
@@ -122,8 +129,10 @@ struct adapter_ops {
     int (*set_prefix)(struct adapter *adapter, size_t layer, const float *K_P, const float *V_P, size_t prefix_len);
     /* Keys (value 0) or values (1) of a block's prefix as they stand, (prefix_len, kv_width); NULL: none there. */
     const float *(*prefix_rows)(struct adapter *a, size_t layer, int value);
-    /* The unit of the summary of block `layer`, from the mean of A 1 per head. */
-    void (*set_unit)(struct adapter *adapter, size_t layer, const double *mean_mass);
+    /* The feature map of a summary. */
+    const feature_map *(*map_of)(const struct adapter *adapter);
+    /* The unit of the summary of block `layer`, from what its attention does on a batch. */
+    int (*set_unit)(struct adapter *adapter, size_t layer, const struct head_scales *scales);
 };
 
 /* What an adapter needs to know of a backbone. */
@@ -209,7 +218,10 @@ double attention_log_mass(const float *q, const float *keys, size_t num_keys, si
 /* The unit of a summary from the mean of the masses of rows and their geometric mean: the latter where a few rows
  * would be a million times it, and never above 1e30. */
 double attention_unit(double mean, double geometric);
-/* The unit of every head (heads) of the last forward, in double. */
-int attention_mean_mass(struct encoder *encoder, const struct block_state *state, double *mean_mass);
+/* The arrays of a struct head_scales from a block of the base model, in double. mean_mass: the geometric mean where a few
+ * rows would be a million times the mean, and never above 1e30. moment: unless NULL, of `map`, its rows divided by A 1
+ * where `divided`. GSL_ENOMEM, codes of feature_forward_f32. */
+int attention_scales(const struct encoder *encoder, const struct block_state *state, const feature_map *map, int divided,
+                     double *mean_mass, double *moment, double *size);
 
 #endif

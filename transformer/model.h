@@ -80,7 +80,8 @@ size_t model_trainable(const struct model *model, enum parameter_group group);
 void model_after_update(struct model *model);
 
 /* Measures the unit of the summary (adapter_options.units) on a batch of training data: the mean over
- * rows of A 1 = sum_j exp(<q,k_j>/sqrt d) per block and head, of the base model. Once, before the first
+ * rows of A 1 = sum_j exp(<q,k_j>/sqrt d) per block and head, of the base model (the geometric mean where that is heavy-tailed),
+ * and its basis (adapter_options.whiten). Once, before the first
  * step of a fresh model; a no-op for other adapters. Needs model_reserve. */
 int model_calibrate(struct model *model, const struct batch *batch);
 

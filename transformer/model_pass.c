@@ -1,6 +1,7 @@
 #include <gsl/gsl_errno.h>
 #include <math.h>
 #include <string.h>
+#include <stdlib.h>
 
 #include "transformer/model_internal.h"
 #include "transformer/ops.h"
@@ -174,25 +175,41 @@ int model_hidden(struct model *m, const struct batch *batch, size_t layer, float
     return GSL_SUCCESS;
 }
 
+/* Blocks `first` to the last of the base model; after each, the adapter's unit from what its attention did. */
+static int calibrate_blocks(struct model *m, size_t first, const float *output, double *numbers)
+{
+    struct encoder *e = &m->encoder;
+    const struct adapter *a = &m->adapter;
+    double *mean_mass = numbers, *size = mean_mass + e->heads, *moment = size + e->heads;
+    const feature_map *map = a->options.whiten ? a->ops->map_of(a) : NULL;
+    int status = GSL_SUCCESS;
+    for (size_t l = first; l < e->num_blocks && !status; l++) {
+        const struct packing packing = e->packing;
+        status = encoder_forward(e, &packing, l, l + 1, output, 0, &output);
+        if (status || !adapter_in_layer(a, l)) continue;
+        status = attention_scales(e, &e->states[l], map, a->options.method == ADAPTER_NTK, mean_mass, map ? moment : NULL, size);
+        const struct head_scales scales = { mean_mass, map ? moment : NULL, size };
+        if (!status) status = a->ops->set_unit(&m->adapter, l, &scales);
+    }
+    return status;
+}
+
 int model_calibrate(struct model *m, const struct batch *batch)
 {
     struct encoder *e = &m->encoder;
-    if (!m->adapter.ops->set_unit || !m->adapter.options.units) return GSL_SUCCESS;
-    enum { MOST_HEADS = 1024 };
-    double mass[MOST_HEADS];
-    if (e->heads > MOST_HEADS) return GSL_EINVAL;
+    const struct adapter *a = &m->adapter;
+    if (!a->ops->set_unit || (!a->options.units && !a->options.whiten)) return GSL_SUCCESS;
+    const size_t r = a->options.whiten ? feature_dim(a->ops->map_of(a)) : 0, first = batch->hidden ? batch->first_layer : 0;
+    double *numbers = malloc(e->heads * (r * r + 2) * sizeof *numbers);
+    if (!numbers) return GSL_ENOMEM;
     const float *output;
     /* The base model: the same encoder with nothing adapted. */
     struct adapter plain = { .ops = &adapter_head };
     e->adapter = &plain;
-    int status = run_blocks(m, batch, batch->hidden ? batch->first_layer : 0, 0, &output);
-    for (size_t l = batch->hidden ? batch->first_layer : 0; l < e->num_blocks && !status; l++) {
-        const struct packing packing = e->packing;
-        status = encoder_forward(e, &packing, l, l + 1, output, 0, &output);
-        if (!status) status = attention_mean_mass(e, &e->states[l], mass);
-        if (!status && adapter_in_layer(&m->adapter, l)) m->adapter.ops->set_unit(&m->adapter, l, mass);
-    }
+    int status = run_blocks(m, batch, first, 0, &output);
+    if (!status) status = calibrate_blocks(m, first, output, numbers);
     e->adapter = &m->adapter;
+    free(numbers);
     return status;
 }
 

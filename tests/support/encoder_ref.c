@@ -170,7 +170,8 @@ static void make_summary(const struct encoder_ref *ref, size_t l, struct extra *
         memcpy(x->omega, feature_omega(map), r * d * sizeof(double));
     }
     feature_map_free(map);
-    const double *unit = get(ref, "layer.%zu.summary_unit", l), *Z = get(ref, "layer.%zu.summary_Z", l);
+    const double *unit = get(ref, "layer.%zu.summary_unit", l), *basis = get(ref, "layer.%zu.summary_basis", l);
+    const double *Z = get(ref, "layer.%zu.summary_Z", l);
     const double *A = get(ref, "layer.%zu.summary_Z_A", l), *B = get(ref, "layer.%zu.summary_Z_B", l);
     const double *log_k = get(ref, "layer.%zu.summary_log_k", l), *k = get(ref, "layer.%zu.summary_k", l);
     const int tied = o->k_mode == ADAPTER_K_TIED;
@@ -184,7 +185,8 @@ static void make_summary(const struct encoder_ref *ref, size_t l, struct extra *
             for (size_t c = 0; c < d; c++) {
                 double z = Z ? Z[(a * r + f) * d + c] : 0.0;
                 for (size_t i = 0; !Z && i < rank; i++) z += A[(a * r + f) * rank + i] * B[(a * rank + i) * d + c];
-                x->Z[(a * r + f) * d + c] = by * z;
+                for (size_t g = 0; basis && g < r; g++) x->Z[(a * r + g) * d + c] += by * basis[(a * r + g) * r + f] * z;
+                if (!basis) x->Z[(a * r + f) * d + c] = by * z;
             }
         }
 }
