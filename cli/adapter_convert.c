@@ -56,30 +56,6 @@ static int reserve(const struct conversion *c, struct model *model)
     return model_reserve(model, inputs_max_rows(c->inputs, BATCH), BATCH, inputs_max_len(c->inputs), 0, c->cfg->threads);
 }
 
-/* An ntk model with the prefix folded in and the prefix's own head. */
-static int fold(const struct conversion *c, const char *feature, struct model **out, struct reason why)
-{
-    struct adapter_options o = adapter_defaults(ADAPTER_NTK);
-    o.first_layer = c->prefix.options.first_layer;
-    o.last_layer = c->prefix.options.last_layer;
-    o.k_mode = ADAPTER_K_LINEAR;
-    o.units = 0;
-    if (snprintf(o.feature, sizeof o.feature, "%s", feature) >= (int)sizeof o.feature) return refuse(why, GSL_EINVAL, "%.40s: too long", feature);
-    int status = model_alloc(c->backbone, &o, c->task->num_classes, c->prefix.pool, 0, c->cfg->seed, out, why);
-    if (status) return status;
-    for (size_t l = 0; l < model_num_layers(*out) && !status; l++) {
-        const float *K = model_prefix_rows(c->from, l, 0), *V = model_prefix_rows(c->from, l, 1);
-        if (K && V) status = model_set_prefix(*out, l, K, V, c->prefix.options.prefix_len);
-    }
-    for (size_t i = 0; i < model_num_parameters(*out) && !status; i++) {
-        struct parameter *p = &model_parameters(*out)[i];
-        const struct parameter *q = p->group == PARAM_HEAD ? model_parameter(c->from, p->name) : NULL;
-        if (q) memcpy(p->value, q->value, p->rows * p->cols * sizeof *p->value);
-    }
-    if (!status) model_after_update(*out);
-    return status ? refuse(why, status, "%s: %s", feature, gsl_strerror(status)) : GSL_SUCCESS;
-}
-
 static void evaluate(const struct conversion *c, struct model *model, enum task_split split, struct outcome *out)
 {
     out->params = model_trainable(model, PARAM_ADAPTER);
@@ -111,7 +87,7 @@ static int convert(struct conversion *c)
     if (!status && !(status = prefix.status)) evaluate(c, c->from, TASK_TEST, &prefix);
     if (status || (status = prefix.status) || (status = prefix.test_status)) return cli_status(c->cfg, status, "the prefix");
     for (size_t f = 0; f < job->num_features && f < MAX_FEATURES; f++) {
-        if ((status = fold(c, job->features[f], &model, why))) break;
+        if ((status = model_fold_prefix(c->from, job->features[f], &model, why))) break;
         if (!(status = reserve(c, model))) evaluate(c, model, TASK_VALIDATION, &maps[f]);
         /* A normaliser that is not positive is an answer. */
         if (maps[f].status && maps[f].status != GSL_EDOM) status = maps[f].status;
@@ -122,7 +98,7 @@ static int convert(struct conversion *c)
         if (status) break;
     }
     if (!status && best >= 0) {
-        status = fold(c, job->features[best], &model, why);
+        status = model_fold_prefix(c->from, job->features[best], &model, why);
         if (!status) status = reserve(c, model);
         if (!status) evaluate(c, model, TASK_TEST, &maps[best]);
         if (!status && maps[best].test_status != GSL_EDOM) status = maps[best].test_status;

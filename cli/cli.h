@@ -53,6 +53,8 @@ int cli_parse_size_list(struct argp_state *state, int key, const char *arg, size
                         size_t **out, size_t *count);
 int cli_parse_double_list(struct argp_state *state, int key, const char *arg, double min_open,
                           double **out, size_t *count);
+/* "A-B" with 0 <= A <= B <= 9999. */
+int cli_parse_range(struct argp_state *state, int key, const char *arg, int *first, int *last);
 /* Index of arg in the NULL-terminated `names`. */
 int cli_parse_choice(struct argp_state *state, int key, const char *arg, const char *const *names, int *out);
 int cli_parse_choice_list(struct argp_state *state, int key, const char *arg, const char *const *names,

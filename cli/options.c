@@ -534,6 +534,14 @@ int cli_parse_double_list(struct argp_state *state, int key, const char *arg, do
     return 0;
 }
 
+int cli_parse_range(struct argp_state *state, int key, const char *arg, int *first, int *last)
+{
+    int end = 0;
+    if (sscanf(arg, "%4d-%4d%n", first, last, &end) != 2 || arg[end] || *first < 0 || *last < *first)
+        usage_error(parsing.cfg->program, "--%s: '%s' is not a range such as 3-5", cli_option_name(state, key), arg);
+    return 0;
+}
+
 int cli_parse_choice(struct argp_state *state, int key, const char *arg, const char *const *names, int *out)
 {
     for (int i = 0; names[i]; i++)

@@ -100,14 +100,6 @@ static const char *const output_names[] = { "tokens", "classifier", NULL };
 static const char *const keep_names[] = { "last", "best", NULL };
 static const char *const switch_names[] = { "0", "1", NULL };
 
-static int parse_layers(struct argp_state *state, const char *arg, struct adapter_options *a)
-{
-    int end = 0;
-    if (sscanf(arg, "%4d-%4d%n", &a->first_layer, &a->last_layer, &end) != 2 || arg[end] || a->first_layer < 0 || a->last_layer < a->first_layer)
-        argp_failure(state, EXIT_USAGE, 0, "--layers: %s is not a range such as 3-5", arg);
-    return 0;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct config *cfg = state->input;
@@ -142,7 +134,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_START_MASS: return cli_parse_double(state, key, arg, 0.0, &cfg->a.start_mass);
     case KEY_UNITS: return cli_parse_choice(state, key, arg, switch_names, &cfg->a.units);
     case KEY_WHITEN: return cli_parse_choice(state, key, arg, switch_names, &cfg->a.whiten);
-    case KEY_LAYERS: return parse_layers(state, arg, &cfg->a);
+    case KEY_LAYERS: return cli_parse_range(state, key, arg, &cfg->a.first_layer, &cfg->a.last_layer);
     case KEY_LR: cfg->has_lr = 1; return cli_parse_double(state, key, arg, 0.0, &cfg->lr);
     case KEY_HEAD_LR: cfg->has_head_lr = 1; return cli_parse_double(state, key, arg, 0.0, &cfg->head_lr);
     case KEY_EPOCHS: cfg->has_epochs = 1; return cli_parse_size(state, key, arg, 0, 100000, &cfg->num_epochs);
@@ -410,7 +402,7 @@ static int make_model(struct run *r)
     const struct reason why = { line, sizeof line };
     struct adapter_description d = { .num_classes = 0 };
     int status;
-    r->pool = cfg->pool >= 0 ? (enum model_pool)cfg->pool : r->backbone->config.kind == BACKBONE_VIT ? POOL_CLS : POOL_MEAN;
+    r->pool = cfg->pool >= 0 ? (enum model_pool)cfg->pool : model_default_pool(r->backbone);
     if (cfg->adapter) {
         if ((status = adapter_files_read(cfg->adapter, &d, why))) return fail_data(cfg, status, cfg->adapter, line);
         if (d.num_classes && d.num_classes != r->task->num_classes) {

@@ -373,3 +373,30 @@ int attention_scales(const struct encoder *e, const struct block_state *state, c
     free(logs);
     return status;
 }
+
+void attention_prefix_scores(const struct encoder *e, const struct block_state *state, const float *K, size_t prefix_len,
+                             double *mass, double *spread)
+{
+    const struct packing *p = &e->packing;
+    const size_t h = e->hidden, d = e->head_dim;
+    const double scale = 1.0 / sqrt((double)d);
+    for (size_t head = 0; head < e->heads; head++) {
+        mass[head] = spread[head] = 0.0;
+        for (size_t seq = 0; seq < p->num_seqs; seq++) {
+            const size_t from = p->offsets[seq], to = p->offsets[seq + 1];
+            for (size_t i = from; i < to; i++) {
+                const float *q = state->qkv + i * 3 * h + head * d;
+                const double own = attention_log_mass(q, state->qkv + from * 3 * h + h + head * d, to - from, 3 * h, d, scale);
+                const double prefix = attention_log_mass(q, K + head * d, prefix_len, h, d, scale);
+                double sum = 0.0, squares = 0.0;
+                for (size_t j = 0; j < prefix_len; j++) {
+                    const double s = scale * (double)cblas_sdot((blasint)d, q, 1, K + j * h + head * d, 1);
+                    sum += s / (double)prefix_len;
+                    squares += s * s / (double)prefix_len;
+                }
+                mass[head] += 1.0 / (1.0 + exp(own - prefix)) / (double)p->rows;
+                spread[head] += sqrt(fmax(squares - sum * sum, 0.0)) / (double)p->rows;
+            }
+        }
+    }
+}

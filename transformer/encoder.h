@@ -218,6 +218,10 @@ double attention_log_mass(const float *q, const float *keys, size_t num_keys, si
 /* The unit of a summary from the mean of the masses of rows and their geometric mean: the latter where a few rows
  * would be a million times it, and never above 1e30. */
 double attention_unit(double mean, double geometric);
+/* model_prefix_scores, of keys K (prefix_len, hidden). */
+void attention_prefix_scores(const struct encoder *encoder, const struct block_state *state, const float *K, size_t prefix_len,
+                             double *mass, double *spread);
+
 /* The arrays of a struct head_scales from a block of the base model, in double. mean_mass: the geometric mean where a few
  * rows would be a million times the mean, and never above 1e30. moment: unless NULL, of `map`, its rows divided by A 1
  * where `divided`. GSL_ENOMEM, codes of feature_forward_f32. */

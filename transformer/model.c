@@ -353,6 +353,8 @@ int model_set_prefix(struct model *m, size_t layer, const float *K_P, const floa
     return m->adapter.ops->set_prefix(&m->adapter, layer, K_P, V_P, prefix_len);
 }
 
+enum model_pool model_default_pool(const struct backbone *b) { return b->config.kind == BACKBONE_VIT ? POOL_CLS : POOL_MEAN; }
+
 const float *model_prefix_rows(struct model *m, size_t layer, int value)
 {
     if (!m->adapter.ops->prefix_rows || layer >= m->encoder.num_blocks) return NULL;

@@ -58,6 +58,9 @@ struct parameter {
     enum parameter_group group;
 };
 
+/* What a backbone's classifier reads unless told otherwise: the class token of images, the mean over a text. */
+enum model_pool model_default_pool(const struct backbone *backbone);
+
 /* A model of `backbone`, which must outlive it (frozen weights are read in place). The head is
  * N(0, 0.02^2) with bias 0; every random number is a function of the seed and the parameter.
  * num_classes 0: no head (model_hidden alone). layers 0: all blocks of the backbone's default, else the
@@ -106,6 +109,17 @@ size_t model_image_rows(const struct model *model, size_t image_h, size_t image_
 /* Nothing below this block is trained, so its input can be cached across epochs: 0 when embeddings or
  * block 0 are trained or positions are shifted, the number of blocks when only the head (or the final norm) is. */
 size_t model_first_trained_layer(const struct model *model);
+
+/* ---- a trained prefix -------------------------------------------------------------------------------------- */
+
+/* What a prefix (ptuning, tied-prefix) of block `layer` did in the last model_forward with training 1, per head (heads), as means
+ * over rows: mass, its share of the softmax; spread, the standard deviation over its tokens of <q, k> / sqrt d. GSL_EINVAL: no
+ * prefix in that block, or no such forward. */
+int model_prefix_scores(const struct model *model, size_t layer, double *mass, double *spread);
+
+/* A model of method ntk with the prefix of `prefix` (ptuning) folded into full (Z, k) under `feature` (k linear, no units),
+ * and its head. GSL_EINVAL no such map, GSL_EUNSUP, GSL_ENOMEM; one line in *why. */
+int model_fold_prefix(struct model *prefix, const char *feature, struct model **out, struct reason why);
 
 /* ---- memory --------------------------------------------------------------------------------------------- */
 

@@ -34,7 +34,7 @@ enum { CURVE_AT = NUM_SCALARS, CORRECT_AT = CURVE_AT + (NUM_POINTS + 2) * POINT_
 struct config {
     struct cli_common c;
     const char *backbone, *task, *rates, *decide;
-    char *arm_list;
+    char *arm_list, *summary_out, *curves_out;  /* of a final run */
     struct arm arms[MAX_ARMS];
     size_t num_arms, num_trials, epochs, batch, train_size, validation_size, test_size, image_size, max_len;
     int first_layer, last_layer;
@@ -95,12 +95,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_DECODE: return cli_parse_size(state, key, arg, 0, 4096, &cfg->decode);
     case KEY_UNROTATED: cfg->unrotated = 1; return 0;
     case KEY_DECIDE: cfg->decide = arg; return 0;
-    case KEY_LAYERS: {
-        int end = 0;
-        if (sscanf(arg, "%4d-%4d%n", &cfg->first_layer, &cfg->last_layer, &end) != 2 || arg[end] || cfg->first_layer < 0 || cfg->last_layer < cfg->first_layer)
-            argp_failure(state, EXIT_USAGE, 0, "--layers: %s is not a range such as 3-5", arg);
-        return 0;
-    }
+    case KEY_LAYERS: return cli_parse_range(state, key, arg, &cfg->first_layer, &cfg->last_layer);
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -152,11 +147,6 @@ static struct adapter_options arm_options(const struct config *cfg, const struct
     return o;
 }
 
-static enum model_pool pool_of(const struct backbone *b)
-{
-    return b->config.kind == BACKBONE_VIT ? POOL_CLS : POOL_MEAN;
-}
-
 /* The examples of a trial, for the backbone or for the decoder. */
 struct data { struct task *task; struct inputs *inputs; struct lm_inputs *texts; };
 
@@ -168,7 +158,7 @@ static int learner_alloc(const struct study *s, const struct data *d, const stru
 {
     *out = (struct learner){ NULL, NULL };
     if (!s->decoder)
-        return model_alloc(s->backbone, a, d->task->num_classes, pool_of(s->backbone), 0, seed, &out->model, why);
+        return model_alloc(s->backbone, a, d->task->num_classes, model_default_pool(s->backbone), 0, seed, &out->model, why);
     const enum decoder_rotation rotation = s->cfg->unrotated ? DECODER_UNROTATED : DECODER_ROTATED;
     const struct decoder_model_options o = { *a, rotation, lm_inputs_num_classes(d->texts), seed };
     return decoder_model_alloc(s->decoder, &o, &out->decoder, why);
@@ -196,7 +186,7 @@ static int fill_cache(const struct study *s, const struct data *d, unsigned spli
     struct model *model = NULL;
     const struct adapter_options head = adapter_defaults(ADAPTER_HEAD);
     const size_t seqs = 32;
-    int status = model_alloc(s->backbone, &head, 2, pool_of(s->backbone), 0, 1, &model, (struct reason){ line, sizeof line });
+    int status = model_alloc(s->backbone, &head, 2, model_default_pool(s->backbone), 0, 1, &model, (struct reason){ line, sizeof line });
     if (!status) status = model_reserve(model, inputs_max_rows(inputs, seqs), seqs, inputs_max_len(inputs), 0, cfg->c.threads);
     if (!status) status = inputs_cache(inputs, model, (size_t)cfg->first_layer, splits, seqs);
     model_free(model);
@@ -451,18 +441,10 @@ static int write_rows(const struct study *s)
     return table_close(t, 0);
 }
 
-static char *side_path(const struct config *cfg, const char *which)
-{
-    const char *dot = strrchr(cfg->c.out, '.');
-    const int stem = dot ? (int)(dot - cfg->c.out) : (int)strlen(cfg->c.out);
-    return cli_text("%.*s_%s.csv", stem, cfg->c.out, which);
-}
-
 static int write_summary(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    char *path = side_path(cfg, "summary");
-    struct table *t = path ? table_open(&cfg->c, path, summary_columns) : NULL;
+    struct table *t = table_open(&cfg->c, cfg->summary_out, summary_columns);
     if (t) table_note(t, "over %zu trials; ci: 95%% Student t; steps_to_half: to a training loss of ln(classes)/2; example_p_vs_first: sign test over test "
                          "examples against the first arm", cfg->num_trials);
     for (size_t a = 0; t && a < cfg->num_arms; a++) {
@@ -488,16 +470,13 @@ static int write_summary(const struct study *s)
         table_num(t, example_p(s, a, 0));
         table_end_row(t);
     }
-    const int code = table_close(t, 0);
-    free(path);
-    return code;
+    return t ? table_close(t, 0) : EXIT_FAILED;
 }
 
 static int write_curves(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    char *path = side_path(cfg, "curves");
-    struct table *t = path ? table_open(&cfg->c, path, curve_columns) : NULL;
+    struct table *t = table_open(&cfg->c, cfg->curves_out, curve_columns);
     for (size_t a = 0; t && a < cfg->num_arms; a++)
         for (size_t i = 0; i < NUM_POINTS + 2; i++) {
             double mean[POINT_WIDTH] = { 0 };
@@ -508,9 +487,7 @@ static int write_curves(const struct study *s)
             for (int w = 0; w < POINT_WIDTH; w++) table_num(t, mean[w]);
             table_end_row(t);
         }
-    const int code = table_close(t, 0);
-    free(path);
-    return code;
+    return t ? table_close(t, 0) : EXIT_FAILED;
 }
 
 /* ---- decisions ---------------------------------------------------------------------------------------------------------- */
@@ -607,6 +584,10 @@ int main(int argc, char **argv)
     if (!cfg.grid && !cfg.rates) return cli_fail(&cfg.c, EXIT_USAGE, "--rates: required without --search");
     int code = cfg.rates ? arms_read_rates(&cfg.c, cfg.rates, cfg.backbone, cfg.task, cfg.arms, cfg.num_arms) : 0;
     if (code) return code;
+    if (!cfg.grid) {
+        cfg.summary_out = cli_side_path(&cfg.c, "summary");
+        cfg.curves_out = cli_side_path(&cfg.c, "curves");
+    }
     const struct reason why = { line, sizeof line };
     const int is_decoder = decoder_is(cfg.backbone);
     if (cfg.unrotated && !is_decoder) return cli_fail(&cfg.c, EXIT_USAGE, "--unrotated: has no effect with %s", cfg.backbone);
@@ -619,7 +600,12 @@ int main(int argc, char **argv)
                                   cfg.train_size, cfg.validation_size, cfg.test_size, cfg.image_size, cfg.max_len, cfg.first_layer, cfg.last_layer, cfg.head_lr,
                                   cfg.unrotated, cfg.decode, s.num_rates);
         for (size_t a = 0; a < cfg.num_arms && identity; a++) {
-            char *longer = cli_text("%s %s %.17g", identity, cfg.arms[a].text, cfg.grid ? cfg.grid[a % cfg.grid_size] : cfg.arms[a].lr);
+            char *longer = cli_text("%s %s %.17g", identity, cfg.arms[a].text, cfg.arms[a].lr);
+            free(identity);
+            identity = longer;
+        }
+        for (size_t r = 0; r < cfg.grid_size && identity; r++) {
+            char *longer = cli_text("%s %.17g", identity, cfg.grid[r]);
             free(identity);
             identity = longer;
         }
@@ -630,6 +616,8 @@ int main(int argc, char **argv)
         if (!code) code = cfg.grid ? write_search(&s) : write_results(&s);
         code = units_close(s.work, code);
     }
+    free(cfg.curves_out);
+    free(cfg.summary_out);
     backbone_free(s.backbone);
     decoder_free(s.decoder);
     return code;

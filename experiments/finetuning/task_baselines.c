@@ -235,7 +235,7 @@ static int frozen_features(const struct backbone *b, const struct task *task, st
 {
     enum { SEQS = 32 };
     const struct adapter_options head = adapter_defaults(ADAPTER_HEAD);
-    const enum model_pool pool = b->config.kind == BACKBONE_VIT ? POOL_CLS : POOL_MEAN;
+    const enum model_pool pool = model_default_pool(b);
     const size_t h = b->config.hidden;
     char line[256];
     struct model *model = NULL;
