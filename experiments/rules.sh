@@ -24,6 +24,21 @@ ledger=paper_notes.md profile=experiments/default.mk
 rows() {
     awk '
         function trimmed(s) { gsub(/^ +| +$/, "", s); return s }
+        # Of --decide LIST only what decides this row: the other words are other rows.
+        function own(options, row,   n, i, word, list, k, item, kept) {
+            n = split(options, word, " +")
+            options = ""
+            for (i = 1; i <= n; i++) {
+                if (word[i - 1] == "--decide") {
+                    k = split(word[i], list, ",")
+                    kept = ""
+                    for (item = 1; item <= k; item++) if (index(list[item], row) == 1) kept = list[item]
+                    word[i] = kept == "" ? "-" : kept
+                }
+                options = options (options == "" ? "" : " ") word[i]
+            }
+            return options
+        }
         FNR == 1 { file++ }
         file == 1 && /^[A-Za-z_0-9]+ *:=/ {
             name = $1; value = $0; sub(/^[^=]*= */, "", value)
@@ -37,7 +52,7 @@ rows() {
             n = split($0, cell, "|")
             if (n != 8 || trimmed(cell[2]) == "row" || cell[2] ~ /^-+$/) next
             run = trimmed(cell[7])
-            print claim "|" trimmed(cell[2]) "|" trimmed(cell[4]) "|" run "|" var["ARGS_" run] "|" trimmed(cell[5]) "|" trimmed(cell[6])
+            print claim "|" trimmed(cell[2]) "|" trimmed(cell[4]) "|" run "|" own(var["ARGS_" run], claim "/" trimmed(cell[2]) ":") "|" trimmed(cell[5]) "|" trimmed(cell[6])
         }' "$1" "$2"
 }
 

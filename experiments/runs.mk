@@ -33,13 +33,15 @@ PROG_prefix_scaling_mnist := prefix_scaling
 NEEDS_MNIST += prefix_scaling_mnist
 
 # Methods of fine-tuning.
-RUNS        += method_benchmark_mnist method_benchmark_prefix_len method_benchmark_sent3 method_benchmark_super_verb
+RUNS        += method_benchmark_mnist method_benchmark_prefix_len method_benchmark_word_order method_benchmark_sent3 method_benchmark_super_verb
 PROG_method_benchmark_mnist      := method_benchmark
 PROG_method_benchmark_prefix_len := method_benchmark
+PROG_method_benchmark_word_order := method_benchmark
 PROG_method_benchmark_sent3      := method_benchmark
 PROG_method_benchmark_super_verb := method_benchmark
 NEEDS_method_benchmark_mnist      := mnist
 NEEDS_method_benchmark_prefix_len := mnist
+NEEDS_method_benchmark_word_order := minilm wordnet
 NEEDS_method_benchmark_sent3      := minilm sent3
 NEEDS_method_benchmark_super_verb := minilm wordnet
 PROG_method_benchmark_asdiv       := method_benchmark
@@ -48,6 +50,11 @@ RUNS        += pretrained_layer_kernel pretrained_layer_kernel_dinov2
 PROG_pretrained_layer_kernel_dinov2  := pretrained_layer_kernel
 NEEDS_pretrained_layer_kernel        := minilm sent3
 NEEDS_pretrained_layer_kernel_dinov2 := dinov2-s14 emoji9
+RUNS        += prefix_conversion_mnist prefix_conversion_word_order
+PROG_prefix_conversion_mnist       := prefix_conversion
+PROG_prefix_conversion_word_order  := prefix_conversion
+NEEDS_prefix_conversion_mnist      := mnist
+NEEDS_prefix_conversion_word_order := minilm wordnet
 RUNS        += task_baselines
 NEEDS_task_baselines := mnist minilm sent3 wordnet
 

@@ -3,6 +3,6 @@
 fig_width = 1240
 fig_height = 520
 load 'plots/style.gp'
-arms = 'full lora ptuning tied-prefix ntk ntk+z_rank=15 prefix-plus ntk+feature=taylor:1+k_mode=zero+z_rank=15 prefix-plus+feature=taylor:1+z_rank=15 head'
-names = "'full fine-tuning' 'LoRA' 'P-Tuning V2' 'tied prefix' 'NTK-Attention' 'NTK, Z of rank 15' 'Prefix-Tuning+' 'NTK, affine, k = 0' 'Prefix-Tuning+, affine' 'head only'"
+arms = 'full lora ptuning ntk ntk+z_rank=15 ntk+z_rank=15+whiten=1 prefix-plus prefix-plus+feature=taylor:1+z_rank=15+whiten=1 head'
+names = "'full fine-tuning' 'LoRA' 'P-Tuning V2' 'NTK-Attention' 'NTK, Z of rank 15' 'NTK, rank 15, white' 'Prefix-Tuning+' 'white affine (F71)' 'head only'"
 load 'plots/method_benchmark.gp'
