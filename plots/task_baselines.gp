@@ -1,12 +1,12 @@
 # Caption: What the tasks give without fine-tuning: majority class, a converged linear classifier on raw pixels or TF-IDF, and one on the frozen backbone's
 #   features, with the training sets of the benchmark of methods. Bars: 95 % intervals over draws of the training set.
 fig_width = 980
-fig_height = 380
+fig_height = 460
 load 'plots/style.gp'
 set datafile missing NaN
 set xlabel 'test accuracy'
 set xrange [0:1]
-set yrange [2.6:-0.6]
+set yrange [3.6:-0.6]
 baselines = 'majority raw frozen'
 names = "'majority class' 'linear on raw pixels or TF-IDF' 'linear on frozen features'"
 set bmargin 7
