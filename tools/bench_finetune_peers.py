@@ -15,7 +15,9 @@ PyTorch: modules of torch.nn, one Linear for q, k and v, scaled_dot_product_atte
 AdamW, eager mode, no dropout. Text has as many sequences as ours and is padded to the longest of them, with a mask of
 the padding, as batches for PyTorch usually are; ours packs the rows. Images start with their position table at the
 size of the grid: the resizing that dinov2-s14 needs is left out, in PyTorch's favour. lora is rank 8 on q and v,
-ptuning 16 rows of keys and values per block. PyTorch's peak includes the interpreter and the library,
+ptuning 16 rows of keys and values per block, tied-prefix 16 rows through the block's own projections; ntk is elu1
+with Z and k in the softmax, which scaled_dot_product_attention has no way to return the sum of, so it is spelled out;
+prefix-plus adds phi(q) Z to scaled_dot_product_attention. PyTorch's peak includes the interpreter and the library,
 `torch_import_bytes`.
 """
 import argparse
@@ -37,7 +39,7 @@ SHAPES = {
     "dinov2-s14": (384, 12, 6, 1536, True, True, 98, 14, 3),
     "vit-fashion": (96, 4, 3, 384, True, False, 28, 4, 1),
 }
-METHODS = ("full", "head", "lora", "ptuning")
+METHODS = ("full", "head", "lora", "ptuning", "tied-prefix", "ntk", "prefix-plus")
 VOCABULARY, POSITIONS, CLASSES, RANK, ALPHA, PREFIX = 30522, 512, 10, 8, 16.0, 16
 COLUMNS = ("malloc,shape,method,threads,rows,torch_rows,rounds,ours_s,torch_s,ratio,ours_update_s,torch_update_s,"
            "ratio_update,ours_peak_bytes,torch_peak_bytes,torch_import_bytes").split(",")
@@ -64,6 +66,12 @@ def make_model(torch, shape, method):
                 self.adapter_B = nn.ParameterList(torch.zeros(hidden, RANK) for _ in "qv")
             if method == "ptuning":
                 self.adapter_prefix = nn.Parameter(0.02 * torch.randn(2, heads, PREFIX, head_dim))
+            if method == "tied-prefix":
+                self.adapter_prefix = nn.Parameter(0.02 * torch.randn(PREFIX, hidden))
+            if method in ("ntk", "prefix-plus"):
+                self.adapter_Z = nn.Parameter(torch.zeros(heads, head_dim, head_dim))
+            if method == "ntk":
+                self.adapter_log_k = nn.Parameter(torch.full((heads, head_dim, 1), -8.0))
 
         def attention(self, x, mask):
             B, L, _ = x.shape
@@ -75,7 +83,22 @@ def make_model(torch, shape, method):
             if method == "ptuning":
                 k = torch.cat([self.adapter_prefix[0].expand(B, -1, -1, -1), k], 2)
                 v = torch.cat([self.adapter_prefix[1].expand(B, -1, -1, -1), v], 2)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            if method == "tied-prefix":
+                rows = F.linear(self.adapter_prefix, self.qkv.weight[hidden:], self.qkv.bias[hidden:])
+                pk, pv = (t.view(1, PREFIX, heads, head_dim).transpose(1, 2).expand(B, -1, -1, -1)
+                          for t in rows.split(hidden, -1))
+                k, v = torch.cat([pk, k], 2), torch.cat([pv, v], 2)
+            if method == "ntk":
+                s = q @ k.transpose(-1, -2) / math.sqrt(head_dim)
+                if mask is not None:
+                    s = s.masked_fill(~mask, -math.inf)
+                top = s.amax(-1, keepdim=True)
+                e, phi = torch.exp(s - top), torch.exp(-top) * (F.elu(q / head_dim ** 0.25) + 1.0)
+                y = (e @ v + phi @ self.adapter_Z) / (e.sum(-1, keepdim=True) + phi @ torch.exp(self.adapter_log_k))
+            else:
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            if method == "prefix-plus":
+                y = y + (F.elu(q / head_dim ** 0.25) + 1.0) @ self.adapter_Z
             return self.out(y.transpose(1, 2).reshape(B, L, hidden))
 
         def mlp(self, x):
@@ -132,7 +155,7 @@ def make_batch(torch, shape, method, num_seqs, rows, longest):
     for i in range(1, num_seqs):        # the rest of the rows, one way or the other
         lengths[i] += max(12 - lengths[i], min(longest - lengths[i], rows - sum(lengths)))
     mask = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
-    if method == "ptuning":
+    if method in ("ptuning", "tied-prefix"):
         mask = torch.cat([torch.ones(num_seqs, PREFIX, dtype=torch.bool), mask], 1)
     return torch.randint(VOCABULARY, (num_seqs, longest)), mask[:, None, None, :], labels
 
