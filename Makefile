@@ -5,7 +5,7 @@
 # SAN=address|thread           a sanitizer build, in a folder of its own
 # MPI=1                        a build whose processes exchange messages under mpirun, in a folder of its own
 # BUILD=DIR                    where everything generated goes (default: build)
-# PREFIX=DIR DESTDIR=DIR       where `make install` puts the library
+# PREFIX=DIR DESTDIR=DIR       where `make install` puts the library (LIBDIR=DIR: its objects, elsewhere than PREFIX/lib)
 
 VERSION := $(shell sed -n 's/^.define PREFIX_NTK_VERSION "\(.*\)"/\1/p' include/prefix_ntk/version.h)
 ABI     := 0
@@ -109,6 +109,8 @@ FUZZERS     := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/f
 HEADERS     := $(wildcard include/prefix_ntk/*.h)
 INSTALLED   := $(shell realpath -m -- '$(PREFIX)')
 INSTALL      = $(DESTDIR)$(INSTALLED)
+LIBDIR      ?= $(INSTALLED)/lib
+INTO_LIB     = $(DESTDIR)$(LIBDIR)
 
 INTERNAL := $(BUILD)/lib/libinternal.a
 ROOM_LIB := $(BUILD)/lib/librooms.a
@@ -237,20 +239,20 @@ bench-peers: $(SHARED) $(BUILD)/bin/bench_finetune ## time attention and trainin
 .PHONY: install uninstall
 install: $(STATIC) $(SHARED) $(FORTRAN) ## install library, headers and pkg-config file (PREFIX=DIR, DESTDIR=DIR)
 	@umask 022; set -e; \
-	install -d "$(INSTALL)/include/prefix_ntk" "$(INSTALL)/lib/pkgconfig"; \
+	install -d "$(INSTALL)/include/prefix_ntk" "$(INTO_LIB)/pkgconfig"; \
 	install -m 644 $(HEADERS) "$(INSTALL)/include/prefix_ntk"; \
-	install -m 644 $(STATIC) $(FORTRAN) "$(INSTALL)/lib"; \
-	install -m 755 $(SHARED) "$(INSTALL)/lib/libprefix_ntk.so.$(ABI)"; \
-	ln -sf libprefix_ntk.so.$(ABI) "$(INSTALL)/lib/libprefix_ntk.so"; \
-	printf '%s\n' 'prefix=$(INSTALLED)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' 'Name: prefix_ntk' \
+	install -m 644 $(STATIC) $(FORTRAN) "$(INTO_LIB)"; \
+	install -m 755 $(SHARED) "$(INTO_LIB)/libprefix_ntk.so.$(ABI)"; \
+	ln -sf libprefix_ntk.so.$(ABI) "$(INTO_LIB)/libprefix_ntk.so"; \
+	printf '%s\n' 'prefix=$(INSTALLED)' 'libdir=$(LIBDIR:$(INSTALLED)/%=$${prefix}/%)' 'includedir=$${prefix}/include' '' 'Name: prefix_ntk' \
 	  'Description: attention with a long prefix, its kernel summary, and its neural tangent kernel' 'Version: $(VERSION)' \
 	  'Cflags: -I"$${includedir}"' 'Libs: -L"$${libdir}" -lprefix_ntk -lgsl' \
-	  'Libs.private: -fopenmp $(PKG_LIBS) -lprefix_ntk_fortran -lpthread -lm' > "$(INSTALL)/lib/pkgconfig/prefix_ntk.pc"; \
-	chmod 644 "$(INSTALL)/lib/pkgconfig/prefix_ntk.pc"
-	@[ -n "$(DESTDIR)" ] || ! command -v ldconfig > /dev/null || ldconfig -p | grep -q '$(INSTALLED)/lib/libprefix_ntk.so' || \
-	  echo "install: programs find the library once ldconfig has run as root, by LD_LIBRARY_PATH=$(INSTALLED)/lib, or linked with -Wl,-rpath,$(INSTALLED)/lib"
+	  'Libs.private: -fopenmp $(PKG_LIBS) -lprefix_ntk_fortran -lpthread -lm' > "$(INTO_LIB)/pkgconfig/prefix_ntk.pc"; \
+	chmod 644 "$(INTO_LIB)/pkgconfig/prefix_ntk.pc"
+	@[ -n "$(DESTDIR)" ] || ! command -v ldconfig > /dev/null || ldconfig -p | grep -q '$(LIBDIR)/libprefix_ntk.so' || \
+	  echo "install: programs find the library once ldconfig has run as root, by LD_LIBRARY_PATH=$(LIBDIR), or linked with -Wl,-rpath,$(LIBDIR)"
 uninstall: ## remove what install put there
-	rm -f "$(INSTALL)"/lib/libprefix_ntk.* "$(INSTALL)/lib/libprefix_ntk_fortran.a" "$(INSTALL)/lib/pkgconfig/prefix_ntk.pc"
+	rm -f "$(INTO_LIB)"/libprefix_ntk.* "$(INTO_LIB)/libprefix_ntk_fortran.a" "$(INTO_LIB)/pkgconfig/prefix_ntk.pc"
 	rm -rf "$(INSTALL)/include/prefix_ntk"
 
 # What people run on their own arrays and texts, as far as this tree has it.
