@@ -272,9 +272,10 @@ install-programs: $(USER_PROGRAMS:%=$(BUILD)/bin/%) $(if $(shell command -v help
 	install -m 755 $(USER_PROGRAMS:%=$(BUILD)/bin/%) "$(INSTALL)/bin"; \
 	$(if $(shell command -v help2man),install -m 644 $(MAN_PAGES) "$(INSTALL)/share/man/man1";) \
 	install -m 644 cli/completion.bash "$(INSTALL)/share/bash-completion/completions/prefix_ntk"; \
+	for d in data/backbones/*/; do install -d "$(INSTALL)/share/prefix_ntk/$${d#data/}"; install -m 644 "$$d"* "$(INSTALL)/share/prefix_ntk/$${d#data/}"; done; \
 	for p in $(USER_PROGRAMS); do ln -sf prefix_ntk "$(INSTALL)/share/bash-completion/completions/$$p"; done
 uninstall-programs: ## remove what install-programs put there
-	cd "$(INSTALL)" && rm -f $(USER_PROGRAMS:%=bin/%) $(USER_PROGRAMS:%=share/man/man1/%.1) \
+	cd "$(INSTALL)" && rm -rf share/prefix_ntk && rm -f $(USER_PROGRAMS:%=bin/%) $(USER_PROGRAMS:%=share/man/man1/%.1) \
 	  $(addprefix share/bash-completion/completions/,prefix_ntk $(USER_PROGRAMS))
 
 .PHONY: fuzz

@@ -12,9 +12,12 @@ _prefix_ntk() {
     =) word= ;;
     esac
     [ "$previous" != = ] || previous=${COMP_WORDS[COMP_CWORD - 2]}
-    # Words of an option's description up to its "(default", where it is a list of choices: "exact, ntk, linear".
-    choices=$("$program" --help 2> /dev/null | sed -n "s/^ *$previous=NAME  *\([a-z0-9, ]*\)(default.*/\1/p; s/^ *$previous=NAME  *\([a-z0-9, ]*\)\$/\1/p" |
-        sed 's/ or / /g; s/,/ /g')
+    # Words of an option's description up to its "(default", where it is a list of choices: "exact, ntk, linear". The help
+    # wraps long descriptions.
+    choices=$("$program" --help 2> /dev/null |
+        awk '/^ *--/ { if (text != "") print text; text = $0; next } /^     / { text = text " " $0; next } { if (text != "") print text; text = "" }
+            END { print text }' |
+        sed -n "s/^ *$previous=NAME  *\([a-z0-9, -]*\)(default.*/\1/p; s/^ *$previous=NAME  *\([a-z0-9, -]*\)\$/\1/p" | sed 's/ or / /g; s/,/ /g')
     if [ -n "$choices" ]; then
         mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$word")
     else

@@ -2,7 +2,8 @@
 
 #include "cli/outputs.h"
 #include "common/atomic_file.h"
-#include "cli/nearest.h"
+#include "cli/usage.h"
+#include "common/nearest.h"
 #include "common/isa.h"
 #include "common/threads.h"
 #include "processes/processes.h"
@@ -364,6 +365,7 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
                const char *(*check)(void *cfg), struct cli_common *cfg)
 {
     fill_descriptors();
+    usage_at_exit();
     const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
     cfg->program = slash ? slash + 1 : argc > 0 ? argv[0] : "prefix-ntk";
     cfg->argc = argc;

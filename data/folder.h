@@ -7,7 +7,8 @@
  * the build the program lies in. It need not exist. */
 void data_folder(const char *name, char folder[PATH_MAX]);
 
-/* The folder of a committed backbone: data/backbones/NAME, looked for in the same places. */
+/* The folder of a committed backbone: data/backbones/NAME below the working folder or beside the build, else where
+ * installed programs have it, share/prefix_ntk/backbones beside their bin. */
 void data_committed(const char *name, char folder[PATH_MAX]);
 
 #endif

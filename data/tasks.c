@@ -1,6 +1,7 @@
 #include "data/tasks.h"
 
 #include "common/hash.h"
+#include "common/nearest.h"
 #include "common/random.h"
 #include "data/task_internal.h"
 
@@ -231,7 +232,10 @@ static task_source *find_source(const char *name, const struct task_options *opt
     }
     for (size_t i = 0; i < NUM_TASKS; i++)
         if (!strcmp(name, registry[i].entry.name)) return registry[i].source;
-    refuse(why, GSL_EINVAL, "%.60s: no such task", name);
+    struct nearest near = nearest_start(name, strlen(name));
+    for (size_t i = 0; i < NUM_TASKS; i++) nearest_try(&near, registry[i].entry.name);
+    refuse(why, GSL_EINVAL, "%.60s: no such task%s%s%s", name, near.name ? "; is it " : "", near.name ? near.name : "",
+           near.name ? "?" : "");
     return NULL;
 }
 

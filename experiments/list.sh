@@ -1,5 +1,5 @@
 #!/bin/sh
-# The runs of a profile: the claims whose rows each decides, and the seconds it took here when it last ran.
+# The runs of a profile: the claims whose rows each decides, and the minutes and the memory it took here when it last ran.
 #
 #   BUILD=build experiments/list.sh PROFILE RUN...
 set -eu
@@ -15,9 +15,12 @@ awk -F '|' '
         seen[run, claim] = 1; list[run] = list[run] (list[run] == "" ? "" : " ") claim } }
     END { for (run in list) print run "\t" list[run] }' paper_notes.md > "$claims"
 
-printf '%-28s %9s  %s\n' run minutes claims
+printf '%-30s %8s %6s  %s\n' run minutes MB claims
 for run in "$@"; do
-    took=-
-    [ ! -f "$results/$run.seconds" ] || took=$(awk '{ printf "%.1f", $2 / 60 }' "$results/$run.seconds")
-    printf '%-28s %9s  %s\n' "$run" "$took" "$(awk -F '\t' -v run="$run" '$1 == run { print $2 }' "$claims")"
+    took=- memory=-
+    if [ -f "$results/$run.seconds" ]; then
+        took=$(awk '{ printf "%.1f", $2 / 60 }' "$results/$run.seconds")
+        memory=$(awk '{ if (NF > 2) printf "%.0f", $3 / 1e6; else print "-" }' "$results/$run.seconds")
+    fi
+    printf '%-30s %8s %6s  %s\n' "$run" "$took" "$memory" "$(awk -F '\t' -v run="$run" '$1 == run { print $2 }' "$claims")"
 done

@@ -4,7 +4,7 @@
 #   BUILD=build VERSION=0.1.0 experiments/provenance.sh PROFILE
 #
 # The machine, the compiler and its flags, the libraries and tools, the commit of this tree, the checksums of the data,
-# and, from what run.sh left, when the first run started and the seconds of each. What cannot be found out is left out.
+# and, from what run.sh left, when the first run started, the seconds and the memory of each. What cannot be found out is left out.
 set -u
 export LC_ALL=C
 
@@ -72,5 +72,13 @@ for file in "$results"/*.seconds; do
     [ -f "$file" ] || continue
     run=${file##*/}
     number "${run%.seconds}" "$(cut -d ' ' -f 2 "$file")"
+done
+printf '}'
+
+open peak_bytes
+for file in "$results"/*.seconds; do
+    [ -f "$file" ] || continue
+    run=${file##*/}
+    number "${run%.seconds}" "$(cut -d ' ' -f 3 "$file")"
 done
 printf '}}\n'

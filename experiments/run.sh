@@ -84,9 +84,9 @@ exec 9> "$build/runs.lock" || exit 1
 flock $lock 9
 echo "$stem: running" >&2
 start=$(date +%s) started=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-rm -f "$results/$stem.seconds"
+rm -f "$results/$stem.seconds" "$results/$stem.usage"
 # In the background, so that a signal to this script reaches the program, which then leaves its state behind.
-"$program" "$@" --seed "$seed" --profile "$profile" --verdicts "$verdicts" --ledger "$ledger" --out "$table" 9>&- &
+PREFIX_NTK_USAGE=$results/$stem.usage "$program" "$@" --seed "$seed" --profile "$profile" --verdicts "$verdicts" --ledger "$ledger" --out "$table" 9>&- &
 pid=$!
 trap 'kill -TERM $pid' TERM
 trap 'kill -INT $pid' INT
@@ -99,6 +99,7 @@ while kill -0 $pid 2> /dev/null; do
 done
 [ $code -eq 0 ] || { echo "$stem: exit $code" >&2; exit $code; }
 printf '%s\n' "$key" > "$key_file.part" && mv "$key_file.part" "$key_file" || exit 1
-# For provenance.sh: when it started, and how long it took from there.
-printf '%s %s\n' "$started" $(($(date +%s) - start)) > "$results/$stem.seconds" || exit 1
+# For provenance.sh and list.sh: when it started, how long it took from there, and the most memory it had, in bytes.
+printf '%s %s %s\n' "$started" $(($(date +%s) - start)) "$(cat "$results/$stem.usage" 2> /dev/null)" > "$results/$stem.seconds" || exit 1
+rm -f "$results/$stem.usage"
 echo "$stem: $(($(date +%s) - start)) s" >&2

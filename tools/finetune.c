@@ -103,7 +103,7 @@ static const char *const switch_names[] = { "0", "1", NULL };
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct config *cfg = state->input;
-    int flag = 0, status;
+    int flag = 0, choice = 0, status;
     if (key > 0 && key < MAX_KEY) cfg->given[key] = 1;
     switch (key) {
     case KEY_BACKBONE: cfg->backbone = arg; return 0;
@@ -129,7 +129,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_BOUND: return cli_parse_double(state, key, arg, 0.0, &cfg->a.bound);
     case KEY_Z_RANK: return cli_parse_size(state, key, arg, 0, 4096, &cfg->a.z_rank);
     case KEY_K_MODE:
-        if (adapter_k_mode_parse(arg, &cfg->a.k_mode)) argp_failure(state, EXIT_USAGE, 0, "--k-mode: %s is not log, linear, zero or tied", arg);
+        cli_parse_choice(state, key, arg, adapter_k_mode_names, &choice);
+        cfg->a.k_mode = (enum adapter_k_mode)choice;
         return 0;
     case KEY_START_MASS: return cli_parse_double(state, key, arg, 0.0, &cfg->a.start_mass);
     case KEY_UNITS: return cli_parse_choice(state, key, arg, switch_names, &cfg->a.units);

@@ -562,9 +562,9 @@ static void put_machine(const struct page *p)
     if (!p->provenance) return;
     fputs("::: provenance\n", p->out);
     json_object_foreach(p->provenance, key, value) {
-        if (strcmp(key, "runs")) put_member(p, key, value);
+        if (strcmp(key, "runs") && strcmp(key, "peak_bytes")) put_member(p, key, value);
     }
-    fputs(":::\n\nThe same, with the seconds of every run, is in `provenance.json` beside the tables.\n\n", p->out);
+    fputs(":::\n\nThe same, with the seconds and the memory of every run, is in `provenance.json` beside the tables.\n\n", p->out);
 }
 
 static void put_provenance(const struct page *p)

@@ -20,8 +20,7 @@ static const struct adapter_ops *const table[NUM_ADAPTER_METHODS] = {
 };
 
 static const char *const projection_names[NUM_PROJECTIONS] = { "q", "k", "v", "o", "fc1", "fc2" };
-static const char *const k_mode_names[] = { "log", "linear", "zero", "tied" };
-enum { NUM_K_MODES = sizeof k_mode_names / sizeof *k_mode_names };
+const char *const adapter_k_mode_names[] = { "log", "linear", "zero", "tied", NULL };
 
 const struct adapter_ops *adapter_ops_of(enum adapter_method method)
 {
@@ -77,15 +76,15 @@ int adapter_targets_parse(const char *text, unsigned *targets)
 
 int adapter_k_mode_parse(const char *text, enum adapter_k_mode *mode)
 {
-    for (int m = 0; m < NUM_K_MODES; m++)
-        if (!strcmp(text, k_mode_names[m])) {
+    for (int m = 0; adapter_k_mode_names[m]; m++)
+        if (!strcmp(text, adapter_k_mode_names[m])) {
             *mode = (enum adapter_k_mode)m;
             return GSL_SUCCESS;
         }
     return GSL_EINVAL;
 }
 
-const char *adapter_k_mode_name(enum adapter_k_mode mode) { return k_mode_names[mode]; }
+const char *adapter_k_mode_name(enum adapter_k_mode mode) { return adapter_k_mode_names[mode]; }
 
 static int options_status(const struct adapter_options *o, size_t num_layers, struct reason why)
 {

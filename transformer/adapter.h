@@ -80,7 +80,8 @@ const char *adapter_method_summary(enum adapter_method method);
 
 /* "q,v" or "all" -> bits; GSL_EINVAL. */
 int adapter_targets_parse(const char *text, unsigned *targets);
-/* "log", "linear", "zero", "tied"; GSL_EINVAL. */
+/* "log", "linear", "zero", "tied", by adapter_k_mode, NULL at the end; parse: GSL_EINVAL. */
+extern const char *const adapter_k_mode_names[];
 int adapter_k_mode_parse(const char *text, enum adapter_k_mode *mode);
 const char *adapter_k_mode_name(enum adapter_k_mode mode);
 

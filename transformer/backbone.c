@@ -1,6 +1,7 @@
 /* Backbones from files: what each family calls its tensors, and the registry of names. */
 #include "transformer/backbone.h"
 
+#include "common/nearest.h"
 #include "data/folder.h"
 #include "transformer/backbone_naming.h"
 #include "transformer/onnx.h"
@@ -291,9 +292,13 @@ int backbone_open(const char *name_or_dir, struct backbone **out, struct reason 
     if (!entry) strcpy(dir, name_or_dir);
     else if (entry->committed) data_committed(entry->name, dir);
     else data_folder(entry->name, dir);
-    if (access(dir, F_OK))
-        return entry ? refuse(why, GSL_EINVAL, "not in the cache (data/fetch.sh %s fetches it)", entry->name)
-                     : refuse(why, GSL_EINVAL, "neither a backbone's name nor a folder");
+    if (access(dir, F_OK) && entry) return refuse(why, GSL_EINVAL, "not in the cache (data/fetch.sh %s fetches it)", entry->name);
+    if (access(dir, F_OK)) {
+        struct nearest near = nearest_start(name_or_dir, strlen(name_or_dir));
+        for (size_t i = 0; i < sizeof registry / sizeof *registry; i++) nearest_try(&near, registry[i].name);
+        return refuse(why, GSL_EINVAL, "neither a backbone's name nor a folder%s%s%s", near.name ? "; is it " : "",
+                      near.name ? near.name : "", near.name ? "?" : "");
+    }
     struct making m = { .b = calloc(1, sizeof *m.b), .why = why };
     if (!m.b || !(m.b->name = strdup(name_or_dir))) {
         free(m.b);

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include "common/nearest.h"
 #include "common/random.h"
 #include "data/folder.h"
 #include "transformer/tensors.h"
@@ -334,9 +336,14 @@ int decoder_open(const char *name_or_path, const char *cache_dir, struct decoder
     char folder[PATH_MAX], path[PATH_MAX + 16], line[512] = "";
     struct stat st;
     *out = NULL;
-    const int named = !strcmp(name_or_path, "smollm2-135m");
-    if (!cache_dir) data_folder("smollm2-135m", folder);
-    else snprintf(folder, sizeof folder, "%s/smollm2-135m", cache_dir);
+    static const char known[] = "smollm2-135m";
+    const int named = !strcmp(name_or_path, known);
+    struct nearest near = nearest_start(name_or_path, strlen(name_or_path));
+    nearest_try(&near, known);
+    if (!named && near.name && access(name_or_path, F_OK))
+        return refuse(why, GSL_EINVAL, "%.200s: neither a decoder's name nor a file or folder; is it %s?", name_or_path, known);
+    if (!cache_dir) data_folder(known, folder);
+    else snprintf(folder, sizeof folder, "%s/%s", cache_dir, known);
     if (named) snprintf(path, sizeof path, "%s/model.gguf", folder);
     else snprintf(path, sizeof path, "%s", name_or_path);
     struct decoder *d = calloc(1, sizeof *d);

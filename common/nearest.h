@@ -1,6 +1,6 @@
 /* The name that a mistyped word was probably meant to be. */
-#ifndef CLI_NEAREST_H
-#define CLI_NEAREST_H
+#ifndef COMMON_NEAREST_H
+#define COMMON_NEAREST_H
 #include <stddef.h>
 
 struct nearest {
