@@ -184,6 +184,7 @@ static void test_refuses_config(void **state)
 static void test_refuses_names(void **state)
 {
     refuses("no-such-backbone", GSL_EINVAL, "neither", "folder");
+    refuses("vit-fashon", GSL_EINVAL, "neither", "is it vit-fashion?");
     const char *before = getenv("PREFIX_NTK_DATA");
     char *kept = before ? strdup(before) : NULL;
     setenv("PREFIX_NTK_DATA", scratch_path(*state, "nothing"), 1);

@@ -83,12 +83,18 @@ static void test_run(void **state)
     /* Writes its options to --out and a verdict row beside it; fails for "--fail". */
     expect(sh(*state, "cat > prog <<'END'\n#!/bin/sh\nall=\"$*\"\ncase $all in *--fail*) exit 1 ;; esac\n"
                       "while [ $# -gt 0 ]; do case $1 in --out) out=$2 ;; --verdicts) v=$2 ;; esac; shift; done\n"
-                      "echo \"$all\" > \"$out\"; echo 'T2,row,q,<= 1,,,,,not tested,read,prog,stem.svg,exact,T3 row' > \"$v\"\nEND\n"
+                      "echo \"$all\" > \"$out\"; echo 2500000 > \"$PREFIX_NTK_USAGE\";"
+                      "echo 'T2,row,q,<= 1,,,,,not tested,read,prog,stem.svg,exact,T3 row' > \"$v\"
+END
+"
                       "chmod +x prog && cat > paper_notes.md <<'END'\n### T2. Title\n\n"
                       "| row | quantity | rule | verdict | measured | run |\n|---|---|---|---|---|---|\n"
                       "| row | q | <= 1 | not tested | | stem |\n| far | q | <= 1 | | | other |\nEND\n"), 0, "");
     run(state, "-- --a 1", 0, "stem: running");
     run(state, "-- --a 1", 0, "stem: unchanged");
+    /* Seconds, memory and claims are listed. */
+    expect(sh(*state, "cp \"$ROOT/experiments/list.sh\" experiments/ && BUILD=b experiments/list.sh tiny stem other > list && cat list >&2 &&"
+                      "grep -q '^stem  *0.[01]  *2 *T2$' list && grep -q '^other  *-  *- *T2$' list"), 0, "minutes");
     struct outcome o = sh(*state, "cat b/tiny/results/stem.csv");
     assert_string_equal(o.out, "--a 1 --seed 5 --profile tiny --verdicts b/tiny/results/verdicts.csv --ledger paper_notes.md "
                                "--out b/tiny/results/stem.csv\n");

@@ -179,7 +179,8 @@ static void test_nested(void **state)
 
 static void test_names(void **state)
 {
-    refuses("shape", (struct task_options){ 0 }, GSL_EINVAL, "no such task");
+    refuses("shape", (struct task_options){ 0 }, GSL_EINVAL, "no such task; is it shapes?");
+    refuses("unheard-of", (struct task_options){ 0 }, GSL_EINVAL, "no such task");
     refuses(NULL, (struct task_options){ .train_file = "a.csv" }, GSL_EINVAL, "test file");
     /* An empty cache: the line says how to fill it. */
     const char *before = getenv("PREFIX_NTK_DATA");
