@@ -441,13 +441,11 @@ endif
 
 define draw
 	@mkdir -p $(@D)
-	@if [ -e $(RESULTS)/$*.csv ]; then \
-	  LC_ALL=C.UTF-8 gnuplot -e "csv='$(RESULTS)/$*.csv'; dir='$(RESULTS)'; out='$(@D)/.part.$(@F)'" $< && mv -f $(@D)/.part.$(@F) $@; \
-	else rm -f $@; fi
+	@plots/draw.sh $< $(RESULTS) $* $@
 endef
-$(FIGURES)/%.svg: plots/%.gp plots/style.gp $(RESULTS)/%.csv
+$(FIGURES)/%.svg: plots/%.gp plots/style.gp plots/axes.gp plots/draw.sh $(RESULTS)/%.csv
 	$(draw)
-$(FIGURES)/%.png: plots/%.gp plots/style.gp $(RESULTS)/%.csv
+$(FIGURES)/%.png: plots/%.gp plots/style.gp plots/axes.gp plots/draw.sh $(RESULTS)/%.csv
 	$(draw)
 
 space := $() $()

@@ -14,3 +14,4 @@ set label 'm = 2^{18}' at 13.5, 0.12
 plot csv using 'ln_m':(pick('ln_r_over_ln_m', 'dim')) with linespoints lt 1 title 'scores <q,k>/d', \
      csv using 'ln_m':(pick('ln_r_over_ln_m', 'sqrt')) with linespoints lt 2 title 'scores <q,k>/√d', \
      1 with lines ls 20 title 'r = m'
+load 'plots/axes.gp'

@@ -28,6 +28,7 @@ unset key
 plot for [i=1:2] csv using 'prefix_len':(pick('time_s', word('exact ntk', i), 'forward')) with linespoints lt i, \
      for [i=1:2] csv using 'prefix_len':(pick('time_s', word('exact ntk', i), 'backward')) with linespoints lt 2+i, \
      T_max * x / M_max with lines ls 20
+load 'plots/axes.gp'
 set key
 set lmargin at screen 0.435
 set rmargin at screen 0.715
@@ -36,4 +37,5 @@ set ylabel 'bytes'
 plot for [i=1:2] memory using 'prefix_len':(only('peak_bytes', word('exact ntk', i))) with linespoints lt i title word('exact NTK-Attention', i).', forward', \
      NaN with linespoints lt 3 title 'exact, backward', NaN with linespoints lt 4 title 'NTK-Attention, backward', \
      B_max * x / M_max with lines ls 20 title 'slope 1'
+load 'plots/axes.gp'
 unset multiplot

@@ -15,3 +15,4 @@ stats csv using (pick('time_s', 'linear', 'forward')) name 'F' nooutput
 plot for [i=1:3] csv using 'seq_len':(pick('time_s', word('exact ntk linear', i), 'forward')) with linespoints lt i title word('exact NTK-Attention linear', i).', forward', \
      for [i=1:3] csv using 'seq_len':(pick('time_s', word('exact ntk linear', i), 'backward')) with linespoints lt 3+i title word('exact NTK-Attention linear', i).', backward', \
      N_max * (x / L_max)**2 with lines ls 20 title 'slope 2', F_max * (x / L_max) with lines ls 21 title 'slope 1'
+load 'plots/axes.gp'

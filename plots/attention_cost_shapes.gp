@@ -15,3 +15,4 @@ one(name) = column('threads') == 1 ? column(name) : NaN
 plot roof using (one('intensity')):(one('roof_gflop_per_s')) smooth unique with lines ls 20 title 'roof, one thread', \
      for [i=1:2] for [j=1:2] roof using 'intensity':(pick('gflop_per_s', word('exact ntk', i), word('forward backward', j), 64)) with points lt 2*(i-1)+j ps 1.2 title word('exact NTK-Attention', i).' '.word('forward backward', j).', d = 64', \
      for [i=1:2] for [j=1:2] roof using 'intensity':(pick('gflop_per_s', word('exact ntk', i), word('forward backward', j), 32)) with points lt 4+2*(i-1)+j ps 1.2 title word('exact NTK-Attention', i).' '.word('forward backward', j).', d = 32'
+load 'plots/axes.gp'

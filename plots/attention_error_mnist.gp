@@ -35,6 +35,7 @@ set lmargin at screen 0.06
 set rmargin at screen 0.33
 set title 'error over prefix effect'
 plot for [i=1:num_maps] intervals using 'prefix_len':(both('err_rel_mean', word(maps, i))) with linespoints lt i
+load 'plots/axes.gp'
 set lmargin at screen 0.37
 set rmargin at screen 0.61
 set key inside right bottom Left reverse samplen 1.5
@@ -42,6 +43,7 @@ set title 'its two parts'
 plot for [i=3:6] csv using 'prefix_len':(both('err_mass', word(maps, i))) with lines lt i, \
      for [i=3:6] csv using 'prefix_len':(both('err_mean', word(maps, i))) with lines ls (10+i), \
      NaN with lines lt 8 title 'mass', NaN with lines ls 18 title 'mean'
+load 'plots/axes.gp'
 unset key
 set lmargin at screen 0.76
 set rmargin at screen 0.985
@@ -56,4 +58,5 @@ set ytics () nomirror
 set for [i=1:num_maps] ytics add (word(names, i) i)
 set title sprintf('at m = %d', longest)
 plot for [i=1:num_maps] intervals using (at_longest('err_rel_mean', word(maps, i))):(i):'err_rel_ci_lo':'err_rel_ci_hi' with xerrorbars lt i lw 1.8
+load 'plots/axes.gp'
 unset multiplot

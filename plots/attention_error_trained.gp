@@ -27,6 +27,7 @@ do for [panel=1:2] {
     set ylabel (panel == 1 ? 'error over prefix effect' : '')
     plot for [i=1:5] intervals using 'prefix_len':(pick('err_rel_mean', map, word(trains, i))):'err_rel_ci_lo':'err_rel_ci_hi' with yerrorlines lt i title word(names, i), \
          1 with lines ls 21 title 'no prefix at all'
+    load 'plots/axes.gp'
     set key
 }
 unset multiplot

@@ -16,3 +16,4 @@ plot for [i=1:4] csv using 'feat_dim':(pick('err_rel', word(fam, i), 'none')) wi
      csv using 'feat_dim':(pick('err_rel', 'elu1', 'lstsq')) with points lt 6 ps 1.4 title 'elu1, least squares', \
      csv using 'feat_dim':(pick('err_rel', 'cumulant', 'none')) with points lt 7 ps 1.4 title 'cumulant', \
      1 with lines ls 21 title 'no prefix at all'
+load 'plots/axes.gp'

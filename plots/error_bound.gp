@@ -16,3 +16,4 @@ set format y '10^{%T}'
 plot for [i=1:6] csv using (pick('prefix_len', word(maps, i))*(0.9+0.04*i)):'ratio_max' with points lt i title word(maps, i).', largest', \
      for [i=1:6] csv using (pick('prefix_len', word(maps, i))*(0.9+0.04*i)):'ratio_median' with points lt i ps 0.35, \
      1 with lines ls 21 title 'the bound', NaN with points lt 7 ps 0.35 title 'small: median'
+load 'plots/axes.gp'

@@ -22,6 +22,7 @@ set ylabel 'distance to the linear limit'
 set key at screen 0.44, 0.9 left top
 plot for [i=1:6] csv using 'prefix_len':(pick('distance_pred', real(word(spreads, i)))) with lines ls (10+i), \
      for [i=1:6] csv using 'prefix_len':(pick('distance_rms', real(word(spreads, i)))):'distance_ci_lo':'distance_ci_hi' with yerrorlines lt i title 's = '.word(spreads, i)
+load 'plots/axes.gp'
 unset logscale
 set logscale x
 set format x '%g'
@@ -37,4 +38,5 @@ set key at screen 0.88, 0.9 left top
 parity = dir.'/gaussian_prefix_limit_parity.csv'
 plot for [g=1:4] parity using 'score_std':(deg('shrink_pred', g)) with lines ls (10+g), \
      for [g=1:4] parity using 'score_std':(deg('shrink_mean', g)):'shrink_ci_lo':'shrink_ci_hi' with yerrorbars lt g title sprintf('taylor:%d', g)
+load 'plots/axes.gp'
 unset multiplot

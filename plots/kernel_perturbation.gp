@@ -12,3 +12,4 @@ pick(s, m) = stringcolumn('shift') eq s && column('prefix_len') == m ? column('c
 plot 7 * x with lines ls 20 title 'slope 1', \
      for [i=1:4] csv using 'radius':(pick('adversarial', word(lens, i) + 0)):'change_ci_lo':'change_ci_hi' with yerrorlines lt i title 'adversarial, m = '.word(lens, i), \
      for [i=1:4] csv using 'radius':(pick('random', word(lens, i) + 0)):'change_ci_lo':'change_ci_hi' with yerrorlines lt i pt (word(open, i) + 0) dt (4,3) title 'random, m = '.word(lens, i)
+load 'plots/axes.gp'

@@ -18,3 +18,4 @@ plot for [i=1:4] csv using (share(tokens[i])):'kl_mean':'kl_ci_lo':'kl_ci_hi' wi
      csv using (summary('elu1', 'least squares')):'kl_mean':'kl_ci_lo':'kl_ci_hi' with yerrorbars lt 7 ps 1.2 title 'summary, fitted', \
      csv using (summary('elu1', 'plug-in')):'kl_mean':'kl_ci_lo':'kl_ci_hi' with yerrorbars lt 8 ps 1.2 title 'summary, plug-in', \
      NONE_mean with lines ls 21 title 'no prompt'
+load 'plots/axes.gp'

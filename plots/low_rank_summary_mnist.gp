@@ -15,3 +15,4 @@ plot csv using 'rank':(pick('err_rel_mean', s1)):'err_rel_ci_lo':'err_rel_ci_hi'
      csv using 'rank':(pick('err_rel_mean', s2)):'err_rel_ci_lo':'err_rel_ci_hi' with yerrorlines lt 2 title s2, \
      csv using 'rank':(1-pick('energy_mean', s1) > 0 ? 1-pick('energy_mean', s1) : NaN) with lines ls 11 title 'energy lost, '.s1, \
      csv using 'rank':(1-pick('energy_mean', s2) > 0 ? 1-pick('energy_mean', s2) : NaN) with lines ls 12 title 'energy lost, '.s2
+load 'plots/axes.gp'

@@ -25,12 +25,14 @@ set xrange [0:*]
 unset key
 plot for [i=1:count] curves using (of('step', word(arms, i))):'train_loss' with lines lt i lw 1.6, \
      for [i=1:count] curves using (of('step', word(arms, i))):'val_loss' with lines lt i lw 1.2 dt (2,4)
+load 'plots/axes.gp'
 # Loss against seconds.
 set lmargin at screen 0.345
 set rmargin at screen 0.545
 set xlabel 'seconds of training'
 set ylabel ''
 plot for [i=1:count] curves using (of('time_s', word(arms, i))):'train_loss' with lines lt i lw 1.6
+load 'plots/axes.gp'
 unset logscale y
 set autoscale
 set ytics autofreq
@@ -44,4 +46,5 @@ set format x '10^{%L}'
 set key at screen 0.79, 0.92 left top
 plot for [i=1:count] summary using (of('adapter_params', word(arms, i)) + column('head_params')):'test_accuracy':'test_accuracy_ci_lo':'test_accuracy_ci_hi' \
      with yerrorbars lt i ps 1.1 title word(names, i)
+load 'plots/axes.gp'
 unset multiplot

@@ -26,5 +26,6 @@ do for [panel=1:2] {
          for [i=1:3] csv using 'prefix_len':(pick('rel_err_mean', kernel, word(laws, i))):'rel_err_ci_lo':'rel_err_ci_hi' with yerrorbars lt i ps 0, \
          for [i=1:3] csv using 'prefix_len':(pick('rel_err_rms', kernel, word(laws, i))) with points lt i title word(laws, i).' signs', \
          NaN with lines ls 20 title 'predicted'
+    load 'plots/axes.gp'
 }
 unset multiplot

@@ -13,3 +13,4 @@ pick(name, s, map) = abs(column('sigma') - s) < 1e-9 && stringcolumn('feature')[
 plot for [i=1:3] csv using 'feat_dim':(pick('residual_mean', real(word(sig, i)), 'taylor')):'residual_ci_lo':'residual_ci_hi' with yerrorlines lt i title 'σ = '.word(sig, i).', taylor', \
      for [i=1:3] csv using 'feat_dim':(pick('residual_mean', real(word(sig, i)), 'favor')):'residual_ci_lo':'residual_ci_hi' with yerrorbars lt i pt (4+i) ps 1.1 title 'σ = '.word(sig, i).', favor-orth', \
      for [i=1:3] csv using 'feat_dim':(pick('residual_mean', real(word(sig, i)), 'elu1')):'residual_ci_lo':'residual_ci_hi' with yerrorbars lt i pt 2 ps 1.4 title 'σ = '.word(sig, i).', elu1'
+load 'plots/axes.gp'

@@ -14,3 +14,4 @@ plot for [i=1:words(lens)] csv using 'threshold_share':(column('prefix_len') == 
      for [i=1:words(lens)] csv using 'threshold_share':(column('prefix_len') == real(word(lens, i)) ? column('rel_err_mean') : NaN) with lines lt i, \
      for [i=1:words(lens)] csv using 'threshold_share':(column('prefix_len') == real(word(lens, i)) ? column('rel_err_pred') : NaN) with lines ls (10+i), \
      NaN with lines ls 20 title 'predicted'
+load 'plots/axes.gp'

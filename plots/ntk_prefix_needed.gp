@@ -26,5 +26,6 @@ do for [panel=1:2] {
          csv using 'inv_lambda':(pick('prefix_len_close', kernel)) with points lt 1 title 'close to the limit', \
          csv using 'inv_lambda':(hollow(kernel)) with points lt 1 pt 6 title 'extrapolated', \
          csv using 'inv_lambda':(pick('prefix_len_definite', kernel)) with points lt 2 title 'definite'
+    load 'plots/axes.gp'
 }
 unset multiplot

@@ -15,3 +15,4 @@ set xlabel 'tokens that count (m; m - 1 for H; m/2 mirrored) over those of full 
 plot smaller(x, 1) with lines ls 20 title 'formulas', \
      for [i=1:3] csv using (prefix(0) / tokens(0)):(share('full', word('random positive mirrored', i))) with points lt i title 'K, '.word('random positive mirrored', i).' signs', \
      for [i=1:3] csv using (prefix(0) / tokens(0)):(share('key', word('random positive mirrored', i))) with points lt (i+3) title 'H, '.word('random positive mirrored', i).' signs'
+load 'plots/axes.gp'

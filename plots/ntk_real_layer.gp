@@ -14,3 +14,4 @@ plot for [i=1:2] csv using 'prefix_len':(pick('limit_err_mean', word(laws, i))):
      for [i=1:2] csv using 'prefix_len':(pick('tokens_change_mean', word(laws, i))):'tokens_change_ci_lo':'tokens_change_ci_hi' with yerrorbars lt (i+2) pt (i == 1 ? 6 : 13) ps (i == 1 ? 1.5 : 0.5) title 'by input tokens, '.word(laws, i), \
      for [i=1:2] csv using 'prefix_len':(pick('tokens_change_pred', word(laws, i))) with lines ls (12+i), \
      NaN with lines ls 20 title 'predicted'
+load 'plots/axes.gp'

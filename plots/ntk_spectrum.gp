@@ -20,6 +20,7 @@ pick(kernel, d) = stringcolumn('part') eq 'limit' && stringcolumn('kernel') eq k
 plot for [d=2:4] csv using 'num_samples':(pick('full', d)):'ci_lo':'ci_hi' with yerrorbars lt (d-1), \
      for [d=2:4] csv using 'num_samples':(pick('full', d)) with linespoints lt (d-1) title sprintf('K*, d = %d', d), \
      for [d=2:4] csv using 'num_samples':(pick('key', d)) with lines ls (9+d) title sprintf('H*, d = %d', d)
+load 'plots/axes.gp'
 set lmargin at screen 0.50
 set rmargin at screen 0.83
 unset logscale y
@@ -36,4 +37,5 @@ fin(name, kernel) = stringcolumn('part') eq 'finite' && stringcolumn('kernel') e
 plot csv using 'prefix_len':(fin('value', 'full')):'ci_lo':'ci_hi' with yerrorlines lt 1 title 'K', \
      csv using 'prefix_len':(fin('value', 'key')):'ci_lo':'ci_hi' with yerrorlines lt 2 title 'H', \
      1 with lines ls 20 title 'limit'
+load 'plots/axes.gp'
 unset multiplot

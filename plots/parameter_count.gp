@@ -15,3 +15,4 @@ set arrow from 1, graph 0 to 1, graph 1 nohead ls 21
 models = "'ViT-B/16' 'decoder 6B (28 x 32 x 128)' 'decoder 1B (grouped heads)'"
 pick(name, m) = stringcolumn('model') eq m && stringcolumn('method') ne 'break-even' ? column(name) : NaN
 plot for [i=1:3] csv using (pick('share_of_summary', word(models, i))):(($0 - (i-1)*21)+1):ytic(stringcolumn('method').': '.stringcolumn('setting')) with points lt i ps 1.1 title word(models, i)
+load 'plots/axes.gp'

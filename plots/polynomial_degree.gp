@@ -23,5 +23,6 @@ do for [panel=1:3] {
     plot for [i=1:3] csv using 'log10_eps':(pick(word(cols, i), b)) with linespoints lt i title word(names, i), \
          csv using 'log10_eps':(pick('taylor_guarantee', b)) with lines ls 11 title word(names, 4), \
          csv using 'log10_eps':(pick('aggarwal_alman', b)) with lines ls 17 title word(names, 5)
+    load 'plots/axes.gp'
 }
 unset multiplot

@@ -29,6 +29,7 @@ do for [row=1:2] {
         if (row == 2 || col < 3) { unset key }
         plot for [i=1:5] csv using 'prefix_len':(pick('error_mean', v, u, word(maps, i))):'error_ci_lo':'error_ci_hi' with yerrorlines lt i title word(names, i), \
              20*x**-0.5 with lines ls 20 title 'm^{-1/2}'
+        load 'plots/axes.gp'
     }
 }
 unset multiplot

@@ -10,3 +10,4 @@ set ylabel 'relative error'
 names = 'both value key'
 plot for [i=1:3] csv using 'step':(stringcolumn('path') eq word(names, i) ? column('rel_err') : NaN) with points lt i title (i == 1 ? 'all of it' : i == 2 ? 'values only' : 'keys only'), \
      x**2 with lines ls 20 title 'h^2', 2e-16 / x with lines ls 21 title 'ε / h'
+load 'plots/axes.gp'

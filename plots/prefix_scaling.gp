@@ -24,6 +24,7 @@ half(law, name) = stringcolumn('signs') ne law ? NaN : (first == 0 ? (first = 1,
 plot csv using 'prefix_len':(half('mirrored', 'distance_full_mean')) with lines ls 21, \
      for [i=1:3] csv using 'prefix_len':(pick(word(laws, i), 'distance_full_mean')):'distance_full_ci_lo':'distance_full_ci_hi' with yerrorlines lt i, \
      csv using 'prefix_len':(pick('mirrored', 'distance_key_mean')):'distance_key_ci_lo':'distance_key_ci_hi' with yerrorlines lt 4
+load 'plots/axes.gp'
 set lmargin at screen 0.47
 set rmargin at screen 0.755
 set title 'held-out loss'
@@ -33,4 +34,5 @@ plot csv using 'prefix_len':(pick('mirrored', 'heldout_limit')) with lines ls 20
      for [i=1:3] csv using 'prefix_len':(pick(word(laws, i), 'heldout_mean')):'heldout_ci_lo':'heldout_ci_hi' with yerrorlines lt i title word(laws, i).' signs', \
      NaN with linespoints lt 4 title 'mirrored, to H*', \
      NaN with lines ls 21 title 'slope −1/2'
+load 'plots/axes.gp'
 unset multiplot

@@ -20,6 +20,7 @@ set format y '10^{%T}'
 unset key
 plot csv using 'prefix_len':(pick('mirrored', 'heldout_limit')) with lines ls 20, \
      for [i=1:3] csv using 'prefix_len':(pick(word(laws, i), 'heldout_mean')):'heldout_ci_lo':'heldout_ci_hi' with yerrorlines lt i
+load 'plots/axes.gp'
 set lmargin at screen 0.47
 set rmargin at screen 0.755
 set title 'test accuracy'
@@ -30,4 +31,5 @@ set yrange [0:1]
 set key at screen 0.77, 0.88 left top vertical
 plot csv using 'prefix_len':(pick('mirrored', 'accuracy_limit')) with lines ls 20 title 'K* dynamics', \
      for [i=1:3] csv using 'prefix_len':(pick(word(laws, i), 'accuracy_mean')) with linespoints lt i title word(laws, i).' signs'
+load 'plots/axes.gp'
 unset multiplot

@@ -23,5 +23,6 @@ do for [panel=1:3] {
     set xrange [0.3:(panel == 1 ? 3.2 : 4.2)]
     if (panel < 3) { unset key } else { set key at screen 0.885, 0.88 left top vertical }
     plot for [i=1:4] csv using (column('prefix_len') / (word(ns, i) + 0.0)):(pick(law, targets, word(ns, i) + 0, 'success_rate')):'success_ci_lo':'success_ci_hi' with yerrorlines lt i title 'n = '.word(ns, i)
+    load 'plots/axes.gp'
 }
 unset multiplot

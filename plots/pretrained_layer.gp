@@ -17,6 +17,7 @@ set ylabel "relative distance from the limit"
 unset key
 plot for [i=1:2] csv using (law('prefix_len', word(laws, i))):'limit_err_mean':'limit_err_ci_lo':'limit_err_ci_hi' with yerrorlines lt i, \
      E_min * sqrt(M_min / x) with lines ls 20
+load 'plots/axes.gp'
 set lmargin at screen 0.52
 set rmargin at screen 0.80
 unset logscale y
@@ -25,4 +26,5 @@ set yrange [0.5:*]
 set key at screen 0.81, 0.92 left top
 plot for [i=1:2] csv using (law('prefix_len', word(laws, i))):'loss_per_predicted_mean':'loss_per_predicted_ci_lo':'loss_per_predicted_ci_hi' with yerrorlines lt i title word(laws, i).' signs', \
      1 with lines ls 21
+load 'plots/axes.gp'
 unset multiplot

@@ -20,6 +20,7 @@ set logscale y
 set format y '10^{%T}'
 unset key
 plot for [i=1:3] csv using 'prefix_len':(pick(word(laws, i), 'movement_rms_mean')):'movement_rms_ci_lo':'movement_rms_ci_hi' with yerrorlines lt i
+load 'plots/axes.gp'
 set lmargin at screen 0.47
 set rmargin at screen 0.755
 set title 'loss after 30 steps'
@@ -30,4 +31,5 @@ set yrange [0:2.5]
 set key at screen 0.77, 0.88 left top vertical
 plot 1 with lines ls 21, \
      for [i=1:3] csv using 'prefix_len':(pick(word(laws, i), 'loss_per_predicted_mean')):'loss_per_predicted_ci_lo':'loss_per_predicted_ci_hi' with yerrorlines lt i title word(laws, i).' signs'
+load 'plots/axes.gp'
 unset multiplot

@@ -12,3 +12,4 @@ maps = 'taylor:1 taylor:3 split:2 taylor:1@centred taylor:3@centred split:2@cent
 names = "taylor:1 taylor:3 split:2 'taylor:1, centred' 'taylor:3, centred' 'split:2, centred' cumulant"
 pick(name, map) = stringcolumn('feature') eq map && column('score_mean') > 0 ? column(name) : NaN
 plot for [i=1:7] csv using 'score_mean':(pick('error_median', word(maps, i))):'error_ci_lo':'error_ci_hi' with yerrorlines lt i title word(names, i)
+load 'plots/axes.gp'

@@ -19,6 +19,7 @@ plot csv using 'prefix_len':'score_max_mean':'score_max_ci_lo':'score_max_ci_hi'
      csv using 'prefix_len':'log_weight_mean':'log_weight_ci_lo':'log_weight_ci_hi' with yerrorlines lt 3 title 'max |ln(m S)|', \
      csv using 'prefix_len':'bound' with lines ls 12 title 'B', \
      csv using 'prefix_len':'bound_log_m' with lines ls 14 title 'B with log m'
+load 'plots/axes.gp'
 set lmargin at screen 0.46
 set rmargin at screen 0.75
 set key at screen 0.78, 0.50 left top
@@ -28,4 +29,5 @@ plot csv using 'prefix_len':'fail_rate' with linespoints lt 2 title 'score above
      csv using 'prefix_len':'fail_rate_log_m' with linespoints lt 4 title 'above B with log m', \
      csv using 'prefix_len':'weight_fail_rate' with linespoints lt 6 title 'S outside e^{±2B}/m', \
      0.1 with lines ls 21 title 'δ'
+load 'plots/axes.gp'
 unset multiplot

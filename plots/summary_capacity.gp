@@ -12,3 +12,4 @@ set arrow from 1, graph 0 to 1, graph 1 nohead ls 21
 pick(name, map) = stringcolumn('method') eq map ? column(name) : NaN
 meth = 'elu1 taylor:2 prefix'
 plot for [i=1:3] csv using (column('queries')/column('size')):(pick('residual_mean', word(meth, i))) with points lt i ps 1 title word(meth, i)
+load 'plots/axes.gp'

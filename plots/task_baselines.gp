@@ -14,3 +14,4 @@ set key at graph 0.5, screen 0.06 center horizontal maxrows 1 width -4
 pick(name, b) = stringcolumn('baseline') eq b ? column(name) : NaN
 plot for [i=1:3] csv using (pick('test_accuracy', word(baselines, i))):(int($0 / 3)):'test_accuracy_ci_lo':'test_accuracy_ci_hi':ytic(stringcolumn('task').', '.stringcolumn('backbone')) \
      with xerrorbars lt i ps 1.2 title word(names, i)
+load 'plots/axes.gp'

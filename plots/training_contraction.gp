@@ -21,6 +21,7 @@ pick(i, name) = stringcolumn('instance') eq i ? column(name) : NaN
 plot 1 with lines ls 21, \
      csv using (at(stringcolumn('lambda')) - 0.12):(pick('generic', 'decrease_min')) with points lt 1 title 'random data', \
      csv using (at(stringcolumn('lambda')) + 0.12):(pick('square', 'decrease_min')) with points lt 2 title 'square'
+load 'plots/axes.gp'
 set lmargin at screen 0.53
 set rmargin at screen 0.78
 unset logscale y
@@ -36,4 +37,5 @@ plot dir.'/training_contraction_curve.csv' using 'step':'loss_ratio' with lines 
      '' using 'step':'linearised' with lines ls 20 title 'linearised', \
      '' using 'step':'bound_key' with lines ls 11 title 'bound with H*', \
      '' using 'step':'bound_full' with lines ls 13 title 'bound with K*'
+load 'plots/axes.gp'
 unset multiplot

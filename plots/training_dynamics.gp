@@ -18,3 +18,4 @@ scaled(m, name) = (column('prefix_len') == m && column('trial') == 0) ? (column(
 plot for [i=1:words(lens)] curve using 'kernel_time':(scaled(word(lens, i) + 0, 'loss')) with lines lt i title 'm = '.word(lens, i), \
      for [i=1:words(lens)] curve using 'kernel_time':(scaled(word(lens, i) + 0, 'loss_linearised')) with lines ls (10 + i), \
      NaN with lines ls 20 title 'linearised'
+load 'plots/axes.gp'

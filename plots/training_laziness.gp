@@ -28,5 +28,6 @@ do for [panel=1:2] {
     plot for [i=1:3] csv using 'prefix_len':(through(i, name.'_mean', panel)) with lines ls (10 + i), \
          for [i=1:3] csv using 'prefix_len':(pick(word(laws, i), name.'_mean')):name.'_ci_lo':name.'_ci_hi' with yerrorbars lt i title word(laws, i).' signs', \
          NaN with lines ls 20 title 'predicted power'
+    load 'plots/axes.gp'
 }
 unset multiplot

@@ -84,9 +84,7 @@ static void test_run(void **state)
     expect(sh(*state, "cat > prog <<'END'\n#!/bin/sh\nall=\"$*\"\ncase $all in *--fail*) exit 1 ;; esac\n"
                       "while [ $# -gt 0 ]; do case $1 in --out) out=$2 ;; --verdicts) v=$2 ;; esac; shift; done\n"
                       "echo \"$all\" > \"$out\"; echo 2500000 > \"$PREFIX_NTK_USAGE\";"
-                      "echo 'T2,row,q,<= 1,,,,,not tested,read,prog,stem.svg,exact,T3 row' > \"$v\"
-END
-"
+                      "echo 'T2,row,q,<= 1,,,,,not tested,read,prog,stem.svg,exact,T3 row' > \"$v\"\nEND\n"
                       "chmod +x prog && cat > paper_notes.md <<'END'\n### T2. Title\n\n"
                       "| row | quantity | rule | verdict | measured | run |\n|---|---|---|---|---|---|\n"
                       "| row | q | <= 1 | not tested | | stem |\n| far | q | <= 1 | | | other |\nEND\n"), 0, "");
