@@ -96,7 +96,7 @@ kernel = $(foreach i,$(ISAS),$(patsubst %.c,$(O)/%.$(i).o,$(wildcard $(1)/*_kern
 
 LIB_OBJS := $(foreach d,common theory attention,$(call plain,$(d)) $(call kernel,$(d)))
 # What programs stand on beside the library, lowest room first.
-ROOMS     := processes data transformer cli approximation
+ROOMS     := processes data transformer cli approximation report
 ROOM_OBJS := $(foreach d,$(ROOMS),$(call plain,$(d)) $(call kernel,$(d)))
 SUP_OBJS := $(call plain,tests/support)
 
@@ -456,12 +456,12 @@ VERIFY_ARGS = $(ROWS_ARGS) --timed=$(subst $(space),$(comma),$(strip $(TIMED))) 
 APPENDIX := $(wildcard docs/derivations.md)
 
 $(PAGE): $(BUILD)/bin/report $(BUILD)/bin/verify $(TABLES) $(call DRAWN,$(RUNS)) paper_notes.md $(APPENDIX) docs/report.css \
-  docs/explore.md docs/explore.js experiments/provenance.sh
+  docs/explore.md docs/explore.js docs/figures.js docs/rules_history.md experiments/provenance.sh
 	@mkdir -p $(@D)
 	@BUILD=$(BUILD) VERSION=$(VERSION) CC="$(CC)" experiments/provenance.sh $(PROFILE) > $(RESULTS)/provenance.json.part
 	@mv -f $(RESULTS)/provenance.json.part $(RESULTS)/provenance.json
 	@$(BUILD)/bin/report $(ROWS_ARGS) --profile $(PROFILE) --figures $(FIGURES) --plots plots --explore docs/explore.md \
-	  $(APPENDIX:%=--appendix %) --out $(@D)/report.md
+	  --history docs/rules_history.md $(APPENDIX:%=--appendix %) --out $(@D)/report.md
 	@pandoc --from markdown --to html5 --standalone --self-contained --mathml --toc --toc-depth=1 --columns=100000 \
 	  --css docs/report.css --resource-path=.:$(FIGURES) --output $@.part $(@D)/report.md
 	@mv -f $@.part $@

@@ -13,3 +13,4 @@ set yrange [0.05:20]
 intervals = dir.'/attention_error_schedule_intervals.csv'
 plot intervals using 'prefix_len':'err_rel_mean':'err_rel_ci_lo':'err_rel_ci_hi' with yerrorlines lt 3 title '40,000 steps', \
      1 with lines ls 21 title 'no prefix at all'
+load 'plots/axes.gp'

@@ -13,3 +13,4 @@ forms = "'released, causal' 'released, no mask' 'library, causal' 'library, no m
 pick(name, f) = stringcolumn('form') eq f ? (column(name) > 1e-4 ? column(name) : 1.1e-4) : NaN
 plot for [i=1:4] csv using (column('score_std') * (0.85 + 0.1 * i)):(pick('share_of_rows_wrong', word(forms, i))) with linespoints lt i ps 1 title word(forms, i), \
      for [i=1:4] csv using (column('score_std') * (0.85 + 0.1 * i)):(pick('share_without_gradient', word(forms, i))) with linespoints ls (10+i) title word(forms, i).', gradient'
+load 'plots/axes.gp'

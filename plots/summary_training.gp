@@ -17,6 +17,7 @@ set ylabel 'share'
 seg(name) = stringcolumn('question') eq 'convexity' ? column('share') : NaN
 at(name) = stringcolumn('case') eq 'segments in Z above their chord' ? 1 : 2
 plot csv using (at('case')):(seg('share')) with points lt 1 ps 1.6
+load 'plots/axes.gp'
 set lmargin at screen 0.50
 set rmargin at screen 0.98
 set title 'problems fitted'
@@ -27,4 +28,5 @@ unset ylabel
 cap(name) = stringcolumn('question') eq 'capacity' ? column('share') : NaN
 set arrow from 6, -0.03 to 6, 1.05 nohead ls 21
 plot csv using 'queries':(cap('share')) with linespoints lt 2 ps 1.4
+load 'plots/axes.gp'
 unset multiplot

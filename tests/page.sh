@@ -1,6 +1,7 @@
 #!/bin/sh
 # The report in a browser, at the widths of a phone and of a desk: no horizontal scroll, no missing image, every internal
-# link leads somewhere, no script error; and its computed numbers against the C programs.
+# link leads somewhere, no script error, a row opens, a figure tells its values; its computed numbers against the C programs,
+# and the values of its figures against the tables.
 #
 #   tests/page.sh PAGE BIN      PAGE: index.html; BIN: the folder of the programs
 #
@@ -12,6 +13,7 @@ page=$1 bin=$2
 
 if command -v node > /dev/null; then
     node "$root/tests/page_numbers.js" "$bin"
+    node "$root/tests/page_figures.js" "$(dirname "$page")/../figures" "$(dirname "$page")/../results"
 else
     echo "page: numbers skipped: no node"
 fi
@@ -25,7 +27,12 @@ grep -o 'href="#[^"]*"' "$page" | sed 's/href="#//; s/"$//' | sort -u > "$work/l
 grep -o ' id="[^"]*"' "$page" | sed 's/ id="//; s/"$//' | sort -u > "$work/ids"
 dead=$(comm -23 "$work/links" "$work/ids")
 [ -z "$dead" ] || { echo "page: links that lead nowhere:" $dead >&2; exit 1; }
-echo "page: $(wc -l < "$work/links") internal links resolve, no missing image"
+for file in $(grep -o 'href="\.\./[^"]*"' "$page" | sed 's/href="//; s/"$//' | sort -u); do
+    [ -f "$(dirname "$page")/$file" ] || { echo "page: a link to a file that is not there: $file" >&2; exit 1; }
+done
+figures=$(grep -c '<svg ' "$page" || true)
+[ "$figures" -gt 0 ] || { echo "page: no figures" >&2; exit 1; }
+echo "page: $(wc -l < "$work/links") internal links resolve, $figures figures, no missing image"
 
 browser=
 for name in chromium chromium-browser google-chrome; do
@@ -43,9 +50,18 @@ window.addEventListener('load', () => {
   const wide = [...document.querySelectorAll('body *')]
     .filter((e) => e.getBoundingClientRect().right > width + 1 && !scrolls(e))
     .map((e) => e.parentElement.tagName + '>' + e.tagName + ' ' + e.textContent.slice(0, 30));
+  // The pointer on a mark of the first figure, and a link to a row.
+  const svg = document.querySelector('.figure svg'), mark = svg.querySelector('use[transform*="scale(4"], use[transform*="scale(3"]');
+  const at = mark ? mark.getBoundingClientRect() : svg.getBoundingClientRect();
+  svg.dispatchEvent(new PointerEvent('pointermove', { clientX: at.left + at.width / 2, clientY: at.top + at.height / 2, bubbles: true }));
+  const shown = (document.querySelector('.figure .values:not([hidden])') || {}).textContent || 'none';
+  const row = document.querySelector('.verdict-rows details');
+  location.hash = row.id;
+  dispatchEvent(new HashChangeEvent('hashchange'));
   parent.postMessage('measured ' + (document.documentElement.scrollWidth > width ? 'scrolls ' + wide.slice(0, 8) : 'fits') +
     ', broken images ' + broken.length + ' ' + broken + ', errors ' + window.errors +
-    ', lambda ' + document.getElementById('x-lambda').textContent, '*');
+    ', row ' + (row.open ? 'opens' : 'stays shut') + ', lambda ' + document.getElementById('x-lambda').textContent +
+    ', pointer ' + shown, '*');
 });
 END
 cat > "$work/count.js" <<'END'
@@ -70,7 +86,7 @@ END
     chromium --window-size=1300,1700 --virtual-time-budget=20000 --dump-dom |
         grep -o '<title>measured[^<]*' | sed 's/<title>//' > "$work/found" || true
     case $(cat "$work/found") in
-    "measured fits, broken images 0 , errors 0, lambda "[0-9]*) echo "page: $width pixels: $(cat "$work/found")" ;;
+    "measured fits, broken images 0 , errors 0, row opens, lambda "[0-9]*", pointer prefix length m: "*) echo "page: $width pixels: $(cat "$work/found")" ;;
     *) echo "page: $width pixels: $(cat "$work/found")" >&2; exit 1 ;;
     esac
     chromium --window-size="$width,1600" --screenshot="$(dirname "$page")/screen-$width.png" > /dev/null

@@ -364,21 +364,29 @@ static void test_page(void **state)
     put_rows(*state, slope_row, constant_row, "");
     scratch_file(*state, "sweep.csv", "# program=conv version=0.1.0 seed=7 blas=\"OpenBLAS x y\"\n# options: --dim 3\n"
                                       "name,m,b\n\"x, y\",4096,\nz,16,1\nz,16,2\n");
-    scratch_file(*state, "sweep.svg", "<svg/>");
+    scratch_file(*state, "sweep.svg", "<?xml?>\n\n<svg id=\"a\"><use href='#b'/></svg>\n");
     scratch_file(*state, "provenance.json", "{\"started\": \"2026-01-02T03:04:05Z\", \"machine\": {\"cpu\": \"C 1\", \"cpus\": 2}, "
-                                            "\"runs\": {\"sweep\": 3}}");
+                                            "\"runs\": {\"sweep\": 3}, \"peak_bytes\": {\"sweep\": 2000000}}");
+    scratch_file(*state, "h.md", "# History\n\n## T2/slope\n\n| commit | date | rule | verdict | measured | change |\n|---|---|---|---|---|---|\n"
+                                 "| abc1234 | 2026-01-01 | >= 0 | not tested |  | first |\n"
+                                 "| def5678 | 2026-01-02 | in [-0.55, -0.45] | supported | -0.5 | rule |\n\n## T2/other\n");
     scratch_file(*state, "sweep.gp", "# Caption: The error of $K_m$\n#   against $m$.\n# From @min(m) to @max(m): @values(m); @max(c) a@b.\nplot\n");
     const char *folder = scratch_path(*state, ""), *appendix = scratch_file(*state, "a.md", "# Proofs\n\n```\n# code\n```\n");
     struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures", folder,
                                    "--plots", folder, "--runs", "sweep,bounds", "--profile", "smoke", "--explore",
-                                   scratch_file(*state, "e.md", "# Explore\n"), "--appendix", appendix, NULL);
+                                   scratch_file(*state, "e.md", "# Explore\n"), "--appendix", appendix, "--history",
+                                   scratch_path(*state, "h.md"), NULL);
     assert_int_equal(o.code, 0);
     static const char *const wanted[] = {
         "[[1]{.count} [supported]{.verdict .supported}", "[[0]{.count} [contradicted]", "[[1]{.count} [no run]{.verdict .no-run}",
         "## T2. Convergence of $K_m$ {#T2}", "[−0.4987]{.number} [\\[−0.5031, −0.4942\\]]{.interval}", "| [sweep](#fig-sweep) |",
-        "![](sweep.svg)", "The error of $K_m$\nagainst $m$.\nFrom 16 to 4096: 16, 4096; ? a@b.\n", "- The run `bounds` has no table.", "- blas: `OpenBLAS x y`",
-        "- options: `--dim 3`", "## Proofs", "\n# code\n", "- **1 confirmed in every row that is decided**: [T2](#T2)\n",
-        "- **1 open**: [F1](#F1)\n", "subtitle: \"What holds, what does not, what to use", ", smoke profile, 2026-01-02\"",
+        "<svg role=\"img\" aria-label=\"figure sweep\" id=\"sweep-a\"><use href='#sweep-b'/></svg>", "The error of $K_m$\nagainst $m$.\nFrom 16 to 4096: 16, 4096; ? a@b.\n", "- The run `bounds` has no table.", "- blas: `OpenBLAS x y`",
+        "- options: `--dim 3`", "## Proofs", "\n# code\n",
+        "| [T2](#T2) | It converges. | [holds as far as decided]{.verdict .supported} | 1 supported, 1 inconclusive |",
+        "| [F1](#F1) |  | [not tested]{.verdict .not-tested} |", "subtitle: \"arXiv:2406.14036, measured: what holds", ", smoke profile, 2026-01-02\"",
+        "<details class=\"row\" id=\"row-T2-slope\">", "**History.** 2026-01-01 (abc1234): ≥ 0, not tested, first; 2026-01-02 (def5678): ",
+        "`make claim ID=T2 PROFILE=smoke`; [its command](#run-sweep), [table](../results/sweep.csv), [figure](#fig-sweep)",
+        "- [sweep]{#run-sweep} ([table](../results/sweep.csv), 3 s, 2 MB):",
         "- machine: cpu `C 1`, cpus 2\n", "# Explore\n", "Of 3 rows, each decided once, **3 are preregistered**", "| preregistered | ",
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
@@ -390,28 +398,45 @@ static void test_page(void **state)
     outcome_free(&o);
 }
 
-/* The answer takes its words from the verdicts. */
+/* The answer and the headlines take their words from the verdicts; another profile borrows the ledger's. */
 static void test_answer(void **state)
 {
     static const char text[] =
         "# Theory\n\n### T2. Kernel\n\n**Source.** read.\n" TABLE_HEAD "| slope-full-random | slope | in [-0.55, -0.45] | | | sweep |\n\n"
-        "### T14. Longer\n\n**Source.** read.\n" TABLE_HEAD "| heldout-random | slope | <= 0 | | | sweep |\n\n"
-        "### M4. Time\n\n**Source.** read.\n" TABLE_HEAD "| time-ntk-forward | slope | in [-0.05, 0.05] | | | sweep |\n";
-    scratch_file(*state, "ledger.md", text);
+        "### T14. Longer\n\n**Statement.** $|x|$ a | b.\n\n**Headline.** `heldout-random`.\n\n**Source.** read.\n" TABLE_HEAD
+        "| heldout-random | slope | <= 0 | | | sweep |\n| other | slope | <= 5 | | | sweep |\n\n"
+        "### M4. Time\n\n**Source.** read.\n" TABLE_HEAD "| time-ntk-forward | slope | in [-0.05, 0.05] | %s | 0.01 [0, 0.02] | sweep |\n";
+    char ledger[2048];
     put_rows(*state, "T2,slope-full-random,s,\"in [-0.55, -0.45]\",-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n",
-             "T14,heldout-random,s,<= 0,1.99,1.97,2.01,9,contradicted,read,conv,sweep.svg\n", "");
+             "T14,heldout-random,s,<= 0,1.99,1.97,2.01,9,contradicted,read,conv,sweep.svg\n",
+             "T14,other,s,<= 5,1.99,1.97,2.01,9,supported,read,conv,sweep.svg\n");
     const char *folder = scratch_path(*state, "");
-    struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures", folder,
-                                   "--plots", folder, "--runs", "sweep", "--profile", "default", NULL);
-    assert_int_equal(o.code, 0);
-    static const char *const wanted[] = {
-        "as the prefix grows? [yes]{.verdict .supported} [−0.4987]{.number}", "random signs? [no]{.verdict .contradicted} [1.99",
-        "of the prefix length? [no run]{.verdict .no-run} ([M4](#M4), slope)", "- **1 confirmed in every row**: [T2](#T2)\n",
-        "- **1 refuted in every row that is decided**: [T14](#T14)\n",
+    static const struct { const char *profile, *verdict, *wanted[6]; } cases[] = {
+        { "default", "", {
+            "as the prefix grows [yes]{.verdict .supported} [−0.4987]{.number}", "random signs [no]{.verdict .contradicted} [1.99",
+            "with the prefix [no run]{.verdict .no-run} ([M4](#M4))\n", "| [holds]{.verdict .supported} | 1 supported |",
+            "| [T14](#T14) | $\\vert x\\vert $ a \\| b. | [does not hold]{.verdict .contradicted} | 1 supported, 1 contradicted |" } },
+        { "smoke", "supported", { "with the prefix [yes]{.verdict .supported} [0.01]{.number} [\\[0, 0.02\\]]{.interval} exponent",
+            "([M4](#M4)†)\n", "† Not decided in this profile" } },
     };
-    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
-        if (!strstr(o.out, wanted[i])) { print_error("the page lacks: %s\n", wanted[i]); fail(); }
-    outcome_free(&o);
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        snprintf(ledger, sizeof ledger, text, cases[c].verdict);
+        scratch_file(*state, "ledger.md", ledger);
+        struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures",
+                                       folder, "--plots", folder, "--runs", "sweep", "--profile", cases[c].profile, NULL);
+        assert_int_equal(o.code, 0);
+        for (size_t i = 0; cases[c].wanted[i]; i++)
+            if (!strstr(o.out, cases[c].wanted[i])) { print_error("the page lacks: %s\n", cases[c].wanted[i]); fail(); }
+        outcome_free(&o);
+    }
+    /* A headline that names no row of its entry is refused. */
+    char *name = strstr(ledger, "`heldout-random`");
+    assert_non_null(name);
+    memcpy(name, "`heldout-rundom`", strlen("`heldout-rundom`"));
+    scratch_file(*state, "ledger.md", ledger);
+    struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures", folder,
+                                   "--plots", folder, NULL);
+    CHECK_REFUSAL(o, 3, "report", "the Headline of T14 names a row it does not have: heldout-rundom");
 }
 
 /* Agreement, drift, another verdict, missing rows. */

@@ -1,0 +1,72 @@
+/* Figures, in the page itself, so that docs/figures.js can say what lies under the pointer. */
+#include "report/page.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/caption.h"
+#include "cli/text_file.h"
+
+/* The lines of RUN.gp's leading comment from "# Caption:" on, numbers filled in from RUN.csv. */
+static void put_caption(const struct page *p, const char *run)
+{
+    char path[PAGE_PATH_SIZE], table[PAGE_PATH_SIZE];
+    snprintf(path, sizeof path, "%s/%s.gp", p->plots, run);
+    snprintf(table, sizeof table, "%s/%s.csv", p->results, run);
+    char *text = text_file_read(path);
+    bool inside = false;
+    for (char *line = text, *next; line && *line == '#'; line = next) {
+        next = strchr(line, '\n');
+        if (next) *next++ = '\0';
+        line += strspn(line, "# \t");
+        if (!strncmp(line, "Caption:", 8)) { inside = true; line += 8 + strspn(line + 8, " "); }
+        if (!inside) continue;
+        if (caption_put(line, table, p->out)) cli_warn(p->common, "%s: the caption names a column that %s has not", path, table);
+        fputc('\n', p->out);
+    }
+    free(text);
+}
+
+/* Length of the beginning of an id or of a reference to one at `at`, else 0: id='x', href='#x', url(#x). */
+static size_t names_id(const char *at)
+{
+    static const char *const forms[] = { " id='", " id=\"", "href='#", "href=\"#", "url(#" };
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+        if (!strncmp(at, forms[i], strlen(forms[i]))) return strlen(forms[i]);
+    return 0;
+}
+
+/* The <svg> element of a file. Gnuplot gives all figures the same ids, which one page must not have: they get the figure's
+ * name. Without blank lines, which would end the block. */
+static void put_svg(const struct page *p, const char *name, const char *text)
+{
+    const char *at = strstr(text, "<svg");
+    if (!at) return;
+    fprintf(p->out, "```{=html}\n<svg role=\"img\" aria-label=\"figure %s\"", name);
+    for (at += strlen("<svg"); *at; at++) {
+        const size_t form = names_id(at);
+        if (form) {
+            fprintf(p->out, "%.*s%s-", (int)form, at, name);
+            at += form - 1;
+        } else if (!(*at == '\n' && at[1] == '\n')) {
+            fputc(*at, p->out);
+        }
+    }
+    fputs("```\n", p->out);
+}
+
+void put_figure(struct page *p, size_t run)
+{
+    const char *name = p->run[run];
+    char path[PAGE_PATH_SIZE];
+    snprintf(path, sizeof path, "%s/%s.svg", p->figures, name);
+    char *svg = p->shown[run] ? NULL : text_file_read(path);
+    if (!svg) return;
+    p->shown[run] = true;
+    fprintf(p->out, "\n:::: {.figure #fig-%s}\n", name);
+    put_svg(p, name, svg);
+    fprintf(p->out, "\n::: caption\n**%s.** ", name);
+    put_caption(p, name);
+    fputs(":::\n::::\n\n", p->out);
+    free(svg);
+}
