@@ -35,7 +35,7 @@ function panelAt(panels, x, y, slack) {
 }
 
 /* The marks of an SVG's text that lie in a panel, with the title of their series ('' when gnuplot has none). A mark beside
- * a text of its own series is the key's; one of size 0 is that of a bar. */
+ * a text of its own series is the key's; one of size 0 is that of a bar, a white one the ground of another. */
 function marksOf(source, panels) {
   const marks = [], colours = {};
   const place = /translate\(\s*([-\d.]+)[, ]\s*([-\d.]+)\s*\)/;
@@ -44,7 +44,7 @@ function marksOf(source, panels) {
     const key = (group.match(/<g transform=["']translate\([^>]*>\s*<text/g) || []).map((g) => +place.exec(g)[2]);
     for (const use of group.match(/<use [^>]*gpPt\d+[^>]*>/g) || []) {
       const at = place.exec(use), colour = (/color=["']([^"']*)/.exec(use) || [])[1];
-      if (!at || /scale\(0[.0]*\)/.test(use)) continue;
+      if (!at || /scale\(0[.0]*\)/.test(use) || /^#ffffff$/i.test(colour)) continue;
       const x = +at[1], y = +at[2], panel = panelAt(panels, x, y, 0.01);
       if (key.some((t) => Math.abs(t - y) < 8)) {
         if (title && colour) colours[colour] = title;
