@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gsl/gsl_errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -46,5 +47,35 @@ int input_file_read(FILE *file, void *buffer, size_t size, const char *too_short
     if (fread(buffer, 1, size, file) == size) return GSL_SUCCESS;
     if (!ferror(file)) return refuse(why, GSL_EINVAL, "%s", too_short);
     const int error = errno ? errno : EIO;
-    return refuse(why, error == ENOMEM ? GSL_ENOMEM : REASON_SYSTEM, "%s", error == ENOMEM ? "out of memory" : strerror(error));
+    return refuse(why, error == ENOMEM ? GSL_ENOMEM : REASON_SYSTEM, "%s", error == ENOMEM ? "out of memory" :
+                  strerror(error));
+}
+
+int input_file_whole(const char *path, unsigned char **bytes, size_t *size, struct reason why)
+{
+    uint64_t length;
+    *bytes = NULL;
+    FILE *file = input_file_open(path, &length, why.text, why.size);
+    if (!file) return input_file_status(errno);
+    *size = (size_t)length;
+    if (length < SIZE_MAX / 2) *bytes = malloc(*size + 1);
+    int status = *bytes ? input_file_read(file, *bytes, *size, "truncated", why) :
+        refuse(why, GSL_ENOMEM, "out of memory");
+    if (!status) (*bytes)[*size] = 0;
+    fclose(file);
+    if (status) {
+        free(*bytes);
+        *bytes = NULL;
+    }
+    return status;
+}
+
+int input_file_text(const char *path, char **text, size_t *size, struct reason why)
+{
+    unsigned char *bytes;
+    int status = input_file_whole(path, &bytes, size, why);
+    if (!status && memchr(bytes, 0, *size)) status = refuse(why, GSL_EINVAL, "not a text file (a zero byte)");
+    if (status) free(bytes), bytes = NULL;
+    *text = (char *)bytes;
+    return status;
 }

@@ -18,4 +18,10 @@ int input_file_status(int error);
  * system fails, its reason and the code of input_file_status. */
 int input_file_read(FILE *file, void *buffer, size_t size, const char *too_short, struct reason why);
 
+/* The whole file, with a 0 behind its *size bytes; the caller frees *bytes. Codes of input_file_status, GSL_ENOMEM,
+ * GSL_EINVAL cut short; one line in *why. */
+int input_file_whole(const char *path, unsigned char **bytes, size_t *size, struct reason why);
+/* The same of a text: GSL_EINVAL when it has a 0 of its own. */
+int input_file_text(const char *path, char **text, size_t *size, struct reason why);
+
 #endif

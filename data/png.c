@@ -135,15 +135,11 @@ static int decode(const unsigned char *bytes, size_t size, struct png_rgb *out, 
 
 int png_read_rgb(const char *path, struct png_rgb *out, struct reason why)
 {
-    uint64_t size;
-    FILE *file = input_file_open(path, &size, why.text, why.size);
-    if (!file) return input_file_status(errno);
-    unsigned char *bytes = size < SIZE_MAX ? malloc((size_t)size + 1) : NULL;
-    int status = bytes ? input_file_read(file, bytes, (size_t)size, "truncated", why)
-                       : refuse(why, GSL_ENOMEM, "out of memory");
-    fclose(file);
-    if (!status) status = check_chunks(bytes, (size_t)size, why);
-    if (!status) status = decode(bytes, (size_t)size, out, why);
+    size_t size;
+    unsigned char *bytes;
+    int status = input_file_whole(path, &bytes, &size, why);
+    if (!status) status = check_chunks(bytes, size, why);
+    if (!status) status = decode(bytes, size, out, why);
     free(bytes);
     return status;
 }

@@ -150,24 +150,6 @@ static enum csv_end next_cell(struct csv *c, char **cell)
     return end == ',' ? CSV_CELL : end == '\n' ? CSV_ROW : CSV_FILE;
 }
 
-static int read_text(const char *path, char **text, struct reason why)
-{
-    uint64_t bytes;
-    FILE *file = input_file_open(path, &bytes, why.text, why.size);
-    if (!file) return input_file_status(errno);
-    *text = bytes < (uint64_t)1 << 40 ? malloc((size_t)bytes + 1) : NULL;
-    int status = *text ? GSL_SUCCESS : refuse(why, GSL_ENOMEM, "out of memory");
-    if (!status) status = input_file_read(file, *text, (size_t)bytes, "truncated", why);
-    if (!status) (*text)[bytes] = '\0';
-    if (!status && memchr(*text, 0, (size_t)bytes)) status = refuse(why, GSL_EINVAL, "not a text file (a zero byte)");
-    fclose(file);
-    if (status) {
-        free(*text);
-        *text = NULL;
-    }
-    return status;
-}
-
 enum { COLUMN_TEXT, COLUMN_TEXT2, COLUMN_LABEL, NUM_COLUMNS, MAX_COLUMNS = 64 };
 
 /* Which column is which; -1: none. */
@@ -255,7 +237,8 @@ static int read_csv(const char *path, bool test, struct task *task, struct examp
 {
     struct csv c = { NULL, NULL, 1 };
     struct columns columns;
-    int status = read_text(path, &c.text, why);
+    size_t size;
+    int status = input_file_text(path, &c.text, &size, why);
     if (status) return status;
     c.at = c.text + (strncmp(c.text, "\xEF\xBB\xBF", 3) ? 0 : 3);
     status = read_header(&c, &columns, why);

@@ -97,18 +97,12 @@ static void sequences_free(struct sequences *s)
 /* The whole file, NUL-terminated. */
 static int read_text(const struct config *cfg, char **text, size_t *len)
 {
-    char why[256];
-    uint64_t size;
-    FILE *file = input_file_open(cfg->text, &size, why, sizeof why);
-    if (!file) return cli_fail(&cfg->c, EXIT_DATA, "%s: %s", cfg->text, why);
-    int code = EXIT_DONE;
-    if (!(*text = malloc((size_t)size + 1))) code = cli_fail(&cfg->c, EXIT_FAILED, "%s: out of memory", cfg->text);
-    else if (input_file_read(file, *text, (size_t)size, "is cut short", (struct reason){ why, sizeof why }))
-        code = cli_fail(&cfg->c, EXIT_DATA, "%s: %s", cfg->text, why);
-    else (*text)[size] = '\0';
-    *len = (size_t)size;
-    fclose(file);
-    return code;
+    char line[256];
+    unsigned char *bytes;
+    const int status = input_file_whole(cfg->text, &bytes, len, (struct reason){ line, sizeof line });
+    *text = (char *)bytes;
+    if (status) return cli_bad_input(&cfg->c, status, cfg->text, line);
+    return EXIT_DONE;
 }
 
 /* Cuts the text into lines in place, without their ends and a byte order mark. */

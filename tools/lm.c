@@ -85,19 +85,15 @@ struct prompt { int32_t *ids; size_t count; };
 
 static int read_text(const struct config *cfg, char **text, size_t *len)
 {
-    char why[256];
-    uint64_t size;
-    FILE *file = input_file_open(cfg->text, &size, why, sizeof why);
-    if (!file) return cli_fail(&cfg->c, EXIT_DATA, "%s: %s", cfg->text, why);
-    int code = EXIT_DONE;
-    if (size > INT32_MAX / 8)
-        code = cli_fail(&cfg->c, EXIT_DATA, "%s: %llu bytes of text", cfg->text, (unsigned long long)size);
-    else if (!(*text = malloc((size_t)size + 1))) code = cli_fail(&cfg->c, EXIT_FAILED, "%s: out of memory", cfg->text);
-    else if (fread(*text, 1, (size_t)size, file) != size)
-        code = cli_fail(&cfg->c, EXIT_DATA, "%s: cannot be read", cfg->text);
-    *len = (size_t)size;
-    fclose(file);
-    return code;
+    char line[256];
+    unsigned char *bytes;
+    const int status = input_file_whole(cfg->text, &bytes, len, (struct reason){ line, sizeof line });
+    *text = (char *)bytes;
+    if (status) return cli_bad_input(&cfg->c, status, cfg->text, line);
+    if (*len <= INT32_MAX / 8) return EXIT_DONE;
+    free(bytes);
+    *text = NULL;
+    return cli_fail(&cfg->c, EXIT_DATA, "%s: %zu bytes of text", cfg->text, *len);
 }
 
 static int read_prompt(const struct config *cfg, const struct decoder *decoder, const struct decoder_prefix *prefix,

@@ -139,15 +139,13 @@ static int read_model(struct span s, struct tensors *out, struct reason why)
 
 int onnx_read(const char *path, struct tensors **out, struct reason why)
 {
-    uint64_t size;
-    FILE *file = input_file_open(path, &size, why.text, why.size);
-    if (!file) return input_file_status(errno);
-    unsigned char *bytes = size < SIZE_MAX ? malloc((size_t)size + 1) : NULL;
+    size_t size;
+    unsigned char *bytes;
+    int status = input_file_whole(path, &bytes, &size, why);
+    if (status) return status;
     struct tensors *tensors = calloc(1, sizeof *tensors);
-    int status = bytes && tensors ? GSL_SUCCESS : refuse(why, GSL_ENOMEM, "out of memory");
-    if (!status) status = input_file_read(file, bytes, (size_t)size, "truncated", why);
-    if (!status) status = read_model((struct span){ bytes, bytes + size }, tensors, why);
-    fclose(file);
+    status = tensors ? read_model((struct span){ bytes, bytes + size }, tensors, why)
+                     : refuse(why, GSL_ENOMEM, "out of memory");
     free(bytes);
     if (status) tensors_free(tensors);
     else *out = tensors;

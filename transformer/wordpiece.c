@@ -67,19 +67,10 @@ static int index_lines(struct wordpiece *w, size_t bytes, struct reason why)
 
 int wordpiece_open(const char *vocab_path, struct wordpiece **out, struct reason why)
 {
-    uint64_t bytes;
-    FILE *file = input_file_open(vocab_path, &bytes, why.text, why.size);
-    if (!file) return input_file_status(errno);
+    size_t bytes;
     struct wordpiece *w = calloc(1, sizeof *w);
-    if (w && bytes < (uint64_t)1 << 30) w->storage = malloc((size_t)bytes + 1);
-    int status = w && w->storage ? GSL_SUCCESS : refuse(why, GSL_ENOMEM, "out of memory");
-    if (!status) status = input_file_read(file, w->storage, (size_t)bytes, "truncated", why);
-    fclose(file);
-    if (!status) {
-        w->storage[bytes] = '\0';
-        if (memchr(w->storage, 0, (size_t)bytes)) status = refuse(why, GSL_EINVAL, "not a text file");
-    }
-    if (!status) status = index_lines(w, (size_t)bytes, why);
+    int status = w ? input_file_text(vocab_path, &w->storage, &bytes, why) : refuse(why, GSL_ENOMEM, "out of memory");
+    if (!status) status = index_lines(w, bytes, why);
     if (!status) {
         /* MPNet's vocabulary has BERT's specials, too, but begins with its own. */
         w->mpnet = w->size && !strcmp(w->tokens[0], "<s>");
