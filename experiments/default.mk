@@ -63,4 +63,5 @@ ARGS_pretrained_layer_kernel        := --backbone minilm --task sent3 --num-tria
 ARGS_pretrained_layer_kernel_dinov2 := --backbone dinov2-s14 --task emoji9 --rows dinov2 --num-trials 20 --prefix-len 1024,4096,16384
 
 # Prompts of a language model: half a minute.
+ARGS_decode_cost := --backbone smollm2-135m --prefix-len 512,2048,8190 --num-rounds 15
 ARGS_long_prompt := --dataset boolq --backbone smollm2-135m --num-documents 8 --prompt-len 512

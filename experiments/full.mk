@@ -70,4 +70,5 @@ ARGS_pretrained_layer_kernel        := --backbone minilm --task sent3 --num-tria
 ARGS_pretrained_layer_kernel_dinov2 := --backbone dinov2-s14 --task emoji9 --rows dinov2 --num-trials 60 --prefix-len 1024,4096,16384,65536
 
 # Prompts of a language model.
+ARGS_decode_cost := --backbone smollm2-135m --prefix-len 64,512,2048,8190 --num-rounds 101
 ARGS_long_prompt := --dataset boolq --backbone smollm2-135m --num-documents 64 --prompt-len 512 --second-order

@@ -14,6 +14,9 @@ RUNS        += attention_cost attention_cost_length attention_cost_shapes
 PROG_attention_cost_length := attention_cost
 PROG_attention_cost_shapes := attention_cost
 TIMED       += attention_cost attention_cost_length attention_cost_shapes
+RUNS        += decode_cost
+TIMED       += decode_cost
+NEEDS_decode_cost := smollm2-135m
 
 # NTK-Attention in place of a prefix.
 RUNS        += attention_error attention_error_trained attention_error_schedule attention_error_rates attention_error_mnist attention_features

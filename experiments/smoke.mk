@@ -66,4 +66,5 @@ ARGS_pretrained_layer_kernel        := --backbone minilm --task sent3 --num-tria
 ARGS_pretrained_layer_kernel_dinov2 := --backbone dinov2-s14 --task emoji9 --rows dinov2 --num-trials 3 --prefix-len 64,256
 
 # Prompts of a language model.
+ARGS_decode_cost := --backbone smollm2-135m --prefix-len 64,256 --num-rounds 3
 ARGS_long_prompt := --dataset boolq --backbone smollm2-135m --num-documents 2 --prompt-len 256
