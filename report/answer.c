@@ -12,9 +12,12 @@ static const struct question use[] = {
     { "the same, the map fitted to queries of the task", "M6", "lstsq", "of the effect is missed" },
     { "for a step whose time does not grow with the prefix", "M4", "time-ntk-forward", "exponent of the time in the length" },
     { "fine-tuned, in place of P-Tuning V2 of the same size, on images", "E4", "mnist-ptuning", "accuracy gained" },
-    { "in place of LoRA, on text", "E3", "super-verb-vs-lora", "accuracy gained" },
+    { "in place of LoRA, on text", "E3", "word-order-vs-lora", "accuracy gained" },
     { "in place of full fine-tuning, on images", "E2", "mnist-vs-full", "accuracy gained" },
-    { "mended (affine features, no denominator), in place of P-Tuning V2, on images", "F71", "mnist", "accuracy gained" },
+    { "trained where its features are white, in place of P-Tuning V2 of the same size, on images", "F71", "mnist-ntk-white",
+      "accuracy gained" },
+    { "the same, on text", "F71", "word-order-ntk-white", "accuracy gained" },
+    { "the same, in place of LoRA, on images", "F71", "mnist-ntk-white-vs-lora", "accuracy gained" },
 };
 
 static const struct question theory[] = {
@@ -29,7 +32,7 @@ struct advice { const char *text, *claim, *row, *verdict; };
 
 static const struct advice advice[] = {
     { "LoRA where weights may be changed", "E2", "mnist-vs-lora", "contradicted" },
-    { "affine features without the denominator where they may not", "F71", "mnist", "supported" },
+    { "a summary with white features where they may not", "F71", "mnist-ntk-white", "supported" },
     { "a summary fitted to queries of the task where a step must not cost more for a longer prefix", "M6", "lstsq", "supported" },
 };
 

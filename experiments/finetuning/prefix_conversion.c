@@ -40,7 +40,7 @@ static const struct argp_option options[] = {
     { "backbone", KEY_BACKBONE, "NAME", 0, "pretrained model (default vit-fashion)", 1 },
     { "task", KEY_TASK, "NAME", 0, "task (default shapes)", 1 },
     { "rates", KEY_RATES, "FILE", 0, "table of a search of method_benchmark: the learning rate of ptuning (required)", 1 },
-    { "features", KEY_FEATURES, "LIST", 0, "feature maps (default elu1,taylor:1,taylor:2,taylor:4,split:2)", 1 },
+    { "features", KEY_FEATURES, "LIST", 0, "feature maps (default elu1,taylor:1,taylor:2,split:2)", 1 },
     { "rows", KEY_ROWS, "NAME", 0, "first word of the decided rows (default the task's name)", 1 },
     { "num-trials", KEY_TRIALS, "N", 0, "trainings: draws of the training set and of all random numbers (default 5)", 2 },
     { "epochs", KEY_EPOCHS, "N", 0, "passes over the training set (default 5)", 2 },
@@ -299,7 +299,7 @@ static int report(const struct config *cfg, const struct units *work, size_t num
 
 int main(int argc, char **argv)
 {
-    static char default_features[] = "elu1,taylor:1,taylor:2,taylor:4,split:2";
+    static char default_features[] = "elu1,taylor:1,taylor:2,split:2";
     static struct config cfg = { .backbone = "vit-fashion", .task = "shapes", .features = default_features, .num_trials = 5, .epochs = 5, .batch = 16,
                                  .train_size = 1000, .validation_size = 300, .test_size = 1000, .head_lr = 1e-2, .first_layer = -1, .last_layer = -1 };
     char line[512];
