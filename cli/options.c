@@ -266,6 +266,7 @@ static void declare_output(struct argp_state *state, int key, const char *path)
         if (strcmp(o->name, "out") && (len < 4 || strcmp(o->name + len - 4, "-out"))) return;
         if (!*path) usage_error(parsing.cfg->program, "--%s: an empty file name", o->name);
         const char *wrong = outputs_declare(o->name, path);
+        if (wrong == outputs_no_memory) exit(cli_fail(parsing.cfg, EXIT_FAILED, "%s", wrong));
         if (wrong) usage_error(parsing.cfg->program, "%s", wrong);
         return;
     }
@@ -397,6 +398,7 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
     if (cfg->num_shards && (atomic_file_descriptor(cfg->out) >= 0 || !strcmp(cfg->out, "-") || (!stat(cfg->out, &st) && !S_ISREG(st.st_mode))))
         usage_error(cfg->program, "--shard: needs --out FILE, beside which it is kept");
     const char *twice = cfg->verdicts ? outputs_declare("verdicts", cfg->verdicts) : NULL;
+    if (twice == outputs_no_memory) exit(cli_fail(cfg, EXIT_FAILED, "%s", twice));
     if (twice) usage_error(cfg->program, "%s", twice);
     const char *wrong = check ? check(cfg) : NULL;
     if (wrong) usage_error(cfg->program, "%s", wrong);

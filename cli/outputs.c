@@ -33,6 +33,8 @@ static char *place_of(const char *path)
     return place ? place : strdup(path);
 }
 
+const char outputs_no_memory[] = "out of memory";
+
 const char *outputs_declare(const char *name, const char *path)
 {
     static char wrong[192];
@@ -55,7 +57,7 @@ const char *outputs_declare(const char *name, const char *path)
     if (found) return found;
     if (slot == MAX_DECLARED) return "too many outputs";
     char *own = strdup(path);
-    if (!own) return "out of memory";
+    if (!own) return outputs_no_memory;
     if (slot == num_declared) num_declared++;
     else free(declared[slot].path);
     declared[slot].name = name;
@@ -67,7 +69,7 @@ int cli_outputs_add(const struct cli_common *cfg, const char *what, const char *
 {
     char why[256];
     const char *wrong = outputs_declare(what, path);
-    if (wrong) return cli_fail(cfg, EXIT_USAGE, "%s", wrong);
+    if (wrong) return cli_fail(cfg, wrong == outputs_no_memory ? EXIT_FAILED : EXIT_USAGE, "%s", wrong);
     return atomic_file_check(path, why, sizeof why) ? cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why) : EXIT_DONE;
 }
 

@@ -10,7 +10,8 @@
 int outputs_finish(const struct cli_common *cfg, const char *path, struct atomic_file *file, int lock);
 
 /* The option `name` has the output `path`; for cli_parse. A second output of that name is a
- * usage error: the line is returned, else NULL. */
+ * usage error: the line is returned, else NULL; outputs_no_memory where that ran out. */
+extern const char outputs_no_memory[];
 const char *outputs_declare(const char *name, const char *path);
 
 /* Whether every declared output can be written. Exit code, the line printed. */
