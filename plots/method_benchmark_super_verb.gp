@@ -1,4 +1,4 @@
-# Caption: Methods of fine-tuning, minilm on WordNet's verb classes, 2,000 training glosses: loss against steps (lines: training, dotted: validation), training loss
+# Caption: Methods of fine-tuning, minilm on WordNet's verb classes, 1,000 training glosses: loss against steps (lines: training, dotted: validation), training loss
 #   against seconds (one thread a training), and test accuracy against trainable parameters. Means over draws of the training set; bars: 95 % intervals.
 fig_width = 1240
 fig_height = 520
