@@ -47,6 +47,7 @@ NEEDS_method_benchmark_prefix_len := mnist
 NEEDS_method_benchmark_word_order := minilm wordnet
 NEEDS_method_benchmark_sent3      := minilm sent3
 NEEDS_method_benchmark_super_verb := minilm wordnet
+RUNS        += method_benchmark_asdiv
 PROG_method_benchmark_asdiv       := method_benchmark
 NEEDS_method_benchmark_asdiv      := smollm2-135m asdiv
 RUNS        += pretrained_layer_kernel pretrained_layer_kernel_dinov2
