@@ -72,3 +72,7 @@ ARGS_pretrained_layer_kernel_dinov2 := --backbone dinov2-s14 --task emoji9 --row
 # Prompts of a language model.
 ARGS_decode_cost := --backbone smollm2-135m --prefix-len 64,512,2048,8190 --num-rounds 101
 ARGS_long_prompt := --dataset boolq --backbone smollm2-135m --num-documents 64 --prompt-len 512 --second-order
+RUNS += long_prompt_distilled
+PROG_long_prompt_distilled  := long_prompt
+NEEDS_long_prompt_distilled := boolq smollm2-135m
+ARGS_long_prompt_distilled := --dataset boolq --backbone smollm2-135m --num-documents 16 --prompt-len 512 --distill 64

@@ -90,7 +90,7 @@ static struct decoder_model *make_model(const struct decoder *d, const struct ad
 {
     char text[256] = "";
     struct decoder_model *m;
-    const struct decoder_model_options o = { *a, rotation, num_classes, SEED };
+    const struct decoder_model_options o = { *a, rotation, num_classes, SEED, 0 };
     if (decoder_model_alloc(d, &o, &m, (struct reason){ text, sizeof text })) fail_msg("%s", text);
     assert_int_equal(decoder_model_reserve(m, ROWS, 6, 1, threads), GSL_SUCCESS);
     return m;
@@ -454,7 +454,7 @@ static void test_refusals(void **state)
     char line[160];
     const struct reason why = { line, sizeof line };
     struct decoder_model *m;
-    struct decoder_model_options o = { v[AT_PTUNING].options, DECODER_ROTATED, 0, SEED };
+    struct decoder_model_options o = { v[AT_PTUNING].options, DECODER_ROTATED, 0, SEED, 0 };
     o.adapter.prefix_len = 40;
     assert_int_equal(decoder_model_alloc(d, &o, &m, why), GSL_EINVAL);
     o.adapter.prefix_len = 5, o.adapter.last_layer = LAYERS;

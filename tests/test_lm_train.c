@@ -55,7 +55,7 @@ static struct decoder_model *make_model(const struct decoder *d, const struct ad
 {
     char line[200] = "";
     struct decoder_model *m;
-    const struct decoder_model_options o = { *a, DECODER_ROTATED, lm_inputs_num_classes(in), 5 };
+    const struct decoder_model_options o = { *a, DECODER_ROTATED, lm_inputs_num_classes(in), 5, 0 };
     if (decoder_model_alloc(d, &o, &m, (struct reason){ line, sizeof line })) fail_msg("%s", line);
     return m;
 }

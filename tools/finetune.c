@@ -385,7 +385,7 @@ static int make_decoder_model(struct run *r)
         if (classes != lm_inputs_num_classes(r->texts))
             return cli_fail(&cfg->c, EXIT_DATA, "%s: made for %zu classes, the task and --output have %zu", cfg->adapter, classes, lm_inputs_num_classes(r->texts));
     }
-    const struct decoder_model_options o = { cfg->a, (enum decoder_rotation)cfg->rotation, lm_inputs_num_classes(r->texts), cfg->c.seed };
+    const struct decoder_model_options o = { cfg->a, (enum decoder_rotation)cfg->rotation, lm_inputs_num_classes(r->texts), cfg->c.seed, 0 };
     status = decoder_model_alloc(r->decoder, &o, &r->lm, why);
     if (status == GSL_EINVAL && !cfg->adapter) return cli_fail(&cfg->c, EXIT_USAGE, "%s", line);
     if (status) return fail_data(cfg, status, cfg->adapter ? cfg->adapter : cfg->backbone, line);

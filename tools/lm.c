@@ -279,7 +279,7 @@ static int open_adapted(const struct config *cfg, const struct decoder *decoder,
     if (!described || (!d.is_decoder && d.options.method != ADAPTER_LORA))
         return decoder_adapter_open(cfg->adapter, decoder, &a->prefix, why);
     const enum decoder_rotation rotation = d.unrotated ? DECODER_UNROTATED : DECODER_ROTATED;
-    const struct decoder_model_options o = { d.options, rotation, d.is_decoder ? d.num_classes : 0, cfg->c.seed };
+    const struct decoder_model_options o = { d.options, rotation, d.is_decoder ? d.num_classes : 0, cfg->c.seed, 0 };
     adapter_description_free(&d);
     if (decoder->half_pairs && !d.is_decoder && o.adapter.targets & (1u << PROJ_Q | 1u << PROJ_K))
         return refuse(why, GSL_EINVAL, "%.200s: LoRA of q or k of a Hugging Face folder is not read", cfg->adapter);

@@ -198,6 +198,8 @@ static int open_adapter(struct decoder_model *m, struct reason why)
                                    .head_dim = c->head_dim, .num_layers = c->num_layers, .fc1_rows = 2 * c->mlp_dim,
                                    .mlp_dim = c->mlp_dim, .blocks = m->blocks };
     const int prefix = o->adapter.method == ADAPTER_PTUNING || o->adapter.method == ADAPTER_TIED_PREFIX;
+    if (o->positions >= c->max_positions)
+        return refuse(why, GSL_EINVAL, "position %zu of the decoder's %zu", o->positions, c->max_positions);
     if (prefix && len >= c->max_positions)
         return refuse(why, GSL_EINVAL, "a prefix of %zu leaves no position of the decoder's %zu", len,
                       c->max_positions);
@@ -206,7 +208,7 @@ static int open_adapter(struct decoder_model *m, struct reason why)
         if (!m->turns) return refuse(why, GSL_ENOMEM, "no memory for the model");
         decoder_turns(c, 0, len, m->turns);
     }
-    m->positions = prefix ? len : 0;
+    m->positions = o->positions ? o->positions : prefix ? len : 0;
     const int status = adapter_open(&m->adapter, &o->adapter, &shape, o->seed, why);
     if (!status) o->adapter = m->adapter.options;
     return status;

@@ -30,6 +30,7 @@ struct decoder_model_options {
     enum decoder_rotation rotation;
     size_t num_classes;             /* 0: next tokens */
     uint64_t seed;
+    size_t positions;               /* of a text's first token, 0: the length of the prefix */
 };
 
 struct decoder_batch {

@@ -343,7 +343,7 @@ int lm_inputs_cache(struct lm_inputs *in, size_t layer, size_t batch, int num_th
 {
     char line[128];
     /* A classifier, so that nothing is copied. */
-    const struct decoder_model_options plain = { adapter_defaults(ADAPTER_HEAD), DECODER_ROTATED, 1, 1 };
+    const struct decoder_model_options plain = { .adapter = adapter_defaults(ADAPTER_HEAD), .num_classes = 1 };
     struct decoder_model *model = NULL;
     struct lm_batch b = { .offsets = NULL };
     size_t *index = malloc(batch * sizeof *index);

@@ -10,6 +10,7 @@
 #include <jansson.h>
 
 #include "approximation/prompt.h"
+#include "approximation/prompt_distill.h"
 #include "cli/cli.h"
 #include "cli/summary.h"
 #include "cli/units.h"
@@ -26,15 +27,19 @@ static const char columns[] =
 
 /* LEDGER_LEN: the length of the prompts that the ledger speaks of. */
 enum { MAX_QUESTIONS = 3, CLUSTER_STEPS = 8, LEDGER_LEN = 512 };
+/* Training: questions of other documents, those of a step, tokens kept, and the rank of Z that takes their bytes. */
+enum { DISTILL_TEXTS = 24, DISTILL_BATCH = 6, DISTILL_TOKENS = 33, DISTILL_RANK = 10 };
+static const double DISTILL_RATE = 0.003;
 
 struct config {
     struct cli_common c;
     const char *dataset, *backbone;
     size_t num_documents, prompt_len;
     bool second_order;
+    size_t distill;
 };
 
-enum { KEY_DATASET = 1, KEY_BACKBONE, KEY_DOCUMENTS, KEY_PROMPT_LEN, KEY_SECOND_ORDER };
+enum { KEY_DATASET = 1, KEY_BACKBONE, KEY_DOCUMENTS, KEY_PROMPT_LEN, KEY_SECOND_ORDER, KEY_DISTILL };
 
 static const struct argp_option options[] = {
     { "dataset", KEY_DATASET, "NAME", 0, "whose passages make the prompts (default boolq)", 1 },
@@ -43,6 +48,9 @@ static const struct argp_option options[] = {
     { "prompt-len", KEY_PROMPT_LEN, "M", 0, "tokens of a prompt (default 512)", 1 },
     { "second-order", KEY_SECOND_ORDER, NULL, 0, "also the plug-in of taylor:2, which takes the bytes of 1089 tokens",
       1 },
+    { "distill", KEY_DISTILL, "N", 0,
+      "only what is trained for N steps: keys and values, and a summary, of equal bytes, on next-token distributions of "
+      "questions of other documents", 1 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -56,6 +64,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_DOCUMENTS: return cli_parse_size(state, key, arg, 2, 4096, &cfg->num_documents);
     case KEY_PROMPT_LEN: return cli_parse_size(state, key, arg, 256, 1 << 16, &cfg->prompt_len);
     case KEY_SECOND_ORDER: cfg->second_order = true; return 0;
+    case KEY_DISTILL: return cli_parse_size(state, key, arg, 1, 100000, &cfg->distill);
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -530,6 +539,82 @@ static int run_document(struct study *s, size_t doc, double *row)
     return status;
 }
 
+/* ---- trained pieces --------------------------------------------------------------------------------------------- */
+
+/* Rows of --distill: no prompt, the most attended tokens, those trained on, a trained summary of as many bytes. */
+enum { TRAINED_NONE, TRAINED_START, TRAINED_TOKENS, TRAINED_SUMMARY, NUM_TRAINED };
+static const char *const trained_names[NUM_TRAINED] = { "none", "most attended", "trained tokens", "trained summary" };
+
+/* Questions of other documents, at most DISTILL_TEXTS, from the next document on. */
+static size_t other_questions(const struct study *s, size_t doc, struct prompt_text texts[DISTILL_TEXTS], size_t *rows)
+{
+    size_t n = 0;
+    *rows = 0;
+    for (size_t k = 1; k < s->cfg->num_documents; k++) {
+        const struct document *d = &s->documents[(doc + k) % s->cfg->num_documents];
+        for (size_t j = 0; j < d->num_questions && n < DISTILL_TEXTS; j++) {
+            texts[n++] = (struct prompt_text){ d->questions[j], d->lengths[j] };
+            *rows += d->lengths[j];
+        }
+    }
+    return n;
+}
+
+static int run_trained(const struct study *s, size_t doc, const struct decoder_piece *start,
+                       const struct decoder_piece *nothing, float *hidden, float *logits, double *row)
+{
+    struct prompt_text texts[DISTILL_TEXTS];
+    size_t rows;
+    const size_t n = other_questions(s, doc, texts, &rows);
+    float *logprobs = malloc(rows * s->decoder->config.vocab_size * sizeof *logprobs);
+    if (!logprobs) return GSL_ENOMEM;
+    int status = prompt_teach(s->decoder, s->runs[doc], s->cfg->prompt_len, texts, n, logprobs, 1);
+    for (int kind = TRAINED_TOKENS; kind < NUM_TRAINED && !status; kind++) {
+        const int tokens = kind == TRAINED_TOKENS;
+        struct prompt_distill_options o = { .adapter = adapter_defaults(tokens ? ADAPTER_PTUNING : ADAPTER_NTK),
+                                            .positions = s->cfg->prompt_len, .steps = s->cfg->distill,
+                                            .batch = DISTILL_BATCH, .lr = DISTILL_RATE, .seed = s->cfg->c.seed + doc,
+                                            .num_threads = 1 };
+        struct prompt_distilled *trained;
+        double loss[2];
+        o.adapter.prefix_len = DISTILL_TOKENS;
+        o.adapter.z_rank = tokens ? 0 : DISTILL_RANK;
+        status = prompt_distill(s->decoder, &o, tokens ? start : NULL, texts, n, logprobs, &trained, loss);
+        if (status) break;
+        status = ask_all(s, doc, prompt_distilled_pieces(trained), nothing, hidden, logits, row + PER_METHOD * kind);
+        prompt_distilled_free(trained);
+    }
+    free(logprobs);
+    return status;
+}
+
+/* The most attended tokens of each head, by questions of other documents; then what is trained from them. */
+static int distill_document(struct study *s, size_t doc, double *row)
+{
+    const size_t heads = s->num_heads;
+    struct prompt_piece *pieces = calloc(s->num_methods * heads, sizeof *pieces);
+    struct decoder_piece *views = calloc(2 * heads, sizeof *views);
+    double *error = calloc((s->num_methods + 1) * heads, sizeof *error), unused[PER_HEAD];
+    float *hidden = malloc(s->max_question * s->decoder->config.hidden * sizeof *hidden);
+    float *logits = malloc(s->max_question * s->decoder->config.vocab_size * sizeof *logits);
+    int status = pieces && views && error && hidden && logits ? GSL_SUCCESS : GSL_ENOMEM;
+    for (size_t head = 0; head < heads && !status; head++) {
+        status = make_head(s, doc, head, pieces, error, error + s->num_methods * heads, unused);
+        views[head] = pieces[AT_MOST33 * heads + head].piece;
+    }
+    const struct decoder_piece *nothing = views + heads;
+    if (!status) status = ask_all(s, doc, nothing, nothing, hidden, logits, row + PER_METHOD * TRAINED_NONE);
+    if (!status) status = ask_all(s, doc, views, nothing, hidden, logits, row + PER_METHOD * TRAINED_START);
+    if (!status) status = run_trained(s, doc, views, nothing, hidden, logits, row);
+    for (size_t i = 0; pieces && i < s->num_methods * heads; i++) prompt_piece_free(&pieces[i]);
+    free(pieces);
+    free(views);
+    free(error);
+    free(hidden);
+    free(logits);
+    return status;
+}
+
 /* ---- results ------------------------------------------------------------------------------------------------ */
 
 static void add_method(struct table *t, const struct study *s, const struct units *work, size_t i, double *x)
@@ -663,6 +748,58 @@ static int write_verdicts(const struct study *s, const struct units *work, doubl
     return verdicts_close(v, EXIT_DONE);
 }
 
+static int write_trained(const struct study *s, const struct units *work, double *x)
+{
+    const size_t n = s->cfg->num_documents, dim = s->decoder->config.head_dim, r = feature_dim(s->maps[ELU1]);
+    const size_t token = 2 * dim * sizeof(float), kept = s->num_heads * DISTILL_TOKENS * token;
+    const size_t summary = s->num_heads * s->group * (DISTILL_RANK * (r + dim) + r) * sizeof(float);
+    const size_t bytes[NUM_TRAINED] = { 0, kept, kept, summary };
+    struct table *t = table_open(&s->cfg->c, NULL, columns);
+    if (!t) return EXIT_FAILED;
+    table_note(t, "trained for %zu steps of %d questions of other documents; rate %g; Z of rank %d per query head",
+               s->cfg->distill, DISTILL_BATCH, DISTILL_RATE, DISTILL_RANK);
+    for (size_t i = 0; i < NUM_TRAINED; i++) {
+        double agree = 0.0, dropped = 0.0;
+        for (size_t doc = 0; doc < n; doc++) {
+            const double *row = units_row(work, doc) + PER_METHOD * i;
+            x[doc] = row[0];
+            agree += row[1] / (double)n;
+            dropped += row[2] / (double)n;
+        }
+        const struct interval kl = cli_mean(x, n, 0.95);
+        table_text(t, trained_names[i]);
+        table_empty(t);
+        table_int(t, bytes[i] == kept && i != TRAINED_SUMMARY ? DISTILL_TOKENS : 0);
+        table_text(t, i == TRAINED_SUMMARY ? feature_names[ELU1] : "");
+        table_text(t, i >= TRAINED_TOKENS ? "distilled" : "");
+        table_int(t, bytes[i]);
+        table_num(t, (double)bytes[i] / (double)(s->num_heads * s->cfg->prompt_len * token));
+        table_num(t, kl.value);
+        table_num(t, kl.lo);
+        table_num(t, kl.hi);
+        table_num(t, agree);
+        table_num(t, dropped);
+        for (int k = 0; k < 3; k++) table_empty(t);
+        table_int(t, n);
+        table_end_row(t);
+    }
+    return table_close(t, EXIT_DONE);
+}
+
+static int trained_verdicts(const struct study *s, const struct units *work, double *x)
+{
+    static const struct { const char *row; size_t over, under; } rows[] = {
+        { "trained-tokens", TRAINED_TOKENS, TRAINED_START }, { "trained-summary", TRAINED_SUMMARY, TRAINED_START },
+        { "trained-equal", TRAINED_SUMMARY, TRAINED_TOKENS },
+    };
+    struct verdicts *v = verdicts_open(&s->cfg->c, "long_prompt_distilled");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (s->cfg->prompt_len != LEDGER_LEN) verdicts_not_tested(v, "F91", rows[i].row);
+        else verdicts_add(v, "F91", rows[i].row, ratio(s, work, rows[i].over, rows[i].under, x));
+    }
+    return verdicts_close(v, EXIT_DONE);
+}
+
 /* ---- the program -------------------------------------------------------------------------------------------- */
 
 static void study_close(struct study *s)
@@ -695,7 +832,7 @@ static int study_open(struct study *s)
     const struct decoder_config *config = &s->decoder->config;
     s->num_heads = config->num_layers * config->kv_heads;
     s->group = config->num_heads / config->kv_heads;
-    s->num_methods = ALL_METHODS - (s->cfg->second_order ? 0 : 1);
+    s->num_methods = s->cfg->distill ? AT_MOST33 + 1 : ALL_METHODS - (s->cfg->second_order ? 0 : 1);
     s->documents = calloc(n, sizeof *s->documents);
     s->runs = calloc(n, sizeof *s->runs);
     s->Q = calloc(4 * n, sizeof *s->Q);
@@ -730,10 +867,11 @@ int main(int argc, char **argv)
     int code = study_open(&s), status = GSL_SUCCESS;
     struct units *work = NULL;
     if (!code) {
-        char *identity = cli_text("%s %s %zu %zu %d", cfg.dataset, cfg.backbone, cfg.num_documents, cfg.prompt_len,
-                                  cfg.second_order);
-        work = units_open(&cfg.c, identity, "documents", cfg.num_documents,
-                          PER_METHOD * s.num_methods + PER_HEAD * s.num_heads, 0.0);
+        char *identity = cli_text("%s %s %zu %zu %d %zu", cfg.dataset, cfg.backbone, cfg.num_documents, cfg.prompt_len,
+                                  cfg.second_order, cfg.distill);
+        const size_t width = cfg.distill ? PER_METHOD * NUM_TRAINED : PER_METHOD * s.num_methods + PER_HEAD *
+            s.num_heads;
+        work = units_open(&cfg.c, identity, "documents", cfg.num_documents, width, 0.0);
         free(identity);
         if (!work) code = EXIT_FAILED;
     }
@@ -752,14 +890,14 @@ int main(int argc, char **argv)
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
         for (size_t i = 0; i < cfg.num_documents; i++) {
             double *row = units_begin(work, i);
-            if (row) units_end(work, i, run_document(&s, i, row));
+            if (row) units_end(work, i, cfg.distill ? distill_document(&s, i, row) : run_document(&s, i, row));
         }
         code = units_status(work);
     }
     double *x = code ? NULL : malloc(cfg.num_documents * sizeof *x);
     if (!code && !x) code = cli_fail(&cfg.c, EXIT_FAILED, "out of memory");
-    if (!code) code = write_table(&s, work, x);
-    if (!code) code = write_verdicts(&s, work, x);
+    if (!code) code = cfg.distill ? write_trained(&s, work, x) : write_table(&s, work, x);
+    if (!code) code = cfg.distill ? trained_verdicts(&s, work, x) : write_verdicts(&s, work, x);
     free(x);
     study_close(&s);
     return work ? units_close(work, code) : code;

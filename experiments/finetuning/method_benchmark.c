@@ -160,7 +160,7 @@ static int learner_alloc(const struct study *s, const struct data *d, const stru
     if (!s->decoder)
         return model_alloc(s->backbone, a, d->task->num_classes, model_default_pool(s->backbone), 0, seed, &out->model, why);
     const enum decoder_rotation rotation = s->cfg->unrotated ? DECODER_UNROTATED : DECODER_ROTATED;
-    const struct decoder_model_options o = { *a, rotation, lm_inputs_num_classes(d->texts), seed };
+    const struct decoder_model_options o = { *a, rotation, lm_inputs_num_classes(d->texts), seed, 0 };
     return decoder_model_alloc(s->decoder, &o, &out->decoder, why);
 }
 
