@@ -243,6 +243,7 @@ static int read_document(struct study *s, size_t doc)
         status = keep_queries(s, doc, queries, at, d->lengths[j]);
     }
 done:
+    if (s->runs[doc]) decoder_run_record(s->runs[doc], NULL);
     free(queries);
     free(hidden);
     return status;
