@@ -149,7 +149,7 @@ setup: ## install what is missing (root on Debian), or name it
 	@sh setup.sh
 
 .PHONY: reproduce
-reproduce: $(PAGE) ## run everything, draw, report, compare with the ledger (PROFILE=default|smoke|full)
+reproduce: $(PAGE) $(if $(filter full,$(PROFILE)),mutants) ## run everything, draw, report, compare with the ledger (PROFILE=default|smoke|full)
 	@$(BUILD)/bin/verify $(VERIFY_ARGS)
 	@echo "The report: $(PAGE)"
 

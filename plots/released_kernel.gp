@@ -9,7 +9,7 @@ set ylabel 'share of rows wrong'
 set xrange [0.7:100]
 set xtics (1, 8, 64)
 set yrange [1e-4:2]
-forms = "'released, causal' 'released, no mask' 'library, causal' 'library, no mask'"
+forms = "'released causal' 'released unmasked' 'library causal' 'library unmasked'"
 pick(name, f) = stringcolumn('form') eq f ? (column(name) > 1e-4 ? column(name) : 1.1e-4) : NaN
 plot for [i=1:4] csv using (column('score_std') * (0.85 + 0.1 * i)):(pick('share_of_rows_wrong', word(forms, i))) with linespoints lt i ps 1 title word(forms, i), \
      for [i=1:4] csv using (column('score_std') * (0.85 + 0.1 * i)):(pick('share_without_gradient', word(forms, i))) with linespoints ls (10+i) title word(forms, i).', gradient'

@@ -43,7 +43,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 enum { DIM = 64, LEN = 128, PREFIX_LEN = 64, NUM_FIT = 256, NUM_TRAINED = 24 };
 
 enum form { RELEASED_CAUSAL, OWN_CAUSAL, RELEASED_FULL, OWN_FULL, NUM_FORMS };
-static const char *const form_names[] = { "released, causal", "library, causal", "released, no mask", "library, no mask" };
+static const char *const form_names[] = { "released causal", "library causal", "released unmasked", "library unmasked" };
 static const double spreads[] = { 1.0, 8.0, 64.0 };
 enum { NUM_SPREADS = 3, USUAL = 0, AUTHORS = 2 };
 
