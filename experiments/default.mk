@@ -16,7 +16,7 @@ ARGS_attention_cost        := --method exact,ntk --heads 1 --seq-len 256 --prefi
 ARGS_attention_cost_length := --method exact,ntk,linear --heads 1 --prefix-len 256 --seq-len 512,1024,2048,4096,8192 --num-rounds 6 --thread-list 1
 ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,4,16,64,512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 15
 
-# NTK-Attention in place of a prefix: 2 minutes.
+# NTK-Attention in place of a prefix: 3 minutes.
 ARGS_attention_error         := --num-trials 12 --intervals
 ARGS_attention_error_trained := --num-trials 8 --prefix-len 2,16,128,1024,16384,262144 --features elu1,taylor:1 --train none,lstsq,adam,adam-log,adam-warm --intervals
 ARGS_attention_error_schedule := --num-trials 5 --prefix-len 16,1024,262144 --features elu1 --train adam --adam-steps 40000 --intervals
