@@ -100,7 +100,12 @@ void put_answer(struct page *p)
     put_advice(p);
     borrowed = put_questions(p, "Is the theory right?", theory, COUNT(theory)) || borrowed;
     if (borrowed) fputs("† Not decided in this profile: the ledger's number, of the default profile.\n", p->out);
-    fputs(":::\n\nOne figure for each part: theory, method, benchmark.\n\n", p->out);
+    const size_t *by = p->tally->by_class;
+    fprintf(p->out,
+            ":::\n\nThe verdicts behind them are %zu: **%zu preregistered**, **%zu exact**, **%zu exploratory** ([what that "
+            "means](#verdicts)).\n\n", by[ROW_PREREGISTERED] + by[ROW_EXACT] + by[ROW_EXPLORATORY], by[ROW_PREREGISTERED],
+            by[ROW_EXACT], by[ROW_EXPLORATORY]);
+    fputs("One figure for each part: theory, method, benchmark.\n\n", p->out);
     for (size_t i = 0; i < COUNT(heroes); i++) {
         const size_t run = page_run_index(p, heroes[i]);
         if (run < p->num_runs) put_figure(p, run);

@@ -387,7 +387,7 @@ static void test_page(void **state)
         "<details class=\"row\" id=\"row-T2-slope\">", "**History.** 2026-01-01 (abc1234): ≥ 0, not tested, first; 2026-01-02 (def5678): ",
         "`make claim ID=T2 PROFILE=smoke`; [its command](#run-sweep), [table](../results/sweep.csv), [figure](#fig-sweep)",
         "- [sweep]{#run-sweep} ([table](../results/sweep.csv), 3 s, 2 MB):",
-        "- machine: cpu `C 1`, cpus 2\n", "# Explore\n", "Of 3 rows, each decided once, **3 are preregistered**", "| preregistered | ",
+        "- machine: cpu `C 1`, cpus 2\n", "# Explore\n", "Of 3 rows, each decided once, **3 are preregistered**", "are 3: **3 preregistered**, **0 exact**", "| preregistered | ",
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!strstr(o.out, wanted[i])) { print_error("the page lacks: %s\n", wanted[i]); fail(); }
