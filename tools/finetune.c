@@ -700,10 +700,12 @@ int main(int argc, char **argv)
     cfg.num_epochs = cfg.t.epochs;
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     if (cfg.list) return print_list();
+    /* As train_defaults: near what the searches chose. */
+    static const double white_lr = 1e-2;
     const struct train_options defaults = train_defaults((enum adapter_method)cfg.method);
     cfg.a.method = (enum adapter_method)cfg.method;
     if (!cfg.given[KEY_BOUND]) cfg.a.bound = 4.0;
-    cfg.t.lr = cfg.has_lr ? cfg.lr : defaults.lr;
+    cfg.t.lr = cfg.has_lr ? cfg.lr : cfg.a.whiten ? white_lr : defaults.lr;
     cfg.t.head_lr = cfg.has_head_lr ? cfg.head_lr : defaults.head_lr;
     cfg.t.schedule = (enum lr_schedule)cfg.schedule;
     cfg.t.epochs = cfg.num_epochs ? cfg.num_epochs : 1;

@@ -45,7 +45,8 @@ struct train_options train_defaults(enum adapter_method method)
                                .weight_decay = 0.01, .clip = 1.0, .num_threads = 1, .cache_bytes = (size_t)1 << 31 };
     switch (method) {
     case ADAPTER_FULL: o.lr = 1e-4; break;
-    case ADAPTER_PTUNING: case ADAPTER_TIED_PREFIX: o.lr = 1e-2; break;
+    case ADAPTER_PTUNING: o.lr = 1e-1; break;
+    case ADAPTER_TIED_PREFIX: o.lr = 3e-2; break;
     case ADAPTER_NTK: o.lr = 3e-4; break;
     default: break;
     }
