@@ -1,6 +1,7 @@
 /* Figures, in the page itself, so that docs/figures.js can say what lies under the pointer. */
 #include "report/page.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,6 +56,37 @@ static void put_svg(const struct page *p, const char *name, const char *text)
     fputs("```\n", p->out);
 }
 
+/* A cell of a table: a number as people write it, a text as it is. */
+static void put_cell(const struct page *p, const char *cell)
+{
+    char *end;
+    const double number = strtod(cell, &end);
+    if (*cell && !*end) fprintf(p->out, number >= 1e4 && number == floor(number) ? "| %.0f " : "| %.4g ", number);
+    else fprintf(p->out, "| %s ", cell);
+}
+
+/* RUN_summary.csv, of runs that write one, as a table to copy. Its texts hold no commas. */
+static void put_summary_table(const struct page *p, const char *run)
+{
+    char path[PAGE_PATH_SIZE];
+    snprintf(path, sizeof path, "%s/%s_summary.csv", p->results, run);
+    char *text = text_file_read(path), *lines = text, *line;
+    if (!text) return;
+    fprintf(p->out, "```{=html}\n<details><summary>The table of %s</summary>\n```\n\n::: rows\n", run);
+    bool header = true;
+    while ((line = strsep(&lines, "\n"))) {
+        if (!*line || *line == '#') continue;
+        size_t columns = 0;
+        for (char *cell; (cell = strsep(&line, ",")); columns++) put_cell(p, cell);
+        fputs("|\n", p->out);
+        for (size_t i = 0; header && i < columns; i++) fputs(i ? "--:|" : "|:--|", p->out);
+        if (header) fputc('\n', p->out);
+        header = false;
+    }
+    fputs(":::\n\n```{=html}\n</details>\n```\n\n", p->out);
+    free(text);
+}
+
 void put_figure(struct page *p, size_t run)
 {
     const char *name = p->run[run];
@@ -68,5 +100,6 @@ void put_figure(struct page *p, size_t run)
     fprintf(p->out, "\n::: caption\n**%s.** ", name);
     put_caption(p, name);
     fputs(":::\n::::\n\n", p->out);
+    put_summary_table(p, name);
     free(svg);
 }
