@@ -5,6 +5,9 @@
 #include <gsl/gsl_cdf.h>
 #include <gsl/gsl_errno.h>
 #include <gsl/gsl_fit.h>
+#include <gsl/gsl_linalg.h>
+#include <gsl/gsl_multifit.h>
+#include <gsl/gsl_sf_erf.h>
 #include <gsl/gsl_sort.h>
 #include <gsl/gsl_statistics_double.h>
 #include <math.h>
@@ -13,6 +16,9 @@
 
 /* Enough for the 99.9 % percentiles to stand on five resamples each side. */
 enum { NUM_RESAMPLES = 9999 };
+
+/* Columns count as dependent when a singular value falls below this share of the largest. */
+static const double RTOL_RANK = 1e-12;
 
 static int all_finite(const double *x, size_t n)
 {
@@ -148,6 +154,106 @@ int stats_line(const double *x, const double *y, size_t n, double level,
     double half = INFINITY;   /* two points leave no residual to judge by */
     if (n > 2) half = gsl_cdf_tdist_Pinv(0.5 + 0.5 * level, (double)(n - 2)) * sqrt(variance);
     *slope = (struct interval){ value, value - half, value + half, n };
+    return GSL_SUCCESS;
+}
+
+int stats_regression(const double *x, const double *y, size_t n, size_t num_parts, double level,
+                     struct interval *out)
+{
+    if (!is_level(level)) return GSL_EINVAL;
+    if (num_parts < 1 || n <= num_parts) return GSL_EBADLEN;
+    if (!all_finite(x, n * num_parts) || !all_finite(y, n)) return GSL_EDOM;
+    gsl_multifit_linear_workspace *work = gsl_multifit_linear_alloc(n, num_parts);
+    gsl_matrix *covariance = gsl_matrix_alloc(num_parts, num_parts);
+    gsl_vector *b = gsl_vector_alloc(num_parts);
+    int status = work && covariance && b ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status) {
+        const gsl_matrix_const_view X = gsl_matrix_const_view_array(x, n, num_parts);
+        const gsl_vector_const_view Y = gsl_vector_const_view_array(y, n);
+        double residual;
+        status = gsl_multifit_linear(&X.matrix, &Y.vector, b, covariance, &residual, work);
+        if (!status && gsl_multifit_linear_rank(RTOL_RANK, work) < num_parts) status = GSL_EDOM;
+        const double t = gsl_cdf_tdist_Pinv(0.5 + 0.5 * level, (double)(n - num_parts));
+        for (size_t j = 0; j < num_parts && !status; j++) {
+            const double value = gsl_vector_get(b, j), half = t * sqrt(gsl_matrix_get(covariance, j, j));
+            out[j] = (struct interval){ value, value - half, value + half, n };
+        }
+    }
+    gsl_vector_free(b);
+    gsl_matrix_free(covariance);
+    gsl_multifit_linear_free(work);
+    return status;
+}
+
+/* theta = (intercept, slope, 1) / sigma of a censored line: log-likelihood, gradient and the
+ * negative Hessian, by z_i = (-1, -x_i, y_i) . theta: log theta_2 - z^2/2 observed, log Q(z)
+ * censored. */
+static double censored_likelihood(const double *x, const double *y, const int *censored, size_t n, const double theta[3],
+                                  double gradient[3], double information[9])
+{
+    double value = 0.0;
+    memset(gradient, 0, 3 * sizeof *gradient);
+    memset(information, 0, 9 * sizeof *information);
+    for (size_t i = 0; i < n; i++) {
+        const double u[3] = { -1.0, -x[i], y[i] };
+        const double z = u[0] * theta[0] + u[1] * theta[1] + u[2] * theta[2];
+        /* Minus the first and second derivative of the term in z. */
+        double first = z, second = 1.0;
+        if (censored[i]) {
+            first = gsl_sf_hazard(z);
+            second = first * (first - z);
+            value += gsl_sf_log_erfc(z / sqrt(2.0)) - log(2.0);
+        } else {
+            value += log(theta[2]) - 0.5 * z * z;
+            gradient[2] += 1.0 / theta[2];
+            information[8] += 1.0 / (theta[2] * theta[2]);
+        }
+        for (int a = 0; a < 3; a++) {
+            gradient[a] -= first * u[a];
+            for (int b = 0; b < 3; b++) information[3 * a + b] += second * u[a] * u[b];
+        }
+    }
+    return value;
+}
+
+int stats_censored_line(const double *x, const double *y, const int *censored, size_t n, double level,
+                        struct interval *slope)
+{
+    if (!is_level(level)) return GSL_EINVAL;
+    if (n < 4) return GSL_EBADLEN;
+    if (!all_finite(x, n) || !all_finite(y, n)) return GSL_EDOM;
+    size_t observed = 0;
+    for (size_t i = 0; i < n; i++) observed += !censored[i];
+    double b, a, variance;
+    if (observed < 3 || fit(x, y, n, &b, &a, &variance)) return GSL_EDOM;
+    double squares = 0.0;
+    for (size_t i = 0; i < n; i++) squares += (y[i] - a - b * x[i]) * (y[i] - a - b * x[i]);
+    if (!(squares > 0.0)) return GSL_EDOM;
+    const double h = sqrt((double)n / squares);
+    double theta[3] = { a * h, b * h, h }, gradient[3], information[9], step[3] = { 0.0 };
+    double value = censored_likelihood(x, y, censored, n, theta, gradient, information), moved = INFINITY;
+    gsl_matrix_view I = gsl_matrix_view_array(information, 3, 3);
+    gsl_vector_view direction = gsl_vector_view_array(step, 3);
+    for (int round = 0; round < 100 && moved > 1e-10; round++) {
+        memcpy(step, gradient, sizeof step);
+        if (gsl_linalg_cholesky_decomp1(&I.matrix) || gsl_linalg_cholesky_svx(&I.matrix, &direction.vector)) return GSL_EDOM;
+        double share = 1.0, next[3], tried;
+        do {
+            for (int j = 0; j < 3; j++) next[j] = theta[j] + share * step[j];
+            tried = next[2] > 0.0 ? censored_likelihood(x, y, censored, n, next, gradient, information) : -INFINITY;
+            share *= 0.5;
+        } while (!(tried >= value) && share > 1e-12);
+        moved = fabs(tried - value) / (fabs(value) + 1.0) + fabs(next[1] / next[2] - theta[1] / theta[2]);
+        memcpy(theta, next, sizeof theta);
+        value = tried;
+    }
+    if (!(moved <= 1e-10) || gsl_linalg_cholesky_decomp1(&I.matrix)) return GSL_EDOM;
+    /* slope = theta_1 / theta_2; its gradient g, and g' I^{-1} g. */
+    const double g[3] = { 0.0, 1.0 / theta[2], -theta[1] / (theta[2] * theta[2]) };
+    memcpy(step, g, sizeof step);
+    if (gsl_linalg_cholesky_svx(&I.matrix, &direction.vector)) return GSL_EDOM;
+    const double half = gsl_cdf_tdist_Pinv(0.5 + 0.5 * level, (double)(n - 3)) * sqrt(g[1] * step[1] + g[2] * step[2]);
+    *slope = (struct interval){ theta[1] / theta[2], theta[1] / theta[2] - half, theta[1] / theta[2] + half, n };
     return GSL_SUCCESS;
 }
 

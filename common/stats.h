@@ -27,6 +27,22 @@ int stats_loglog_slope(const double *x, const double *y, size_t num_x, size_t nu
 int stats_line(const double *x, const double *y, size_t n, double level,
                struct interval *slope, double *intercept);
 
+/* Least squares y = sum_j b_j x_j over n observations (rows of x, n x num_parts, row-major;
+ * a column of ones is the caller's), with the t interval of every b_j in out (num_parts).
+ * GSL_EBADLEN unless n > num_parts >= 1; GSL_EDOM when a number is not finite or the columns
+ * are dependent. */
+int stats_regression(const double *x, const double *y, size_t n, size_t num_parts, double level,
+                     struct interval *out);
+
+/* The line y = intercept + slope x with normal residuals where some y are censored: only known to
+ * lie above y[i] (censored[i] != 0). Maximum likelihood in the parametrisation in which it is
+ * concave (Olsen 1978), by Newton's method; interval of the slope from the observed information,
+ * t quantile of n - 3. With nothing censored the slope is that of stats_line. GSL_EBADLEN for
+ * n < 4; GSL_EDOM when a number is not finite, fewer than 3 are not censored or the likelihood has no
+ * maximum. */
+int stats_censored_line(const double *x, const double *y, const int *censored, size_t n, double level,
+                        struct interval *slope);
+
 enum verdict { VERDICT_NOT_TESTED, VERDICT_SUPPORTED, VERDICT_CONTRADICTED, VERDICT_INCONCLUSIVE };
 
 /* A margin [lo, hi]; an open side is +-infinity. */

@@ -6,7 +6,7 @@ ARGS_ntk_convergence_mnist := --dataset mnist --num-samples 32 --dim 10 --kernel
 ARGS_prefix_gradient       :=
 ARGS_ntk_freezing          := --num-samples 8 --dim 4 --prefix-len 256,2048,16384 --num-trials 200
 ARGS_ntk_spectrum          := --num-instances 2000 --num-draws 1600 --prefix-len 16,64,256,1024,4096,16384,65536 --num-trials 100
-ARGS_ntk_prefix_needed     := --num-instances 40 --num-trials 20 --max-prefix-len 131072
+ARGS_ntk_prefix_needed     := --num-instances 60 --num-trials 20 --max-prefix-len 131072
 ARGS_ntk_rank              := --num-samples 7 --dim 4 --prefix-len 14
 ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --prefix-len 256,1024,4096,16384 --num-trials 200
 ARGS_score_concentration   := --prefix-len 1,4,16,64,256,1024,4096,16384 --num-trials 1000
@@ -39,10 +39,12 @@ ARGS_summary_training        :=
 
 # Training dynamics: 3 minutes.
 ARGS_training_dynamics    := --num-samples 4 --dim 8 --sigma 1 --prefix-len 16,64,256,1024,4096,16384,65536,100000 --num-trials 6 --num-steps 200000 --stop-ratio 1e-20 --tables
-ARGS_training_contraction := --num-trials 8 --num-steps 2000 --prefix-len 8192 --tables
+ARGS_training_contraction := --num-trials 24 --num-steps 2000 --prefix-len 4096 --tables
+ARGS_contraction_violations := --num-data 200 --prefix-len 8192
+ARGS_theorem_constants := --num-trials 16 --prefix-len 512,4096 --max-work 3e8
 ARGS_training_laziness    := --num-samples 8 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384 --num-trials 20 --num-steps 300 --num-draws 1200
 ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.02,0.05,0.1,0.25 --prefix-len 64,256,1024,4096 --num-trials 32
-ARGS_prefix_threshold     := --num-samples 2,4,6,8 --dim 2,3,4 --num-trials 12 --max-iterations 200 --tables
+ARGS_prefix_threshold     := --num-samples 2,4,6,8 --dim 2,3,4 --num-trials 18 --num-starts 10 --max-iterations 300
 ARGS_prefix_scaling       := --num-samples 6 --dim 8 --sigma 0.6 --signs mirrored,random,positive --prefix-len 128,1024,4096,16384 --num-trials 12 --stop-ratio 1e-8 --num-steps 2000
 ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 24 --dim 10 --num-test 1000 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256,1024,4096 --num-trials 16 --stop-ratio 1e-8 --num-steps 600
 ARGS_real_layer_training  := --prefix-len 256,1024,4096 --num-trials 24

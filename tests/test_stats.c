@@ -224,10 +224,75 @@ static void test_comparisons(void **state)
     assert_false(relative_error(&want.matrix, &got.matrix) <= 1.0);
 }
 
+/* Normal equations by hand on an orthogonal design: b = (sum y / 4, sum +-y / 4, ...). */
+static void test_regression(void **state)
+{
+    (void)state;
+    const double x[] = { 1, -1, -1, 1, -1, 1, 1, 1, -1, 1, 1, 1 }, y[] = { 0.7, -1.3, 2.9, 3.5 };
+    struct interval b[3];
+    assert_int_equal(stats_regression(x, y, 4, 3, 0.95, b), GSL_SUCCESS);
+    CHECK_CLOSE(b[0].value, 5.8 / 4.0, RTOL_ROUNDOFF, 0.0);
+    CHECK_CLOSE(b[1].value, 7.0 / 4.0, RTOL_ROUNDOFF, 0.0);
+    CHECK_CLOSE(b[2].value, -1.4 / 4.0, 1e-11, 0.0);
+    /* The contrast left over has square (0.7 + 1.3 - 2.9 + 3.5)^2 / 4, one degree of freedom: t(0.975, 1) = 12.706204736174694. */
+    const double half = 12.706204736174694 * sqrt(2.6 * 2.6 / 4.0 / 4.0);
+    CHECK_CLOSE(b[1].hi - b[1].value, half, RTOL_QUANTILE, 0.0);
+    assert_false(is_close(b[1].hi - b[1].value, half / sqrt(4.0), RTOL_QUANTILE, 0.0));
+    /* One column: stats_line's slope. */
+    struct interval line;
+    double two[8], intercept;
+    for (int i = 0; i < 4; i++) two[2 * i] = 1.0, two[2 * i + 1] = 0.3 * i * i;
+    assert_int_equal(stats_line((double[]){ 0.0, 0.3, 1.2, 2.7 }, y, 4, 0.95, &line, &intercept), GSL_SUCCESS);
+    assert_int_equal(stats_regression(two, y, 4, 2, 0.95, b), GSL_SUCCESS);
+    CHECK_CLOSE(b[1].lo, line.lo, 1e-11, 0.0);
+    assert_int_equal(stats_regression(x, y, 3, 3, 0.95, b), GSL_EBADLEN);
+    for (int i = 0; i < 4; i++) two[2 * i + 1] = 2.0;
+    assert_int_equal(stats_regression(two, y, 4, 2, 0.95, b), GSL_EDOM);
+    assert_int_equal(stats_regression(two, (double[]){ 1, NAN, 2, 3 }, 4, 2, 0.95, b), GSL_EDOM);
+}
+
+/* Censoring at a level: the slope is recovered and covered; leaving the censored out, or taking them at
+ * their bound, the planted errors, are not. */
+static void test_censored_line(void **state)
+{
+    (void)state;
+    enum { N = 40, EXPERIMENTS = 400 };
+    double x[N], y[N], covered = 0.0, naive = 0.0;
+    int censored[N] = { 0 };
+    struct interval slope, line;
+    double intercept;
+    for (uint64_t e = 0; e < EXPERIMENTS; e++) {
+        random_normal(9, RANDOM_OTHER, e, 0, y, N);
+        for (int i = 0; i < N; i++) {
+            x[i] = 0.1 * i;
+            y[i] = 0.5 * y[i] + 0.7 + 2.0 * x[i];
+            censored[i] = y[i] > 5.0;
+            if (censored[i]) y[i] = 5.0;
+        }
+        assert_int_equal(stats_censored_line(x, y, censored, N, 0.95, &slope), GSL_SUCCESS);
+        covered += slope.lo <= 2.0 && slope.hi >= 2.0;
+        assert_int_equal(stats_line(x, y, N, 0.95, &line, &intercept), GSL_SUCCESS);
+        naive += line.lo <= 2.0 && line.hi >= 2.0;
+    }
+    /* The interval rests on the information, not on exact theory: 95 % within 3. */
+    assert_true(covered / EXPERIMENTS > 0.91 && covered / EXPERIMENTS < 0.99);
+    CHECK_LESS(naive / EXPERIMENTS, 0.05);
+    /* Nothing censored: least squares. */
+    for (int i = 0; i < N; i++) censored[i] = 0;
+    assert_int_equal(stats_line(x, y, N, 0.95, &line, &intercept), GSL_SUCCESS);
+    assert_int_equal(stats_censored_line(x, y, censored, N, 0.95, &slope), GSL_SUCCESS);
+    CHECK_CLOSE(slope.value, line.value, 1e-8, 0.0);
+    for (int i = 2; i < N; i++) censored[i] = 1;
+    assert_int_equal(stats_censored_line(x, y, censored, N, 0.95, &slope), GSL_EDOM);
+    assert_int_equal(stats_censored_line(x, y, censored, 3, 0.95, &slope), GSL_EBADLEN);
+    y[1] = INFINITY;
+    assert_int_equal(stats_censored_line(x, y, censored, N, 0.95, &slope), GSL_EDOM);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mean),    cmocka_unit_test(test_coverage),      cmocka_unit_test(test_median),
+        cmocka_unit_test(test_mean),    cmocka_unit_test(test_coverage), cmocka_unit_test(test_regression), cmocka_unit_test(test_censored_line),      cmocka_unit_test(test_median),
         cmocka_unit_test(test_rate),    cmocka_unit_test(test_loglog_slope),  cmocka_unit_test(test_line),
         cmocka_unit_test(test_margins), cmocka_unit_test(test_verdicts),      cmocka_unit_test(test_comparisons),
     };

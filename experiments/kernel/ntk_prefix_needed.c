@@ -52,7 +52,7 @@ static const char *check(void *config)
     return cfg->confidence <= 1.0 ? NULL : "--confidence: above 1";
 }
 
-enum { NUM_KERNELS = 2, SHORTEST = 2, WIDTH = 3 * NUM_KERNELS, ENOUGH = 8192, FEWEST = 16 };
+enum { NUM_KERNELS = 2, SHORTEST = 2, WIDTH = 3 * NUM_KERNELS, ENOUGH = 8192 };
 
 /* The grid of prefix lengths, powers of sqrt 2. */
 static size_t grid_len(size_t step) { return (size_t)llround(SHORTEST * pow(2.0, 0.5 * (double)step)); }
@@ -143,61 +143,39 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-struct instance { double inv_lambda, close, extrapolated, definite; };   /* ||K*|| / lambda; lengths, INFINITY when not reached */
+struct instance { double inv_lambda, close, definite; };   /* ||K*|| / lambda; lengths, INFINITY when not reached */
 
-static int by_inv_lambda(const void *a, const void *b)
-{
-    return compare(&((const struct instance *)a)->inv_lambda, &((const struct instance *)b)->inv_lambda);
-}
-
-static int by_close(const void *a, const void *b)
-{
-    return compare(&((const struct instance *)a)->close, &((const struct instance *)b)->close);
-}
-
-/* F3 and T4 for one kernel. T4 leaves out the instances, in the order of lambda, beyond
- * the first that needs more than the longest prefix (the others are complete), and
- * wants enough of them to fit a constant on half. */
-static void decide(struct instance *all, size_t count, const char *kernel, struct verdicts *v, double *x, double *y)
+/* F3 and T4 for one kernel: the exponent of ||K*||/lambda in the length needed, an instance that never gets there
+ * censored at the longest prefix. */
+static void decide(const struct instance *all, size_t count, double longest, const char *kernel, struct verdicts *v)
 {
     char row[64];
-    size_t kept = 0;
-    qsort(all, count, sizeof *all, by_inv_lambda);
-    while (kept < count && isfinite(all[kept].close)) kept++;
-    for (int which = 0; which < 2; which++) {
-        size_t points = 0;
+    double *x = cli_need(malloc(count * sizeof *x)), *y = cli_need(malloc(count * sizeof *y));
+    int *censored = cli_need(malloc(count * sizeof *censored));
+    for (int definite = 0; definite < 2; definite++) {
         for (size_t i = 0; i < count; i++) {
-            const double len = which ? all[i].definite : all[i].extrapolated;
-            if (!isfinite(len)) continue;
-            x[points] = log(all[i].inv_lambda);
-            y[points++] = log(len);
+            const double len = definite ? all[i].definite : all[i].close;
+            censored[i] = !isfinite(len);
+            x[i] = log(all[i].inv_lambda);
+            y[i] = log(censored[i] ? longest : len);
         }
-        struct interval slope = { NAN, NAN, NAN, points };
-        double intercept;
-        if (points < 3 || stats_line(x, y, points, 0.999, &slope, &intercept)) slope = (struct interval){ NAN, NAN, NAN, points };
-        snprintf(row, sizeof row, "%s-%s", which ? "definite" : "close-extrapolated", kernel);
+        struct interval slope;
+        if (stats_censored_line(x, y, censored, count, 0.999, &slope)) slope = (struct interval){ NAN, NAN, NAN, count };
+        snprintf(row, sizeof row, "%s-%s", definite ? "definite" : "close-censored", kernel);
         verdicts_add(v, "F3", row, slope);
+        if (definite) continue;
+        snprintf(row, sizeof row, "all-%s", kernel);
+        verdicts_add(v, "T4", row, slope);
     }
-    qsort(all, kept, sizeof *all, by_close);
-    double fitted = 0.0, largest = 0.0;
-    for (size_t i = 0; i < kept; i++) {
-        const double ratio = all[i].close / (all[i].inv_lambda * all[i].inv_lambda);
-        if (i < kept / 2) fitted = fmax(fitted, ratio);
-        else largest = fmax(largest, ratio);
-    }
-    /* Lengths are known up to a step of the grid. */
-    struct interval ratio = { NAN, NAN, NAN, kept };
-    const double value = largest / (2.0 * fitted);
-    if (kept >= FEWEST) ratio = (struct interval){ value, value / sqrt(2.0), value * sqrt(2.0), kept - kept / 2 };
-    snprintf(row, sizeof row, "sufficient-%s", kernel);
-    verdicts_add(v, "T4", row, ratio);
+    free(censored);
+    free(y);
+    free(x);
 }
 
 static int report(const struct config *cfg, const struct units *work)
 {
     const size_t steps = grid_count(cfg), needed = (size_t)ceil(cfg->confidence * (double)cfg->num_trials) - 1;
     double *trial = cli_need(malloc(cfg->num_trials * sizeof *trial));
-    double *x = cli_need(malloc(cfg->num_instances * sizeof *x)), *y = cli_need(malloc(cfg->num_instances * sizeof *y));
     struct instance *all = cli_need(malloc(cfg->num_instances * sizeof *all));
     struct table *t = table_open(&cfg->c, NULL, columns);
     int code = t ? 0 : EXIT_FAILED;
@@ -224,7 +202,7 @@ static int report(const struct config *cfg, const struct units *work)
                 else len[which] = trial[needed] < (double)steps ? (double)grid_len((size_t)trial[needed]) : INFINITY;
             }
             const double inverse = limit.norm[k] / limit.lambda[k];
-            all[i] = (struct instance){ inverse, len[0], len[2], len[1] };
+            all[i] = (struct instance){ inverse, len[0], len[1] };
             table_text(t, cli_kernel_names[k]);
             table_int(t, i);
             table_int(t, samples_of(i));
@@ -240,11 +218,9 @@ static int report(const struct config *cfg, const struct units *work)
             limit_free(&limit);
             gsl_matrix_free(X);
         }
-        if (!code) decide(all, cfg->num_instances, cli_kernel_names[k], v, x, y);
+        if (!code) decide(all, cfg->num_instances, (double)grid_len(steps - 1), cli_kernel_names[k], v);
     }
     free(all);
-    free(y);
-    free(x);
     free(trial);
     return table_close(t, verdicts_close(v, code));
 }

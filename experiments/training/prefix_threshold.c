@@ -1,4 +1,4 @@
-/* The prefix length that fits any targets, beside lambda^-2 (T12, F26, F27). */
+/* The prefix length that fits any targets, beside lambda^-2 (F26-F28). */
 #include "cli/kernels.h"
 #include "cli/samples.h"
 #include "cli/summary.h"
@@ -10,24 +10,20 @@
 #include <gsl/gsl_errno.h>
 #include <gsl/gsl_sort.h>
 #include "common/random.h"
-#include "prefix_ntk/prefix_descent.h"
 #include "prefix_ntk/prefix_fit.h"
 
 static const char doc[] =
     "Share of random problems that a prefix of length m can fit (Levenberg-Marquardt from several starts), by number of samples "
-    "and dimension; and gradient descent at m = lambda_min(H*)^-2.";
+    "and dimension. Every problem has inputs, targets and starts of its own; lengths share problems.";
 static const char columns[] = "signs,targets,dim,num_samples,prefix_len,num_trials,success_rate,success_ci_lo,success_ci_hi,"
                               "loss_ratio_median,threshold,lambda_inverse_square";
-static const char descent_columns[] = "num_samples,trial,lambda_min_key,prefix_len,num_steps,steps_pred,loss_ratio";
 
 struct config {
     struct cli_common c;
-    size_t *num_samples, num_ns, *dims, num_dims, num_trials, num_starts, max_iterations, max_steps;
-    char *descent_out;           /* beside --out, with --tables */
-    bool tables;
+    size_t *num_samples, num_ns, *dims, num_dims, num_trials, num_starts, max_iterations;
 };
 
-enum { KEY_NUM_SAMPLES = 1, KEY_DIM, KEY_NUM_TRIALS, KEY_NUM_STARTS, KEY_MAX_ITERATIONS, KEY_MAX_STEPS, KEY_TABLES };
+enum { KEY_NUM_SAMPLES = 1, KEY_DIM, KEY_NUM_TRIALS, KEY_NUM_STARTS, KEY_MAX_ITERATIONS };
 
 static const struct argp_option options[] = {
     { "num-samples", KEY_NUM_SAMPLES, "LIST", 0, "numbers of samples n, ascending (default 2,4,6)", 1 },
@@ -35,8 +31,6 @@ static const struct argp_option options[] = {
     { "num-trials", KEY_NUM_TRIALS, "N", 0, "problems per cell (default 12)", 1 },
     { "num-starts", KEY_NUM_STARTS, "N", 0, "starts per problem at most (default 6)", 1 },
     { "max-iterations", KEY_MAX_ITERATIONS, "N", 0, "Levenberg-Marquardt iterations per start (default 300)", 1 },
-    { "max-steps", KEY_MAX_STEPS, "N", 0, "steps of a descent at most (default 400000)", 1 },
-    { "tables", KEY_TABLES, NULL, 0, "also write OUT_descent.csv: the descents at m = lambda_min(H*)^-2", 2 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -50,8 +44,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
     case KEY_NUM_STARTS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_starts);
     case KEY_MAX_ITERATIONS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->max_iterations);
-    case KEY_MAX_STEPS: return cli_parse_size(state, key, arg, 1, (size_t)1 << 40, &cfg->max_steps);
-    case KEY_TABLES: cfg->tables = true; return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -65,22 +57,21 @@ static const char *check(void *config)
 }
 
 /* What is fitted. With positive signs F = m grad log sum_r e^{<w_r,x>} is the gradient of a
- * convex function, so that targets are tried that are such gradients (y = A A' x), too.
- * Trials of a cell are independent problems; those of different lengths share them. */
+ * convex function, so that targets are tried that are such gradients (y = A A' x), too. */
 enum law { RANDOM, POSITIVE, POSITIVE_CONVEX, NUM_LAWS };
-enum { NUM_LENS = 5, DESCENT_DIM = 4, MAX_DESCENT_LEN = 1 << 20 };
+enum { NUM_LENS = 5 };
 static const enum prefix_signs laws[NUM_LAWS] = { PREFIX_SIGNS_RANDOM, PREFIX_SIGNS_POSITIVE, PREFIX_SIGNS_POSITIVE };
 static const char *const target_names[NUM_LAWS] = { "sphere", "sphere", "convex" };
-static const size_t descent_ns[] = { 2, 3, 4 };
-enum { NUM_DESCENT_NS = 3 };
 #define SUCCESS_RATIO 1e-20
 
-/* Lengths tried: n - 1 .. n + 4 for random signs; n .. 4 n for positive ones. */
+/* Lengths tried: n - 1, n, n + 1, n + 2, n + 4 for random signs; n, n + 1, 2 n, 3 n, 4 n for positive ones. */
+enum { RANDOM_AT_N = 1, POSITIVE_AT_N = 0 };
+
 static size_t length_of(size_t law, size_t n, size_t which)
 {
     static const size_t more[NUM_LENS] = { 0, 1, 2, 3, 5 };
-    static const size_t halves[NUM_LENS] = { 2, 3, 4, 6, 8 };
-    return law == RANDOM ? (n > 1 ? n - 1 : 1) + more[which] : n * halves[which] / 2;
+    if (law == RANDOM) return n > 1 || which == 0 ? (n > 1 ? n - 1 : 1) + more[which] : more[which];
+    return which < 2 ? n + which : n * which;
 }
 
 struct cell { size_t law, dim, n, len, trial; };
@@ -109,17 +100,23 @@ static struct cell cell_at(const struct config *cfg, size_t index)
     return c;
 }
 
-enum { FIT_RATIO, FIT_LAMBDA, FIT_MONOTONE, DESCENT_LAMBDA = 0, DESCENT_LEN, DESCENT_STEPS, DESCENT_PRED, DESCENT_RATIO, NUM_RESULTS };
+/* The problem of a cell and trial, whatever the length: the stream of all its random numbers. */
+static size_t problem_of(const struct config *cfg, struct cell c)
+{
+    return ((c.law * cfg->num_dims + c.dim) * cfg->num_ns + c.n) * cfg->num_trials + c.trial;
+}
+
+enum { FIT_RATIO, FIT_LAMBDA, FIT_MONOTONE, NUM_RESULTS };
 
 /* y_i = A A' x_i / ||A A'||_F, the gradient of a convex quadratic function. */
-static int convex_targets(const struct config *cfg, size_t trial, const gsl_matrix *X, gsl_matrix *Y)
+static int convex_targets(const struct config *cfg, size_t problem, const gsl_matrix *X, gsl_matrix *Y)
 {
     const size_t d = X->size2;
     gsl_matrix *A = gsl_matrix_alloc(d, d), *B = gsl_matrix_alloc(d, d);
     const int status = A && B ? GSL_SUCCESS : GSL_ENOMEM;
     if (!status) {
         double norm = 0.0;
-        random_normal(cfg->c.seed, RANDOM_WEIGHTS, trial, 0, A->data, d * d);
+        random_normal(cfg->c.seed, RANDOM_WEIGHTS, problem, 0, A->data, d * d);
         gsl_blas_dgemm(CblasNoTrans, CblasTrans, 1.0, A, A, 0.0, B);
         for (size_t i = 0; i < d * d; i++) norm += B->data[i] * B->data[i];
         gsl_blas_dgemm(CblasNoTrans, CblasNoTrans, 1.0 / sqrt(norm), X, B, 0.0, Y);
@@ -146,7 +143,7 @@ static bool monotone(const gsl_matrix *X, const gsl_matrix *Y)
 static int run_fit(const struct config *cfg, size_t index, double *out)
 {
     const struct cell c = cell_at(cfg, index);
-    const size_t n = cfg->num_samples[c.n], d = cfg->dims[c.dim], m = length_of(c.law, n, c.len);
+    const size_t n = cfg->num_samples[c.n], d = cfg->dims[c.dim], m = length_of(c.law, n, c.len), problem = problem_of(cfg, c);
     gsl_matrix *X = gsl_matrix_alloc(n, d), *Y = gsl_matrix_alloc(n, d), *W = gsl_matrix_alloc(m, d);
     gsl_matrix *H = gsl_matrix_alloc(n * d, n * d);
     gsl_vector *signs = gsl_vector_alloc(m), *first = gsl_vector_alloc(m);
@@ -154,9 +151,9 @@ static int run_fit(const struct config *cfg, size_t index, double *out)
     double zero_loss = 0.0;
     for (int i = 0; i < NUM_RESULTS; i++) out[i] = NAN;
     if (!status) {
-        samples_sphere(cfg->c.seed, RANDOM_INPUTS, c.trial, 0, X);
-        if (c.law == POSITIVE_CONVEX) status = convex_targets(cfg, c.trial, X, Y);
-        else samples_sphere(cfg->c.seed, RANDOM_TARGETS, c.trial, 0, Y);
+        samples_sphere(cfg->c.seed, RANDOM_INPUTS, problem, 0, X);
+        if (c.law == POSITIVE_CONVEX) status = convex_targets(cfg, problem, X, Y);
+        else samples_sphere(cfg->c.seed, RANDOM_TARGETS, problem, 0, Y);
         for (size_t i = 0; i < n * d && !status; i++) zero_loss += 0.5 * Y->data[i] * Y->data[i];
         out[FIT_MONOTONE] = monotone(X, Y);
         if (!status) status = ntk_limit(X, X, 0.5, PREFIX_SIGNS_RANDOM, NTK_KEY, H);
@@ -167,7 +164,7 @@ static int run_fit(const struct config *cfg, size_t index, double *out)
     for (size_t start = 0; start < starts && !status && !(best <= SUCCESS_RATIO); start++) {
         double loss = INFINITY;
         /* The signs of a problem are those of its first start. */
-        status = prefix_draw(cfg->c.seed, c.trial * cfg->num_starts + start, laws[c.law], 1.0, W, signs, 1);
+        status = prefix_draw(cfg->c.seed, problem * cfg->num_starts + start, laws[c.law], 1.0, W, signs, 1);
         if (!start) gsl_vector_memcpy(first, signs);
         /* Positive signs often have nothing to find: a third of the starts and iterations. */
         const size_t iterations = c.law == RANDOM ? cfg->max_iterations : (cfg->max_iterations + 2) / 3;
@@ -180,54 +177,6 @@ static int run_fit(const struct config *cfg, size_t index, double *out)
     gsl_vector_free(signs);
     gsl_matrix_free(H);
     gsl_matrix_free(W);
-    gsl_matrix_free(Y);
-    gsl_matrix_free(X);
-    return status;
-}
-
-/* Descent at m = ceil(lambda_min(H*)^-2), for at most three times the predicted steps. */
-static int run_descent(const struct config *cfg, size_t index, double *out)
-{
-    const size_t n = descent_ns[index / cfg->num_trials], trial = index % cfg->num_trials, d = DESCENT_DIM, nd = n * d;
-    gsl_matrix *X = gsl_matrix_alloc(n, d), *Y = gsl_matrix_alloc(n, d), *K = gsl_matrix_alloc(nd, nd), *W = NULL;
-    gsl_vector *signs = NULL;
-    struct prefix_descent *descent = NULL;
-    struct prefix_linear *linear = NULL;
-    int status = X && Y && K ? GSL_SUCCESS : GSL_ENOMEM;
-    for (int i = 0; i < NUM_RESULTS; i++) out[i] = NAN;
-    if (status) goto done;
-    samples_sphere(cfg->c.seed, RANDOM_INPUTS, trial, 0, X);
-    samples_sphere(cfg->c.seed, RANDOM_TARGETS, trial, 0, Y);
-    if ((status = ntk_limit(X, X, 0.5, PREFIX_SIGNS_RANDOM, NTK_KEY, K))) goto done;
-    if ((status = ntk_lambda_min(K, &out[DESCENT_LAMBDA]))) goto done;
-    const double wanted = ceil(pow(out[DESCENT_LAMBDA], -2.0));
-    if (!(wanted <= MAX_DESCENT_LEN)) goto done;           /* stays empty: counts as not reached */
-    const size_t m = wanted > (double)n ? (size_t)wanted : n;
-    W = gsl_matrix_alloc(m, d);
-    signs = gsl_vector_alloc(m);
-    status = W && signs ? prefix_draw(cfg->c.seed, trial, PREFIX_SIGNS_RANDOM, 0.5, W, signs, 1) : GSL_ENOMEM;
-    if (!status) status = prefix_descent_alloc(W, signs, X, NULL, Y, 1, &descent);
-    if (!status) status = ntk_gram(W, signs, X, NTK_FULL, K, 1);
-    if (!status) status = prefix_linear_alloc(K, prefix_descent_residual(descent), &linear);
-    if (status) goto done;
-    const double rate = 1.0 / linear->eigenvalues[nd - 1], start = prefix_descent_loss(descent);
-    out[DESCENT_LEN] = (double)m;
-    out[DESCENT_PRED] = prefix_linear_steps(linear, rate, SUCCESS_RATIO * start);
-    const double most = fmin(3.0 * out[DESCENT_PRED], (double)cfg->max_steps);
-    double step = 0.0;
-    bool diverged = false;
-    for (; step < most && !diverged && prefix_descent_loss(descent) > SUCCESS_RATIO * start; step += 1.0) {
-        diverged = prefix_descent_step(descent, rate / (double)m) != GSL_SUCCESS;
-        if (cli_interrupted()) { status = GSL_FAILURE; goto done; }
-    }
-    out[DESCENT_STEPS] = step;
-    out[DESCENT_RATIO] = diverged ? NAN : prefix_descent_loss(descent) / start;
-done:
-    prefix_linear_free(linear);
-    prefix_descent_free(descent);
-    gsl_vector_free(signs);
-    gsl_matrix_free(W);
-    gsl_matrix_free(K);
     gsl_matrix_free(Y);
     gsl_matrix_free(X);
     return status;
@@ -295,29 +244,6 @@ static int write_table(const struct study *s)
     return table_close(t, 0);
 }
 
-static const double *descent_of(const struct study *s, size_t n, size_t trial)
-{
-    return units_row(s->work, num_fits(s->cfg) + n * s->cfg->num_trials + trial);
-}
-
-static int write_descents(const struct study *s)
-{
-    const struct config *cfg = s->cfg;
-    if (!cfg->descent_out) return 0;
-    struct table *t = table_open(&cfg->c, cfg->descent_out, descent_columns);
-    if (!t) return EXIT_FAILED;
-    table_note(t, "dim=%d sigma=0.5 random signs; prefix_len: ceil(lambda_min_key^-2), empty beyond %d; steps_pred: to %g of the initial "
-                  "loss by the linearised dynamics", DESCENT_DIM, MAX_DESCENT_LEN, SUCCESS_RATIO);
-    for (size_t n = 0; n < NUM_DESCENT_NS; n++)
-        for (size_t trial = 0; trial < cfg->num_trials; trial++) {
-            table_int(t, descent_ns[n]);
-            table_int(t, trial);
-            for (int c = DESCENT_LAMBDA; c <= DESCENT_RATIO; c++) table_num(t, descent_of(s, n, trial)[c]);
-            table_end_row(t);
-        }
-    return table_close(t, 0);
-}
-
 /* F28: positive signs, longest prefixes. */
 static void write_monotone(const struct study *s, struct verdicts *v)
 {
@@ -340,59 +266,71 @@ static void write_monotone(const struct study *s, struct verdicts *v)
     }
 }
 
+/* F26: the share of the problems of all cells fitted at one of the lengths. */
+static struct interval fitted_at(const struct study *s, size_t law, size_t len)
+{
+    const struct config *cfg = s->cfg;
+    struct interval share = { NAN, NAN, NAN, 0 };
+    double fitted = 0.0;
+    for (size_t dim = 0; dim < cfg->num_dims; dim++)
+        for (size_t n = 0; n < cfg->num_ns; n++) fitted += successes(s, (struct cell){ law, dim, n, len, 0 });
+    stats_rate(fitted, (double)(cfg->num_dims * cfg->num_ns * cfg->num_trials), 0.999, &share);
+    return share;
+}
+
+/* F27: at m = n + 1, random signs. Share fitted of the problems with lambda^-2 >= 100 m; and the share
+ * of the half of each cell with the smaller lambda less that of the other half: the slope of a line through
+ * the problems, each taken from its cell's mean. */
+static void write_lambda(const struct study *s, struct verdicts *v)
+{
+    const struct config *cfg = s->cfg;
+    const size_t len = RANDOM_AT_N + 1, cells = cfg->num_dims * cfg->num_ns, trials = cfg->num_trials;
+    double *x = cli_need(malloc(cells * trials * sizeof *x)), *y = cli_need(malloc(cells * trials * sizeof *y));
+    double problems = 0.0, fitted = 0.0;
+    for (size_t k = 0; k < cells; k++) {
+        struct cell c = { RANDOM, k / cfg->num_ns, k % cfg->num_ns, len, 0 };
+        double *smaller = x + k * trials, *fit = y + k * trials, mean_x = 0.0, mean_y = 0.0;
+        const double middle = fit_median(s, c, FIT_LAMBDA, fit), m = (double)length_of(RANDOM, cfg->num_samples[c.n], len);
+        for (c.trial = 0; c.trial < trials; c.trial++) {
+            const double *result = units_row(s->work, index_of(cfg, c));
+            smaller[c.trial] = result[FIT_LAMBDA] < middle;
+            fit[c.trial] = result[FIT_RATIO] <= SUCCESS_RATIO;
+            mean_x += smaller[c.trial] / (double)trials;
+            mean_y += fit[c.trial] / (double)trials;
+            if (pow(result[FIT_LAMBDA], -2.0) < 100.0 * m) continue;
+            problems += 1.0;
+            fitted += fit[c.trial];
+        }
+        for (size_t t = 0; t < trials; t++) {
+            smaller[t] -= mean_x;
+            fit[t] -= mean_y;
+        }
+    }
+    struct interval share = { NAN, NAN, NAN, 0 }, gap = { NAN, NAN, NAN, 0 };
+    double intercept;
+    if (problems > 0.0) stats_rate(fitted, problems, 0.999, &share);
+    if (stats_line(x, y, cells * trials, 0.999, &gap, &intercept)) gap = (struct interval){ NAN, NAN, NAN, 0 };
+    verdicts_add(v, "F27", "small-lambda", share);
+    verdicts_add(v, "F27", "no-trend", gap);
+    free(y);
+    free(x);
+}
+
 static int write_verdicts(const struct study *s)
 {
     const struct config *cfg = s->cfg;
     if (!cfg->c.verdicts) return 0;
     char stem[256];
     cli_stem(&cfg->c, stem, sizeof stem);
-    const size_t cells = cfg->num_dims * cfg->num_ns;
-    double *x = cli_need(malloc((cells + cfg->num_ns) * sizeof *x));
-    double *y = cli_need(malloc(cfg->num_trials * cfg->num_ns * sizeof *y));
-    double *slopes = cli_need(malloc(cfg->num_trials * sizeof *slopes));
-    if (!x || !y || !slopes) {
-        free(slopes);
-        free(y);
-        free(x);
-        return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
-    }
     struct verdicts *v = verdicts_open(&cfg->c, stem);
-    double reached = 0.0;
-    for (size_t n = 0; n < NUM_DESCENT_NS; n++)
-        for (size_t t = 0; t < cfg->num_trials; t++) reached += descent_of(s, n, t)[DESCENT_RATIO] <= SUCCESS_RATIO;
-    struct interval share = { NAN, NAN, NAN, 0 };
-    stats_rate(reached, (double)(NUM_DESCENT_NS * cfg->num_trials), 0.999, &share);
-    verdicts_add(v, "T12", "sufficient", share);
-    struct interval offset = { NAN, NAN, NAN, 0 };
-    bool known = true;
-    size_t count = 0;
-    for (size_t c = 0; c < cells; c++) {
-        if (cfg->dims[c / cfg->num_ns] < 3) continue;
-        x[count] = threshold(s, RANDOM, c / cfg->num_ns, c % cfg->num_ns) - (double)cfg->num_samples[c % cfg->num_ns];
-        known = known && isfinite(x[count++]);
-    }
-    if (known) offset = cli_mean(x, count, 0.999);
-    verdicts_add(v, "F26", "offset", offset);
+    verdicts_add(v, "F26", "random-at-n", fitted_at(s, RANDOM, RANDOM_AT_N));
+    verdicts_add(v, "F26", "random-at-n1", fitted_at(s, RANDOM, RANDOM_AT_N + 1));
+    verdicts_add(v, "F26", "positive-at-n", fitted_at(s, POSITIVE, POSITIVE_AT_N));
+    verdicts_add(v, "F26", "positive-at-n1", fitted_at(s, POSITIVE, POSITIVE_AT_N + 1));
+    verdicts_add(v, "F26", "convex-at-n", fitted_at(s, POSITIVE_CONVEX, POSITIVE_AT_N));
+    verdicts_add(v, "F26", "convex-at-n1", fitted_at(s, POSITIVE_CONVEX, POSITIVE_AT_N + 1));
+    write_lambda(s, v);
     write_monotone(s, v);
-    /* log threshold against log lambda^-2 over n, at the first dimension, per trial. */
-    for (size_t t = 0; t < cfg->num_trials; t++) {
-        double mean_x = 0.0, mean_y = 0.0, xy = 0.0, xx = 0.0;
-        for (size_t n = 0; n < cfg->num_ns; n++) {
-            x[n] = -2.0 * log(units_row(s->work, index_of(cfg, (struct cell){ 0, 0, n, 0, t }))[FIT_LAMBDA]);
-            y[n] = log(threshold(s, 0, 0, n));
-            mean_x += x[n] / (double)cfg->num_ns;
-            mean_y += y[n] / (double)cfg->num_ns;
-        }
-        for (size_t n = 0; n < cfg->num_ns; n++) {
-            xy += (x[n] - mean_x) * (y[n] - mean_y);
-            xx += (x[n] - mean_x) * (x[n] - mean_x);
-        }
-        slopes[t] = xy / xx;
-    }
-    verdicts_add(v, "F27", "slope", cli_mean(slopes, cfg->num_trials, 0.999));
-    free(slopes);
-    free(y);
-    free(x);
     return verdicts_close(v, 0);
 }
 
@@ -408,36 +346,32 @@ static double unit_bytes(const struct config *cfg)
                                             (double)length_of(POSITIVE_CONVEX, cfg->num_samples[i], NUM_LENS - 1)) * (double)cfg->dims[k];
             most = fmax(most, sizeof(double) * (3.0 * fmax(nd, md) * md + 3.0 * md * md + 2.0 * nd * nd));
         }
-    return fmax(most, (double)prefix_descent_bytes(MAX_DESCENT_LEN, DESCENT_DIM, descent_ns[NUM_DESCENT_NS - 1], 1)
-                      + sizeof(double) * 2.0 * MAX_DESCENT_LEN * (DESCENT_DIM + 1));
+    return most;
 }
 
 int main(int argc, char **argv)
 {
     static size_t default_ns[] = { 2, 4, 6 }, default_dims[] = { 2, 4 };
     struct config cfg = { .num_samples = default_ns, .num_ns = 3, .dims = default_dims, .num_dims = 2, .num_trials = 12,
-                          .num_starts = 6, .max_iterations = 300, .max_steps = 400000 };
+                          .num_starts = 6, .max_iterations = 300 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
-    if (cfg.tables) cfg.descent_out = cli_side_path(&cfg.c, "descent");
     struct study s = { .cfg = &cfg };
-    const size_t fits = num_fits(&cfg), all = fits + NUM_DESCENT_NS * cfg.num_trials;
-    char *identity = cli_text("%zu %zu %zu %zu |", cfg.num_trials, cfg.num_starts, cfg.max_iterations, cfg.max_steps);
+    const size_t fits = num_fits(&cfg);
+    char *identity = cli_text("%zu %zu %zu |", cfg.num_trials, cfg.num_starts, cfg.max_iterations);
     identity = cli_text_sizes(identity, cfg.num_samples, cfg.num_ns);
     identity = cli_text_sizes(identity, cfg.dims, cfg.num_dims);
-    s.work = identity ? units_open(&cfg.c, identity, "problems", all, NUM_RESULTS, unit_bytes(&cfg)) : NULL;
+    s.work = identity ? units_open(&cfg.c, identity, "problems", fits, NUM_RESULTS, unit_bytes(&cfg)) : NULL;
     free(identity);
     if (!s.work) return EXIT_FAILED;
-    /* The descents, which take longest, first. */
+    /* The largest problems, which take longest, first. */
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < all; u++) {
-        const size_t unit = all - 1 - u;
+    for (size_t u = 0; u < fits; u++) {
+        const size_t unit = fits - 1 - u;
         double *row = units_begin(s.work, unit);
-        if (row) units_end(s.work, unit, unit < fits ? run_fit(&cfg, unit, row) : run_descent(&cfg, unit - fits, row));
+        if (row) units_end(s.work, unit, run_fit(&cfg, unit, row));
     }
     int code = units_status(s.work);
-    if (!code) code = write_descents(&s);
     if (!code) code = write_verdicts(&s);
     if (!code) code = write_table(&s);
-    free(cfg.descent_out);
     return units_close(s.work, code);
 }

@@ -1,4 +1,4 @@
-/* Decrease of the loss in one step against the theorem's, and the largest stable step (T7, T11, F23). */
+/* Decrease of the loss in one step against the theorem's, and the largest stable step (T7, F23). */
 #include "cli/kernels.h"
 #include "cli/samples.h"
 #include "cli/summary.h"
@@ -340,11 +340,9 @@ static int write_verdicts(const struct config *cfg, const struct units *work)
             snprintf(row, sizeof row, "%s-%s", instance_names[i], lambda_names[l]);
             verdicts_add(v, "T7", row, cli_mean(x, cfg->num_trials, 0.999));
         }
-        const int which = i == GENERIC ? CRITICAL : CRITICAL_PER_LAMBDA;
-        for (size_t t = 0; t < cfg->num_trials; t++) x[t] = decrease_of(cfg, work, i, t)[which];
-        verdicts_add(v, i == GENERIC ? "T11" : "F23", i == GENERIC ? "critical" : "critical-per-lambda",
-                     cli_mean(x, cfg->num_trials, 0.999));
     }
+    for (size_t t = 0; t < cfg->num_trials; t++) x[t] = decrease_of(cfg, work, SQUARE, t)[CRITICAL_PER_LAMBDA];
+    verdicts_add(v, "F23", "critical-per-lambda", cli_mean(x, cfg->num_trials, 0.999));
     free(x);
     return verdicts_close(v, 0);
 }

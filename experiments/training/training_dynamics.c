@@ -533,47 +533,6 @@ static int write_table(const struct study *s)
     return table_close(t, 0);
 }
 
-/* T8: how many runs reach the target, and in how many steps. */
-static int write_verdicts(const struct study *s)
-{
-    enum { LONG = 16384 };
-    const struct config *cfg = s->cfg;
-    if (!cfg->c.verdicts) return 0;
-    char stem[256];
-    cli_stem(&cfg->c, stem, sizeof stem);
-    struct verdicts *v = verdicts_open(&cfg->c, stem);
-    const size_t trials = cfg->num_trials;
-    struct interval share, steps = { NAN, NAN, NAN, 0 }, steps_key = { NAN, NAN, NAN, 0 };
-    double *ratio = calloc(2 * trials, sizeof *ratio), reached = 0.0, runs = 0.0;
-    int code = ratio ? 0 : cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
-    for (size_t t = 0; t < trials && !code; t++) {
-        double count = 0.0;
-        for (size_t i = 0; i < s->num_lens; i++) {
-            const double *result = unit_of(s, i, t);
-            if (result[LAMBDA_MAX] <= 100.0 * result[LAMBDA_MIN]) {
-                runs += 1.0;
-                reached += result[REACHED];
-            }
-            if (s->lens[i] < LONG || !(result[REACHED] > 0.0)) continue;
-            ratio[t] += result[NUM_STEPS] / result[STEPS_PRED];
-            ratio[trials + t] += result[NUM_STEPS] / result[STEPS_BOUND_KEY];
-            count += 1.0;
-        }
-        ratio[t] /= count;                              /* no such run: NaN, inconclusive */
-        ratio[trials + t] /= count;
-    }
-    if (!code) {
-        if (runs < 1.0 || stats_rate(reached, runs, 0.999, &share)) share = (struct interval){ NAN, NAN, NAN, 0 };
-        if (stats_mean(ratio, trials, 0.999, &steps)) steps = (struct interval){ NAN, NAN, NAN, trials };
-        if (stats_mean(ratio + trials, trials, 0.999, &steps_key)) steps_key = (struct interval){ NAN, NAN, NAN, trials };
-        verdicts_add(v, "T8", "floor", share);
-        verdicts_add(v, "T8", "steps", steps);
-        verdicts_add(v, "T8", "steps-H", steps_key);
-    }
-    free(ratio);
-    return verdicts_close(v, code);
-}
-
 static int write_arrays(const struct study *s, const gsl_matrix *X_at)
 {
     const struct config *cfg = s->cfg;
@@ -661,7 +620,6 @@ int main(int argc, char **argv)
     code = run(&s);
     if (!code) code = write_arrays(&s, X_at);
     if (!code) code = write_curve(&s);
-    if (!code) code = write_verdicts(&s);
     if (!code) code = write_table(&s);
     code = journal_close(s.journal, code);
 done:
