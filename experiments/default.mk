@@ -10,6 +10,7 @@ ARGS_ntk_prefix_needed     := --num-instances 60 --num-trials 20 --max-prefix-le
 ARGS_ntk_rank              := --num-samples 7 --dim 4 --prefix-len 14
 ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --prefix-len 256,1024,4096,16384 --num-trials 200
 ARGS_score_concentration   := --prefix-len 1,4,16,64,256,1024,4096,16384 --num-trials 1000
+ARGS_score_concentration_small := --num-samples 1 --dim 1 --sigma 1 --prefix-len 1024,4096,8192,16384,65536 --num-trials 1000 --rows small
 
 # What attention with a prefix costs: 1.5 minutes.
 ARGS_attention_cost        := --method exact,ntk --heads 1 --seq-len 256 --prefix-len 256,1024,4096,16384,65536,262144 --num-rounds 6 --thread-list 1

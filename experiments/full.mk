@@ -10,6 +10,7 @@ ARGS_ntk_prefix_needed     := --num-instances 120 --num-trials 100 --max-prefix-
 ARGS_ntk_rank              := --num-samples 9 --dim 6 --prefix-len 22
 ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --signs random,positive --prefix-len 1024,4096,16384,65536,262144 --num-trials 256
 ARGS_score_concentration   := --prefix-len 1,4,16,64,256,1024,4096,16384,65536,262144,1048576 --num-trials 4000
+ARGS_score_concentration_small := --num-samples 1 --dim 1 --sigma 1 --prefix-len 1024,4096,8192,16384,65536,262144 --num-trials 10000 --rows small
 
 # What attention with a prefix costs.
 ARGS_attention_cost        := --method exact,ntk --heads 12 --seq-len 256 --prefix-len 256,1024,4096,16384,65536,262144 --num-rounds 25

@@ -5,7 +5,8 @@ TIMED       :=
 NEEDS_MNIST :=
 
 # The kernel of a prefix.
-RUNS        += prefix_gradient ntk_convergence ntk_convergence_mnist ntk_freezing ntk_spectrum ntk_prefix_needed ntk_rank ntk_real_layer score_concentration
+RUNS        += prefix_gradient ntk_convergence ntk_convergence_mnist ntk_freezing ntk_spectrum ntk_prefix_needed ntk_rank ntk_real_layer score_concentration score_concentration_small
+PROG_score_concentration_small := score_concentration
 PROG_ntk_convergence_mnist := ntk_convergence
 NEEDS_MNIST += ntk_convergence_mnist
 

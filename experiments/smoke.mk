@@ -10,6 +10,7 @@ ARGS_ntk_prefix_needed     := --num-instances 12 --num-trials 10 --max-prefix-le
 ARGS_ntk_rank              := --num-samples 5 --dim 3 --prefix-len 12
 ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --prefix-len 1024,4096 --num-trials 8
 ARGS_score_concentration   := --prefix-len 1,16,256,4096 --num-trials 100
+ARGS_score_concentration_small := --num-samples 1 --dim 1 --sigma 1 --prefix-len 4096,8192 --num-trials 60 --rows small
 
 # What attention with a prefix costs.
 ARGS_attention_cost        := --method exact,ntk --heads 1 --seq-len 256 --prefix-len 256,1024,4096,16384,65536 --num-rounds 4 --thread-list 1

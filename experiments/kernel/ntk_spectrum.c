@@ -111,7 +111,8 @@ static int run_instance(const struct config *cfg, size_t instance, double *out)
     return status;
 }
 
-/* One draw of nested inputs: log eigenvalue by dimension, number of samples, kernel; NaN below rounding. */
+/* One draw of nested inputs: log eigenvalue by dimension, number of samples, kernel; NaN below rounding. Then the same
+ * once more with the rounding error in place of what is below it. */
 static int run_draw(const struct config *cfg, size_t draw, double *out)
 {
     size_t most = 0;
@@ -126,7 +127,9 @@ static int run_draw(const struct config *cfg, size_t draw, double *out)
             for (int kernel = 0; kernel < NUM_KERNELS && !status; kernel++) {
                 double lambda, rounding;
                 status = limit_lambda(&first.matrix, cfg->sigma, (enum ntk_kernel)kernel, &lambda, &rounding);
-                out[(k * cfg->count_samples + i) * NUM_KERNELS + (size_t)kernel] = lambda > rounding ? log(lambda) : NAN;
+                const size_t column = (k * cfg->count_samples + i) * NUM_KERNELS + (size_t)kernel;
+                out[column] = lambda > rounding ? log(lambda) : NAN;
+                out[cfg->count_dims * cfg->count_samples * NUM_KERNELS + column] = log(fmax(lambda, rounding));
             }
         }
         gsl_matrix_free(X);
@@ -204,6 +207,7 @@ static int write_draws(const struct config *cfg, const struct units *work, size_
 {
     double *x = cli_need(malloc(cfg->num_draws * sizeof *x));
     double *second = cli_need(calloc(cfg->num_draws, sizeof *second));
+    char row[64];
     if (!x || !second) { free(x); free(second); return GSL_ENOMEM; }
     for (int kernel = 0; kernel < NUM_KERNELS; kernel++) {
         for (size_t k = 0; k < cfg->count_dims; k++) {
@@ -214,7 +218,8 @@ static int write_draws(const struct config *cfg, const struct units *work, size_
                 const int node = cfg->num_samples[i] == 2 ? 0 : cfg->num_samples[i] == 6 ? 1 : cfg->num_samples[i] == 10 ? 2 : -1;
                 for (size_t u = 0; u < cfg->num_draws; u++) {
                     x[u] = units_row(work, first + u)[column];
-                    if (node >= 0) second[u] += (node == 1 ? -2.0 : 1.0) * x[u];
+                    const double floored = units_row(work, first + u)[cfg->count_dims * cfg->count_samples * NUM_KERNELS + column];
+                    if (node >= 0) second[u] += (node == 1 ? -2.0 : 1.0) * floored;
                 }
                 if (node >= 0) curved[node] = true;
                 struct interval mean = { NAN, NAN, NAN, cfg->num_draws };
@@ -222,10 +227,11 @@ static int write_draws(const struct config *cfg, const struct units *work, size_
                 write_row(t, "limit", kernel, cfg->dims[k], cfg->num_samples[i], 0,
                           (struct interval){ exp(mean.value), exp(mean.lo), exp(mean.hi), mean.n });
             }
-            if (cfg->dims[k] != 3 || !curved[0] || !curved[1] || !curved[2]) continue;
+            if ((cfg->dims[k] != 2 && cfg->dims[k] != 3) || !curved[0] || !curved[1] || !curved[2]) continue;
             struct interval curvature;
             if (stats_mean(second, cfg->num_draws, 0.999, &curvature)) curvature = (struct interval){ NAN, NAN, NAN, cfg->num_draws };
-            verdicts_add(v, "F2", kernel == NTK_FULL ? "collapse-full" : "collapse-key", curvature);
+            snprintf(row, sizeof row, "collapse%s-%s", cfg->dims[k] == 2 ? "-circle" : "", cli_kernel_names[kernel]);
+            verdicts_add(v, "F2", row, curvature);
         }
     }
     free(second);
@@ -270,7 +276,7 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < num_lens; i++) fprintf(f, " m%zu", lens[i]);
     }
     if (f) fclose(f);
-    const size_t draw_width = cfg.count_dims * cfg.count_samples * NUM_KERNELS, trial_width = num_lens * NUM_KERNELS;
+    const size_t draw_width = 2 * cfg.count_dims * cfg.count_samples * NUM_KERNELS, trial_width = num_lens * NUM_KERNELS;
     size_t width = INSTANCE_WIDTH;
     width = draw_width > width ? draw_width : width;
     width = trial_width > width ? trial_width : width;
