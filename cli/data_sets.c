@@ -11,7 +11,7 @@ static const char columns[] = "claim,row,num_data,num_prefixes,value,ci_lo,ci_hi
 struct data_spread data_spread_mean(const double *x, struct data_sets sets, double level)
 {
     const size_t data = sets.num_data, prefixes = sets.num_prefixes, n = data * prefixes;
-    struct data_spread s = { { NAN, NAN, NAN, data > 1 ? data : prefixes }, NAN, NAN };
+    struct data_spread s = { { NAN, NAN, NAN, data > 1 ? data : prefixes }, NAN, NAN, sets };
     for (size_t i = 0; i < n; i++)
         if (!isfinite(x[i])) return s;
     if (data == 1) {
@@ -53,39 +53,27 @@ struct variance { char *claim, *row; struct data_spread spread; };
 
 struct data_rows {
     const struct cli_common *cfg;
-    struct data_sets sets;
     struct verdicts *verdicts;
     char stem[256], *path;          /* path NULL: no table of variances */
     struct variance *variances;
     size_t count;
 };
 
-struct data_rows *data_rows_open(const struct cli_common *cfg, bool variances, struct data_sets sets)
+struct data_rows *data_rows_open(const struct cli_common *cfg, bool variances)
 {
     struct data_rows *rows = cli_need(calloc(1, sizeof *rows));
     rows->cfg = cfg;
-    rows->sets = sets;
     cli_stem(cfg, rows->stem, sizeof rows->stem);
     if (variances) rows->path = cli_side_path(cfg, "variance");
     rows->verdicts = verdicts_open(cfg, rows->stem);
     return rows;
 }
 
-static void add(struct data_rows *rows, const char *claim, const char *row, struct data_spread spread)
+void data_rows_spread(struct data_rows *rows, const char *claim, const char *row, struct data_spread spread)
 {
     verdicts_add(rows->verdicts, claim, row, spread.mean);
     rows->variances = cli_need(realloc(rows->variances, (rows->count + 1) * sizeof *rows->variances));
     rows->variances[rows->count++] = (struct variance){ cli_need(strdup(claim)), cli_need(strdup(row)), spread };
-}
-
-void data_rows_mean(struct data_rows *rows, const char *claim, const char *row, const double *x)
-{
-    add(rows, claim, row, data_spread_mean(x, rows->sets, 0.999));
-}
-
-void data_rows_exponent(struct data_rows *rows, const char *claim, const char *row, const double *x, const double *y, size_t num_x)
-{
-    add(rows, claim, row, data_spread_exponent(x, y, num_x, rows->sets, 0.999));
 }
 
 void data_rows_add(struct data_rows *rows, const char *claim, const char *row, struct interval measured)
@@ -105,8 +93,8 @@ static int write_variances(const struct data_rows *rows)
         const struct interval mean = v->spread.mean;
         table_text(t, v->claim);
         table_text(t, v->row);
-        table_int(t, rows->sets.num_data);
-        table_int(t, rows->sets.num_prefixes);
+        table_int(t, v->spread.sets.num_data);
+        table_int(t, v->spread.sets.num_prefixes);
         for (int c = 0; c < 5; c++)
             table_num(t, (const double[]){ mean.value, mean.lo, mean.hi, v->spread.sd_data, v->spread.sd_prefix }[c]);
         table_end_row(t);

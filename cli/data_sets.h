@@ -13,6 +13,7 @@ struct data_spread {
     struct interval mean;
     double sd_data;       /* of the data sets: what prefixes add to the spread of their means is taken out */
     double sd_prefix;     /* between the prefixes of one data set; NaN with one each */
+    struct data_sets sets;
 };
 
 /* x (num_data, num_prefixes). A value that is not finite makes everything NaN: a diverged run is
@@ -24,10 +25,8 @@ struct data_spread data_spread_exponent(const double *x, const double *y, size_t
 /* The verdict rows of a run, and beside them, with `variances`, the table OUT_variance.csv of both
  * standard deviations. Open it before the work: the table's name is checked then. */
 struct data_rows;
-struct data_rows *data_rows_open(const struct cli_common *cfg, bool variances, struct data_sets sets);
-/* Adds a row at 99.9 %; arguments as above. */
-void data_rows_mean(struct data_rows *rows, const char *claim, const char *row, const double *x);
-void data_rows_exponent(struct data_rows *rows, const char *claim, const char *row, const double *x, const double *y, size_t num_x);
+struct data_rows *data_rows_open(const struct cli_common *cfg, bool variances);
+void data_rows_spread(struct data_rows *rows, const char *claim, const char *row, struct data_spread spread);
 /* A row that is no mean over data sets. */
 void data_rows_add(struct data_rows *rows, const char *claim, const char *row, struct interval measured);
 /* Writes the rows and the table, frees; exit code as verdicts_close. */

@@ -57,11 +57,16 @@ static int load_files(const struct cli_common *cfg, const struct samples_options
     return 0;
 }
 
-static int load_mnist(const struct cli_common *cfg, const struct samples_options *options, gsl_matrix **X,
+uint64_t samples_mnist_seed(const struct cli_common *cfg, uint64_t trial)
+{
+    return cfg->seed + trial * 0x9e3779b97f4a7c15u;
+}
+
+static int load_mnist(const struct cli_common *cfg, const struct samples_options *options, uint64_t trial, gsl_matrix **X,
                       gsl_matrix **Y)
 {
     char why[512] = "";
-    const int status = mnist_load(options->num_samples, 0, options->dim, cfg->seed, X, Y, NULL, NULL, why, sizeof why);
+    const int status = mnist_load(options->num_samples, 0, options->dim, samples_mnist_seed(cfg, trial), X, Y, NULL, NULL, why, sizeof why);
     if (!status) return 0;
     return cli_fail(cfg, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", why);
 }
@@ -85,7 +90,7 @@ int samples_load(const struct cli_common *cfg, const struct samples_options *opt
     if (options->inputs) cli_warn_unused(cfg, "with --inputs", (const char *const[]){ "num-samples", "dim", NULL });
     if (options->inputs_out || options->targets_out) cli_outputs_begin(cfg);
     int code = options->inputs ? load_files(cfg, options, X, Y)
-             : options->dataset ? load_mnist(cfg, options, X, Y) : draw(cfg, options, trial, X, Y);
+             : options->dataset ? load_mnist(cfg, options, trial, X, Y) : draw(cfg, options, trial, X, Y);
     if (!code && options->inputs_out) code = cli_write_matrix(cfg, options->inputs_out, *X);
     if (!code && options->targets_out && Y) code = cli_write_matrix(cfg, options->targets_out, *Y);
     if (code) {

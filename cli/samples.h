@@ -32,10 +32,14 @@ error_t samples_parse(struct samples_options *options, int key, const char *arg,
  * that needs targets wants them from a file, too. */
 const char *samples_check(const struct samples_options *options, bool targets_needed);
 
-/* Inputs X and, unless Y is NULL, targets Y of draw `trial` (only a synthetic draw
- * depends on it); writes the files asked for. Exit code, the line printed. */
+/* Inputs X and, unless Y is NULL, targets Y of draw `trial` (files do not depend on it; other
+ * images of a data set come from another seed); writes the files asked for. Exit code, the
+ * line printed. */
 int samples_load(const struct cli_common *cfg, const struct samples_options *options, uint64_t trial,
                  gsl_matrix **X, gsl_matrix **Y);
+
+/* The seed of the images of draw `trial`; that of draw 0 is the program's. */
+uint64_t samples_mnist_seed(const struct cli_common *cfg, uint64_t trial);
 
 /* Rows of the synthetic draw: on the unit sphere. purpose: RANDOM_INPUTS, RANDOM_TARGETS;
  * rows first .. first + M->size1. */

@@ -43,11 +43,13 @@ ARGS_training_dynamics    := --num-samples 4 --dim 8 --sigma 1 --prefix-len 16,6
 ARGS_training_contraction := --num-trials 24 --num-steps 2000 --prefix-len 4096 --tables
 ARGS_contraction_violations := --num-data 200 --prefix-len 8192
 ARGS_theorem_constants := --num-trials 16 --prefix-len 512,4096 --max-work 3e8
-ARGS_training_laziness    := --num-samples 8 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384 --num-trials 20 --num-steps 300 --num-draws 1200
+ARGS_training_laziness := --num-samples 8 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384 --num-data 20 --num-trials 2 --num-steps 300 --num-draws 60 --tables
 ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.02,0.05,0.1,0.25 --prefix-len 64,256,1024,4096 --num-trials 32
 ARGS_prefix_threshold     := --num-samples 2,4,6,8 --dim 2,3,4 --num-trials 18 --num-starts 10 --max-iterations 300
-ARGS_prefix_scaling       := --num-samples 6 --dim 8 --sigma 0.6 --signs mirrored,random,positive --prefix-len 128,1024,4096,16384 --num-trials 12 --stop-ratio 1e-8 --num-steps 2000
-ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 24 --dim 10 --num-test 1000 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256,1024,4096 --num-trials 16 --stop-ratio 1e-8 --num-steps 600
+ARGS_prefix_scaling := --num-samples 4 --dim 8 --sigma 0.6 --signs mirrored,random,positive --prefix-len 128,512,2048,8192 --num-data 24 --num-trials 2 --stop-ratio 1e-6 --num-steps 1500 --tables
+ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 24 --dim 10 --num-test 200 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256,1024 --num-data 20 --num-trials 1 --stop-ratio 1e-8 --num-steps 400 --tables
+ARGS_real_prefix_training := --prefix-len 1,4,16,64,256,1024 --num-data 24 --num-trials 2 --tables
+ARGS_training_laziness_small := --num-samples 8 --dim 8 --sigma 0.25 --signs random,mirrored --prefix-len 4096,16384,65536 --num-data 20 --num-trials 2 --num-steps 100 --rows small-sigma --tables
 ARGS_real_layer_training  := --prefix-len 256,1024,4096 --num-trials 24
 
 # Methods of fine-tuning: 7 minutes.

@@ -32,8 +32,9 @@ PROG_low_rank_summary_mnist := low_rank_summary
 NEEDS_MNIST += low_rank_summary_mnist
 
 # Training dynamics.
-RUNS        += training_dynamics training_contraction contraction_violations theorem_constants training_laziness kernel_perturbation prefix_threshold prefix_scaling prefix_scaling_mnist real_layer_training
+RUNS        += training_dynamics training_contraction contraction_violations theorem_constants training_laziness training_laziness_small kernel_perturbation prefix_threshold prefix_scaling prefix_scaling_mnist real_prefix_training real_layer_training
 PROG_prefix_scaling_mnist := prefix_scaling
+PROG_training_laziness_small := training_laziness
 NEEDS_MNIST += prefix_scaling_mnist
 
 # Methods of fine-tuning.

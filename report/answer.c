@@ -22,9 +22,10 @@ static const struct question use[] = {
 
 static const struct question theory[] = {
     { "the kernel of a prefix converges as the prefix grows", "T2", "slope-full-random", "exponent of the error in the length" },
-    { "an infinitely long prefix learns as kernel regression", "T13", "mirrored-distance", "distance at the longest prefix" },
+    { "an infinitely long prefix learns as kernel regression", "T13", "distance-mirrored", "distance at the longest prefix" },
     { "a longer prefix learns better, with the paper's random signs", "T14", "heldout-random",
       "exponent of the held-out loss in the length" },
+    { "a longer real prefix learns better, with keys and values of its own", "T14", "real-heldout", "exponent of the held-out loss" },
 };
 
 /* What to use, as far as a row has this verdict. */

@@ -1,0 +1,273 @@
+/* A real prefix end to end: keys and values of their own, no signs, no factor m, trained by Adam (T14). */
+#include "cli/data_sets.h"
+#include "cli/kernels.h"
+#include "cli/samples.h"
+#include "cli/summary.h"
+#include "cli/units.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <gsl/gsl_blas.h>
+#include <gsl/gsl_errno.h>
+#include "common/random.h"
+#include "prefix_ntk/attention.h"
+#include "transformer/adamw.h"
+
+static const char doc[] =
+    "Prefix tuning of one attention head as it is done in practice: trainable keys and values (m, d) each, in one softmax with input "
+    "tokens, T = softmax(Q [K_P; K]^T / sqrt d) [V_P; V], fitted to a smooth teacher by Adam; loss on the training queries and on "
+    "unseen ones by prefix length.";
+static const char columns[] = "prefix_len,num_data,num_trials,start_mean,train_mean,train_ci_lo,train_ci_hi,heldout_mean,heldout_ci_lo,heldout_ci_hi";
+
+struct config {
+    struct cli_common c;
+    size_t num_samples, dim, seq_len, num_test, *prefix_lens, num_lens, num_data, num_trials, num_steps;
+    double step_size;
+    bool tables;
+};
+
+enum { KEY_NUM_SAMPLES = 1, KEY_DIM, KEY_SEQ_LEN, KEY_NUM_TEST, KEY_PREFIX_LEN, KEY_NUM_DATA, KEY_NUM_TRIALS, KEY_NUM_STEPS, KEY_STEP_SIZE,
+       KEY_TABLES };
+
+static const struct argp_option options[] = {
+    { "num-samples", KEY_NUM_SAMPLES, "N", 0, "training queries (default 32)", 1 },
+    { "dim", KEY_DIM, "D", 0, "head dimension (default 8)", 1 },
+    { "seq-len", KEY_SEQ_LEN, "L", 0, "input tokens (default 8)", 1 },
+    { "num-test", KEY_NUM_TEST, "N", 0, "unseen queries (default 64)", 1 },
+    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m (default 1,4,16,64,256)", 1 },
+    { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn, each with input tokens and a teacher of its own (default 4)", 1 },
+    { "num-trials", KEY_NUM_TRIALS, "N", 0, "starts of the prefix for each (default 2)", 1 },
+    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of Adam (default 1000)", 1 },
+    { "step-size", KEY_STEP_SIZE, "ETA", 0, "of Adam (default 0.01)", 1 },
+    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between data sets and between starts", 2 },
+    CLI_SHARD_OPTION,
+    { 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config *cfg = state->input;
+    switch (key) {
+    case KEY_NUM_SAMPLES: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_samples);
+    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 1024, &cfg->dim);
+    case KEY_SEQ_LEN: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->seq_len);
+    case KEY_NUM_TEST: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_test);
+    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 1, 1u << 20, &cfg->prefix_lens, &cfg->num_lens);
+    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
+    case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_trials);
+    case KEY_NUM_STEPS: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->num_steps);
+    case KEY_STEP_SIZE: return cli_parse_double(state, key, arg, 0.0, &cfg->step_size);
+    case KEY_TABLES: cfg->tables = true; return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* Losses over that of F = 0: at the start on the training queries, at the end on them and on unseen ones. */
+enum { START, TRAIN, HELDOUT, NUM_RESULTS };
+
+/* One layer: queries (n, d) of length sqrt d, their targets, the input tokens' keys and values (seq_len, d), the prefix
+ * and its gradients (m, d) each, and what a pass leaves. */
+struct layer {
+    size_t n, d, seq_len, m;
+    float *q, *k, *v, *prefix_k, *prefix_v, *dprefix_k, *dprefix_v, *out, *d_out;
+    double *y;
+    attn_row *rows;
+};
+
+static void layer_free(struct layer *l)
+{
+    float *all[] = { l->q, l->k, l->v, l->prefix_k, l->prefix_v, l->dprefix_k, l->dprefix_v, l->out, l->d_out };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    free(l->y);
+    free(l->rows);
+}
+
+static void fill_normal(const struct config *cfg, enum random_purpose purpose, size_t trial, float *out, size_t count)
+{
+    double *x = cli_need(malloc(count * sizeof *x));
+    random_normal(cfg->c.seed, purpose, trial, 0, x, count);
+    for (size_t i = 0; i < count; i++) out[i] = (float)x[i];
+    free(x);
+}
+
+/* Training queries first, then the unseen ones; y = tanh(2 A x) / sqrt d on unit inputs, A Gaussian. */
+static int layer_fill(const struct config *cfg, size_t data, size_t trial, size_t m, struct layer *l)
+{
+    const size_t all = cfg->num_samples + cfg->num_test, d = cfg->dim, tokens = cfg->seq_len;
+    *l = (struct layer){ .n = cfg->num_samples, .d = d, .seq_len = tokens, .m = m };
+    l->q = malloc(all * d * sizeof *l->q);
+    l->y = malloc(all * d * sizeof *l->y);
+    l->out = malloc(all * d * sizeof *l->out);
+    l->d_out = malloc(all * d * sizeof *l->d_out);
+    l->rows = malloc(all * sizeof *l->rows);
+    l->k = malloc(tokens * d * sizeof *l->k);
+    l->v = malloc(tokens * d * sizeof *l->v);
+    float **prefix[] = { &l->prefix_k, &l->prefix_v, &l->dprefix_k, &l->dprefix_v };
+    bool ok = l->q && l->y && l->out && l->d_out && l->rows && l->k && l->v;
+    for (size_t i = 0; i < 4; i++) ok = (*prefix[i] = malloc(m * d * sizeof **prefix[i])) && ok;
+    gsl_matrix *X = gsl_matrix_alloc(all, d), *A = gsl_matrix_alloc(d, d);
+    if (ok && X && A) {
+        samples_sphere(cfg->c.seed, RANDOM_INPUTS, data, 0, X);
+        random_normal(cfg->c.seed, RANDOM_WEIGHTS, data, 0, A->data, d * d);
+        gsl_matrix_view Y = gsl_matrix_view_array(l->y, all, d);
+        gsl_blas_dgemm(CblasNoTrans, CblasTrans, 2.0, X, A, 0.0, &Y.matrix);
+        for (size_t i = 0; i < all * d; i++) {
+            l->y[i] = tanh(l->y[i]) / sqrt((double)d);
+            l->q[i] = (float)(X->data[i] * sqrt((double)d));
+        }
+        fill_normal(cfg, RANDOM_TOKENS, 2 * data, l->k, tokens * d);
+        fill_normal(cfg, RANDOM_TOKENS, 2 * data + 1, l->v, tokens * d);
+        /* The prefixes of a start are nested. */
+        fill_normal(cfg, RANDOM_STARTS, 2 * trial, l->prefix_k, m * d);
+        fill_normal(cfg, RANDOM_STARTS, 2 * trial + 1, l->prefix_v, m * d);
+    }
+    gsl_matrix_free(A);
+    gsl_matrix_free(X);
+    return ok && X && A ? GSL_SUCCESS : GSL_ENOMEM;
+}
+
+/* Outputs of queries first .. first + count, and the loss over that of F = 0; leaves d_out = F - y. */
+static int layer_loss(struct layer *l, size_t first, size_t count, double *loss)
+{
+    const struct attn_shape shape = { .batch = 1, .heads = 1, .kv_heads = 1, .len_q = count, .len_k = l->seq_len, .head_dim = l->d };
+    const struct attn_prefix prefix = { l->m, attn_dense_in(l->prefix_k, 1, l->m, l->d), attn_dense_in(l->prefix_v, 1, l->m, l->d), NULL };
+    const int status = attn_exact_forward(&shape, (float)(1.0 / sqrt((double)l->d)), attn_dense_in(l->q + first * l->d, 1, count, l->d),
+                                          attn_dense_in(l->k, 1, l->seq_len, l->d), attn_dense_in(l->v, 1, l->seq_len, l->d), &prefix,
+                                          attn_dense_out(l->out, 1, count, l->d), l->rows, NULL, 0, 1, NULL);
+    double sum = 0.0, zero = 0.0;
+    for (size_t i = 0; i < count * l->d; i++) {
+        const double y = l->y[first * l->d + i], rest = l->out[i] - y;
+        l->d_out[i] = (float)rest;
+        sum += rest * rest;
+        zero += y * y;
+    }
+    *loss = sum / zero;
+    return status;
+}
+
+/* Gradients of the training loss in the prefix, after layer_loss of the training queries. */
+static int layer_backward(struct layer *l)
+{
+    const struct attn_shape shape = { .batch = 1, .heads = 1, .kv_heads = 1, .len_q = l->n, .len_k = l->seq_len, .head_dim = l->d };
+    const struct attn_prefix prefix = { l->m, attn_dense_in(l->prefix_k, 1, l->m, l->d), attn_dense_in(l->prefix_v, 1, l->m, l->d), NULL };
+    const struct attn_exact_grads grads = { .prefix_k = attn_dense_out(l->dprefix_k, 1, l->m, l->d),
+                                            .prefix_v = attn_dense_out(l->dprefix_v, 1, l->m, l->d) };
+    return attn_exact_backward(&shape, (float)(1.0 / sqrt((double)l->d)), attn_dense_in(l->q, 1, l->n, l->d),
+                               attn_dense_in(l->k, 1, l->seq_len, l->d), attn_dense_in(l->v, 1, l->seq_len, l->d), &prefix,
+                               attn_dense_in(l->out, 1, l->n, l->d), (const attn_row *)l->rows, attn_dense_in(l->d_out, 1, l->n, l->d),
+                               &grads, NULL, 0, 1);
+}
+
+static size_t num_trials(const struct config *cfg) { return cfg->num_data * cfg->num_trials; }
+
+static int run_unit(const struct config *cfg, size_t unit, double *out)
+{
+    const size_t trial = unit % num_trials(cfg), m = cfg->prefix_lens[unit / num_trials(cfg)];
+    struct layer l;
+    struct adamw *adam = NULL;
+    struct adamw_options adam_options = adamw_defaults();
+    adam_options.weight_decay = adam_options.clip = 0.0;
+    int status = layer_fill(cfg, trial / cfg->num_trials, trial, m, &l);
+    struct parameter parameters[] = {
+        { .name = "prefix_k", .value = l.prefix_k, .grad = l.dprefix_k, .rows = m, .cols = l.d },
+        { .name = "prefix_v", .value = l.prefix_v, .grad = l.dprefix_v, .rows = m, .cols = l.d } };
+    if (!status) status = adamw_alloc(parameters, 2, &adam_options, &adam);
+    double loss = NAN;
+    for (size_t step = 0; step < cfg->num_steps && !status; step++) {
+        status = layer_loss(&l, 0, l.n, &loss);
+        if (step == 0) out[START] = loss;
+        if (!status) status = layer_backward(&l);
+        if (!status) status = adamw_step(adam, cfg->step_size, cfg->step_size, 1, NULL);
+        if (cli_interrupted()) status = GSL_FAILURE;
+    }
+    if (!status) status = layer_loss(&l, 0, l.n, &out[TRAIN]);
+    if (!status) status = layer_loss(&l, l.n, cfg->num_test, &out[HELDOUT]);
+    adamw_free(adam);
+    layer_free(&l);
+    return status;
+}
+
+struct study { const struct config *cfg; struct units *work; };
+
+static const double *result_of(const struct study *s, size_t len, size_t trial)
+{
+    return units_row(s->work, len * num_trials(s->cfg) + trial);
+}
+
+static int write_table(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
+    double *x = cli_need(malloc(num_trials(cfg) * sizeof *x));
+    struct table *t = table_open(&cfg->c, NULL, columns);
+    if (!t) { free(x); return EXIT_FAILED; }
+    table_note(t, "num_samples=%zu dim=%zu seq_len=%zu num_test=%zu num_steps=%zu step_size=%g; losses over that of F = 0, before the first and "
+                  "after the last step; ci: 95%% Student t over data sets; num_trials: starts of each", cfg->num_samples, cfg->dim, cfg->seq_len,
+               cfg->num_test, cfg->num_steps, cfg->step_size);
+    for (size_t i = 0; i < cfg->num_lens; i++) {
+        table_int(t, cfg->prefix_lens[i]);
+        table_int(t, cfg->num_data);
+        table_int(t, cfg->num_trials);
+        for (int which = START; which < NUM_RESULTS; which++) {
+            for (size_t r = 0; r < num_trials(cfg); r++) x[r] = result_of(s, i, r)[which];
+            const struct interval mean = data_spread_mean(x, (struct data_sets){ cfg->num_data, cfg->num_trials }, 0.95).mean;
+            table_num(t, mean.value);
+            if (which == START) continue;
+            table_num(t, mean.lo);
+            table_num(t, mean.hi);
+        }
+        table_end_row(t);
+    }
+    free(x);
+    return table_close(t, 0);
+}
+
+static int write_verdicts(const struct study *s, struct data_rows *v)
+{
+    const struct config *cfg = s->cfg;
+    static const char *const rows[NUM_RESULTS] = { NULL, "real-train", "real-heldout" };
+    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)), *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
+    for (int which = TRAIN; which < NUM_RESULTS; which++) {
+        for (size_t i = 0; i < cfg->num_lens; i++) {
+            x[i] = (double)cfg->prefix_lens[i];
+            for (size_t r = 0; r < num_trials(cfg); r++) y[r * cfg->num_lens + i] = result_of(s, i, r)[which];
+        }
+        data_rows_spread(v, "T14", rows[which],
+                         data_spread_exponent(x, y, cfg->num_lens, (struct data_sets){ cfg->num_data, cfg->num_trials }, 0.999));
+    }
+    free(y);
+    free(x);
+    return data_rows_close(v, 0);
+}
+
+int main(int argc, char **argv)
+{
+    static size_t default_lens[] = { 1, 4, 16, 64, 256 };
+    struct config cfg = { .num_samples = 32, .dim = 8, .seq_len = 8, .num_test = 64, .prefix_lens = default_lens, .num_lens = 5, .num_data = 4,
+                          .num_trials = 2, .num_steps = 1000, .step_size = 0.01 };
+    cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
+    struct study s = { .cfg = &cfg };
+    struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
+    const size_t units = cfg.num_lens * num_trials(&cfg);
+    size_t longest = 0;
+    for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
+    const double unit = sizeof(double) * (double)cfg.dim * (8.0 * (double)longest + 4.0 * (double)(cfg.num_samples + cfg.num_test + cfg.seq_len));
+    char *identity = cli_text("%zu %zu %zu %zu %zu %zu %zu %.17g |", cfg.num_samples, cfg.dim, cfg.seq_len, cfg.num_test, cfg.num_data, cfg.num_trials,
+                              cfg.num_steps, cfg.step_size);
+    identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
+    s.work = units_open(&cfg.c, identity, "trainings", units, NUM_RESULTS, unit);
+    free(identity);
+    int code = s.work ? 0 : EXIT_FAILED;
+    if (s.work) {
+        /* The longest first. */
+#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
+        for (size_t u = 0; u < units; u++) {
+            double *row = units_begin(s.work, units - 1 - u);
+            if (row) units_end(s.work, units - 1 - u, run_unit(&cfg, units - 1 - u, row));
+        }
+        code = units_status(s.work);
+    }
+    if (!code) code = write_verdicts(&s, v);
+    else data_rows_close(v, code);
+    if (!code) code = write_table(&s);
+    return units_close(s.work, code);
+}
