@@ -56,7 +56,10 @@ arguments() {
     training_contraction) echo "--num-trials 2 --num-steps 5 --prefix-len 32 --tables --out out.csv" ;;
     training_laziness) echo "--num-samples 2 --dim 2 --prefix-len 16,32 --num-trials 2 --num-steps 5 --num-draws 2 --out out.csv" ;;
     kernel_perturbation) echo "--num-samples 2 --dim 2 --radius 0.01,0.1 --prefix-len 16,32 --num-trials 2 --num-iterations 2 --out out.csv" ;;
-    prefix_threshold) echo "--num-samples 2,3 --dim 2 --num-trials 2 --num-starts 1 --max-iterations 5 --max-steps 20 --tables --out out.csv" ;;
+    prefix_threshold) echo "--num-samples 2,3 --dim 2 --num-trials 2 --num-starts 1 --max-iterations 5 --out out.csv" ;;
+    theorem_constants) echo "--num-samples 2 --dim 2 --sigma 0.5 --prefix-len 16 --num-trials 2 --max-work 1e4 --out out.csv" ;;
+    contraction_violations) echo "--num-samples 2 --dim 2 --sigma 0.5 --num-data 2 --prefix-len 16 --out out.csv" ;;
+    real_prefix_training) echo "--num-samples 3 --dim 2 --prefix-len 1,2 --num-data 2 --num-steps 3 --tables --out out.csv" ;;
     prefix_scaling) echo "--num-samples 2 --dim 2 --num-test 2 --prefix-len 16,32 --num-trials 2 --num-steps 20 --out out.csv" ;;
     real_layer_training) echo "--num-samples 2 --dim 3 --seq-len 4 --prefix-len 16,32 --num-trials 2 --num-steps 6 --early-steps 3 --out out.csv" ;;
     polynomial_degree | parameter_count) echo "--out out.csv" ;;
@@ -66,7 +69,8 @@ arguments() {
 programs="attend ntk_predict prefix_to_summary ntk_convergence training_dynamics ntk_freezing ntk_spectrum ntk_prefix_needed
     ntk_rank ntk_real_layer score_concentration prefix_gradient attention_error prefix_effect_trap gaussian_prefix_limit
     score_centring approximation_crossover error_bound low_rank_summary ntk_features training_contraction training_laziness
-    kernel_perturbation prefix_threshold prefix_scaling real_layer_training polynomial_degree parameter_count"
+    kernel_perturbation prefix_threshold theorem_constants contraction_violations prefix_scaling real_prefix_training
+    real_layer_training polynomial_degree parameter_count"
 
 # Only programs that decide rows take the ledger.
 verdicts() {
