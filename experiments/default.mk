@@ -1,14 +1,14 @@
 # Options of each run in the default profile, 15 minutes on 2 cores in all: ARGS_<run> := ...
 
 # The kernel of a prefix: 2 minutes.
-ARGS_ntk_convergence       := --kernel full,key --signs random,positive,mirrored --num-samples 16 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384,65536 --num-trials 256
-ARGS_ntk_convergence_mnist := --dataset mnist --num-samples 32 --dim 10 --kernel full,key --signs random,positive --sigma 0.5 --prefix-len 256,1024,4096,16384 --num-trials 64
+ARGS_ntk_convergence       := --kernel full,key --signs random,positive,mirrored --num-samples 16 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384,65536 --num-data 24 --num-trials 11 --tables
+ARGS_ntk_convergence_mnist := --dataset mnist --num-samples 32 --dim 10 --kernel full,key --signs random,positive --sigma 0.5 --prefix-len 256,1024,4096,16384 --num-data 20 --num-trials 4 --tables
 ARGS_prefix_gradient       :=
 ARGS_ntk_freezing          := --num-samples 8 --dim 4 --prefix-len 256,2048,16384 --num-trials 200
 ARGS_ntk_spectrum          := --num-instances 2000 --num-draws 1600 --prefix-len 16,64,256,1024,4096,16384,65536 --num-trials 100
 ARGS_ntk_prefix_needed     := --num-instances 60 --num-trials 20 --max-prefix-len 131072
 ARGS_ntk_rank              := --num-samples 7 --dim 4 --prefix-len 14
-ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --prefix-len 256,1024,4096,16384 --num-trials 200
+ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --prefix-len 256,1024,4096,16384 --num-data 24 --num-trials 8 --tables
 ARGS_score_concentration   := --prefix-len 1,4,16,64,256,1024,4096,16384 --num-trials 1000
 ARGS_score_concentration_small := --num-samples 1 --dim 1 --sigma 1 --prefix-len 1024,4096,8192,16384,65536 --num-trials 1000 --rows small
 
@@ -44,13 +44,13 @@ ARGS_training_contraction := --num-trials 24 --num-steps 2000 --prefix-len 4096 
 ARGS_contraction_violations := --num-data 200 --prefix-len 8192
 ARGS_theorem_constants := --num-trials 16 --prefix-len 512,4096 --max-work 3e8
 ARGS_training_laziness := --num-samples 8 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384 --num-data 20 --num-trials 2 --num-steps 300 --num-draws 60 --tables
-ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.02,0.05,0.1,0.25 --prefix-len 64,256,1024,4096 --num-trials 32
+ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.02,0.05,0.1,0.25 --prefix-len 64,256,1024,4096 --num-data 24 --num-trials 2 --tables
 ARGS_prefix_threshold     := --num-samples 2,4,6,8 --dim 2,3,4 --num-trials 18 --num-starts 10 --max-iterations 300
 ARGS_prefix_scaling := --num-samples 4 --dim 8 --sigma 0.6 --signs mirrored,random,positive --prefix-len 128,512,2048,8192 --num-data 24 --num-trials 2 --stop-ratio 1e-6 --num-steps 1500 --tables
 ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 24 --dim 10 --num-test 200 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256,1024 --num-data 20 --num-trials 1 --stop-ratio 1e-8 --num-steps 400 --tables
 ARGS_real_prefix_training := --prefix-len 1,4,16,64,256,1024 --num-data 24 --num-trials 2 --tables
 ARGS_training_laziness_small := --num-samples 8 --dim 8 --sigma 0.25 --signs random,mirrored --prefix-len 4096,16384,65536 --num-data 20 --num-trials 2 --num-steps 100 --rows small-sigma --tables
-ARGS_real_layer_training  := --prefix-len 256,1024,4096 --num-trials 24
+ARGS_real_layer_training  := --prefix-len 256,1024,4096 --num-data 24 --num-trials 2 --tables
 
 # Methods of fine-tuning: 7 minutes.
 BENCHMARK_ARMS   := full,head,lora,ptuning,ntk,ntk+z_rank=15,ntk+z_rank=15+whiten=1,prefix-plus,prefix-plus+feature=taylor:1+z_rank=15+whiten=1

@@ -1,14 +1,14 @@
 # Options of each run in the full profile, overnight: ARGS_<run> := ...
 
 # The kernel of a prefix.
-ARGS_ntk_convergence       := --kernel full,key --signs random,positive,mirrored --num-samples 16 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384,65536,262144,1048576 --num-trials 512
-ARGS_ntk_convergence_mnist := --dataset mnist --num-samples 64 --dim 10 --kernel full,key --signs random,positive --sigma 0.5 --prefix-len 256,1024,4096,16384,65536,262144 --num-trials 256
+ARGS_ntk_convergence       := --kernel full,key --signs random,positive,mirrored --num-samples 16 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384,65536,262144,1048576 --num-data 40 --num-trials 12 --tables
+ARGS_ntk_convergence_mnist := --dataset mnist --num-samples 64 --dim 10 --kernel full,key --signs random,positive --sigma 0.5 --prefix-len 256,1024,4096,16384,65536,262144 --num-data 40 --num-trials 6 --tables
 ARGS_prefix_gradient       :=
 ARGS_ntk_freezing          := --num-samples 8 --dim 4 --prefix-len 256,4096,65536,1048576 --num-trials 1000
 ARGS_ntk_spectrum          := --num-instances 20000 --num-draws 1000 --prefix-len 16,64,256,1024,4096,16384,65536,262144 --num-trials 400
 ARGS_ntk_prefix_needed     := --num-instances 120 --num-trials 100 --max-prefix-len 2097152
 ARGS_ntk_rank              := --num-samples 9 --dim 6 --prefix-len 22
-ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --signs random,positive --prefix-len 1024,4096,16384,65536,262144 --num-trials 256
+ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --signs random,positive --prefix-len 1024,4096,16384,65536,262144 --num-data 40 --num-trials 8 --tables
 ARGS_score_concentration   := --prefix-len 1,4,16,64,256,1024,4096,16384,65536,262144,1048576 --num-trials 4000
 ARGS_score_concentration_small := --num-samples 1 --dim 1 --sigma 1 --prefix-len 1024,4096,8192,16384,65536,262144 --num-trials 10000 --rows small
 
@@ -44,13 +44,13 @@ ARGS_training_contraction := --num-trials 32 --num-steps 20000 --prefix-len 6553
 ARGS_contraction_violations := --num-samples 4,8,16,32 --dim 4,8,16 --sigma 0.2,0.3,0.5,0.7,1,1.5 --num-data 200 --prefix-len 16384
 ARGS_theorem_constants := --num-samples 2,3,4,6,8 --dim 4,6,8,12 --sigma 0.4,0.5,0.7,1 --num-trials 16 --prefix-len 512,4096,32768 --max-work 1e10
 ARGS_training_laziness := --num-samples 8 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384,65536,262144 --num-data 40 --num-trials 4 --num-steps 1000 --num-draws 200 --tables
-ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.02,0.05,0.1,0.25 --prefix-len 64,256,1024,4096,16384,65536 --num-trials 64
+ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.02,0.05,0.1,0.25 --prefix-len 64,256,1024,4096,16384,65536 --num-data 40 --num-trials 2 --tables
 ARGS_prefix_threshold     := --num-samples 2,4,6,8,12 --dim 2,3,4,6 --num-trials 60 --num-starts 40 --max-iterations 1000
 ARGS_prefix_scaling := --num-samples 6 --dim 8 --sigma 0.6 --signs mirrored,random,positive --prefix-len 64,256,1024,4096,16384,65536 --num-data 40 --num-trials 4 --stop-ratio 1e-10 --num-steps 100000 --tables
 ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 60 --dim 16 --num-test 500 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256,1024,4096,16384 --num-data 24 --num-trials 2 --stop-ratio 1e-8 --num-steps 20000 --tables
 ARGS_real_prefix_training := --num-samples 64 --dim 16 --seq-len 32 --prefix-len 1,4,16,64,256,1024,4096 --num-data 40 --num-trials 4 --num-steps 4000 --tables
 ARGS_training_laziness_small := --num-samples 8 --dim 8 --sigma 0.25 --signs random,mirrored --prefix-len 4096,16384,65536,262144 --num-data 40 --num-trials 4 --num-steps 300 --rows small-sigma --tables
-ARGS_real_layer_training  := --prefix-len 256,1024,4096,16384,65536,262144 --num-trials 32 --num-steps 2000
+ARGS_real_layer_training  := --prefix-len 256,1024,4096,16384,65536,262144 --num-data 40 --num-trials 2 --tables --num-steps 2000
 
 # Methods of fine-tuning: 2 hours.
 BENCHMARK_ARMS   := full,head,lora,ptuning,ntk,ntk+z_rank=15,ntk+z_rank=15+whiten=1,prefix-plus,prefix-plus+feature=taylor:1+z_rank=15+whiten=1

@@ -1,14 +1,14 @@
 # Options of each run in the smoke profile, a second or two each, no network: ARGS_<run> := ...
 
 # The kernel of a prefix.
-ARGS_ntk_convergence       := --kernel full,key --signs random,positive,mirrored --num-samples 16 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096 --num-trials 24
-ARGS_ntk_convergence_mnist := --dataset mnist --num-samples 32 --dim 10 --kernel full,key --signs random,positive --sigma 0.5 --prefix-len 256,1024,4096 --num-trials 8
+ARGS_ntk_convergence       := --kernel full,key --signs random,positive,mirrored --num-samples 16 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096 --num-data 4 --num-trials 6 --tables
+ARGS_ntk_convergence_mnist := --dataset mnist --num-samples 32 --dim 10 --kernel full,key --signs random,positive --sigma 0.5 --prefix-len 256,1024,4096 --num-data 4 --num-trials 2 --tables
 ARGS_prefix_gradient       := --step 1e-3,1e-5,1e-7
 ARGS_ntk_freezing          := --num-samples 8 --dim 4 --prefix-len 256,4096 --num-trials 16
 ARGS_ntk_spectrum          := --num-instances 200 --num-draws 8 --prefix-len 256,4096 --num-trials 16
 ARGS_ntk_prefix_needed     := --num-instances 12 --num-trials 10 --max-prefix-len 16384
 ARGS_ntk_rank              := --num-samples 5 --dim 3 --prefix-len 12
-ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --prefix-len 1024,4096 --num-trials 8
+ARGS_ntk_real_layer        := --seq-len 32 --sigma 0.4 --prefix-len 1024,4096 --num-data 4 --num-trials 2 --tables
 ARGS_score_concentration   := --prefix-len 1,16,256,4096 --num-trials 100
 ARGS_score_concentration_small := --num-samples 1 --dim 1 --sigma 1 --prefix-len 4096,8192 --num-trials 60 --rows small
 
@@ -44,13 +44,13 @@ ARGS_training_contraction := --num-trials 3 --num-steps 300 --prefix-len 4096 --
 ARGS_contraction_violations := --num-samples 4,8 --dim 4 --sigma 0.3,1 --num-data 8 --prefix-len 512
 ARGS_theorem_constants := --num-samples 2,3 --dim 4,6 --sigma 0.5,1 --num-trials 1 --prefix-len 256 --max-work 1e6
 ARGS_training_laziness := --num-samples 8 --dim 8 --sigma 0.5 --prefix-len 256,1024 --num-data 3 --num-trials 2 --num-steps 300 --num-draws 20 --tables
-ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.1 --prefix-len 64,512 --num-trials 6
+ARGS_kernel_perturbation  := --num-samples 4 --dim 4 --sigma 0.5 --radius 0.01,0.1 --prefix-len 64,512 --num-data 3 --num-trials 2 --tables
 ARGS_prefix_threshold     := --num-samples 2,3 --dim 2,4 --num-trials 6 --max-iterations 60
 ARGS_prefix_scaling := --num-samples 4 --dim 8 --sigma 0.6 --signs mirrored,random,positive --prefix-len 256,1024 --num-data 3 --num-trials 2 --stop-ratio 1e-6 --num-steps 600 --tables
 ARGS_prefix_scaling_mnist := --dataset mnist --num-samples 24 --dim 10 --num-test 100 --sigma 1 --signs mirrored,random,positive --prefix-len 64,256 --num-data 3 --num-trials 1 --stop-ratio 1e-8 --num-steps 100 --tables
 ARGS_real_prefix_training := --prefix-len 1,4,16 --num-data 3 --num-trials 2 --num-steps 200 --tables
 ARGS_training_laziness_small := --num-samples 4 --dim 4 --sigma 0.25 --signs random,mirrored --prefix-len 256,1024 --num-data 3 --num-trials 1 --num-steps 50 --rows small-sigma --tables
-ARGS_real_layer_training  := --prefix-len 256,1024 --num-trials 4
+ARGS_real_layer_training  := --prefix-len 256,1024 --num-data 3 --num-trials 2 --tables
 
 # Methods of fine-tuning, without a network: on shapes; the others where the data are.
 RUNS += method_benchmark_shapes

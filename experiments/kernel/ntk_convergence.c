@@ -1,4 +1,5 @@
 /* How fast the kernel of a prefix approaches its limit as the prefix grows (T2). */
+#include "cli/data_sets.h"
 #include "cli/kernels.h"
 #include "cli/samples.h"
 
@@ -23,13 +24,13 @@ struct config {
     struct samples_options samples;
     double sigma;
     int *kernels, *laws;
-    size_t num_kernels, num_laws, *prefix_lens, num_lens, num_trials;
-    bool trials_given, lens_given;
+    size_t num_kernels, num_laws, *prefix_lens, num_lens, num_data, num_trials;
+    bool trials_given, lens_given, tables;
     const char *prefix, *sign_values, *prefix_out, *signs_out, *limit_out, *gram_out;
 };
 
 enum { KEY_SIGMA = 1, KEY_KERNEL, KEY_SIGNS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_PREFIX, KEY_SIGN_VALUES,
-       KEY_PREFIX_OUT, KEY_SIGNS_OUT, KEY_LIMIT_OUT, KEY_GRAM_OUT };
+       KEY_PREFIX_OUT, KEY_SIGNS_OUT, KEY_LIMIT_OUT, KEY_GRAM_OUT, KEY_NUM_DATA, KEY_TABLES };
 
 static const struct argp_option options[] = {
     SAMPLES_ARGP_OPTIONS,
@@ -37,12 +38,14 @@ static const struct argp_option options[] = {
     { "kernel", KEY_KERNEL, "LIST", 0, "full, key (default full)", 1 },
     { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random)", 1 },
     { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m (default 256,1024,4096,16384; all of --prefix)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn; those of one trial are nested (default 16)", 1 },
+    { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn; output files are of the first (default 1)", 1 },
+    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn for each data set; those of one trial are nested (default 16)", 1 },
     { "prefix", KEY_PREFIX, "FILE", 0, "tokens w_r, (m, d), instead of drawing them", 2 },
     { "sign-values", KEY_SIGN_VALUES, "FILE", 0, "their signs, (m), each 1 or -1; needed unless --signs positive", 2 },
     { "prefix-out", KEY_PREFIX_OUT, "FILE", 0, "write the tokens of trial 0, longest prefix", 2 },
     { "sign-values-out", KEY_SIGNS_OUT, "FILE", 0, "write their signs", 2 },
     { "limit-out", KEY_LIMIT_OUT, "FILE", 0, "write the limit kernel, (n d, n d)", 2 },
+    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
     { "gram-out", KEY_GRAM_OUT, "FILE", 0, "write the kernel of trial 0, longest prefix", 2 },
     CLI_SHARD_OPTION,
     { 0 }
@@ -61,6 +64,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_NUM_TRIALS:
         cfg->trials_given = true;
         return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
+    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
+    case KEY_TABLES: cfg->tables = true; return 0;
     case KEY_PREFIX: cfg->prefix = arg; return 0;
     case KEY_SIGN_VALUES: cfg->sign_values = arg; return 0;
     case KEY_PREFIX_OUT: cfg->prefix_out = arg; return 0;
@@ -92,6 +97,7 @@ static const char *check(void *config)
     if (cfg->prefix && !cfg->sign_values && cfg->laws[0] != PREFIX_SIGNS_POSITIVE)
         return "--prefix: needs --sign-values unless --signs positive";
     if (cfg->prefix && cfg->trials_given && cfg->num_trials != 1) return "--num-trials: --prefix is one trial";
+    if (cfg->num_data > 1 && (cfg->prefix || cfg->samples.inputs)) return "--num-data: --inputs and --prefix are one data set";
     if (cfg->samples.targets_out && cfg->samples.inputs) return "--targets-out: --inputs come without targets";
     return samples_check(&cfg->samples, false);
 }
@@ -103,35 +109,44 @@ struct target {
     double norm, lambda_min, constant;
 };
 
+struct data {
+    gsl_matrix *X;
+    struct target target[2][3];         /* by kernel and law */
+};
+
 struct study {
     const struct config *cfg;
-    const gsl_matrix *X, *W;            /* W and signs: from files, or NULL */
+    struct data *data;
+    const gsl_matrix *X, *W;            /* X: of the first data set; W and signs: from files, or NULL */
     const gsl_vector *signs;
     size_t *lens, num_lens;             /* distinct, ascending */
-    struct target target[2][3];         /* by kernel and law */
     double *results;                    /* law, trial, kernel, length: error, lambda_min */
     struct journal *journal;
 };
 
 enum { NUM_RESULTS = 2 };
 
+static size_t num_trials(const struct config *cfg) { return cfg->num_data * cfg->num_trials; }
+static struct data_sets sets_of(const struct config *cfg) { return (struct data_sets){ cfg->num_data, cfg->num_trials }; }
+
 static double *result_of(const struct study *s, size_t law, size_t trial, size_t kernel, size_t len)
 {
     const struct config *cfg = s->cfg;
     return s->results +
-           (((law * cfg->num_trials + trial) * cfg->num_kernels + kernel) * s->num_lens + len) * NUM_RESULTS;
+           (((law * num_trials(cfg) + trial) * cfg->num_kernels + kernel) * s->num_lens + len) * NUM_RESULTS;
 }
 
 /* ||K_m - K*||_F, K* = 0 understood for K NULL: ||K*||_F; a GSL code. */
-static int distance(const struct study *s, enum ntk_kernel kernel, enum prefix_signs law, const gsl_matrix *K, double *out)
+static int distance(const struct config *cfg, const gsl_matrix *X, enum ntk_kernel kernel, enum prefix_signs law, const gsl_matrix *K,
+                    double *out)
 {
-    const size_t d = s->X->size2, size = s->X->size1 * d;
+    const size_t d = X->size2, size = X->size1 * d;
     gsl_matrix *rows = gsl_matrix_alloc(d, size);
     double sum = 0.0;
     int status = rows ? GSL_SUCCESS : GSL_ENOMEM;
-    for (size_t i = 0; i < s->X->size1 && !status; i++) {
-        gsl_matrix_const_view one = gsl_matrix_const_submatrix(s->X, i, 0, 1, d);
-        status = ntk_limit(&one.matrix, s->X, s->cfg->sigma, law, kernel, rows);
+    for (size_t i = 0; i < X->size1 && !status; i++) {
+        gsl_matrix_const_view one = gsl_matrix_const_submatrix(X, i, 0, 1, d);
+        status = ntk_limit(&one.matrix, X, cfg->sigma, law, kernel, rows);
         for (size_t k = 0; k < d && !status; k++)
             for (size_t j = 0; j < size; j++) {
                 const double x = (K ? gsl_matrix_get(K, i * d + k, j) : 0.0) - gsl_matrix_get(rows, k, j);
@@ -144,27 +159,27 @@ static int distance(const struct study *s, enum ntk_kernel kernel, enum prefix_s
 }
 
 /* The limits of every combination; exit code. */
-static int fill_targets(struct study *s)
+static int fill_targets(const struct config *cfg, struct data *data)
 {
-    const struct config *cfg = s->cfg;
-    const size_t size = s->X->size1 * s->X->size2;
+    const gsl_matrix *X = data->X;
+    const size_t size = X->size1 * X->size2;
     for (size_t k = 0; k < cfg->num_kernels; k++)
         for (size_t l = 0; l < cfg->num_laws; l++) {
-            struct target *t = &s->target[cfg->kernels[k]][cfg->laws[l]];
+            struct target *t = &data->target[cfg->kernels[k]][cfg->laws[l]];
             if (t->known) continue;
             const enum prefix_signs law = (enum prefix_signs)cfg->laws[l];
             const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernels[k];
-            int status = distance(s, kernel, law, NULL, &t->norm);
+            int status = distance(cfg, X, kernel, law, NULL, &t->norm);
             if (status == GSL_EDOM)
                 return cli_fail(&cfg->c, EXIT_FAILED, "--sigma: the limit kernel of these inputs is beyond the range of a double");
             if (!(t->norm > 0.0)) cli_warn(&cfg->c, "warning: the limit of the %s kernel is 0: no relative error", cli_kernel_names[kernel]);
             gsl_matrix *limit = status ? NULL : gsl_matrix_alloc(size, size);
             if (!status && !limit) status = GSL_ENOMEM;
-            if (!status) status = ntk_limit(s->X, s->X, cfg->sigma, law, kernel, limit);
+            if (!status) status = ntk_limit(X, X, cfg->sigma, law, kernel, limit);
             if (!status) status = ntk_lambda_min_in_place(limit, cfg->c.threads, &t->lambda_min);
             gsl_matrix_free(limit);
             if (status) return cli_status(&cfg->c, status, "limit kernel");
-            if (ntk_error_constant(s->X, cfg->sigma, law, kernel, &t->constant, NULL)) t->constant = NAN;
+            if (ntk_error_constant(X, cfg->sigma, law, kernel, &t->constant, NULL)) t->constant = NAN;
             t->known = true;
         }
     return 0;
@@ -187,7 +202,7 @@ static struct ntk_sweep *sweep_of(const struct study *s, size_t law, size_t tria
     const struct config *cfg = s->cfg;
     bool full = false;
     for (size_t k = 0; k < cfg->num_kernels; k++) full = full || cfg->kernels[k] == NTK_FULL;
-    return ntk_sweep_alloc(s->X, cfg->c.seed, trial, (enum prefix_signs)cfg->laws[law], cfg->sigma, full ? NTK_FULL : NTK_KEY, num_threads);
+    return ntk_sweep_alloc(s->data[trial / cfg->num_trials].X, cfg->c.seed, trial, (enum prefix_signs)cfg->laws[law], cfg->sigma, full ? NTK_FULL : NTK_KEY, num_threads);
 }
 
 /* What the other processes do until they are told to end; exit code. A process that failed already (code) ends with that
@@ -289,6 +304,7 @@ static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
 {
     const struct config *cfg = s->cfg;
     const enum prefix_signs which = (enum prefix_signs)cfg->laws[law];
+    const struct data *data = &s->data[trial / cfg->num_trials];
     const size_t size = s->X->size1 * s->X->size2, unit = cfg->num_kernels * s->num_lens * NUM_RESULTS;
     struct trial t = { .twins = which == PREFIX_SIGNS_MIRRORED ? 2 : 1, .unit = unit, .out = result_of(s, law, trial, 0, 0),
                        .saved_s = cli_clock_s() };
@@ -316,8 +332,8 @@ static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
                 status = ntk_gram(&W.matrix, &a.vector, s->X, kernel, K, num_threads);
             }
             double *result = result_of(s, law, trial, k, i);
-            if (!status) status = distance(s, kernel, which, K, &result[0]);
-            if (!status) result[0] /= s->target[kernel][which].norm;
+            if (!status) status = distance(cfg, data->X, kernel, which, K, &result[0]);
+            if (!status) result[0] /= data->target[kernel][which].norm;
             if (!status) status = ntk_lambda_min_in_place(K, num_threads, &result[1]);
         }
         if (status || cli_interrupted()) break;
@@ -336,7 +352,7 @@ static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
 static int run_trials(struct study *s)
 {
     const struct config *cfg = s->cfg;
-    const size_t units = cfg->num_laws * cfg->num_trials;
+    const size_t units = cfg->num_laws * num_trials(cfg);
     const size_t n = s->X->size1, d = s->X->size2, longest = s->lens[s->num_lens - 1];
     const double kernels = (double)(n * d) * (double)(n * d) * sizeof(double);
     double moments = 0.0;
@@ -357,7 +373,8 @@ static int run_trials(struct study *s)
     /* Tokens are streamed, yet a prefix the machine could not even hold is a slip of the pen, not a run to wait for. */
     if (!code) code = cli_memory(&cfg->c, (double)longest * (double)(d + 1) * sizeof(double), "the longest prefix");
     if (code) return code;
-    if ((code = fill_targets(s))) return code;
+    for (size_t i = 0; i < cfg->num_data; i++)
+        if ((code = fill_targets(cfg, &s->data[i]))) return code;
     if (!(s->results = calloc(units * cfg->num_kernels * s->num_lens * NUM_RESULTS, sizeof *s->results)))
         return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
 
@@ -372,7 +389,7 @@ static int run_trials(struct study *s)
 #pragma omp atomic read
         failed = status;
         if (failed || cli_interrupted() || !cli_is_mine(&cfg->c, u)) continue;
-        const int mine = run_trial(s, u / cfg->num_trials, u % cfg->num_trials, inner > 1 ? inner : 1);
+        const int mine = run_trial(s, u / num_trials(cfg), u % num_trials(cfg), inner > 1 ? inner : 1);
         if (mine) {
 #pragma omp atomic write
             status = mine;
@@ -390,45 +407,49 @@ static int run_trials(struct study *s)
     return !code && cfg->c.num_shards ? EXIT_SHARD : code;
 }
 
-/* Mean and interval; empty cells where the numbers leave it undefined. */
-static struct interval mean_of(const double *x, size_t n, double level)
+/* Means over the data sets of what their limits say. */
+static struct target target_of(const struct study *s, int kernel, int law)
 {
-    struct interval i = { NAN, NAN, NAN, n };
-    if (stats_mean(x, n, level, &i)) i = (struct interval){ NAN, NAN, NAN, n };
-    return i;
+    struct target mean = { 0 };
+    for (size_t i = 0; i < s->cfg->num_data; i++) {
+        mean.constant += s->data[i].target[kernel][law].constant / (double)s->cfg->num_data;
+        mean.lambda_min += s->data[i].target[kernel][law].lambda_min / (double)s->cfg->num_data;
+    }
+    return mean;
 }
 
 static int write_table(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
+    double *x = cli_need(malloc(num_trials(cfg) * sizeof *x));
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
-    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g", s->X->size1, s->X->size2, cfg->sigma);
-    table_note(t, "rel_err: ||K_m - K*||_F / ||K*||_F; ci: 95%% Student t over trials; pred: C / sqrt(m), of the rms (T2)");
+    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g num_data=%zu", s->X->size1, s->X->size2, cfg->sigma, cfg->num_data);
+    table_note(t, "rel_err: ||K_m - K*||_F / ||K*||_F; ci: 95%% Student t over data sets (over trials where there is one); pred: C / sqrt(m), of "
+                  "the rms (T2)");
     for (size_t k = 0; k < cfg->num_kernels; k++)
         for (size_t l = 0; l < cfg->num_laws; l++)
             for (size_t i = 0; i < cfg->num_lens; i++) {
-                const struct target *target = &s->target[cfg->kernels[k]][cfg->laws[l]];
+                const struct target target = target_of(s, cfg->kernels[k], cfg->laws[l]);
                 const size_t len = cli_index_of(s->lens, s->num_lens, cfg->prefix_lens[i]);
                 double squares = 0.0;
                 table_text(t, cli_kernel_names[cfg->kernels[k]]);
                 table_text(t, cli_sign_names[cfg->laws[l]]);
                 table_int(t, cfg->prefix_lens[i]);
                 table_int(t, cfg->num_trials);
-                for (size_t r = 0; r < cfg->num_trials; r++) {
+                for (size_t r = 0; r < num_trials(cfg); r++) {
                     x[r] = result_of(s, l, r, k, len)[0];
                     squares += x[r] * x[r];
                 }
-                const struct interval mean = mean_of(x, cfg->num_trials, 0.95);
+                const struct interval mean = data_spread_mean(x, sets_of(cfg), 0.95).mean;
                 table_num(t, mean.value);
                 table_num(t, mean.lo);
                 table_num(t, mean.hi);
-                table_num(t, sqrt(squares / (double)cfg->num_trials));
-                table_num(t, target->constant / sqrt((double)cfg->prefix_lens[i]));
-                for (size_t r = 0; r < cfg->num_trials; r++) x[r] = result_of(s, l, r, k, len)[1];
-                table_num(t, mean_of(x, cfg->num_trials, 0.95).value);
-                table_num(t, target->lambda_min);
+                table_num(t, sqrt(squares / (double)num_trials(cfg)));
+                table_num(t, target.constant / sqrt((double)cfg->prefix_lens[i]));
+                for (size_t r = 0; r < num_trials(cfg); r++) x[r] = result_of(s, l, r, k, len)[1];
+                table_num(t, data_spread_mean(x, sets_of(cfg), 0.95).mean.value);
+                table_num(t, target.lambda_min);
                 table_end_row(t);
             }
     free(x);
@@ -437,45 +458,38 @@ static int write_table(const struct study *s)
 
 /* T2 for each combination: the slope of log error in log m within each trial, and the
  * rms error times sqrt(m) over C, at the lengths of the upper half of the list. */
-static int write_verdicts(const struct study *s)
+static int write_verdicts(const struct study *s, struct data_rows *v)
 {
     const struct config *cfg = s->cfg;
-    if (!cfg->c.verdicts) return 0;
-    char stem[256], row[64];
-    cli_stem(&cfg->c, stem, sizeof stem);
-    struct verdicts *v = verdicts_open(&cfg->c, stem);
-    const size_t trials = cfg->num_trials, upper = s->num_lens / 2;
+    char row[64];
+    const size_t trials = num_trials(cfg), upper = s->num_lens / 2;
     double *x = cli_need(malloc(s->num_lens * sizeof *x)), *y = cli_need(malloc(trials * s->num_lens * sizeof *y));
     double *square = cli_need(malloc(trials * sizeof *square));
     const char *prefix = cfg->samples.dataset ? cfg->samples.dataset : "";
     for (size_t k = 0; k < cfg->num_kernels; k++)
         for (size_t l = 0; l < cfg->num_laws; l++) {
-            const struct target *target = &s->target[cfg->kernels[k]][cfg->laws[l]];
             const char *kernel = cli_kernel_names[cfg->kernels[k]], *law = cli_sign_names[cfg->laws[l]];
             for (size_t i = 0; i < s->num_lens; i++) x[i] = (double)s->lens[i];
             for (size_t r = 0; r < trials; r++) {
+                const double constant = s->data[r / cfg->num_trials].target[cfg->kernels[k]][cfg->laws[l]].constant;
                 square[r] = 0.0;
                 for (size_t i = 0; i < s->num_lens; i++) {
                     const double error = result_of(s, l, r, k, i)[0];
                     y[r * s->num_lens + i] = error;
-                    if (i >= upper)
-                        square[r] += error * error * x[i] / (target->constant * target->constant) /
-                                     (double)(s->num_lens - upper);
+                    if (i >= upper) square[r] += error * error * x[i] / (constant * constant) / (double)(s->num_lens - upper);
                 }
             }
-            struct interval slope = { NAN, NAN, NAN, trials }, ratio = mean_of(square, trials, 0.999);
-            if (s->num_lens < 2 || cli_need_memory(stats_loglog_slope(x, y, s->num_lens, trials, 0.999, &slope)))
-                slope = (struct interval){ NAN, NAN, NAN, trials };
             snprintf(row, sizeof row, "%s%sslope-%s-%s", prefix, *prefix ? "-" : "", kernel, law);
-            verdicts_add(v, "T2", row, slope);
-            ratio = (struct interval){ sqrt(ratio.value), sqrt(fmax(ratio.lo, 0.0)), sqrt(ratio.hi), trials };
+            data_rows_spread(v, "T2", row, data_spread_exponent(x, y, s->num_lens, sets_of(cfg), 0.999));
+            struct data_spread ratio = data_spread_mean(square, sets_of(cfg), 0.999);
+            ratio.mean = (struct interval){ sqrt(ratio.mean.value), sqrt(fmax(ratio.mean.lo, 0.0)), sqrt(ratio.mean.hi), ratio.mean.n };
             snprintf(row, sizeof row, "%s%sconstant-%s-%s", prefix, *prefix ? "-" : "", kernel, law);
-            verdicts_add(v, "T2", row, ratio);
+            data_rows_spread(v, "T2", row, ratio);
         }
     free(square);
     free(y);
     free(x);
-    return verdicts_close(v, 0);
+    return data_rows_close(v, 0);
 }
 
 /* Prefix, limit and kernel asked for as arrays. */
@@ -563,7 +577,8 @@ static char *identity_of(const struct study *s)
     size_t size = 0;
     FILE *f = open_memstream(&text, &size);
     if (!f) return NULL;
-    fprintf(f, "%016llx %.17g", (unsigned long long)cli_checksum(s->X), s->cfg->sigma);
+    fprintf(f, "%016llx %.17g %zu %zu", (unsigned long long)cli_checksum(s->X), s->cfg->sigma, s->cfg->num_data,
+            s->cfg->num_data > 1 ? s->cfg->num_trials : 0);
     if (s->W) {
         gsl_matrix_const_view signs = gsl_matrix_const_view_vector(s->signs, 1, s->signs->size);
         fprintf(f, " %016llx %016llx", (unsigned long long)cli_checksum(s->W), (unsigned long long)cli_checksum(&signs.matrix));
@@ -580,17 +595,19 @@ int main(int argc, char **argv)
     static size_t default_lens[] = { 256, 1024, 4096, 16384 };
     static struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .sigma = 0.5, .kernels = default_kernel,
                           .num_kernels = 1, .laws = default_law, .num_laws = 1, .prefix_lens = default_lens,
-                          .num_lens = 4, .num_trials = 16 };
+                          .num_lens = 4, .num_data = 1, .num_trials = 16 };
     if (processes_start(&argc, &argv, cli_interrupted)) return EXIT_FAILED;
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
 
     /* Files asked for are written at the end: a failed run leaves none. */
     struct samples_options samples = cfg.samples;
     samples.inputs_out = samples.targets_out = NULL;
-    gsl_matrix *X = NULL, *Y = NULL, *W = NULL;
+    gsl_matrix *Y = NULL, *W = NULL;
     gsl_vector *signs = NULL;
-    struct study s = { .cfg = &cfg };
-    int code = samples_load(&cfg.c, &samples, 0, &X, cfg.samples.targets_out ? &Y : NULL);
+    struct study s = { .cfg = &cfg, .data = cli_need(calloc(cfg.num_data, sizeof *s.data)) };
+    int code = samples_load(&cfg.c, &samples, 0, &s.data->X, cfg.samples.targets_out ? &Y : NULL);
+    for (size_t i = 1; i < cfg.num_data && !code; i++) code = samples_load(&cfg.c, &samples, i, &s.data[i].X, NULL);
+    const gsl_matrix *X = s.data->X;
     if (!code && cfg.prefix) code = read_prefix(&cfg, X, &W, &signs);
     s.X = X;
     if (code) goto done;
@@ -598,19 +615,20 @@ int main(int argc, char **argv)
     s.W = W;
     s.signs = signs;
     if (processes_rank()) goto done;
+    struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     code = EXIT_FAILED;
     s.lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &s.num_lens);
 
     char *identity = identity_of(&s);
     s.journal = identity ? journal_open(&cfg.c, identity) : NULL;
     free(identity);
-    if (!s.journal) goto done;
-    code = run_trials(&s);
+    if (s.journal) code = run_trials(&s);
     if (!code) code = write_arrays(&s);
     if (!code && cfg.samples.targets_out) code = cli_write_matrix(&cfg.c, cfg.samples.targets_out, Y);
-    if (!code) code = write_verdicts(&s);
+    if (!code) code = write_verdicts(&s, v);
+    else data_rows_close(v, code);
     if (!code) code = write_table(&s);
-    code = journal_close(s.journal, code);
+    if (s.journal) code = journal_close(s.journal, code);
 done:
     if (processes_rank()) code = take_orders(&s, code);
     else (void)give_order((struct order){ .what = DO_END, .len = (size_t)code });
@@ -619,6 +637,7 @@ done:
     gsl_vector_free(signs);
     gsl_matrix_free(W);
     gsl_matrix_free(Y);
-    gsl_matrix_free(X);
+    for (size_t i = 0; i < cfg.num_data; i++) gsl_matrix_free(s.data[i].X);
+    free(s.data);
     return processes_end(code);
 }

@@ -1,6 +1,8 @@
 /* The kernel of a prefix in a real attention layer with input tokens of its own (F5). */
+#include "cli/data_sets.h"
 #include "cli/kernels.h"
 #include "cli/samples.h"
+#include "cli/summary.h"
 #include "cli/units.h"
 #include "prefix_ntk/ntk_layer.h"
 #include "prefix_ntk/prefix_descent.h"
@@ -21,12 +23,13 @@ static const char columns[] = "kernel,signs,prefix_len,num_trials,limit_err_mean
 
 struct config {
     struct cli_common c;
-    size_t num_samples, dim, out_dim, seq_len, num_trials, *prefix_lens, num_lens, num_laws;
+    size_t num_samples, dim, out_dim, seq_len, num_data, num_trials, *prefix_lens, num_lens, num_laws;
     int *laws, kernel;
     double sigma;
+    bool tables;
 };
 
-enum { KEY_NUM = 1, KEY_DIM, KEY_OUT_DIM, KEY_SEQ_LEN, KEY_LEN, KEY_TRIALS, KEY_SIGNS, KEY_KERNEL, KEY_SIGMA };
+enum { KEY_NUM = 1, KEY_DIM, KEY_OUT_DIM, KEY_SEQ_LEN, KEY_LEN, KEY_TRIALS, KEY_SIGNS, KEY_KERNEL, KEY_SIGMA, KEY_NUM_DATA, KEY_TABLES };
 
 static const struct argp_option options[] = {
     { "num-samples", KEY_NUM, "N", 0, "queries (default 6)", 1 },
@@ -34,10 +37,12 @@ static const struct argp_option options[] = {
     { "out-dim", KEY_OUT_DIM, "V", 0, "dimension of the values (default 4)", 1 },
     { "seq-len", KEY_SEQ_LEN, "L", 0, "input tokens (default 32)", 1 },
     { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths m (default 256,1024,4096,16384)", 1 },
-    { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn (default 64)", 1 },
+    { "num-data", KEY_NUM_DATA, "N", 0, "layers drawn, each with weights, queries and tokens of its own (default 1)", 1 },
+    { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn for each layer (default 64)", 1 },
     { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random,positive)", 1 },
     { "kernel", KEY_KERNEL, "NAME", 0, "full, key (default full)", 1 },
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
+    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between layers and between prefixes", 2 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -52,6 +57,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_SEQ_LEN: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->seq_len);
     case KEY_LEN: return cli_parse_size_list(state, key, arg, 2, (size_t)1 << 30, &cfg->prefix_lens, &cfg->num_lens);
     case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
+    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
+    case KEY_TABLES: cfg->tables = true; return 0;
     case KEY_SIGNS: return cli_parse_choice_list(state, key, arg, cli_sign_names, &cfg->laws, &cfg->num_laws);
     case KEY_KERNEL: return cli_parse_choice(state, key, arg, cli_kernel_names, &cfg->kernel);
     case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
@@ -71,7 +78,9 @@ static const char *check(void *config)
 
 /* The layer; W_K is scaled so that the longest query x~_i has length 1 (beyond, F1: the
  * kernel of a longer query needs a longer prefix to converge). */
-struct layer { gsl_matrix *inputs, *W_V, *X; };
+struct layer { gsl_matrix *inputs, *W_V, *X, *limit[3], *correction[3]; };      /* limits by law */
+
+static size_t num_trials(const struct config *cfg) { return cfg->num_data * cfg->num_trials; }
 
 static gsl_matrix *gaussian(const struct config *cfg, uint64_t which, size_t rows, size_t cols, double scale)
 {
@@ -87,22 +96,26 @@ static void layer_free(struct layer *layer)
     gsl_matrix_free(layer->inputs);
     gsl_matrix_free(layer->W_V);
     gsl_matrix_free(layer->X);
+    for (int law = 0; law < 3; law++) {
+        gsl_matrix_free(layer->limit[law]);
+        gsl_matrix_free(layer->correction[law]);
+    }
 }
 
-static int layer_fill(const struct config *cfg, struct layer *layer)
+static int layer_fill(const struct config *cfg, size_t which, struct layer *layer)
 {
     const size_t d = cfg->dim;
     const double scale = pow((double)d, -0.25);
     gsl_matrix *queries = gsl_matrix_alloc(cfg->num_samples, d);
-    gsl_matrix *W_Q = gaussian(cfg, 0, d, d, scale), *W_K = gaussian(cfg, 1, d, d, scale);
-    layer->W_V = gaussian(cfg, 2, d, cfg->out_dim, 1.0 / sqrt((double)d));
+    gsl_matrix *W_Q = gaussian(cfg, 3 * which, d, d, scale), *W_K = gaussian(cfg, 3 * which + 1, d, d, scale);
+    layer->W_V = gaussian(cfg, 3 * which + 2, d, cfg->out_dim, 1.0 / sqrt((double)d));
     layer->inputs = gsl_matrix_alloc(cfg->seq_len, d);
     layer->X = gsl_matrix_alloc(cfg->num_samples, d);
     struct prefix_layer *real;
     int status = GSL_ENOMEM;
     if (!queries || !W_Q || !W_K || !layer->W_V || !layer->inputs || !layer->X) goto done;
-    samples_sphere(cfg->c.seed, RANDOM_INPUTS, 0, 0, queries);
-    samples_sphere(cfg->c.seed, RANDOM_TOKENS, 0, 0, layer->inputs);
+    samples_sphere(cfg->c.seed, RANDOM_INPUTS, which, 0, queries);
+    samples_sphere(cfg->c.seed, RANDOM_TOKENS, which, 0, layer->inputs);
     for (int pass = 0; pass < 2; pass++) {
         if (!(real = prefix_layer_alloc(queries, layer->inputs, W_Q, W_K, layer->W_V))) goto done;
         gsl_matrix_memcpy(layer->X, prefix_layer_queries(real));
@@ -122,6 +135,24 @@ done:
     return status;
 }
 
+/* Limit and correction of the laws in use. */
+static int layer_limits(const struct config *cfg, struct layer *layer)
+{
+    const size_t size = cfg->num_samples * cfg->out_dim;
+    const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernel;
+    int status = GSL_SUCCESS;
+    for (size_t l = 0; l < cfg->num_laws && !status; l++) {
+        const enum prefix_signs law = (enum prefix_signs)cfg->laws[l];
+        if (layer->limit[law]) continue;
+        layer->limit[law] = gsl_matrix_alloc(size, size);
+        layer->correction[law] = gsl_matrix_alloc(size, size);
+        if (!layer->limit[law] || !layer->correction[law]) return GSL_ENOMEM;
+        status = ntk_layer_limit(layer->X, layer->X, layer->W_V, cfg->sigma, law, kernel, layer->limit[law]);
+        if (!status) status = ntk_layer_correction(layer->X, layer->inputs, layer->W_V, cfg->sigma, law, kernel, layer->correction[law]);
+    }
+    return status;
+}
+
 static double inner(const gsl_matrix *A, const gsl_matrix *B)
 {
     double sum = 0.0;
@@ -132,9 +163,9 @@ static double inner(const gsl_matrix *A, const gsl_matrix *B)
 
 enum { NUM_RESULTS = 3 };   /* distance from the limit, change by the inputs, its share along the prediction */
 
-static int run_trial(const struct config *cfg, const struct layer *layer, enum prefix_signs law, size_t trial,
-                     const gsl_matrix *limit, const gsl_matrix *correction, double *out)
+static int run_trial(const struct config *cfg, const struct layer *layer, enum prefix_signs law, size_t trial, double *out)
 {
+    const gsl_matrix *limit = layer->limit[law], *correction = layer->correction[law];
     const size_t size = limit->size1;
     const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernel;
     gsl_matrix *with = gsl_matrix_alloc(size, size), *without = gsl_matrix_alloc(size, size);
@@ -160,40 +191,42 @@ static int run_trial(const struct config *cfg, const struct layer *layer, enum p
     return status;
 }
 
-static int report(const struct config *cfg, gsl_matrix *const *limit, gsl_matrix *const *correction, const struct units *work)
+static int report(const struct config *cfg, const struct layer *layers, const struct units *work, struct data_rows *v)
 {
-    const size_t trials = cfg->num_trials;
+    const size_t trials = num_trials(cfg);
+    const struct data_sets sets = { cfg->num_data, cfg->num_trials };
     double *x = cli_need(malloc(cfg->num_lens * sizeof *x)), *y = cli_need(malloc(cfg->num_lens * trials * sizeof *y));
     double *z = cli_need(malloc(trials * sizeof *z));
     struct table *t = table_open(&cfg->c, NULL, columns);
-    int code = t ? 0 : EXIT_FAILED;
-    char stem[256], row[64];
-    cli_stem(&cfg->c, stem, sizeof stem);
-    struct verdicts *v = verdicts_open(&cfg->c, stem);
-    if (t) table_note(t, "num_samples=%zu dim=%zu out_dim=%zu seq_len=%zu sigma=%.17g; errors over the norm of the limit; along_pred: "
-                      "m times the change, projected on its prediction", cfg->num_samples, cfg->dim, cfg->out_dim, cfg->seq_len, cfg->sigma);
+    char row[64];
     size_t longest = 0;
+    if (t) table_note(t, "num_samples=%zu dim=%zu out_dim=%zu seq_len=%zu sigma=%.17g num_data=%zu; errors over the norm of the limit; along_pred: "
+                      "m times the change, projected on its prediction; ci: 95%% Student t over layers; num_trials: prefixes of each", cfg->num_samples,
+                      cfg->dim, cfg->out_dim, cfg->seq_len, cfg->sigma, cfg->num_data);
     for (size_t i = 1; i < cfg->num_lens; i++) longest = cfg->prefix_lens[i] > cfg->prefix_lens[longest] ? i : longest;
-    for (size_t l = 0; l < cfg->num_laws && !code; l++) {
+    for (size_t l = 0; l < cfg->num_laws && t; l++) {
         const char *law = cli_sign_names[cfg->laws[l]];
+        double predicted = 0.0;
+        for (size_t k = 0; k < cfg->num_data; k++) {
+            const gsl_matrix *limit = layers[k].limit[cfg->laws[l]], *correction = layers[k].correction[cfg->laws[l]];
+            predicted += sqrt(inner(correction, correction) / inner(limit, limit)) / (double)cfg->num_data;
+        }
         for (size_t i = 0; i < cfg->num_lens; i++) {
             x[i] = (double)cfg->prefix_lens[i];
             table_text(t, cli_kernel_names[cfg->kernel]);
             table_text(t, law);
             table_int(t, cfg->prefix_lens[i]);
-            table_int(t, trials);
+            table_int(t, cfg->num_trials);
             for (size_t which = 0; which < NUM_RESULTS; which++) {
                 for (size_t r = 0; r < trials; r++) z[r] = units_row(work, l * trials + r)[i * NUM_RESULTS + which];
-                struct interval mean = { 0 };
-                stats_mean(z, trials, 0.95, &mean);
+                const struct interval mean = data_spread_mean(z, sets, 0.95).mean;
                 table_num(t, mean.value);
                 table_num(t, mean.lo);
                 table_num(t, mean.hi);
-                if (which == 1) table_num(t, sqrt(inner(correction[l], correction[l]) / inner(limit[l], limit[l])) / x[i]);
+                if (which == 1) table_num(t, predicted / x[i]);
                 if (which != 2 || i != longest) continue;
-                stats_mean(z, trials, 0.999, &mean);
-                snprintf(row, sizeof row, "tokens-size-%s", law);
-                verdicts_add(v, "F5", row, mean);
+                snprintf(row, sizeof row, "layers-tokens-size-%s", law);
+                data_rows_spread(v, "F5", row, data_spread_mean(z, sets, 0.999));
             }
             table_end_row(t);
         }
@@ -201,69 +234,61 @@ static int report(const struct config *cfg, gsl_matrix *const *limit, gsl_matrix
             for (size_t r = 0; r < trials; r++)
                 for (size_t i = 0; i < cfg->num_lens; i++)
                     y[r * cfg->num_lens + i] = units_row(work, l * trials + r)[i * NUM_RESULTS + (size_t)which];
-            struct interval slope = { NAN, NAN, NAN, trials };
-            if (cfg->num_lens < 2 || cli_need_memory(stats_loglog_slope(x, y, cfg->num_lens, trials, 0.999, &slope)))
-                slope = (struct interval){ NAN, NAN, NAN, trials };
-            snprintf(row, sizeof row, "%s-slope-%s", which ? "tokens" : "limit", law);
-            verdicts_add(v, "F5", row, slope);
+            snprintf(row, sizeof row, "layers-%s-slope-%s", which ? "tokens" : "limit", law);
+            data_rows_spread(v, "F5", row, data_spread_exponent(x, y, cfg->num_lens, sets, 0.999));
         }
     }
     free(z);
     free(y);
     free(x);
-    return table_close(t, verdicts_close(v, code));
+    return table_close(t, data_rows_close(v, t ? 0 : EXIT_FAILED));
 }
 
 int main(int argc, char **argv)
 {
     static int default_laws[] = { PREFIX_SIGNS_RANDOM, PREFIX_SIGNS_POSITIVE };
     static size_t default_lens[] = { 256, 1024, 4096, 16384 };
-    static struct config cfg = { .num_samples = 6, .dim = 8, .out_dim = 4, .seq_len = 32, .num_trials = 64, .sigma = 0.5,
+    static struct config cfg = { .num_samples = 6, .dim = 8, .out_dim = 4, .seq_len = 32, .num_data = 1, .num_trials = 64, .sigma = 0.5,
                           .laws = default_laws, .num_laws = 2, .kernel = NTK_FULL, .prefix_lens = default_lens, .num_lens = 4 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
-    const size_t size = cfg.num_samples * cfg.out_dim, units = cfg.num_laws * cfg.num_trials;
+    const size_t size = cfg.num_samples * cfg.out_dim, units = cfg.num_laws * num_trials(&cfg);
     size_t longest = 0;
     for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
-    int code = cli_memory(&cfg.c, (double)cfg.c.threads * ((double)longest * (double)(cfg.dim + 1) + 10.0 * (double)(size * size)) * sizeof(double), "the prefix");
-    if (code) return code;
-    struct layer layer = { NULL, NULL, NULL };
+    struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
+    struct layer *layers = cli_need(calloc(cfg.num_data, sizeof *layers));
     struct units *work = NULL;
-    char *identity = NULL;
-    size_t identity_size = 0;
-    gsl_matrix **limit = calloc(cfg.num_laws, sizeof *limit), **correction = calloc(cfg.num_laws, sizeof *correction);
-    int status = limit && correction ? layer_fill(&cfg, &layer) : GSL_ENOMEM;
-    for (size_t l = 0; l < cfg.num_laws && !status; l++) {
-        limit[l] = gsl_matrix_alloc(size, size);
-        correction[l] = gsl_matrix_alloc(size, size);
-        if (!limit[l] || !correction[l]) { status = GSL_ENOMEM; break; }
-        const enum prefix_signs law = (enum prefix_signs)cfg.laws[l];
-        status = ntk_layer_limit(layer.X, layer.X, layer.W_V, cfg.sigma, law, (enum ntk_kernel)cfg.kernel, limit[l]);
-        if (!status) status = ntk_layer_correction(layer.X, layer.inputs, layer.W_V, cfg.sigma, law, (enum ntk_kernel)cfg.kernel, correction[l]);
+    int code = cli_memory(&cfg.c, (double)cfg.c.threads * ((double)longest * (double)(cfg.dim + 1) + 10.0 * (double)(size * size)) * sizeof(double), "the prefix");
+    for (size_t i = 0; i < cfg.num_data && !code; i++) {
+        int status = layer_fill(&cfg, i, &layers[i]);
+        if (!status) status = layer_limits(&cfg, &layers[i]);
+        code = cli_status(&cfg.c, status, "limit of the layer");
     }
-    if ((code = cli_status(&cfg.c, status, "limit of the layer"))) goto done;
-    code = EXIT_FAILED;
-    FILE *f = cli_need(open_memstream(&identity, &identity_size));
-    fprintf(f, "%zu %zu %zu %zu %zu %d %.17g", cfg.num_samples, cfg.dim, cfg.out_dim, cfg.seq_len, cfg.num_trials, cfg.kernel, cfg.sigma);
-    for (size_t i = 0; i < cfg.num_lens; i++) fprintf(f, " %zu", cfg.prefix_lens[i]);
-    for (size_t l = 0; l < cfg.num_laws; l++) fprintf(f, " %s", cli_sign_names[cfg.laws[l]]);
-    if (fclose(f)) (void)cli_need(NULL);
-    if (!(work = units_open(&cfg.c, identity, "trials", units, cfg.num_lens * NUM_RESULTS, 0.0))) goto done;
+    if (!code) {
+        char *identity = cli_text("%zu %zu %zu %zu %zu %zu %d %.17g", cfg.num_samples, cfg.dim, cfg.out_dim, cfg.seq_len, cfg.num_data, cfg.num_trials,
+                                  cfg.kernel, cfg.sigma);
+        identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
+        for (size_t l = 0; l < cfg.num_laws; l++) {
+            const size_t law = (size_t)cfg.laws[l];
+            identity = cli_text_sizes(identity, &law, 1);
+        }
+        work = units_open(&cfg.c, identity, "trials", units, cfg.num_lens * NUM_RESULTS, 0.0);
+        free(identity);
+        if (work) {
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < units; u++) {
-        const size_t l = u / cfg.num_trials;
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_trial(&cfg, &layer, (enum prefix_signs)cfg.laws[l], u % cfg.num_trials, limit[l], correction[l], row));
+            for (size_t u = 0; u < units; u++) {
+                const size_t trial = u % num_trials(&cfg);
+                const enum prefix_signs law = (enum prefix_signs)cfg.laws[u / num_trials(&cfg)];
+                double *row = units_begin(work, u);
+                if (row) units_end(work, u, run_trial(&cfg, &layers[trial / cfg.num_trials], law, trial, row));
+            }
+        }
+        code = work ? units_status(work) : EXIT_FAILED;
+        code = code ? data_rows_close(v, code) : report(&cfg, layers, work, v);
+        code = units_close(work, code);
+    } else {
+        data_rows_close(v, code);
     }
-    code = units_status(work);
-    if (!code) code = report(&cfg, limit, correction, work);
-done:
-    free(identity);
-    for (size_t l = 0; limit && correction && l < cfg.num_laws; l++) {
-        gsl_matrix_free(limit[l]);
-        gsl_matrix_free(correction[l]);
-    }
-    free(limit);
-    free(correction);
-    layer_free(&layer);
-    return units_close(work, code);
+    for (size_t i = 0; i < cfg.num_data; i++) layer_free(&layers[i]);
+    free(layers);
+    return code;
 }

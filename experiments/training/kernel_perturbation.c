@@ -1,4 +1,5 @@
 /* How far the key kernel moves when every token moves by R, at random and at worst (T5, F20). */
+#include "cli/data_sets.h"
 #include "cli/kernels.h"
 #include "cli/samples.h"
 #include "cli/summary.h"
@@ -19,18 +20,21 @@ struct config {
     struct cli_common c;
     struct samples_options samples;
     double sigma, *radii;
-    size_t num_radii, *prefix_lens, num_lens, num_trials, num_iterations;
+    size_t num_radii, *prefix_lens, num_lens, num_data, num_trials, num_iterations;
+    bool tables;
 };
 
-enum { KEY_SIGMA = 1, KEY_RADIUS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_NUM_ITERATIONS };
+enum { KEY_SIGMA = 1, KEY_RADIUS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_NUM_ITERATIONS, KEY_NUM_DATA, KEY_TABLES };
 
 static const struct argp_option options[] = {
     SAMPLES_ARGP_OPTIONS,
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
     { "radius", KEY_RADIUS, "LIST", 0, "shifts R, ascending (default 0.01,0.03,0.1,0.3)", 1 },
     { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, ascending (default 64,256,1024)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn; those of one trial are nested (default 8)", 1 },
+    { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn (default 1)", 1 },
+    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn for each data set; those of one trial are nested (default 8)", 1 },
     { "num-iterations", KEY_NUM_ITERATIONS, "N", 0, "rounds of ascent (default 8)", 1 },
+    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -43,6 +47,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_RADIUS: return cli_parse_double_list(state, key, arg, 0.0, &cfg->radii, &cfg->num_radii);
     case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 1, 1u << 24, &cfg->prefix_lens, &cfg->num_lens);
     case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
+    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
+    case KEY_TABLES: cfg->tables = true; return 0;
     case KEY_NUM_ITERATIONS: return cli_parse_size(state, key, arg, 1, 10000, &cfg->num_iterations);
     default: return samples_parse(&cfg->samples, key, arg, state);
     }
@@ -55,24 +61,29 @@ static const char *check(void *config)
         if (!(cfg->radii[i] > cfg->radii[i - 1])) return "--radius: values must ascend";
     for (size_t i = 1; i < cfg->num_lens; i++)
         if (cfg->prefix_lens[i] <= cfg->prefix_lens[i - 1]) return "--prefix-len: values must ascend";
+    if (cfg->samples.inputs && cfg->num_data > 1) return "--num-data: --inputs are one data set";
     return samples_check(&cfg->samples, false);
 }
 
 enum shift { RANDOM_SHIFT, ADVERSARIAL_SHIFT, NUM_SHIFTS };
 static const char *const shift_names[] = { "random", "adversarial" };
 
-struct study { const struct config *cfg; const gsl_matrix *X; struct units *work; };
+struct study { const struct config *cfg; gsl_matrix **X; struct units *work; };      /* X by data set */
+
+static size_t num_trials(const struct config *cfg) { return cfg->num_data * cfg->num_trials; }
 
 static double change_of(const struct study *s, enum shift shift, size_t len, size_t radius, size_t trial)
 {
-    return units_row(s->work, len * s->cfg->num_trials + trial)[(size_t)shift * s->cfg->num_radii + radius];
+    return units_row(s->work, len * num_trials(s->cfg) + trial)[(size_t)shift * s->cfg->num_radii + radius];
 }
 
 /* All radii of one prefix, both shifts. */
 static int run_unit(const struct study *s, size_t index, double *out)
 {
     const struct config *cfg = s->cfg;
-    const size_t trial = index % cfg->num_trials, m = cfg->prefix_lens[index / cfg->num_trials], d = s->X->size2;
+    const size_t trial = index % num_trials(cfg), m = cfg->prefix_lens[index / num_trials(cfg)];
+    const gsl_matrix *X = s->X[trial / cfg->num_trials];
+    const size_t d = X->size2;
     gsl_matrix *W0 = gsl_matrix_alloc(m, d), *W = gsl_matrix_alloc(m, d), *direction = gsl_matrix_alloc(m, d);
     gsl_vector *signs = gsl_vector_alloc(m);
     int status = W0 && W && direction && signs ? GSL_SUCCESS : GSL_ENOMEM;
@@ -83,7 +94,7 @@ static int run_unit(const struct study *s, size_t index, double *out)
             gsl_matrix_memcpy(W, direction);
             gsl_matrix_scale(W, cfg->radii[i]);
             gsl_matrix_add(W, W0);
-            status = ntk_adversarial_shift(W0, signs, s->X, NTK_KEY, cfg->radii[i],
+            status = ntk_adversarial_shift(W0, signs, X, NTK_KEY, cfg->radii[i],
                                            shift == ADVERSARIAL_SHIFT ? cfg->num_iterations : 0, W,
                                            &out[(size_t)shift * cfg->num_radii + i], 1);
             if (cli_interrupted()) status = GSL_FAILURE;
@@ -98,16 +109,16 @@ static int run_unit(const struct study *s, size_t index, double *out)
 static int write_table(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
+    double *x = cli_need(malloc(num_trials(cfg) * sizeof *x));
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
-    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g random signs; change: ||H(W)-H(W_0)||_F; ci: 95%% Student t",
-               s->X->size1, s->X->size2, cfg->sigma);
+    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g num_data=%zu random signs; change: ||H(W)-H(W_0)||_F; ci: 95%% Student t over "
+                  "data sets; num_trials: prefixes of each", s->X[0]->size1, s->X[0]->size2, cfg->sigma, cfg->num_data);
     for (int shift = 0; shift < NUM_SHIFTS; shift++)
         for (size_t i = 0; i < cfg->num_lens; i++)
             for (size_t r = 0; r < cfg->num_radii; r++) {
-                for (size_t trial = 0; trial < cfg->num_trials; trial++) x[trial] = change_of(s, (enum shift)shift, i, r, trial);
-                const struct interval mean = cli_mean(x, cfg->num_trials, 0.95);
+                for (size_t trial = 0; trial < num_trials(cfg); trial++) x[trial] = change_of(s, (enum shift)shift, i, r, trial);
+                const struct interval mean = data_spread_mean(x, (struct data_sets){ cfg->num_data, cfg->num_trials }, 0.95).mean;
                 table_text(t, shift_names[shift]);
                 table_int(t, cfg->prefix_lens[i]);
                 table_num(t, cfg->radii[r]);
@@ -131,36 +142,28 @@ static double constant_of(const struct study *s, size_t len, size_t trial)
     return most;
 }
 
-static int write_verdicts(const struct study *s)
+static int write_verdicts(const struct study *s, struct data_rows *v)
 {
     const struct config *cfg = s->cfg;
-    if (!cfg->c.verdicts) return 0;
-    char stem[256];
-    cli_stem(&cfg->c, stem, sizeof stem);
-    const size_t most = cfg->num_lens > cfg->num_radii ? cfg->num_lens : cfg->num_radii, trials = cfg->num_trials;
+    const struct data_sets sets = { cfg->num_data, cfg->num_trials };
+    const size_t most = cfg->num_lens > cfg->num_radii ? cfg->num_lens : cfg->num_radii, trials = num_trials(cfg);
     double *x = cli_need(malloc(most * sizeof *x)), *y = cli_need(malloc(trials * most * sizeof *y));
-    if (!x || !y) {
-        free(x);
-        free(y);
-        return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
-    }
-    struct verdicts *v = verdicts_open(&cfg->c, stem);
     for (size_t t = 0; t < trials; t++)
         for (size_t r = 0; r < cfg->num_radii; r++)
             y[t * cfg->num_radii + r] = change_of(s, ADVERSARIAL_SHIFT, cfg->num_lens - 1, r, t);
-    verdicts_add(v, "T5", "adversarial-slope", cli_exponent(cfg->radii, y, cfg->num_radii, trials, 0.999));
+    data_rows_spread(v, "T5", "adversarial-slope", data_spread_exponent(cfg->radii, y, cfg->num_radii, sets, 0.999));
     for (size_t t = 0; t < trials; t++) y[t] = constant_of(s, cfg->num_lens - 1, t) / constant_of(s, 0, t);
-    verdicts_add(v, "T5", "sufficient", cli_mean(y, trials, 0.999));
+    data_rows_spread(v, "T5", "sufficient", data_spread_mean(y, sets, 0.999));
     for (size_t i = 0; i < cfg->num_lens; i++) x[i] = (double)cfg->prefix_lens[i];
     for (int shift = 0; shift < NUM_SHIFTS; shift++) {
         for (size_t t = 0; t < trials; t++)
             for (size_t i = 0; i < cfg->num_lens; i++) y[t * cfg->num_lens + i] = change_of(s, (enum shift)shift, i, 0, t);
-        verdicts_add(v, "F20", shift == RANDOM_SHIFT ? "random-exponent" : "adversarial-exponent",
-                     cli_exponent(x, y, cfg->num_lens, trials, 0.999));
+        data_rows_spread(v, "F20", shift == RANDOM_SHIFT ? "random-exponent" : "adversarial-exponent",
+                         data_spread_exponent(x, y, cfg->num_lens, sets, 0.999));
     }
     free(x);
     free(y);
-    return verdicts_close(v, 0);
+    return data_rows_close(v, 0);
 }
 
 int main(int argc, char **argv)
@@ -168,41 +171,49 @@ int main(int argc, char **argv)
     static double default_radii[] = { 0.01, 0.03, 0.1, 0.3 };
     static size_t default_lens[] = { 64, 256, 1024 };
     struct config cfg = { .samples = { .num_samples = 4, .dim = 4 }, .sigma = 0.5, .radii = default_radii, .num_radii = 4,
-                          .prefix_lens = default_lens, .num_lens = 3, .num_trials = 8, .num_iterations = 8 };
+                          .prefix_lens = default_lens, .num_lens = 3, .num_data = 1, .num_trials = 8, .num_iterations = 8 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
-    gsl_matrix *X = NULL;
-    int code = samples_load(&cfg.c, &cfg.samples, 0, &X, NULL);
-    if (code) return code;
-    struct study s = { .cfg = &cfg, .X = X };
-    const double m = (double)cfg.prefix_lens[cfg.num_lens - 1], nd = (double)(X->size1 * X->size2);
-    code = cli_memory(&cfg.c, (double)cfg.c.threads * (4.0 * nd * nd + m * (double)(6 * X->size2 + 2 * X->size1)) * sizeof(double),
-                      "the longest prefix");
-    char *identity = code ? NULL : cli_text("%016llx %.17g %zu %zu", (unsigned long long)cli_checksum(X), cfg.sigma,
-                                            cfg.num_trials, cfg.num_iterations);
-    identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
-    for (size_t i = 0; i < cfg.num_radii && identity; i++) {
-        char *longer = cli_text("%s %.17g", identity, cfg.radii[i]);
-        free(identity);
-        identity = longer;
+    struct study s = { .cfg = &cfg, .X = cli_need(calloc(cfg.num_data, sizeof *s.X)) };
+    struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
+    struct samples_options samples = cfg.samples;
+    int code = 0;
+    for (size_t i = 0; i < cfg.num_data && !code; i++) {
+        code = samples_load(&cfg.c, &samples, i, &s.X[i], NULL);
+        samples.inputs_out = NULL;                  /* those of the first */
     }
-    const size_t units = cfg.num_lens * cfg.num_trials;
     if (!code) {
-        s.work = identity ? units_open(&cfg.c, identity, "prefixes", units, NUM_SHIFTS * cfg.num_radii, 0.0) : NULL;
-        if (!s.work) code = EXIT_FAILED;
+        const double m = (double)cfg.prefix_lens[cfg.num_lens - 1], n = (double)s.X[0]->size1, d = (double)s.X[0]->size2;
+        code = cli_memory(&cfg.c, (double)cfg.c.threads * (4.0 * n * d * n * d + m * (6.0 * d + 2.0 * n)) * sizeof(double),
+                          "the longest prefix");
     }
-    free(identity);
     if (!code) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
-        for (size_t u = 0; u < units; u++) {
-            double *row = units_begin(s.work, units - 1 - u);
-            if (row) units_end(s.work, units - 1 - u, run_unit(&s, units - 1 - u, row));
+        char *identity = cli_text("%016llx %.17g %zu %zu %zu", (unsigned long long)cli_checksum(s.X[0]), cfg.sigma, cfg.num_data,
+                                  cfg.num_trials, cfg.num_iterations);
+        identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
+        for (size_t i = 0; i < cfg.num_radii; i++) {
+            char *longer = cli_text("%s %.17g", identity, cfg.radii[i]);
+            free(identity);
+            identity = longer;
         }
-        code = units_status(s.work);
-        if (!code && cfg.samples.inputs_out) code = cli_write_matrix(&cfg.c, cfg.samples.inputs_out, X);
-        if (!code) code = write_verdicts(&s);
+        const size_t units = cfg.num_lens * num_trials(&cfg);
+        s.work = units_open(&cfg.c, identity, "prefixes", units, NUM_SHIFTS * cfg.num_radii, 0.0);
+        free(identity);
+        if (s.work) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
+            for (size_t u = 0; u < units; u++) {
+                double *row = units_begin(s.work, units - 1 - u);
+                if (row) units_end(s.work, units - 1 - u, run_unit(&s, units - 1 - u, row));
+            }
+        }
+        code = s.work ? units_status(s.work) : EXIT_FAILED;
+        if (!code) code = write_verdicts(&s, v);
+        else data_rows_close(v, code);
         if (!code) code = write_table(&s);
         code = units_close(s.work, code);
+    } else {
+        data_rows_close(v, code);
     }
-    gsl_matrix_free(X);
+    for (size_t i = 0; i < cfg.num_data; i++) gsl_matrix_free(s.X[i]);
+    free(s.X);
     return code;
 }

@@ -1,4 +1,5 @@
 /* Which parts of the kernel picture survive in a real attention layer (F33). */
+#include "cli/data_sets.h"
 #include "cli/kernels.h"
 #include "cli/samples.h"
 #include "cli/summary.h"
@@ -23,10 +24,11 @@ struct config {
     size_t num_samples, dim, seq_len;
     double sigma;
     int *laws;
-    size_t num_laws, *prefix_lens, num_lens, num_trials, num_steps, early_steps;
+    size_t num_laws, *prefix_lens, num_lens, num_data, num_trials, num_steps, early_steps;
+    bool tables;
 };
 
-enum { KEY_SIGMA = 1, KEY_SIGNS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_NUM_STEPS, KEY_EARLY_STEPS, KEY_NUM_SAMPLES, KEY_DIM, KEY_SEQ_LEN };
+enum { KEY_SIGMA = 1, KEY_SIGNS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_NUM_STEPS, KEY_EARLY_STEPS, KEY_NUM_SAMPLES, KEY_DIM, KEY_SEQ_LEN, KEY_NUM_DATA, KEY_TABLES };
 
 static const struct argp_option options[] = {
     { "num-samples", KEY_NUM_SAMPLES, "N", 0, "queries, on the sphere (default 6)", 0 },
@@ -35,9 +37,11 @@ static const struct argp_option options[] = {
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 1)", 1 },
     { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random,positive,mirrored)", 1 },
     { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, even for mirrored signs (default 64,256,1024)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn; those of one trial are nested (default 8)", 1 },
+    { "num-data", KEY_NUM_DATA, "N", 0, "layers drawn, each with weights, queries, tokens and targets of its own (default 1)", 1 },
+    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn for each layer; those of one trial are nested (default 8)", 1 },
     { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of size 1/(m lambda_max) of the limit kernel (default 300)", 1 },
     { "early-steps", KEY_EARLY_STEPS, "T", 0, "steps after which the loss is compared with its prediction (default 30)", 1 },
+    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between layers and between prefixes", 2 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -50,6 +54,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_SIGNS: return cli_parse_choice_list(state, key, arg, cli_sign_names, &cfg->laws, &cfg->num_laws);
     case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 1, 1u << 26, &cfg->prefix_lens, &cfg->num_lens);
     case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
+    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
+    case KEY_TABLES: cfg->tables = true; return 0;
     case KEY_NUM_STEPS: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->num_steps);
     case KEY_EARLY_STEPS: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->early_steps);
     case KEY_NUM_SAMPLES: return cli_parse_size(state, key, arg, 1, 1000, &cfg->num_samples);
@@ -71,19 +77,25 @@ static const char *check(void *config)
 
 enum { RMS, DRIFT, LOSS_PER_PREDICTED, LOSS_RATIO, NUM_RESULTS };
 
-struct study {
-    const struct config *cfg;
+struct data {
     gsl_matrix *Y, *inputs, *W_V;
     struct prefix_layer *layer;
     gsl_matrix *limit[3];           /* per law of enum prefix_signs: the sandwich of K* */
     double rate[3];                 /* step size times m: 1 / lambda_max of the limit */
-    struct units *work;             /* (num_lens, num_laws, num_trials), NUM_RESULTS each */
 };
+
+struct study {
+    const struct config *cfg;
+    struct data *data;
+    struct units *work;             /* (num_lens, num_laws, num_data, num_trials), NUM_RESULTS each */
+};
+
+static size_t num_trials(const struct config *cfg) { return cfg->num_data * cfg->num_trials; }
 
 static struct units_grid grid_of(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    return (struct units_grid){ s->work, cfg->num_laws, cfg->num_lens, cfg->num_trials, cfg->prefix_lens };
+    return (struct units_grid){ s->work, cfg->num_laws, cfg->num_lens, num_trials(cfg), cfg->prefix_lens };
 }
 
 static double frobenius(const gsl_matrix *A)
@@ -96,10 +108,11 @@ static double frobenius(const gsl_matrix *A)
 static int run_unit(const struct study *s, size_t index, double *out)
 {
     const struct config *cfg = s->cfg;
-    const size_t trial = index % cfg->num_trials, m = cfg->prefix_lens[index / cfg->num_trials / cfg->num_laws];
-    const enum prefix_signs law = (enum prefix_signs)cfg->laws[index / cfg->num_trials % cfg->num_laws];
+    const size_t trial = index % num_trials(cfg), m = cfg->prefix_lens[index / num_trials(cfg) / cfg->num_laws];
+    const struct data *data = &s->data[trial / cfg->num_trials];
+    const enum prefix_signs law = (enum prefix_signs)cfg->laws[index / num_trials(cfg) % cfg->num_laws];
     const size_t d = cfg->dim, nd = cfg->num_samples * d;
-    const gsl_matrix *X = prefix_layer_queries(s->layer);
+    const gsl_matrix *X = prefix_layer_queries(data->layer);
     gsl_matrix *W = gsl_matrix_alloc(m, d), *K = gsl_matrix_alloc(nd, nd), *K_end = gsl_matrix_alloc(nd, nd);
     gsl_vector *signs = gsl_vector_alloc(m);
     struct prefix_descent *descent = NULL;
@@ -107,22 +120,22 @@ static int run_unit(const struct study *s, size_t index, double *out)
     for (int c = 0; c < NUM_RESULTS; c++) out[c] = NAN;
     int status = W && K && K_end && signs ? GSL_SUCCESS : GSL_ENOMEM;
     if (!status) status = prefix_draw(cfg->c.seed, trial, law, cfg->sigma, W, signs, 1);
-    if (!status) status = ntk_layer_gram(W, signs, X, s->inputs, s->W_V, NTK_FULL, K, 1);
-    if (!status) status = prefix_descent_alloc(W, signs, NULL, s->layer, s->Y, 1, &descent);
-    if (!status) status = prefix_linear_alloc(s->limit[law], prefix_descent_residual(descent), &linear);
+    if (!status) status = ntk_layer_gram(W, signs, X, data->inputs, data->W_V, NTK_FULL, K, 1);
+    if (!status) status = prefix_descent_alloc(W, signs, NULL, data->layer, data->Y, 1, &descent);
+    if (!status) status = prefix_linear_alloc(data->limit[law], prefix_descent_residual(descent), &linear);
     const double start = status ? NAN : prefix_descent_loss(descent);
     bool diverged = false;
     for (size_t step = 1; step <= cfg->num_steps && !status && !diverged; step++) {
-        diverged = prefix_descent_step(descent, s->rate[law] / (double)m) != GSL_SUCCESS;
+        diverged = prefix_descent_step(descent, data->rate[law] / (double)m) != GSL_SUCCESS;
         if (step == cfg->early_steps && !diverged)
-            out[LOSS_PER_PREDICTED] = prefix_descent_loss(descent) / prefix_linear_loss(linear, s->rate[law], (double)step);
+            out[LOSS_PER_PREDICTED] = prefix_descent_loss(descent) / prefix_linear_loss(linear, data->rate[law], (double)step);
         if (cli_interrupted()) status = GSL_FAILURE;
     }
     if (!status && !diverged) {
         const gsl_matrix *end = prefix_descent_prefix(descent);
         double max;
         status = prefix_movement(end, W, &out[RMS], &max);
-        if (!status) status = ntk_layer_gram(end, signs, X, s->inputs, s->W_V, NTK_FULL, K_end, 1);
+        if (!status) status = ntk_layer_gram(end, signs, X, data->inputs, data->W_V, NTK_FULL, K_end, 1);
         const double norm = frobenius(K);
         gsl_matrix_sub(K_end, K);
         out[DRIFT] = frobenius(K_end) / norm;
@@ -137,25 +150,46 @@ static int run_unit(const struct study *s, size_t index, double *out)
     return status;
 }
 
+/* The numbers of a law and length by trial, the caller frees. */
+static double *numbers_of(const struct study *s, size_t law, size_t len, int which)
+{
+    const struct units_grid grid = grid_of(s);
+    double *x = cli_need(malloc(num_trials(s->cfg) * sizeof *x));
+    for (size_t t = 0; t < num_trials(s->cfg); t++) x[t] = units_grid_row(&grid, law, len, t)[which];
+    return x;
+}
+
+static struct data_spread mean_of(const struct study *s, size_t law, size_t len, int which, double level)
+{
+    double *x = numbers_of(s, law, len, which);
+    const struct data_spread spread = data_spread_mean(x, (struct data_sets){ s->cfg->num_data, s->cfg->num_trials }, level);
+    free(x);
+    return spread;
+}
+
 static int write_table(const struct study *s)
 {
     const struct config *cfg = s->cfg;
     const struct units_grid grid = grid_of(s);
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "num_samples=%zu dim=%zu seq_len=%zu sigma=%.17g num_steps=%zu early_steps=%zu", cfg->num_samples, cfg->dim, cfg->seq_len,
-               cfg->sigma, cfg->num_steps, cfg->early_steps);
+    table_note(t, "num_samples=%zu dim=%zu seq_len=%zu sigma=%.17g num_steps=%zu early_steps=%zu num_data=%zu", cfg->num_samples, cfg->dim,
+               cfg->seq_len, cfg->sigma, cfg->num_steps, cfg->early_steps, cfg->num_data);
     table_note(t, "steps of size 1/(m lambda_max) of the limit kernel; drift: ||K(t)-K(0)||_F/||K(0)||_F; movement: of ||w_r(t)-w_r(0)||; "
-                  "loss_per_predicted: after early_steps, per the linearised dynamics of the limit kernel; ci: 95%% Student t; empty: diverged");
+                  "loss_per_predicted: after early_steps, per the linearised dynamics of the limit kernel; ci: 95%% Student t over layers; "
+                  "num_trials: prefixes of each; empty: diverged");
     for (size_t l = 0; l < cfg->num_laws; l++)
         for (size_t i = 0; i < cfg->num_lens; i++) {
             table_text(t, cli_sign_names[cfg->laws[l]]);
             table_int(t, cfg->prefix_lens[i]);
             table_int(t, cfg->num_trials);
-            units_add_mean(t, &grid, l, i, RMS, true);
-            units_add_mean(t, &grid, l, i, DRIFT, true);
-            units_add_mean(t, &grid, l, i, LOSS_PER_PREDICTED, true);
-            units_add_mean(t, &grid, l, i, LOSS_RATIO, false);
+            for (int which = RMS; which <= LOSS_RATIO; which++) {
+                const struct interval mean = mean_of(s, l, i, which, 0.95).mean;
+                table_num(t, mean.value);
+                if (which == LOSS_RATIO) break;
+                table_num(t, mean.lo);
+                table_num(t, mean.hi);
+            }
             table_num(t, units_exponent(&grid, l, RMS, 0.95).value);
             table_num(t, units_exponent(&grid, l, DRIFT, 0.95).value);
             table_end_row(t);
@@ -163,58 +197,58 @@ static int write_table(const struct study *s)
     return table_close(t, 0);
 }
 
-static int write_verdicts(const struct study *s)
+static int write_verdicts(const struct study *s, struct data_rows *v)
 {
     const struct config *cfg = s->cfg;
-    const struct units_grid grid = grid_of(s);
-    if (!cfg->c.verdicts) return 0;
-    char stem[256];
-    cli_stem(&cfg->c, stem, sizeof stem);
-    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
-    if (!x) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
-    struct verdicts *v = verdicts_open(&cfg->c, stem);
+    double *m = cli_need(malloc(cfg->num_lens * sizeof *m)), *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
     for (size_t l = 0; l < cfg->num_laws; l++) {
         if (cfg->laws[l] == PREFIX_SIGNS_MIRRORED) {
-            for (size_t t = 0; t < cfg->num_trials; t++) x[t] = units_grid_row(&grid, l, cfg->num_lens - 1, t)[LOSS_PER_PREDICTED];
-            verdicts_add(v, "F33", "prediction-mirrored", cli_mean(x, cfg->num_trials, 0.999));
-        } else {
-            verdicts_add(v, "F33", cfg->laws[l] == PREFIX_SIGNS_RANDOM ? "rms-random" : "rms-positive", units_exponent(&grid, l, RMS, 0.999));
+            data_rows_spread(v, "F33", "prediction-mirrored", mean_of(s, l, cfg->num_lens - 1, LOSS_PER_PREDICTED, 0.999));
+            continue;
         }
+        for (size_t i = 0; i < cfg->num_lens; i++) {
+            double *x = numbers_of(s, l, i, RMS);
+            m[i] = (double)cfg->prefix_lens[i];
+            for (size_t t = 0; t < num_trials(cfg); t++) y[t * cfg->num_lens + i] = x[t];
+            free(x);
+        }
+        data_rows_spread(v, "F33", cfg->laws[l] == PREFIX_SIGNS_RANDOM ? "rms-random" : "rms-positive",
+                         data_spread_exponent(m, y, cfg->num_lens, (struct data_sets){ cfg->num_data, cfg->num_trials }, 0.999));
     }
-    free(x);
-    return verdicts_close(v, 0);
+    free(y);
+    free(m);
+    return data_rows_close(v, 0);
 }
 
-/* Queries, tokens and weights from the seed; the limit kernels; exit code. */
-static int setup(struct study *s)
+/* Queries, tokens and weights of layer `which` from the seed; the limit kernels; exit code. */
+static int setup(const struct config *cfg, size_t which, struct data *data)
 {
-    const struct config *cfg = s->cfg;
     const size_t d = cfg->dim, nd = cfg->num_samples * d;
     gsl_matrix *queries = gsl_matrix_alloc(cfg->num_samples, d), *weights[3] = { NULL };
     gsl_vector *eigenvalues = gsl_vector_alloc(nd);
-    s->Y = gsl_matrix_alloc(cfg->num_samples, d);
-    s->inputs = gsl_matrix_alloc(cfg->seq_len, d);
-    int status = queries && eigenvalues && s->Y && s->inputs ? GSL_SUCCESS : GSL_ENOMEM;
+    data->Y = gsl_matrix_alloc(cfg->num_samples, d);
+    data->inputs = gsl_matrix_alloc(cfg->seq_len, d);
+    int status = queries && eigenvalues && data->Y && data->inputs ? GSL_SUCCESS : GSL_ENOMEM;
     for (size_t w = 0; w < 3 && !status; w++) {
         if (!(weights[w] = gsl_matrix_alloc(d, d))) { status = GSL_ENOMEM; break; }
-        random_normal(cfg->c.seed, RANDOM_WEIGHTS, w, 0, weights[w]->data, d * d);
+        random_normal(cfg->c.seed, RANDOM_WEIGHTS, 3 * which + w, 0, weights[w]->data, d * d);
         gsl_matrix_scale(weights[w], 1.0 / sqrt((double)d));
     }
     if (!status) {
-        samples_sphere(cfg->c.seed, RANDOM_INPUTS, 0, 0, queries);
-        samples_sphere(cfg->c.seed, RANDOM_TARGETS, 0, 0, s->Y);
-        samples_sphere(cfg->c.seed, RANDOM_TOKENS, 0, 0, s->inputs);
-        s->layer = prefix_layer_alloc(queries, s->inputs, weights[0], weights[1], weights[2]);
-        if (!s->layer) status = GSL_ENOMEM;
+        samples_sphere(cfg->c.seed, RANDOM_INPUTS, which, 0, queries);
+        samples_sphere(cfg->c.seed, RANDOM_TARGETS, which, 0, data->Y);
+        samples_sphere(cfg->c.seed, RANDOM_TOKENS, which, 0, data->inputs);
+        data->layer = prefix_layer_alloc(queries, data->inputs, weights[0], weights[1], weights[2]);
+        if (!data->layer) status = GSL_ENOMEM;
     }
     for (int law = PREFIX_SIGNS_RANDOM; law <= PREFIX_SIGNS_MIRRORED && !status; law++) {
-        const gsl_matrix *X = prefix_layer_queries(s->layer);
-        if (!(s->limit[law] = gsl_matrix_alloc(nd, nd))) { status = GSL_ENOMEM; break; }
-        status = ntk_layer_limit(X, X, weights[2], cfg->sigma, (enum prefix_signs)law, NTK_FULL, s->limit[law]);
-        if (!status) status = ntk_eigenvalues(s->limit[law], eigenvalues);
-        if (!status) s->rate[law] = 1.0 / gsl_vector_get(eigenvalues, nd - 1);
+        const gsl_matrix *X = prefix_layer_queries(data->layer);
+        if (!(data->limit[law] = gsl_matrix_alloc(nd, nd))) { status = GSL_ENOMEM; break; }
+        status = ntk_layer_limit(X, X, weights[2], cfg->sigma, (enum prefix_signs)law, NTK_FULL, data->limit[law]);
+        if (!status) status = ntk_eigenvalues(data->limit[law], eigenvalues);
+        if (!status) data->rate[law] = 1.0 / gsl_vector_get(eigenvalues, nd - 1);
     }
-    s->W_V = weights[2];
+    data->W_V = weights[2];
     gsl_matrix_free(weights[1]);
     gsl_matrix_free(weights[0]);
     gsl_vector_free(eigenvalues);
@@ -222,30 +256,40 @@ static int setup(struct study *s)
     return cli_status(&cfg->c, status, "the layer");
 }
 
+static void data_free(struct data *data)
+{
+    for (int law = 0; law < 3; law++) gsl_matrix_free(data->limit[law]);
+    prefix_layer_free(data->layer);
+    gsl_matrix_free(data->W_V);
+    gsl_matrix_free(data->inputs);
+    gsl_matrix_free(data->Y);
+}
+
 int main(int argc, char **argv)
 {
     static int default_laws[] = { PREFIX_SIGNS_RANDOM, PREFIX_SIGNS_POSITIVE, PREFIX_SIGNS_MIRRORED };
     static size_t default_lens[] = { 64, 256, 1024 };
     struct config cfg = { .num_samples = 6, .dim = 8, .seq_len = 16, .sigma = 1.0, .laws = default_laws, .num_laws = 3,
-                          .prefix_lens = default_lens, .num_lens = 3, .num_trials = 8, .num_steps = 300, .early_steps = 30 };
+                          .prefix_lens = default_lens, .num_lens = 3, .num_data = 1, .num_trials = 8, .num_steps = 300, .early_steps = 30 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
-    struct study s = { .cfg = &cfg };
+    struct study s = { .cfg = &cfg, .data = cli_need(calloc(cfg.num_data, sizeof *s.data)) };
+    struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     const double nd = (double)(cfg.num_samples * cfg.dim);
     size_t longest = 0;
     for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
-    int code = cli_memory(&cfg.c, (double)cfg.c.threads * (8.0 * nd * nd + 4.0 * (double)(longest * cfg.dim)) * sizeof(double),
-                          "the longest prefix");
-    if (!code) code = setup(&s);
+    int code = cli_memory(&cfg.c, ((double)cfg.c.threads * (8.0 * nd * nd + 4.0 * (double)(longest * cfg.dim)) + 3.0 * (double)cfg.num_data * nd * nd)
+                                  * sizeof(double), "the longest prefix");
+    for (size_t i = 0; i < cfg.num_data && !code; i++) code = setup(&cfg, i, &s.data[i]);
     if (!code) {
-        char *identity = cli_text("%zu %zu %zu %.17g %zu %zu %zu |", cfg.num_samples, cfg.dim, cfg.seq_len, cfg.sigma, cfg.num_steps,
-                                  cfg.early_steps, cfg.num_trials);
+        char *identity = cli_text("%zu %zu %zu %.17g %zu %zu %zu %zu |", cfg.num_samples, cfg.dim, cfg.seq_len, cfg.sigma, cfg.num_steps,
+                                  cfg.early_steps, cfg.num_data, cfg.num_trials);
         identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
         for (size_t l = 0; l < cfg.num_laws; l++) {
             const size_t law = (size_t)cfg.laws[l];
             identity = cli_text_sizes(identity, &law, 1);
         }
-        const size_t units = cfg.num_lens * cfg.num_laws * cfg.num_trials;
-        s.work = identity ? units_open(&cfg.c, identity, "descents", units, NUM_RESULTS, 0.0) : NULL;
+        const size_t units = cfg.num_lens * cfg.num_laws * num_trials(&cfg);
+        s.work = units_open(&cfg.c, identity, "descents", units, NUM_RESULTS, 0.0);
         free(identity);
         if (s.work) {
             /* The longest first. */
@@ -254,16 +298,16 @@ int main(int argc, char **argv)
                 double *row = units_begin(s.work, units - 1 - u);
                 if (row) units_end(s.work, units - 1 - u, run_unit(&s, units - 1 - u, row));
             }
-            code = units_status(s.work);
-            if (!code) code = write_verdicts(&s);
-            if (!code) code = write_table(&s);
         }
+        code = s.work ? units_status(s.work) : EXIT_FAILED;
+        if (!code) code = write_verdicts(&s, v);
+        else data_rows_close(v, code);
+        if (!code) code = write_table(&s);
         code = units_close(s.work, code);
+    } else {
+        data_rows_close(v, code);
     }
-    for (int law = 0; law < 3; law++) gsl_matrix_free(s.limit[law]);
-    prefix_layer_free(s.layer);
-    gsl_matrix_free(s.W_V);
-    gsl_matrix_free(s.inputs);
-    gsl_matrix_free(s.Y);
+    for (size_t i = 0; i < cfg.num_data; i++) data_free(&s.data[i]);
+    free(s.data);
     return code;
 }
