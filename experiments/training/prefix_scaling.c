@@ -45,7 +45,7 @@ static const struct argp_option options[] = {
     { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, even (default 64,256,1024)", 1 },
     { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn, each with a teacher or images of its own (default 1)", 1 },
     { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn for each data set; those of one trial are nested (default 6)", 1 },
-    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps at most, of size about 1/(m lambda_max(K(0))) (default 20000)", 1 },
+    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps at most beyond the fixed kernel time, of size about 1/(m lambda_max(K(0))) (default 20000)", 1 },
     { "stop-ratio", KEY_STOP_RATIO, "Q", 0, "stop at this share of the initial loss (default 1e-12)", 1 },
     { "fixed-steps", KEY_FIXED_STEPS, "T", 0, "the fixed kernel time, in units of 1/lambda_max(K*) (default 50)", 1 },
     { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
@@ -179,7 +179,7 @@ static int run_unit(const struct study *s, size_t index, double *out)
     const double start = prefix_descent_loss(descent);
     double step = 0.0;
     bool diverged = false;
-    while (!diverged && step < (double)cfg->num_steps && (step < fixed || prefix_descent_loss(descent) > cfg->stop_ratio * start)) {
+    while (!diverged && (step < fixed || (step < (double)cfg->num_steps && prefix_descent_loss(descent) > cfg->stop_ratio * start))) {
         diverged = prefix_descent_step(descent, rate / (double)m) != GSL_SUCCESS;
         step += 1.0;
         if (step == fixed && !diverged) {
