@@ -39,7 +39,8 @@ struct data_spread data_spread_mean(const double *x, struct data_sets sets, doub
     return s;
 }
 
-struct data_spread data_spread_exponent(const double *x, const double *y, size_t num_x, struct data_sets sets, double level)
+struct data_spread data_spread_exponent(const double *x, const double *y, size_t num_x, struct data_sets sets,
+                                        double level)
 {
     const size_t n = sets.num_data * sets.num_prefixes;
     double *slopes = cli_need(malloc(n * sizeof *slopes));
@@ -86,7 +87,8 @@ static int write_variances(const struct data_rows *rows)
     if (!rows->path) return 0;
     struct table *t = table_open(rows->cfg, rows->path, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "ci: 99.9%% Student t over data sets (over prefixes where there is one data set); sd_prefix: between prefixes of a data "
+    table_note(t, "ci: 99.9%% Student t over data sets (over prefixes where there is one data set); sd_prefix: between "
+                  "prefixes of a data "
                   "set; sd_data: between data sets, what prefixes add taken out");
     for (size_t i = 0; i < rows->count; i++) {
         const struct variance *v = &rows->variances[i];

@@ -20,7 +20,8 @@ struct data_spread {
  * never left out. */
 struct data_spread data_spread_mean(const double *x, struct data_sets sets, double level);
 /* Of the slope of log y in log x fitted within each prefix; y (num_data, num_prefixes, num_x). */
-struct data_spread data_spread_exponent(const double *x, const double *y, size_t num_x, struct data_sets sets, double level);
+struct data_spread data_spread_exponent(const double *x, const double *y, size_t num_x, struct data_sets sets,
+                                        double level);
 
 /* The verdict rows of a run, and beside them, with `variances`, the table OUT_variance.csv of both
  * standard deviations. Open it before the work: the table's name is checked then. */

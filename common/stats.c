@@ -188,8 +188,8 @@ int stats_regression(const double *x, const double *y, size_t n, size_t num_part
 /* theta = (intercept, slope, 1) / sigma of a censored line: log-likelihood, gradient and the
  * negative Hessian, by z_i = (-1, -x_i, y_i) . theta: log theta_2 - z^2/2 observed, log Q(z)
  * censored. */
-static double censored_likelihood(const double *x, const double *y, const int *censored, size_t n, const double theta[3],
-                                  double gradient[3], double information[9])
+static double censored_likelihood(const double *x, const double *y, const int *censored, size_t n,
+                                  const double theta[3], double gradient[3], double information[9])
 {
     double value = 0.0;
     memset(gradient, 0, 3 * sizeof *gradient);
@@ -236,7 +236,8 @@ int stats_censored_line(const double *x, const double *y, const int *censored, s
     gsl_vector_view direction = gsl_vector_view_array(step, 3);
     for (int round = 0; round < 100 && moved > 1e-10; round++) {
         memcpy(step, gradient, sizeof step);
-        if (gsl_linalg_cholesky_decomp1(&I.matrix) || gsl_linalg_cholesky_svx(&I.matrix, &direction.vector)) return GSL_EDOM;
+        if (gsl_linalg_cholesky_decomp1(&I.matrix) || gsl_linalg_cholesky_svx(&I.matrix, &direction.vector))
+            return GSL_EDOM;
         double share = 1.0, next[3], tried;
         do {
             for (int j = 0; j < 3; j++) next[j] = theta[j] + share * step[j];

@@ -1,5 +1,5 @@
 # Caption: Trained prefixes on unseen points, against the prefix length $m$; bars: 95 % intervals. Left: relative distance to the infinite-prefix
-#   predictor of $K^*$ and (mirrored signs) of $H^*$; dotted: slope $-1/2$. Right: held-out loss per point; dashed: that of the $K^*$ predictor from $F(0) = 0$, which
+#   predictor of $K^*$ and (mirrored signs) of $H^*$ at the same kernel time; dotted: slope $-1/2$. Right: held-out loss per point; dashed: that of the $K^*$ predictor from $F(0) = 0$, which
 #   mirrored signs approach. The random function of size $m^{1/2}$ that random signs start from stays behind on unseen points: their held-out loss grows like $m$.
 fig_width = 1040
 load 'plots/style.gp'

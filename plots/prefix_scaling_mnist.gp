@@ -1,5 +1,5 @@
 # Caption: Prefixes trained on MNIST (24 images, principal components on the sphere, one-hot targets) against the prefix length $m$; bars: 95 % intervals. Left:
-#   loss on 1000 test images; right: their accuracy. Dashed: the $K^*$ dynamics from $F(0) = 0$ over the same kernel time.
+#   loss on test images; right: accuracy on them; means over draws of the images. Dashed: the $K^*$ dynamics from $F(0) = 0$ over the same kernel time.
 fig_width = 1040
 load 'plots/style.gp'
 set logscale x 2

@@ -1,6 +1,6 @@
 # Caption: Share of random problems with $n$ = @values(num_samples) samples that a prefix of length $m$ can fit to $10^{-20}$ (Levenberg-Marquardt from several starts,
-#   $d = 4$), against $m/n$; bars: 95 % Clopper-Pearson intervals. Random signs fit everything from about $m = n$ on, though $\lambda_{\min}(H^*)^{-2}$ (in the table) grows
-#   by orders of magnitude. Positive signs fit what is the gradient of a convex function ($y = AA^\top x$), and random targets only where every pair happens to be
+#   $d = 4$), against $m/n$; bars: 95 % Clopper-Pearson intervals. Random signs fit nothing below $m = n$, some at $m = n$, most from $m = n + 1$ on, though
+#   $\lambda_{\min}(H^*)^{-2}$ (in the table) grows by orders of magnitude. Positive signs fit what is the gradient of a convex function ($y = AA^\top x$), and random targets only where every pair happens to be
 #   monotone (F28): some at $n = 2$, hardly any from $n = 4$ on, at no length the rest.
 fig_width = 1040
 load 'plots/style.gp'

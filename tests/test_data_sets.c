@@ -79,7 +79,8 @@ static void test_coverage(void **state)
         random_normal(8, RANDOM_OTHER, e, 1, data, DATA);
         for (size_t i = 0; i < DATA * PREFIXES; i++) x[i] += 2.0 * data[i / PREFIXES];
         for (int wrong = 0; wrong < 2; wrong++) {
-            const struct data_sets sets = wrong ? (struct data_sets){ DATA * PREFIXES, 1 } : (struct data_sets){ DATA, PREFIXES };
+            const struct data_sets sets =
+                wrong ? (struct data_sets) { DATA * PREFIXES, 1 } : (struct data_sets) { DATA, PREFIXES };
             const struct interval mean = data_spread_mean(x, sets, 0.9).mean;
             covered[wrong] += mean.lo <= 0.0 && mean.hi >= 0.0;
         }
@@ -93,8 +94,11 @@ static void test_coverage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_by_hand), cmocka_unit_test(test_one_data_set), cmocka_unit_test(test_diverged_is_not_left_out),
-        cmocka_unit_test(test_exponent), cmocka_unit_test(test_coverage),
+        cmocka_unit_test(test_by_hand),
+        cmocka_unit_test(test_one_data_set),
+        cmocka_unit_test(test_diverged_is_not_left_out),
+        cmocka_unit_test(test_exponent),
+        cmocka_unit_test(test_coverage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,7 +29,19 @@ struct config {
     bool tables;
 };
 
-enum { KEY_NUM = 1, KEY_DIM, KEY_OUT_DIM, KEY_SEQ_LEN, KEY_LEN, KEY_TRIALS, KEY_SIGNS, KEY_KERNEL, KEY_SIGMA, KEY_NUM_DATA, KEY_TABLES };
+enum {
+    KEY_NUM = 1,
+    KEY_DIM,
+    KEY_OUT_DIM,
+    KEY_SEQ_LEN,
+    KEY_LEN,
+    KEY_TRIALS,
+    KEY_SIGNS,
+    KEY_KERNEL,
+    KEY_SIGMA,
+    KEY_NUM_DATA,
+    KEY_TABLES
+};
 
 static const struct argp_option options[] = {
     { "num-samples", KEY_NUM, "N", 0, "queries (default 6)", 1 },
@@ -37,12 +49,14 @@ static const struct argp_option options[] = {
     { "out-dim", KEY_OUT_DIM, "V", 0, "dimension of the values (default 4)", 1 },
     { "seq-len", KEY_SEQ_LEN, "L", 0, "input tokens (default 32)", 1 },
     { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths m (default 256,1024,4096,16384)", 1 },
-    { "num-data", KEY_NUM_DATA, "N", 0, "layers drawn, each with weights, queries and tokens of its own (default 1)", 1 },
+    { "num-data", KEY_NUM_DATA, "N", 0, "layers drawn, each with weights, queries and tokens of its own (default 1)",
+      1 },
     { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn for each layer (default 64)", 1 },
     { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random,positive)", 1 },
     { "kernel", KEY_KERNEL, "NAME", 0, "full, key (default full)", 1 },
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
-    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between layers and between prefixes", 2 },
+    { "tables", KEY_TABLES, NULL, 0,
+      "also write OUT_variance.csv: standard deviations between layers and between prefixes", 2 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -148,7 +162,9 @@ static int layer_limits(const struct config *cfg, struct layer *layer)
         layer->correction[law] = gsl_matrix_alloc(size, size);
         if (!layer->limit[law] || !layer->correction[law]) return GSL_ENOMEM;
         status = ntk_layer_limit(layer->X, layer->X, layer->W_V, cfg->sigma, law, kernel, layer->limit[law]);
-        if (!status) status = ntk_layer_correction(layer->X, layer->inputs, layer->W_V, cfg->sigma, law, kernel, layer->correction[law]);
+        if (!status)
+            status = ntk_layer_correction(layer->X, layer->inputs, layer->W_V, cfg->sigma, law, kernel,
+                                          layer->correction[law]);
     }
     return status;
 }
@@ -163,7 +179,8 @@ static double inner(const gsl_matrix *A, const gsl_matrix *B)
 
 enum { NUM_RESULTS = 3 };   /* distance from the limit, change by the inputs, its share along the prediction */
 
-static int run_trial(const struct config *cfg, const struct layer *layer, enum prefix_signs law, size_t trial, double *out)
+static int run_trial(const struct config *cfg, const struct layer *layer, enum prefix_signs law, size_t trial,
+                     double *out)
 {
     const gsl_matrix *limit = layer->limit[law], *correction = layer->correction[law];
     const size_t size = limit->size1;
@@ -200,9 +217,13 @@ static int report(const struct config *cfg, const struct layer *layers, const st
     struct table *t = table_open(&cfg->c, NULL, columns);
     char row[64];
     size_t longest = 0;
-    if (t) table_note(t, "num_samples=%zu dim=%zu out_dim=%zu seq_len=%zu sigma=%.17g num_data=%zu; errors over the norm of the limit; along_pred: "
-                      "m times the change, projected on its prediction; ci: 95%% Student t over layers; num_trials: prefixes of each", cfg->num_samples,
-                      cfg->dim, cfg->out_dim, cfg->seq_len, cfg->sigma, cfg->num_data);
+    if (t)
+        table_note(t,
+                   "num_samples=%zu dim=%zu out_dim=%zu seq_len=%zu sigma=%.17g num_data=%zu; errors over the norm of "
+                   "the limit; along_pred: "
+                   "m times the change, projected on its prediction; ci: 95%% Student t over layers; num_trials: "
+                   "prefixes of each",
+                   cfg->num_samples, cfg->dim, cfg->out_dim, cfg->seq_len, cfg->sigma, cfg->num_data);
     for (size_t i = 1; i < cfg->num_lens; i++) longest = cfg->prefix_lens[i] > cfg->prefix_lens[longest] ? i : longest;
     for (size_t l = 0; l < cfg->num_laws && t; l++) {
         const char *law = cli_sign_names[cfg->laws[l]];
@@ -248,8 +269,18 @@ int main(int argc, char **argv)
 {
     static int default_laws[] = { PREFIX_SIGNS_RANDOM, PREFIX_SIGNS_POSITIVE };
     static size_t default_lens[] = { 256, 1024, 4096, 16384 };
-    static struct config cfg = { .num_samples = 6, .dim = 8, .out_dim = 4, .seq_len = 32, .num_data = 1, .num_trials = 64, .sigma = 0.5,
-                          .laws = default_laws, .num_laws = 2, .kernel = NTK_FULL, .prefix_lens = default_lens, .num_lens = 4 };
+    static struct config cfg = { .num_samples = 6,
+                                 .dim = 8,
+                                 .out_dim = 4,
+                                 .seq_len = 32,
+                                 .num_data = 1,
+                                 .num_trials = 64,
+                                 .sigma = 0.5,
+                                 .laws = default_laws,
+                                 .num_laws = 2,
+                                 .kernel = NTK_FULL,
+                                 .prefix_lens = default_lens,
+                                 .num_lens = 4 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     const size_t size = cfg.num_samples * cfg.out_dim, units = cfg.num_laws * num_trials(&cfg);
     size_t longest = 0;
@@ -257,15 +288,19 @@ int main(int argc, char **argv)
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     struct layer *layers = cli_need(calloc(cfg.num_data, sizeof *layers));
     struct units *work = NULL;
-    int code = cli_memory(&cfg.c, (double)cfg.c.threads * ((double)longest * (double)(cfg.dim + 1) + 10.0 * (double)(size * size)) * sizeof(double), "the prefix");
+    int code =
+        cli_memory(&cfg.c,
+                   (double)cfg.c.threads * ((double)longest * (double)(cfg.dim + 1) + 10.0 * (double)(size * size))
+                       * sizeof(double),
+                   "the prefix");
     for (size_t i = 0; i < cfg.num_data && !code; i++) {
         int status = layer_fill(&cfg, i, &layers[i]);
         if (!status) status = layer_limits(&cfg, &layers[i]);
         code = cli_status(&cfg.c, status, "limit of the layer");
     }
     if (!code) {
-        char *identity = cli_text("%zu %zu %zu %zu %zu %zu %d %.17g", cfg.num_samples, cfg.dim, cfg.out_dim, cfg.seq_len, cfg.num_data, cfg.num_trials,
-                                  cfg.kernel, cfg.sigma);
+        char *identity = cli_text("%zu %zu %zu %zu %zu %zu %d %.17g", cfg.num_samples, cfg.dim, cfg.out_dim,
+                                  cfg.seq_len, cfg.num_data, cfg.num_trials, cfg.kernel, cfg.sigma);
         identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
         for (size_t l = 0; l < cfg.num_laws; l++) {
             const size_t law = (size_t)cfg.laws[l];

@@ -10,12 +10,14 @@
 #include "common/random.h"
 #include "prefix_ntk/prefix_descent.h"
 
-static const char doc[] =
-    "Share of random data sets on which L(t+1) <= (1 - m eta lambda/2) L(t) fails, lambda = lambda_min(H*), by number of samples, "
-    "dimension and sigma: by the limit kernels (lambda_min(H*) > 4 lambda_min(K*)), and in descents of a prefix with mirrored signs "
-    "whose residual starts along the bottom eigenvector of its kernel.";
-static const char columns[] = "num_samples,dim,sigma,num_data,limit_rate,limit_ci_lo,limit_ci_hi,descent_rate,descent_ci_lo,descent_ci_hi,"
-                              "descent_rate_full,lambda_ratio_median";
+static const char doc[] = "Share of random data sets on which L(t+1) <= (1 - m eta lambda/2) L(t) fails, lambda = "
+                          "lambda_min(H*), by number of samples, "
+                          "dimension and sigma: by the limit kernels (lambda_min(H*) > 4 lambda_min(K*)), and in "
+                          "descents of a prefix with mirrored signs "
+                          "whose residual starts along the bottom eigenvector of its kernel.";
+static const char columns[] =
+    "num_samples,dim,sigma,num_data,limit_rate,limit_ci_lo,limit_ci_hi,descent_rate,descent_ci_lo,descent_ci_hi,"
+    "descent_rate_full,lambda_ratio_median";
 
 struct config {
     struct cli_common c;
@@ -63,19 +65,21 @@ static size_t num_cells(const struct config *cfg) { return cfg->num_ns * cfg->nu
 
 static struct cell cell_at(const struct config *cfg, size_t index)
 {
-    return (struct cell){ cfg->num_samples[index / cfg->num_sigmas / cfg->num_dims], cfg->dims[index / cfg->num_sigmas % cfg->num_dims],
-                          cfg->sigmas[index % cfg->num_sigmas] };
+    return (struct cell) { cfg->num_samples[index / cfg->num_sigmas / cfg->num_dims],
+                           cfg->dims[index / cfg->num_sigmas % cfg->num_dims], cfg->sigmas[index % cfg->num_sigmas] };
 }
 
 /* The smallest 1 - L(t+1)/L(t) over the first steps, per m eta/2, at a quarter of the stability limit. */
-static int decrease(const struct config *cfg, const struct cell *cell, size_t unit, const gsl_matrix *X, gsl_matrix *K, double *smallest)
+static int decrease(const struct config *cfg, const struct cell *cell, size_t unit, const gsl_matrix *X, gsl_matrix *K,
+                    double *smallest)
 {
     const size_t nd = cell->n * cell->d, m = cfg->prefix_len;
     gsl_matrix *W = gsl_matrix_alloc(m, cell->d), *Y = gsl_matrix_calloc(cell->n, cell->d);
     gsl_vector *signs = gsl_vector_alloc(m);
     struct prefix_linear *linear = NULL;
     struct prefix_descent *descent = NULL;
-    int status = W && Y && signs ? prefix_draw(cfg->c.seed, unit, PREFIX_SIGNS_MIRRORED, cell->sigma, W, signs, 1) : GSL_ENOMEM;
+    int status =
+        W && Y && signs ? prefix_draw(cfg->c.seed, unit, PREFIX_SIGNS_MIRRORED, cell->sigma, W, signs, 1) : GSL_ENOMEM;
     if (!status) status = ntk_gram(W, signs, X, NTK_FULL, K, 1);
     if (!status) status = prefix_linear_alloc(K, Y, &linear);
     for (size_t i = 0; i < nd && !status; i++) Y->data[i] = gsl_matrix_get(linear->vectors, i, 0);
@@ -141,9 +145,13 @@ static int write_table(const struct study *s)
     double *x = cli_need(malloc(cfg->num_data * sizeof *x));
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
-    table_note(t, "prefix_len=%zu; limit: share of data sets with lambda_min(H*) > 4 lambda_min(K*); descent: share with a step among the first %d "
-                  "that decreases the loss by less than m eta lambda_min(H*)/2 of it, residual along the bottom eigenvector of K_m (full: with "
-                  "lambda_min(K*)); ci: 95%% Clopper-Pearson; lambda_ratio: lambda_min(H*)/lambda_min(K*)", cfg->prefix_len, NUM_STEPS);
+    table_note(t,
+               "prefix_len=%zu; limit: share of data sets with lambda_min(H*) > 4 lambda_min(K*); descent: share with "
+               "a step among the first %d "
+               "that decreases the loss by less than m eta lambda_min(H*)/2 of it, residual along the bottom "
+               "eigenvector of K_m (full: with "
+               "lambda_min(K*)); ci: 95%% Clopper-Pearson; lambda_ratio: lambda_min(H*)/lambda_min(K*)",
+               cfg->prefix_len, NUM_STEPS);
     for (size_t c = 0; c < num_cells(cfg); c++) {
         const struct cell cell = cell_at(cfg, c);
         table_int(t, cell.n);
@@ -186,7 +194,8 @@ static int write_verdicts(const struct study *s)
         struct interval rate = { NAN, NAN, NAN, 0 };
         for (size_t c = 0; c < num_cells(cfg); c++) {
             const struct cell cell = cell_at(cfg, c);
-            if (cell.n == cells[i].n && cell.d == cells[i].d && cell.sigma == cells[i].sigma) rate = share(failures(s, c, DECREASE_KEY), of, 0.999);
+            if (cell.n == cells[i].n && cell.d == cells[i].d && cell.sigma == cells[i].sigma)
+                rate = share(failures(s, c, DECREASE_KEY), of, 0.999);
         }
         verdicts_add(v, "T7", cells[i].row, rate);
     }
@@ -204,8 +213,9 @@ static double unit_bytes(const struct config *cfg)
     for (size_t c = 0; c < num_cells(cfg); c++) {
         const struct cell cell = cell_at(cfg, c);
         const double nd = (double)(cell.n * cell.d);
-        most = fmax(most, (double)prefix_descent_bytes(cfg->prefix_len, cell.d, cell.n, 1) + (double)ntk_gram_workspace(cell.n, cell.d, cfg->prefix_len, 1)
-                          + sizeof(double) * (6.0 * nd * nd + (double)(cfg->prefix_len * (cell.d + 1))));
+        most = fmax(most, (double)prefix_descent_bytes(cfg->prefix_len, cell.d, cell.n, 1)
+                              + (double)ntk_gram_workspace(cell.n, cell.d, cfg->prefix_len, 1)
+                              + sizeof(double) * (6.0 * nd * nd + (double)(cfg->prefix_len * (cell.d + 1))));
     }
     return most;
 }
@@ -214,8 +224,14 @@ int main(int argc, char **argv)
 {
     static size_t default_ns[] = { 4, 8, 16 }, default_dims[] = { 4, 8 };
     static double default_sigmas[] = { 0.3, 0.5, 0.7, 1.0 };
-    struct config cfg = { .num_samples = default_ns, .num_ns = 3, .dims = default_dims, .num_dims = 2, .sigmas = default_sigmas,
-                          .num_sigmas = 4, .num_data = 20, .prefix_len = 2048 };
+    struct config cfg = { .num_samples = default_ns,
+                          .num_ns = 3,
+                          .dims = default_dims,
+                          .num_dims = 2,
+                          .sigmas = default_sigmas,
+                          .num_sigmas = 4,
+                          .num_data = 20,
+                          .prefix_len = 2048 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     struct study s = { .cfg = &cfg };
     const size_t units = num_cells(&cfg) * cfg.num_data;

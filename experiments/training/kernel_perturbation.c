@@ -11,10 +11,11 @@
 #include "common/random.h"
 #include "prefix_ntk/prefix_fit.h"
 
-static const char doc[] =
-    "||H(W) - H(W_0)||_F when every token moves by exactly R: in random directions, and along the gradient of the change "
-    "(projected ascent).";
-static const char columns[] = "shift,prefix_len,radius,num_trials,change_mean,change_ci_lo,change_ci_hi,change_per_radius";
+static const char doc[] = "||H(W) - H(W_0)||_F when every token moves by exactly R: in random directions, and along "
+                          "the gradient of the change "
+                          "(projected ascent).";
+static const char columns[] =
+    "shift,prefix_len,radius,num_trials,change_mean,change_ci_lo,change_ci_hi,change_per_radius";
 
 struct config {
     struct cli_common c;
@@ -32,9 +33,11 @@ static const struct argp_option options[] = {
     { "radius", KEY_RADIUS, "LIST", 0, "shifts R, ascending (default 0.01,0.03,0.1,0.3)", 1 },
     { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, ascending (default 64,256,1024)", 1 },
     { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn (default 1)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn for each data set; those of one trial are nested (default 8)", 1 },
+    { "num-trials", KEY_NUM_TRIALS, "N", 0,
+      "prefixes drawn for each data set; those of one trial are nested (default 8)", 1 },
     { "num-iterations", KEY_NUM_ITERATIONS, "N", 0, "rounds of ascent (default 8)", 1 },
-    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
+    { "tables", KEY_TABLES, NULL, 0,
+      "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -112,13 +115,18 @@ static int write_table(const struct study *s)
     double *x = cli_need(malloc(num_trials(cfg) * sizeof *x));
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
-    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g num_data=%zu random signs; change: ||H(W)-H(W_0)||_F; ci: 95%% Student t over "
-                  "data sets; num_trials: prefixes of each", s->X[0]->size1, s->X[0]->size2, cfg->sigma, cfg->num_data);
+    table_note(t,
+               "num_samples=%zu dim=%zu sigma=%.17g num_data=%zu random signs; change: ||H(W)-H(W_0)||_F; ci: 95%% "
+               "Student t over "
+               "data sets; num_trials: prefixes of each",
+               s->X[0]->size1, s->X[0]->size2, cfg->sigma, cfg->num_data);
     for (int shift = 0; shift < NUM_SHIFTS; shift++)
         for (size_t i = 0; i < cfg->num_lens; i++)
             for (size_t r = 0; r < cfg->num_radii; r++) {
-                for (size_t trial = 0; trial < num_trials(cfg); trial++) x[trial] = change_of(s, (enum shift)shift, i, r, trial);
-                const struct interval mean = data_spread_mean(x, (struct data_sets){ cfg->num_data, cfg->num_trials }, 0.95).mean;
+                for (size_t trial = 0; trial < num_trials(cfg); trial++)
+                    x[trial] = change_of(s, (enum shift)shift, i, r, trial);
+                const struct interval mean =
+                    data_spread_mean(x, (struct data_sets) { cfg->num_data, cfg->num_trials }, 0.95).mean;
                 table_text(t, shift_names[shift]);
                 table_int(t, cfg->prefix_lens[i]);
                 table_num(t, cfg->radii[r]);
@@ -157,7 +165,8 @@ static int write_verdicts(const struct study *s, struct data_rows *v)
     for (size_t i = 0; i < cfg->num_lens; i++) x[i] = (double)cfg->prefix_lens[i];
     for (int shift = 0; shift < NUM_SHIFTS; shift++) {
         for (size_t t = 0; t < trials; t++)
-            for (size_t i = 0; i < cfg->num_lens; i++) y[t * cfg->num_lens + i] = change_of(s, (enum shift)shift, i, 0, t);
+            for (size_t i = 0; i < cfg->num_lens; i++)
+                y[t * cfg->num_lens + i] = change_of(s, (enum shift)shift, i, 0, t);
         data_rows_spread(v, "F20", shift == RANDOM_SHIFT ? "random-exponent" : "adversarial-exponent",
                          data_spread_exponent(x, y, cfg->num_lens, sets, 0.999));
     }
@@ -170,8 +179,15 @@ int main(int argc, char **argv)
 {
     static double default_radii[] = { 0.01, 0.03, 0.1, 0.3 };
     static size_t default_lens[] = { 64, 256, 1024 };
-    struct config cfg = { .samples = { .num_samples = 4, .dim = 4 }, .sigma = 0.5, .radii = default_radii, .num_radii = 4,
-                          .prefix_lens = default_lens, .num_lens = 3, .num_data = 1, .num_trials = 8, .num_iterations = 8 };
+    struct config cfg = { .samples = { .num_samples = 4, .dim = 4 },
+                          .sigma = 0.5,
+                          .radii = default_radii,
+                          .num_radii = 4,
+                          .prefix_lens = default_lens,
+                          .num_lens = 3,
+                          .num_data = 1,
+                          .num_trials = 8,
+                          .num_iterations = 8 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     struct study s = { .cfg = &cfg, .X = cli_need(calloc(cfg.num_data, sizeof *s.X)) };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
@@ -182,13 +198,15 @@ int main(int argc, char **argv)
         samples.inputs_out = NULL;                  /* those of the first */
     }
     if (!code) {
-        const double m = (double)cfg.prefix_lens[cfg.num_lens - 1], n = (double)s.X[0]->size1, d = (double)s.X[0]->size2;
-        code = cli_memory(&cfg.c, (double)cfg.c.threads * (4.0 * n * d * n * d + m * (6.0 * d + 2.0 * n)) * sizeof(double),
-                          "the longest prefix");
+        const double m = (double)cfg.prefix_lens[cfg.num_lens - 1], n = (double)s.X[0]->size1,
+                     d = (double)s.X[0]->size2;
+        code =
+            cli_memory(&cfg.c, (double)cfg.c.threads * (4.0 * n * d * n * d + m * (6.0 * d + 2.0 * n)) * sizeof(double),
+                       "the longest prefix");
     }
     if (!code) {
-        char *identity = cli_text("%016llx %.17g %zu %zu %zu", (unsigned long long)cli_checksum(s.X[0]), cfg.sigma, cfg.num_data,
-                                  cfg.num_trials, cfg.num_iterations);
+        char *identity = cli_text("%016llx %.17g %zu %zu %zu", (unsigned long long)cli_checksum(s.X[0]), cfg.sigma,
+                                  cfg.num_data, cfg.num_trials, cfg.num_iterations);
         identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
         for (size_t i = 0; i < cfg.num_radii; i++) {
             char *longer = cli_text("%s %.17g", identity, cfg.radii[i]);

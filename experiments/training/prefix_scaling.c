@@ -15,9 +15,9 @@
 #include "prefix_ntk/ntk_predict.h"
 #include "prefix_ntk/prefix_descent.h"
 
-static const char doc[] =
-    "Prefixes of growing length trained by gradient descent: training loss after a fixed kernel time, loss on unseen points at "
-    "the end, and distance there to the predictors of K* and H* at the same kernel time.";
+static const char doc[] = "Prefixes of growing length trained by gradient descent: training loss after a fixed kernel "
+                          "time, loss on unseen points at "
+                          "the end, and distance there to the predictors of K* and H* at the same kernel time.";
 static const char columns[] =
     "signs,prefix_len,num_data,num_trials,train_fixed_mean,train_fixed_ci_lo,train_fixed_ci_hi,train_fixed_limit,train_relative_mean,"
     "loss_ratio_mean,reached,num_steps_mean,heldout_mean,heldout_ci_lo,heldout_ci_hi,heldout_limit,heldout_relative_mean,accuracy_mean,"
@@ -33,22 +33,37 @@ struct config {
     bool tables;
 };
 
-enum { KEY_SIGMA = 1, KEY_SIGNS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_NUM_STEPS, KEY_FIXED_STEPS, KEY_STOP_RATIO, KEY_NUM_TEST, KEY_NUM_DATA, KEY_TABLES };
+enum {
+    KEY_SIGMA = 1,
+    KEY_SIGNS,
+    KEY_PREFIX_LEN,
+    KEY_NUM_TRIALS,
+    KEY_NUM_STEPS,
+    KEY_FIXED_STEPS,
+    KEY_STOP_RATIO,
+    KEY_NUM_TEST,
+    KEY_NUM_DATA,
+    KEY_TABLES
+};
 
 static const struct argp_option options[] = {
     { "num-samples", SAMPLES_NUM, "N", 0, "training samples (default 8)", 0 },
     { "dim", SAMPLES_DIM, "D", 0, "their dimension (default 8)", 0 },
-    { "dataset", SAMPLES_DATASET, "NAME", 0, "mnist: images by PCA to --dim, one-hot targets, held-out test images; default: a smooth teacher", 0 },
+    { "dataset", SAMPLES_DATASET, "NAME", 0,
+      "mnist: images by PCA to --dim, one-hot targets, held-out test images; default: a smooth teacher", 0 },
     { "num-test", KEY_NUM_TEST, "N", 0, "unseen points (default 64)", 0 },
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 1)", 1 },
     { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default mirrored,random)", 1 },
     { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, even (default 64,256,1024)", 1 },
     { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn, each with a teacher or images of its own (default 1)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn for each data set; those of one trial are nested (default 6)", 1 },
-    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps at most beyond the fixed kernel time, of size about 1/(m lambda_max(K(0))) (default 20000)", 1 },
+    { "num-trials", KEY_NUM_TRIALS, "N", 0,
+      "prefixes drawn for each data set; those of one trial are nested (default 6)", 1 },
+    { "num-steps", KEY_NUM_STEPS, "T", 0,
+      "steps at most beyond the fixed kernel time, of size about 1/(m lambda_max(K(0))) (default 20000)", 1 },
     { "stop-ratio", KEY_STOP_RATIO, "Q", 0, "stop at this share of the initial loss (default 1e-12)", 1 },
     { "fixed-steps", KEY_FIXED_STEPS, "T", 0, "the fixed kernel time, in units of 1/lambda_max(K*) (default 50)", 1 },
-    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
+    { "tables", KEY_TABLES, NULL, 0,
+      "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -81,7 +96,18 @@ static const char *check(void *config)
     return samples_check(&cfg->samples, true);
 }
 
-enum { TRAIN_FIXED, TRAIN_RELATIVE, LOSS_RATIO, STEPS, HELDOUT, HELDOUT_RELATIVE, ACCURACY, DISTANCE_FULL, DISTANCE_KEY, NUM_RESULTS };
+enum {
+    TRAIN_FIXED,
+    TRAIN_RELATIVE,
+    LOSS_RATIO,
+    STEPS,
+    HELDOUT,
+    HELDOUT_RELATIVE,
+    ACCURACY,
+    DISTANCE_FULL,
+    DISTANCE_KEY,
+    NUM_RESULTS
+};
 
 /* A data set, and for each law in use: K*(X_at, X), the spectrum of K*(X, X), both for K* and H*; what the K* dynamics
  * give from F(0) = 0. */
@@ -174,12 +200,15 @@ static int run_unit(const struct study *s, size_t index, double *out)
     if (status) goto done;
     gsl_matrix_memcpy(F0, prefix_descent_outputs(descent));
     /* A whole number of steps to the fixed kernel time, none longer than 1/(m lambda_max(K(0))). */
-    const double limit_max = data->limit[law].spectrum[NTK_FULL]->eigenvalues[nd - 1], time = (double)cfg->fixed_steps / limit_max;
+    const double limit_max = data->limit[law].spectrum[NTK_FULL]->eigenvalues[nd - 1],
+                 time = (double)cfg->fixed_steps / limit_max;
     const double fixed = ceil(time * fmax(gsl_vector_get(eigenvalues, nd - 1), limit_max)), rate = time / fixed;
     const double start = prefix_descent_loss(descent);
     double step = 0.0;
     bool diverged = false;
-    while (!diverged && (step < fixed || (step < (double)cfg->num_steps && prefix_descent_loss(descent) > cfg->stop_ratio * start))) {
+    while (!diverged
+           && (step < fixed
+               || (step < (double)cfg->num_steps && prefix_descent_loss(descent) > cfg->stop_ratio * start))) {
         diverged = prefix_descent_step(descent, rate / (double)m) != GSL_SUCCESS;
         step += 1.0;
         if (step == fixed && !diverged) {
@@ -229,8 +258,9 @@ static int load(const struct config *cfg, size_t which, struct data *data)
 {
     if (cfg->samples.dataset) {
         char why[512] = "";
-        const int status = mnist_load(cfg->samples.num_samples, cfg->num_test, cfg->samples.dim, samples_mnist_seed(&cfg->c, which), &data->X,
-                                      &data->Y, &data->X_at, &data->Y_at, why, sizeof why);
+        const int status =
+            mnist_load(cfg->samples.num_samples, cfg->num_test, cfg->samples.dim, samples_mnist_seed(&cfg->c, which),
+                       &data->X, &data->Y, &data->X_at, &data->Y_at, why, sizeof why);
         return status ? cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", why) : 0;
     }
     const size_t n = cfg->samples.num_samples, d = cfg->samples.dim;
@@ -258,15 +288,18 @@ static int fill_limits(const struct config *cfg, struct data *data)
             const enum ntk_kernel kernel = (enum ntk_kernel)which;
             if (!(data->limit[law].K_at[kernel] = gsl_matrix_alloc(at_d, nd))) { status = GSL_ENOMEM; break; }
             status = ntk_limit(data->X, data->X, cfg->sigma, law, kernel, K);
-            if (!status) status = ntk_limit(data->X_at, data->X, cfg->sigma, law, kernel, data->limit[law].K_at[kernel]);
+            if (!status)
+                status = ntk_limit(data->X_at, data->X, cfg->sigma, law, kernel, data->limit[law].K_at[kernel]);
             if (!status) status = prefix_linear_alloc(K, data->Y, &data->limit[law].spectrum[kernel]);
         }
         if (status) break;
         /* From F(0) = 0, as mirrored signs start. */
         const struct prefix_linear *spectrum = data->limit[law].spectrum[NTK_FULL];
         const double rate = 1.0 / spectrum->eigenvalues[nd - 1];
-        data->limit[law].train_fixed = prefix_linear_loss(spectrum, rate, (double)cfg->fixed_steps) / (double)data->X->size1;
-        const double steps = prefix_linear_steps(spectrum, rate, cfg->stop_ratio * prefix_linear_loss(spectrum, rate, 0.0));
+        data->limit[law].train_fixed =
+            prefix_linear_loss(spectrum, rate, (double)cfg->fixed_steps) / (double)data->X->size1;
+        const double steps =
+            prefix_linear_steps(spectrum, rate, cfg->stop_ratio * prefix_linear_loss(spectrum, rate, 0.0));
         status = predict_after(data, law, NTK_FULL, NULL, NULL, rate, fmin(steps, (double)cfg->num_steps), f);
         data->limit[law].heldout = 0.5 * squared(f, data->Y_at) / (double)f->size1;
         data->limit[law].accuracy = accuracy(f, data->Y_at);
@@ -276,7 +309,8 @@ static int fill_limits(const struct config *cfg, struct data *data)
     return cli_status(&cfg->c, status, "limit kernel");
 }
 
-static struct data_sets sets_of(const struct config *cfg) { return (struct data_sets){ cfg->num_data, cfg->num_trials }; }
+static struct data_sets sets_of(const struct config *cfg)
+{ return (struct data_sets) { cfg->num_data, cfg->num_trials }; }
 
 /* Result `which` of the trials of a law and length, over data sets. */
 static struct data_spread mean_of(const struct study *s, size_t law, size_t len, int which, double level)
@@ -288,7 +322,8 @@ static struct data_spread mean_of(const struct study *s, size_t law, size_t len,
     return spread;
 }
 
-/* Mean over the data sets of the held-out loss above that of the K* dynamics, one data set left out (num_data: none). */
+/* Mean over the data sets of the held-out loss above that of the K* dynamics, one data set left out (num_data: none).
+ */
 static double excess_of(const struct study *s, size_t law, size_t len, size_t without)
 {
     const struct config *cfg = s->cfg;
@@ -341,7 +376,8 @@ static struct interval law_exponent(const struct study *s, size_t law)
 static double reached(const struct study *s, size_t law, size_t len)
 {
     double count = 0.0;
-    for (size_t t = 0; t < num_trials(s->cfg); t++) count += result_of(s, law, len, t)[LOSS_RATIO] <= s->cfg->stop_ratio;
+    for (size_t t = 0; t < num_trials(s->cfg); t++)
+        count += result_of(s, law, len, t)[LOSS_RATIO] <= s->cfg->stop_ratio;
     return count;
 }
 
@@ -352,7 +388,8 @@ static double limit_of(const struct study *s, size_t law, int which)
 {
     double sum = 0.0;
     for (size_t i = 0; i < s->cfg->num_data; i++) {
-        const double values[] = { s->data[i].limit[law].train_fixed, s->data[i].limit[law].heldout, s->data[i].limit[law].accuracy };
+        const double values[] = { s->data[i].limit[law].train_fixed, s->data[i].limit[law].heldout,
+                                  s->data[i].limit[law].accuracy };
         sum += values[which] / (double)s->cfg->num_data;
     }
     return sum;
@@ -363,26 +400,52 @@ static int write_table(const struct study *s)
     const struct config *cfg = s->cfg;
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "dataset=%s num_samples=%zu dim=%zu num_test=%zu sigma=%.17g stop_ratio=%g", cfg->samples.dataset ? cfg->samples.dataset : "teacher",
-               s->data->X->size1, s->data->X->size2, s->data->X_at->size1, cfg->sigma, cfg->stop_ratio);
-    table_note(t, "losses per point; train_fixed: after kernel time %zu/lambda_max(K*); relative: over the loss at the start; heldout, accuracy, "
-                  "distance: at the end, on unseen points; reached: share of descents that reach stop_ratio; limit: of the K* dynamics from F(0)=0; "
-                  "distance: ||F-f||_F/||f||_F to the dynamics of K* (full), of H* (key) at the same kernel time, each with the term of F(0); law: "
-                  "mean of heldout - heldout_limit = amplitude m^exponent; ci: 95%% Student t over data sets; num_trials: prefixes of each", cfg->fixed_steps);
+    table_note(t, "dataset=%s num_samples=%zu dim=%zu num_test=%zu sigma=%.17g stop_ratio=%g",
+               cfg->samples.dataset ? cfg->samples.dataset : "teacher", s->data->X->size1, s->data->X->size2,
+               s->data->X_at->size1, cfg->sigma, cfg->stop_ratio);
+    table_note(t,
+               "losses per point; train_fixed: after kernel time %zu/lambda_max(K*); relative: over the loss at the "
+               "start; heldout, accuracy, "
+               "distance: at the end, on unseen points; reached: share of descents that reach stop_ratio; limit: of "
+               "the K* dynamics from F(0)=0; "
+               "distance: ||F-f||_F/||f||_F to the dynamics of K* (full), of H* (key) at the same kernel time, each "
+               "with the term of F(0); law: "
+               "mean of heldout - heldout_limit = amplitude m^exponent; ci: 95%% Student t over data sets; num_trials: "
+               "prefixes of each",
+               cfg->fixed_steps);
     for (size_t l = 0; l < cfg->num_laws; l++) {
         double amplitude, exponent;
         const enum prefix_signs law = (enum prefix_signs)cfg->laws[l];
         fit_law(s, l, cfg->num_data, &amplitude, &exponent);
         for (size_t i = 0; i < cfg->num_lens; i++) {
-            const struct interval train = mean_of(s, l, i, TRAIN_FIXED, 0.95).mean, heldout = mean_of(s, l, i, HELDOUT, 0.95).mean;
-            const struct interval full = mean_of(s, l, i, DISTANCE_FULL, 0.95).mean, key = mean_of(s, l, i, DISTANCE_KEY, 0.95).mean;
+            const struct interval train = mean_of(s, l, i, TRAIN_FIXED, 0.95).mean,
+                                  heldout = mean_of(s, l, i, HELDOUT, 0.95).mean;
+            const struct interval full = mean_of(s, l, i, DISTANCE_FULL, 0.95).mean,
+                                  key = mean_of(s, l, i, DISTANCE_KEY, 0.95).mean;
             const bool images = cfg->samples.dataset != NULL;
-            const double cells[] = {
-                train.value, train.lo, train.hi, limit_of(s, law, LIMIT_TRAIN), mean_of(s, l, i, TRAIN_RELATIVE, 0.95).mean.value,
-                mean_of(s, l, i, LOSS_RATIO, 0.95).mean.value, reached(s, l, i) / (double)num_trials(cfg), mean_of(s, l, i, STEPS, 0.95).mean.value,
-                heldout.value, heldout.lo, heldout.hi, limit_of(s, law, LIMIT_HELDOUT), mean_of(s, l, i, HELDOUT_RELATIVE, 0.95).mean.value,
-                images ? mean_of(s, l, i, ACCURACY, 0.95).mean.value : NAN, images ? limit_of(s, law, LIMIT_ACCURACY) : NAN,
-                full.value, full.lo, full.hi, key.value, key.lo, key.hi, amplitude, exponent };
+            const double cells[] = { train.value,
+                                     train.lo,
+                                     train.hi,
+                                     limit_of(s, law, LIMIT_TRAIN),
+                                     mean_of(s, l, i, TRAIN_RELATIVE, 0.95).mean.value,
+                                     mean_of(s, l, i, LOSS_RATIO, 0.95).mean.value,
+                                     reached(s, l, i) / (double)num_trials(cfg),
+                                     mean_of(s, l, i, STEPS, 0.95).mean.value,
+                                     heldout.value,
+                                     heldout.lo,
+                                     heldout.hi,
+                                     limit_of(s, law, LIMIT_HELDOUT),
+                                     mean_of(s, l, i, HELDOUT_RELATIVE, 0.95).mean.value,
+                                     images ? mean_of(s, l, i, ACCURACY, 0.95).mean.value : NAN,
+                                     images ? limit_of(s, law, LIMIT_ACCURACY) : NAN,
+                                     full.value,
+                                     full.lo,
+                                     full.hi,
+                                     key.value,
+                                     key.lo,
+                                     key.hi,
+                                     amplitude,
+                                     exponent };
             table_text(t, cli_sign_names[law]);
             table_int(t, cfg->prefix_lens[i]);
             table_int(t, cfg->num_data);
@@ -398,7 +461,8 @@ static int write_table(const struct study *s)
 static struct data_spread exponent_of(const struct study *s, size_t law, int which)
 {
     const struct config *cfg = s->cfg;
-    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)), *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
+    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)),
+           *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
     for (size_t i = 0; i < cfg->num_lens; i++) {
         x[i] = (double)cfg->prefix_lens[i];
         for (size_t t = 0; t < num_trials(cfg); t++) y[t * cfg->num_lens + i] = result_of(s, law, i, t)[which];
@@ -475,9 +539,10 @@ static void data_free(struct data *data)
 static char *identity_of(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    char *identity = cli_text("%016llx %016llx %016llx %.17g %.17g %zu %zu %zu %zu |", (unsigned long long)cli_checksum(s->data->X),
-                              (unsigned long long)cli_checksum(s->data->Y), (unsigned long long)cli_checksum(s->data->X_at), cfg->sigma,
-                              cfg->stop_ratio, cfg->num_steps, cfg->fixed_steps, cfg->num_data, cfg->num_trials);
+    char *identity =
+        cli_text("%016llx %016llx %016llx %.17g %.17g %zu %zu %zu %zu |", (unsigned long long)cli_checksum(s->data->X),
+                 (unsigned long long)cli_checksum(s->data->Y), (unsigned long long)cli_checksum(s->data->X_at),
+                 cfg->sigma, cfg->stop_ratio, cfg->num_steps, cfg->fixed_steps, cfg->num_data, cfg->num_trials);
     identity = cli_text_sizes(identity, cfg->prefix_lens, cfg->num_lens);
     for (size_t l = 0; l < cfg->num_laws; l++) {
         const size_t law = (size_t)cfg->laws[l];
@@ -490,16 +555,29 @@ int main(int argc, char **argv)
 {
     static int default_laws[] = { PREFIX_SIGNS_MIRRORED, PREFIX_SIGNS_RANDOM };
     static size_t default_lens[] = { 64, 256, 1024 };
-    struct config cfg = { .samples = { .num_samples = 8, .dim = 8 }, .sigma = 1.0, .stop_ratio = 1e-12, .laws = default_laws,
-                          .num_laws = 2, .prefix_lens = default_lens, .num_lens = 3, .num_data = 1, .num_trials = 6, .num_steps = 20000,
-                          .fixed_steps = 50, .num_test = 64 };
+    struct config cfg = { .samples = { .num_samples = 8, .dim = 8 },
+                          .sigma = 1.0,
+                          .stop_ratio = 1e-12,
+                          .laws = default_laws,
+                          .num_laws = 2,
+                          .prefix_lens = default_lens,
+                          .num_lens = 3,
+                          .num_data = 1,
+                          .num_trials = 6,
+                          .num_steps = 20000,
+                          .fixed_steps = 50,
+                          .num_test = 64 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     struct study s = { .cfg = &cfg, .data = cli_need(calloc(cfg.num_data, sizeof *s.data)) };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
-    const double nd = (double)(cfg.samples.num_samples * cfg.samples.dim), at_d = (double)(cfg.num_test * cfg.samples.dim);
+    const double nd = (double)(cfg.samples.num_samples * cfg.samples.dim),
+                 at_d = (double)(cfg.num_test * cfg.samples.dim);
     const double longest = (double)cfg.prefix_lens[cfg.num_lens - 1] * (double)cfg.samples.dim;
-    int code = cli_memory(&cfg.c, sizeof(double) * (6.0 * (double)cfg.num_data * (nd * nd + nd * at_d)
-                                                    + (double)cfg.c.threads * (6.0 * nd * nd + nd * at_d + 4.0 * longest)), "the kernels");
+    int code = cli_memory(&cfg.c,
+                          sizeof(double)
+                              * (6.0 * (double)cfg.num_data * (nd * nd + nd * at_d)
+                                 + (double)cfg.c.threads * (6.0 * nd * nd + nd * at_d + 4.0 * longest)),
+                          "the kernels");
     for (size_t i = 0; i < cfg.num_data && !code; i++) {
         code = load(&cfg, i, &s.data[i]);
         if (!code) code = fill_limits(&cfg, &s.data[i]);

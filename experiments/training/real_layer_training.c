@@ -13,7 +13,8 @@
 #include "prefix_ntk/prefix_descent.h"
 
 static const char doc[] =
-    "Gradient descent on the prefix of an attention layer with weights W_Q, W_K, W_V and input tokens in the softmax: movement of "
+    "Gradient descent on the prefix of an attention layer with weights W_Q, W_K, W_V and input tokens in the softmax: "
+    "movement of "
     "the tokens, drift of the kernel, and the loss beside the prediction of the infinite-prefix kernel.";
 static const char columns[] =
     "signs,prefix_len,num_trials,movement_rms_mean,movement_rms_ci_lo,movement_rms_ci_hi,drift_mean,drift_ci_lo,drift_ci_hi,"
@@ -28,7 +29,19 @@ struct config {
     bool tables;
 };
 
-enum { KEY_SIGMA = 1, KEY_SIGNS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_NUM_STEPS, KEY_EARLY_STEPS, KEY_NUM_SAMPLES, KEY_DIM, KEY_SEQ_LEN, KEY_NUM_DATA, KEY_TABLES };
+enum {
+    KEY_SIGMA = 1,
+    KEY_SIGNS,
+    KEY_PREFIX_LEN,
+    KEY_NUM_TRIALS,
+    KEY_NUM_STEPS,
+    KEY_EARLY_STEPS,
+    KEY_NUM_SAMPLES,
+    KEY_DIM,
+    KEY_SEQ_LEN,
+    KEY_NUM_DATA,
+    KEY_TABLES
+};
 
 static const struct argp_option options[] = {
     { "num-samples", KEY_NUM_SAMPLES, "N", 0, "queries, on the sphere (default 6)", 0 },
@@ -37,11 +50,15 @@ static const struct argp_option options[] = {
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 1)", 1 },
     { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random,positive,mirrored)", 1 },
     { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, even for mirrored signs (default 64,256,1024)", 1 },
-    { "num-data", KEY_NUM_DATA, "N", 0, "layers drawn, each with weights, queries, tokens and targets of its own (default 1)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn for each layer; those of one trial are nested (default 8)", 1 },
+    { "num-data", KEY_NUM_DATA, "N", 0,
+      "layers drawn, each with weights, queries, tokens and targets of its own (default 1)", 1 },
+    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn for each layer; those of one trial are nested (default 8)",
+      1 },
     { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of size 1/(m lambda_max) of the limit kernel (default 300)", 1 },
-    { "early-steps", KEY_EARLY_STEPS, "T", 0, "steps after which the loss is compared with its prediction (default 30)", 1 },
-    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between layers and between prefixes", 2 },
+    { "early-steps", KEY_EARLY_STEPS, "T", 0, "steps after which the loss is compared with its prediction (default 30)",
+      1 },
+    { "tables", KEY_TABLES, NULL, 0,
+      "also write OUT_variance.csv: standard deviations between layers and between prefixes", 2 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -128,7 +145,8 @@ static int run_unit(const struct study *s, size_t index, double *out)
     for (size_t step = 1; step <= cfg->num_steps && !status && !diverged; step++) {
         diverged = prefix_descent_step(descent, data->rate[law] / (double)m) != GSL_SUCCESS;
         if (step == cfg->early_steps && !diverged)
-            out[LOSS_PER_PREDICTED] = prefix_descent_loss(descent) / prefix_linear_loss(linear, data->rate[law], (double)step);
+            out[LOSS_PER_PREDICTED] =
+                prefix_descent_loss(descent) / prefix_linear_loss(linear, data->rate[law], (double)step);
         if (cli_interrupted()) status = GSL_FAILURE;
     }
     if (!status && !diverged) {
@@ -162,7 +180,8 @@ static double *numbers_of(const struct study *s, size_t law, size_t len, int whi
 static struct data_spread mean_of(const struct study *s, size_t law, size_t len, int which, double level)
 {
     double *x = numbers_of(s, law, len, which);
-    const struct data_spread spread = data_spread_mean(x, (struct data_sets){ s->cfg->num_data, s->cfg->num_trials }, level);
+    const struct data_spread spread =
+        data_spread_mean(x, (struct data_sets) { s->cfg->num_data, s->cfg->num_trials }, level);
     free(x);
     return spread;
 }
@@ -173,10 +192,12 @@ static int write_table(const struct study *s)
     const struct units_grid grid = grid_of(s);
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "num_samples=%zu dim=%zu seq_len=%zu sigma=%.17g num_steps=%zu early_steps=%zu num_data=%zu", cfg->num_samples, cfg->dim,
-               cfg->seq_len, cfg->sigma, cfg->num_steps, cfg->early_steps, cfg->num_data);
-    table_note(t, "steps of size 1/(m lambda_max) of the limit kernel; drift: ||K(t)-K(0)||_F/||K(0)||_F; movement: of ||w_r(t)-w_r(0)||; "
-                  "loss_per_predicted: after early_steps, per the linearised dynamics of the limit kernel; ci: 95%% Student t over layers; "
+    table_note(t, "num_samples=%zu dim=%zu seq_len=%zu sigma=%.17g num_steps=%zu early_steps=%zu num_data=%zu",
+               cfg->num_samples, cfg->dim, cfg->seq_len, cfg->sigma, cfg->num_steps, cfg->early_steps, cfg->num_data);
+    table_note(t, "steps of size 1/(m lambda_max) of the limit kernel; drift: ||K(t)-K(0)||_F/||K(0)||_F; movement: of "
+                  "||w_r(t)-w_r(0)||; "
+                  "loss_per_predicted: after early_steps, per the linearised dynamics of the limit kernel; ci: 95%% "
+                  "Student t over layers; "
                   "num_trials: prefixes of each; empty: diverged");
     for (size_t l = 0; l < cfg->num_laws; l++)
         for (size_t i = 0; i < cfg->num_lens; i++) {
@@ -200,10 +221,12 @@ static int write_table(const struct study *s)
 static int write_verdicts(const struct study *s, struct data_rows *v)
 {
     const struct config *cfg = s->cfg;
-    double *m = cli_need(malloc(cfg->num_lens * sizeof *m)), *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
+    double *m = cli_need(malloc(cfg->num_lens * sizeof *m)),
+           *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
     for (size_t l = 0; l < cfg->num_laws; l++) {
         if (cfg->laws[l] == PREFIX_SIGNS_MIRRORED) {
-            data_rows_spread(v, "F33", "prediction-mirrored", mean_of(s, l, cfg->num_lens - 1, LOSS_PER_PREDICTED, 0.999));
+            data_rows_spread(v, "F33", "prediction-mirrored",
+                             mean_of(s, l, cfg->num_lens - 1, LOSS_PER_PREDICTED, 0.999));
             continue;
         }
         for (size_t i = 0; i < cfg->num_lens; i++) {
@@ -212,8 +235,9 @@ static int write_verdicts(const struct study *s, struct data_rows *v)
             for (size_t t = 0; t < num_trials(cfg); t++) y[t * cfg->num_lens + i] = x[t];
             free(x);
         }
-        data_rows_spread(v, "F33", cfg->laws[l] == PREFIX_SIGNS_RANDOM ? "rms-random" : "rms-positive",
-                         data_spread_exponent(m, y, cfg->num_lens, (struct data_sets){ cfg->num_data, cfg->num_trials }, 0.999));
+        data_rows_spread(
+            v, "F33", cfg->laws[l] == PREFIX_SIGNS_RANDOM ? "rms-random" : "rms-positive",
+            data_spread_exponent(m, y, cfg->num_lens, (struct data_sets) { cfg->num_data, cfg->num_trials }, 0.999));
     }
     free(y);
     free(m);
@@ -269,20 +293,33 @@ int main(int argc, char **argv)
 {
     static int default_laws[] = { PREFIX_SIGNS_RANDOM, PREFIX_SIGNS_POSITIVE, PREFIX_SIGNS_MIRRORED };
     static size_t default_lens[] = { 64, 256, 1024 };
-    struct config cfg = { .num_samples = 6, .dim = 8, .seq_len = 16, .sigma = 1.0, .laws = default_laws, .num_laws = 3,
-                          .prefix_lens = default_lens, .num_lens = 3, .num_data = 1, .num_trials = 8, .num_steps = 300, .early_steps = 30 };
+    struct config cfg = { .num_samples = 6,
+                          .dim = 8,
+                          .seq_len = 16,
+                          .sigma = 1.0,
+                          .laws = default_laws,
+                          .num_laws = 3,
+                          .prefix_lens = default_lens,
+                          .num_lens = 3,
+                          .num_data = 1,
+                          .num_trials = 8,
+                          .num_steps = 300,
+                          .early_steps = 30 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     struct study s = { .cfg = &cfg, .data = cli_need(calloc(cfg.num_data, sizeof *s.data)) };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     const double nd = (double)(cfg.num_samples * cfg.dim);
     size_t longest = 0;
     for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
-    int code = cli_memory(&cfg.c, ((double)cfg.c.threads * (8.0 * nd * nd + 4.0 * (double)(longest * cfg.dim)) + 3.0 * (double)cfg.num_data * nd * nd)
-                                  * sizeof(double), "the longest prefix");
+    int code = cli_memory(&cfg.c,
+                          ((double)cfg.c.threads * (8.0 * nd * nd + 4.0 * (double)(longest * cfg.dim))
+                           + 3.0 * (double)cfg.num_data * nd * nd)
+                              * sizeof(double),
+                          "the longest prefix");
     for (size_t i = 0; i < cfg.num_data && !code; i++) code = setup(&cfg, i, &s.data[i]);
     if (!code) {
-        char *identity = cli_text("%zu %zu %zu %.17g %zu %zu %zu %zu |", cfg.num_samples, cfg.dim, cfg.seq_len, cfg.sigma, cfg.num_steps,
-                                  cfg.early_steps, cfg.num_data, cfg.num_trials);
+        char *identity = cli_text("%zu %zu %zu %.17g %zu %zu %zu %zu |", cfg.num_samples, cfg.dim, cfg.seq_len,
+                                  cfg.sigma, cfg.num_steps, cfg.early_steps, cfg.num_data, cfg.num_trials);
         identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
         for (size_t l = 0; l < cfg.num_laws; l++) {
             const size_t law = (size_t)cfg.laws[l];

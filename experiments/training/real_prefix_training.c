@@ -13,11 +13,13 @@
 #include "prefix_ntk/attention.h"
 #include "transformer/adamw.h"
 
-static const char doc[] =
-    "Prefix tuning of one attention head as it is done in practice: trainable keys and values (m, d) each, in one softmax with input "
-    "tokens, T = softmax(Q [K_P; K]^T / sqrt d) [V_P; V], fitted to a smooth teacher by Adam; loss on the training queries and on "
-    "unseen ones by prefix length.";
-static const char columns[] = "prefix_len,num_data,num_trials,start_mean,train_mean,train_ci_lo,train_ci_hi,heldout_mean,heldout_ci_lo,heldout_ci_hi";
+static const char doc[] = "Prefix tuning of one attention head as it is done in practice: trainable keys and values "
+                          "(m, d) each, in one softmax with input "
+                          "tokens, T = softmax(Q [K_P; K]^T / sqrt d) [V_P; V], fitted to a smooth teacher by Adam; "
+                          "loss on the training queries and on "
+                          "unseen ones by prefix length.";
+static const char columns[] = "prefix_len,num_data,num_trials,start_mean,train_mean,train_ci_lo,train_ci_hi,heldout_"
+                              "mean,heldout_ci_lo,heldout_ci_hi";
 
 struct config {
     struct cli_common c;
@@ -26,8 +28,18 @@ struct config {
     bool tables;
 };
 
-enum { KEY_NUM_SAMPLES = 1, KEY_DIM, KEY_SEQ_LEN, KEY_NUM_TEST, KEY_PREFIX_LEN, KEY_NUM_DATA, KEY_NUM_TRIALS, KEY_NUM_STEPS, KEY_STEP_SIZE,
-       KEY_TABLES };
+enum {
+    KEY_NUM_SAMPLES = 1,
+    KEY_DIM,
+    KEY_SEQ_LEN,
+    KEY_NUM_TEST,
+    KEY_PREFIX_LEN,
+    KEY_NUM_DATA,
+    KEY_NUM_TRIALS,
+    KEY_NUM_STEPS,
+    KEY_STEP_SIZE,
+    KEY_TABLES
+};
 
 static const struct argp_option options[] = {
     { "num-samples", KEY_NUM_SAMPLES, "N", 0, "training queries (default 32)", 1 },
@@ -35,11 +47,13 @@ static const struct argp_option options[] = {
     { "seq-len", KEY_SEQ_LEN, "L", 0, "input tokens (default 8)", 1 },
     { "num-test", KEY_NUM_TEST, "N", 0, "unseen queries (default 64)", 1 },
     { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m (default 1,4,16,64,256)", 1 },
-    { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn, each with input tokens and a teacher of its own (default 4)", 1 },
+    { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn, each with input tokens and a teacher of its own (default 4)",
+      1 },
     { "num-trials", KEY_NUM_TRIALS, "N", 0, "starts of the prefix for each (default 2)", 1 },
     { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of Adam (default 1000)", 1 },
     { "step-size", KEY_STEP_SIZE, "ETA", 0, "of Adam (default 0.01)", 1 },
-    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between data sets and between starts", 2 },
+    { "tables", KEY_TABLES, NULL, 0,
+      "also write OUT_variance.csv: standard deviations between data sets and between starts", 2 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -129,11 +143,15 @@ static int layer_fill(const struct config *cfg, size_t data, size_t trial, size_
 /* Outputs of queries first .. first + count, and the loss over that of F = 0; leaves d_out = F - y. */
 static int layer_loss(struct layer *l, size_t first, size_t count, double *loss)
 {
-    const struct attn_shape shape = { .batch = 1, .heads = 1, .kv_heads = 1, .len_q = count, .len_k = l->seq_len, .head_dim = l->d };
-    const struct attn_prefix prefix = { l->m, attn_dense_in(l->prefix_k, 1, l->m, l->d), attn_dense_in(l->prefix_v, 1, l->m, l->d), NULL };
-    const int status = attn_exact_forward(&shape, (float)(1.0 / sqrt((double)l->d)), attn_dense_in(l->q + first * l->d, 1, count, l->d),
-                                          attn_dense_in(l->k, 1, l->seq_len, l->d), attn_dense_in(l->v, 1, l->seq_len, l->d), &prefix,
-                                          attn_dense_out(l->out, 1, count, l->d), l->rows, NULL, 0, 1, NULL);
+    const struct attn_shape shape = {
+        .batch = 1, .heads = 1, .kv_heads = 1, .len_q = count, .len_k = l->seq_len, .head_dim = l->d
+    };
+    const struct attn_prefix prefix = { l->m, attn_dense_in(l->prefix_k, 1, l->m, l->d),
+                                        attn_dense_in(l->prefix_v, 1, l->m, l->d), NULL };
+    const int status = attn_exact_forward(
+        &shape, (float)(1.0 / sqrt((double)l->d)), attn_dense_in(l->q + first * l->d, 1, count, l->d),
+        attn_dense_in(l->k, 1, l->seq_len, l->d), attn_dense_in(l->v, 1, l->seq_len, l->d), &prefix,
+        attn_dense_out(l->out, 1, count, l->d), l->rows, NULL, 0, 1, NULL);
     double sum = 0.0, zero = 0.0;
     for (size_t i = 0; i < count * l->d; i++) {
         const double y = l->y[first * l->d + i], rest = l->out[i] - y;
@@ -148,14 +166,17 @@ static int layer_loss(struct layer *l, size_t first, size_t count, double *loss)
 /* Gradients of the training loss in the prefix, after layer_loss of the training queries. */
 static int layer_backward(struct layer *l)
 {
-    const struct attn_shape shape = { .batch = 1, .heads = 1, .kv_heads = 1, .len_q = l->n, .len_k = l->seq_len, .head_dim = l->d };
-    const struct attn_prefix prefix = { l->m, attn_dense_in(l->prefix_k, 1, l->m, l->d), attn_dense_in(l->prefix_v, 1, l->m, l->d), NULL };
+    const struct attn_shape shape = {
+        .batch = 1, .heads = 1, .kv_heads = 1, .len_q = l->n, .len_k = l->seq_len, .head_dim = l->d
+    };
+    const struct attn_prefix prefix = { l->m, attn_dense_in(l->prefix_k, 1, l->m, l->d),
+                                        attn_dense_in(l->prefix_v, 1, l->m, l->d), NULL };
     const struct attn_exact_grads grads = { .prefix_k = attn_dense_out(l->dprefix_k, 1, l->m, l->d),
                                             .prefix_v = attn_dense_out(l->dprefix_v, 1, l->m, l->d) };
     return attn_exact_backward(&shape, (float)(1.0 / sqrt((double)l->d)), attn_dense_in(l->q, 1, l->n, l->d),
-                               attn_dense_in(l->k, 1, l->seq_len, l->d), attn_dense_in(l->v, 1, l->seq_len, l->d), &prefix,
-                               attn_dense_in(l->out, 1, l->n, l->d), (const attn_row *)l->rows, attn_dense_in(l->d_out, 1, l->n, l->d),
-                               &grads, NULL, 0, 1);
+                               attn_dense_in(l->k, 1, l->seq_len, l->d), attn_dense_in(l->v, 1, l->seq_len, l->d),
+                               &prefix, attn_dense_in(l->out, 1, l->n, l->d), (const attn_row *)l->rows,
+                               attn_dense_in(l->d_out, 1, l->n, l->d), &grads, NULL, 0, 1);
 }
 
 static size_t num_trials(const struct config *cfg) { return cfg->num_data * cfg->num_trials; }
@@ -200,16 +221,19 @@ static int write_table(const struct study *s)
     double *x = cli_need(malloc(num_trials(cfg) * sizeof *x));
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
-    table_note(t, "num_samples=%zu dim=%zu seq_len=%zu num_test=%zu num_steps=%zu step_size=%g; losses over that of F = 0, before the first and "
-                  "after the last step; ci: 95%% Student t over data sets; num_trials: starts of each", cfg->num_samples, cfg->dim, cfg->seq_len,
-               cfg->num_test, cfg->num_steps, cfg->step_size);
+    table_note(t,
+               "num_samples=%zu dim=%zu seq_len=%zu num_test=%zu num_steps=%zu step_size=%g; losses over that of F = "
+               "0, before the first and "
+               "after the last step; ci: 95%% Student t over data sets; num_trials: starts of each",
+               cfg->num_samples, cfg->dim, cfg->seq_len, cfg->num_test, cfg->num_steps, cfg->step_size);
     for (size_t i = 0; i < cfg->num_lens; i++) {
         table_int(t, cfg->prefix_lens[i]);
         table_int(t, cfg->num_data);
         table_int(t, cfg->num_trials);
         for (int which = START; which < NUM_RESULTS; which++) {
             for (size_t r = 0; r < num_trials(cfg); r++) x[r] = result_of(s, i, r)[which];
-            const struct interval mean = data_spread_mean(x, (struct data_sets){ cfg->num_data, cfg->num_trials }, 0.95).mean;
+            const struct interval mean =
+                data_spread_mean(x, (struct data_sets) { cfg->num_data, cfg->num_trials }, 0.95).mean;
             table_num(t, mean.value);
             if (which == START) continue;
             table_num(t, mean.lo);
@@ -225,14 +249,16 @@ static int write_verdicts(const struct study *s, struct data_rows *v)
 {
     const struct config *cfg = s->cfg;
     static const char *const rows[NUM_RESULTS] = { NULL, "real-train", "real-heldout" };
-    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)), *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
+    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)),
+           *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
     for (int which = TRAIN; which < NUM_RESULTS; which++) {
         for (size_t i = 0; i < cfg->num_lens; i++) {
             x[i] = (double)cfg->prefix_lens[i];
             for (size_t r = 0; r < num_trials(cfg); r++) y[r * cfg->num_lens + i] = result_of(s, i, r)[which];
         }
-        data_rows_spread(v, "T14", rows[which],
-                         data_spread_exponent(x, y, cfg->num_lens, (struct data_sets){ cfg->num_data, cfg->num_trials }, 0.999));
+        data_rows_spread(
+            v, "T14", rows[which],
+            data_spread_exponent(x, y, cfg->num_lens, (struct data_sets) { cfg->num_data, cfg->num_trials }, 0.999));
     }
     free(y);
     free(x);
@@ -242,17 +268,26 @@ static int write_verdicts(const struct study *s, struct data_rows *v)
 int main(int argc, char **argv)
 {
     static size_t default_lens[] = { 1, 4, 16, 64, 256 };
-    struct config cfg = { .num_samples = 32, .dim = 8, .seq_len = 8, .num_test = 64, .prefix_lens = default_lens, .num_lens = 5, .num_data = 4,
-                          .num_trials = 2, .num_steps = 1000, .step_size = 0.01 };
+    struct config cfg = { .num_samples = 32,
+                          .dim = 8,
+                          .seq_len = 8,
+                          .num_test = 64,
+                          .prefix_lens = default_lens,
+                          .num_lens = 5,
+                          .num_data = 4,
+                          .num_trials = 2,
+                          .num_steps = 1000,
+                          .step_size = 0.01 };
     cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
     struct study s = { .cfg = &cfg };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     const size_t units = cfg.num_lens * num_trials(&cfg);
     size_t longest = 0;
     for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
-    const double unit = sizeof(double) * (double)cfg.dim * (8.0 * (double)longest + 4.0 * (double)(cfg.num_samples + cfg.num_test + cfg.seq_len));
-    char *identity = cli_text("%zu %zu %zu %zu %zu %zu %zu %.17g |", cfg.num_samples, cfg.dim, cfg.seq_len, cfg.num_test, cfg.num_data, cfg.num_trials,
-                              cfg.num_steps, cfg.step_size);
+    const double unit = sizeof(double) * (double)cfg.dim
+                        * (8.0 * (double)longest + 4.0 * (double)(cfg.num_samples + cfg.num_test + cfg.seq_len));
+    char *identity = cli_text("%zu %zu %zu %zu %zu %zu %zu %.17g |", cfg.num_samples, cfg.dim, cfg.seq_len,
+                              cfg.num_test, cfg.num_data, cfg.num_trials, cfg.num_steps, cfg.step_size);
     identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
     s.work = units_open(&cfg.c, identity, "trainings", units, NUM_RESULTS, unit);
     free(identity);

@@ -13,10 +13,12 @@
 #include "prefix_ntk/prefix_descent.h"
 #include "prefix_ntk/prefix_fit.h"
 
-static const char doc[] =
-    "Independent random problems over a grid of numbers of samples, dimensions and sigma, each with inputs, targets and a prefix of "
-    "its own: descent to 1e-20 of the initial loss at a given prefix length and at (||K*||_2 / lambda_min(H*))^2, the step sizes that "
-    "are stable, and the factors poly(n, d) e^{O(B)} of the theorem, with their exponents in n, d and sigma. Random signs.";
+static const char doc[] = "Independent random problems over a grid of numbers of samples, dimensions and sigma, each "
+                          "with inputs, targets and a prefix of "
+                          "its own: descent to 1e-20 of the initial loss at a given prefix length and at (||K*||_2 / "
+                          "lambda_min(H*))^2, the step sizes that "
+                          "are stable, and the factors poly(n, d) e^{O(B)} of the theorem, with their exponents in n, "
+                          "d and sigma. Random signs.";
 static const char columns[] =
     "num_samples,dim,sigma,trial,prefix_len,lambda_key,lambda_max,close_factor,shift_factor,steps_factor,critical_step,critical_units,needed_factor,"
     "run,steps,steps_pred,steps_bound,prefix_len_theorem,run_theorem,steps_theorem,prefix_len_needed";
@@ -33,9 +35,11 @@ static const struct argp_option options[] = {
     { "num-samples", KEY_NUM_SAMPLES, "LIST", 0, "numbers of samples n (default 2,3,4)", 1 },
     { "dim", KEY_DIM, "LIST", 0, "dimensions d (default 4,6,8)", 1 },
     { "sigma", KEY_SIGMA, "LIST", 0, "standard deviations of a token's entries (default 0.5,0.7,1)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m of the descents, by turns (default 256,1024,4096)", 1 },
+    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m of the descents, by turns (default 256,1024,4096)",
+      1 },
     { "num-trials", KEY_NUM_TRIALS, "N", 0, "problems per cell (default 6)", 1 },
-    { "max-work", KEY_MAX_WORK, "W", 0, "a descent with more tokens times predicted steps is not begun (default 1e8)", 1 },
+    { "max-work", KEY_MAX_WORK, "W", 0, "a descent with more tokens times predicted steps is not begun (default 1e8)",
+      1 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -58,8 +62,26 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 enum run_end { REACHED, FAILED, CAPPED, TOO_LONG, NUM_ENDS };
 static const char *const end_names[NUM_ENDS] = { "reached", "failed", "capped", "too-long" };
 
-enum { LAMBDA_KEY, LAMBDA_MAX, CLOSE, SHIFT, GROWTH, CRITICAL, CRITICAL_UNITS, STABLE, RUN, STEPS, STEPS_PRED, STEPS_BOUND, STEPS_FACTOR, THEOREM_LEN,
-       THEOREM_RUN, THEOREM_STEPS, NEEDED_LEN, NUM_RESULTS };
+enum {
+    LAMBDA_KEY,
+    LAMBDA_MAX,
+    CLOSE,
+    SHIFT,
+    GROWTH,
+    CRITICAL,
+    CRITICAL_UNITS,
+    STABLE,
+    RUN,
+    STEPS,
+    STEPS_PRED,
+    STEPS_BOUND,
+    STEPS_FACTOR,
+    THEOREM_LEN,
+    THEOREM_RUN,
+    THEOREM_STEPS,
+    NEEDED_LEN,
+    NUM_RESULTS
+};
 
 #define TARGET_RATIO 1e-20
 #define NEEDED_RATIO 1e-6
@@ -91,7 +113,8 @@ static void problem_free(struct problem *p)
 }
 
 /* The problem's prefix number `which`, of length m. */
-static int draw(const struct config *cfg, const struct problem *p, size_t which, size_t m, gsl_matrix **W, gsl_vector **signs)
+static int draw(const struct config *cfg, const struct problem *p, size_t which, size_t m, gsl_matrix **W,
+                gsl_vector **signs)
 {
     *W = gsl_matrix_alloc(m, p->d);
     *signs = gsl_vector_alloc(m);
@@ -124,7 +147,8 @@ static int run_descent(const struct config *cfg, const struct problem *p, size_t
     if (!(run->pred * (double)m <= cfg->max_work) || run->pred > max_steps) goto done;
     const double most = fmin(ceil(STEPS_CAP * run->pred), max_steps);
     bool diverged = false;
-    for (run->steps = 0.0; run->steps < most && !diverged && prefix_descent_loss(descent) > target * start; run->steps += 1.0) {
+    for (run->steps = 0.0; run->steps < most && !diverged && prefix_descent_loss(descent) > target * start;
+         run->steps += 1.0) {
         diverged = prefix_descent_step(descent, run->rate / (double)m) != GSL_SUCCESS;
         if (cli_interrupted()) { status = GSL_FAILURE; goto done; }
     }
@@ -138,8 +162,8 @@ done:
     return status;
 }
 
-/* T4: 16 m ||H_m - H*||_2^2 / ||H*||_2^2, the m (lambda/||H*||_2)^2 at which ||H_m - H*||_2 = lambda/4, as m^{-1/2} from CLOSE_LEN
- * tokens; mean over prefixes. */
+/* T4: 16 m ||H_m - H*||_2^2 / ||H*||_2^2, the m (lambda/||H*||_2)^2 at which ||H_m - H*||_2 = lambda/4, as m^{-1/2}
+ * from CLOSE_LEN tokens; mean over prefixes. */
 static int close_factor(const struct config *cfg, const struct problem *p, double *factor)
 {
     const size_t nd = p->n * p->d;
@@ -157,7 +181,9 @@ static int close_factor(const struct config *cfg, const struct problem *p, doubl
         if (!status) status = ntk_gram(W, signs, p->X, NTK_KEY, H, 1);
         if (!status) status = gsl_matrix_sub(H, p->H);
         if (!status) status = ntk_eigenvalues(H, w);
-        if (!status) *factor += 16.0 * CLOSE_LEN * pow(fmax(-gsl_vector_get(w, 0), gsl_vector_get(w, nd - 1)) / norm, 2.0) / CLOSE_PREFIXES;
+        if (!status)
+            *factor += 16.0 * CLOSE_LEN * pow(fmax(-gsl_vector_get(w, 0), gsl_vector_get(w, nd - 1)) / norm, 2.0)
+                       / CLOSE_PREFIXES;
         gsl_vector_free(signs);
         gsl_matrix_free(W);
     }
@@ -166,8 +192,8 @@ static int close_factor(const struct config *cfg, const struct problem *p, doubl
     return status;
 }
 
-/* T4: the second difference over sigma = 1, 1.5, 2 of ln C^2, to which the m needed is proportional at given ||H*||_F/lambda;
- * e^{O(B)} with B proportional to sigma leaves it at most 0. */
+/* T4: the second difference over sigma = 1, 1.5, 2 of ln C^2, to which the m needed is proportional at given
+ * ||H*||_F/lambda; e^{O(B)} with B proportional to sigma leaves it at most 0. */
 static int growth_in_sigma(const struct problem *p, double *second)
 {
     static const double sigmas[] = { 1.0, 1.5, 2.0 }, weights[] = { 1.0, -2.0, 1.0 };
@@ -205,22 +231,25 @@ static int shift_factor(const struct config *cfg, const struct problem *p, doubl
 
 /* Whether no step of `steps` with eta m = rate leaves the loss above its start. (Step by step the rounding of a
  * loss that has reached its floor would decide.) */
-static int is_stable(const struct problem *p, const gsl_matrix *W, const gsl_vector *signs, const gsl_matrix *Y, double rate, size_t steps,
-                     bool *stable)
+static int is_stable(const struct problem *p, const gsl_matrix *W, const gsl_vector *signs, const gsl_matrix *Y,
+                     double rate, size_t steps, bool *stable)
 {
     struct prefix_descent *descent = NULL;
     int status = prefix_descent_alloc(W, signs, p->X, NULL, Y, 1, &descent);
     const double start = status ? NAN : prefix_descent_loss(descent);
     *stable = true;
     for (size_t t = 0; t < steps && !status && *stable; t++)
-        *stable = prefix_descent_step(descent, rate / (double)W->size1) == GSL_SUCCESS && prefix_descent_loss(descent) <= start;
+        *stable = prefix_descent_step(descent, rate / (double)W->size1) == GSL_SUCCESS
+                  && prefix_descent_loss(descent) <= start;
     prefix_descent_free(descent);
     return status;
 }
 
-/* T11: the largest stable eta m by bisection, for a residual of norm 1e-5 along the top eigenvector of K_m; that in units of
- * 1/lambda_max(K_m); and whether eta m = lambda_min(H*)/(n d)^2 keeps the loss of the problem itself below its start. */
-static int step_sizes(const struct config *cfg, const struct problem *p, double *critical, double *units, double *stable_below)
+/* T11: the largest stable eta m by bisection, for a residual of norm 1e-5 along the top eigenvector of K_m; that in
+ * units of 1/lambda_max(K_m); and whether eta m = lambda_min(H*)/(n d)^2 keeps the loss of the problem itself below its
+ * start. */
+static int step_sizes(const struct config *cfg, const struct problem *p, double *critical, double *units,
+                      double *stable_below)
 {
     const size_t nd = p->n * p->d;
     gsl_matrix *K = gsl_matrix_alloc(nd, nd), *Y = gsl_matrix_alloc(p->n, p->d), *W = NULL;
@@ -253,7 +282,8 @@ static int step_sizes(const struct config *cfg, const struct problem *p, double 
     return status;
 }
 
-/* T12: the shortest of the lengths n, 1.5 n, 2 n, 3 n, 4 n, 6 n, ... with which NEEDED_STEPS steps reach NEEDED_RATIO of the loss. */
+/* T12: the shortest of the lengths n, 1.5 n, 2 n, 3 n, 4 n, 6 n, ... with which NEEDED_STEPS steps reach NEEDED_RATIO
+ * of the loss. */
 static int needed_len(const struct config *cfg, const struct problem *p, double *len)
 {
     enum { DOUBLINGS = 10 };
@@ -321,13 +351,20 @@ static int write_table(const struct study *s)
     const struct config *cfg = s->cfg;
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "one row a problem; lambda_key: lambda_min(H*); lambda_max: of K*; close_factor: 16 m (||H_m - H*||_2/||H*||_2)^2 at m=%d; "
-                  "shift_factor: ||H(W)-H(W_0)||_F / (R ||H*||_F), worst shift found, R=0.05, m=%d; steps_factor: steps times m eta lambda_key / "
-                  "ln(n d / %g); critical_step: largest stable eta m, units: times lambda_max(K_m); needed_factor: prefix_len_needed times "
-                  "(lambda_key/lambda_max)^2",
+    table_note(t,
+               "one row a problem; lambda_key: lambda_min(H*); lambda_max: of K*; close_factor: 16 m (||H_m - "
+               "H*||_2/||H*||_2)^2 at m=%d; "
+               "shift_factor: ||H(W)-H(W_0)||_F / (R ||H*||_F), worst shift found, R=0.05, m=%d; steps_factor: steps "
+               "times m eta lambda_key / "
+               "ln(n d / %g); critical_step: largest stable eta m, units: times lambda_max(K_m); needed_factor: "
+               "prefix_len_needed times "
+               "(lambda_key/lambda_max)^2",
                CLOSE_LEN, SHIFT_LEN, TARGET_RATIO);
-    table_note(t, "run: descent to %g of the initial loss, eta = 1/(m lambda_max(K_m)), at most %g times steps_pred; too-long: not begun; "
-                  "steps_bound: 2 ln(1/%g)/(m eta lambda_key); theorem: the same at m = (lambda_max/lambda_key)^2; needed: shortest that reaches %g in %d steps",
+    table_note(t,
+               "run: descent to %g of the initial loss, eta = 1/(m lambda_max(K_m)), at most %g times steps_pred; "
+               "too-long: not begun; "
+               "steps_bound: 2 ln(1/%g)/(m eta lambda_key); theorem: the same at m = (lambda_max/lambda_key)^2; "
+               "needed: shortest that reaches %g in %d steps",
                TARGET_RATIO, STEPS_CAP, TARGET_RATIO, NEEDED_RATIO, NEEDED_STEPS);
     for (size_t u = 0; u < s->count; u++) {
         const struct problem p = problem_at(cfg, u);
@@ -337,8 +374,10 @@ static int write_table(const struct study *s)
         table_num(t, p.sigma);
         table_int(t, u % cfg->num_trials);
         table_int(t, p.len);
-        const double numbers[] = { r[LAMBDA_KEY], r[LAMBDA_MAX], r[CLOSE], r[SHIFT], r[STEPS_FACTOR], r[CRITICAL], r[CRITICAL_UNITS],
-                                   r[NEEDED_LEN] * pow(r[LAMBDA_KEY] / r[LAMBDA_MAX], 2.0) };
+        const double numbers[] = { r[LAMBDA_KEY],     r[LAMBDA_MAX],
+                                   r[CLOSE],          r[SHIFT],
+                                   r[STEPS_FACTOR],   r[CRITICAL],
+                                   r[CRITICAL_UNITS], r[NEEDED_LEN] * pow(r[LAMBDA_KEY] / r[LAMBDA_MAX], 2.0) };
         for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) table_num(t, numbers[i]);
         table_text(t, end_names[(int)r[RUN]]);
         for (int i = STEPS; i <= STEPS_BOUND; i++) table_num(t, r[i]);
@@ -361,10 +400,12 @@ static void write_exponents(const struct study *s, struct verdicts *v, const cha
     struct interval parts[PARTS];
     size_t known = 0;
     for (size_t u = 0; u < s->count; u++) {
-        const double *r = units_row(s->work, u), value = r[which] * (per_lambda2 ? pow(r[LAMBDA_KEY] / r[LAMBDA_MAX], 2.0) : 1.0);
+        const double *r = units_row(s->work, u),
+                     value = r[which] * (per_lambda2 ? pow(r[LAMBDA_KEY] / r[LAMBDA_MAX], 2.0) : 1.0);
         const struct problem p = problem_at(s->cfg, u);
         if (!(value > 0.0) || !isfinite(value)) continue;
-        memcpy(x + known * PARTS, (const double[]){ 1.0, log((double)p.n), log((double)p.d), p.sigma }, PARTS * sizeof *x);
+        memcpy(x + known * PARTS, (const double[]) { 1.0, log((double)p.n), log((double)p.d), p.sigma },
+               PARTS * sizeof *x);
         y[known++] = log(value);
     }
     if (cli_need_memory(stats_regression(x, y, known, PARTS, 0.999, parts)))
@@ -454,8 +495,9 @@ static double unit_bytes(const struct study *s)
     for (size_t u = 0; u < s->count; u++) {
         const struct problem p = problem_at(s->cfg, u);
         const double nd = (double)(p.n * p.d);
-        most = fmax(most, (double)prefix_descent_bytes(MAX_LEN, p.d, p.n, 1) + (double)ntk_gram_workspace(p.n, p.d, MAX_LEN, 1)
-                          + sizeof(double) * (8.0 * nd * nd + (double)MAX_LEN * (double)(p.d + 1)));
+        most = fmax(most, (double)prefix_descent_bytes(MAX_LEN, p.d, p.n, 1)
+                              + (double)ntk_gram_workspace(p.n, p.d, MAX_LEN, 1)
+                              + sizeof(double) * (8.0 * nd * nd + (double)MAX_LEN * (double)(p.d + 1)));
     }
     return most;
 }
@@ -464,8 +506,16 @@ int main(int argc, char **argv)
 {
     static size_t default_ns[] = { 2, 3, 4 }, default_dims[] = { 4, 6, 8 }, default_lens[] = { 256, 1024, 4096 };
     static double default_sigmas[] = { 0.5, 0.7, 1.0 };
-    struct config cfg = { .num_samples = default_ns, .num_ns = 3, .dims = default_dims, .num_dims = 3, .sigmas = default_sigmas,
-                          .num_sigmas = 3, .prefix_lens = default_lens, .num_lens = 3, .num_trials = 6, .max_work = 1e8 };
+    struct config cfg = { .num_samples = default_ns,
+                          .num_ns = 3,
+                          .dims = default_dims,
+                          .num_dims = 3,
+                          .sigmas = default_sigmas,
+                          .num_sigmas = 3,
+                          .prefix_lens = default_lens,
+                          .num_lens = 3,
+                          .num_trials = 6,
+                          .max_work = 1e8 };
     cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
     struct study s = { .cfg = &cfg, .count = cfg.num_ns * cfg.num_dims * cfg.num_sigmas * cfg.num_trials };
     char *identity = cli_text("%zu %.17g |", cfg.num_trials, cfg.max_work);

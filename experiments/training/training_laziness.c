@@ -28,7 +28,17 @@ struct config {
     bool tables;
 };
 
-enum { KEY_SIGMA = 1, KEY_SIGNS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_NUM_STEPS, KEY_NUM_DRAWS, KEY_NUM_DATA, KEY_ROWS, KEY_TABLES };
+enum {
+    KEY_SIGMA = 1,
+    KEY_SIGNS,
+    KEY_PREFIX_LEN,
+    KEY_NUM_TRIALS,
+    KEY_NUM_STEPS,
+    KEY_NUM_DRAWS,
+    KEY_NUM_DATA,
+    KEY_ROWS,
+    KEY_TABLES
+};
 
 static const struct argp_option options[] = {
     SAMPLES_ARGP_OPTIONS,
@@ -37,11 +47,16 @@ static const struct argp_option options[] = {
     { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random,positive,mirrored)", 1 },
     { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, even for mirrored signs (default 64,256,1024)", 1 },
     { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn (default 1)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn for each data set; those of one trial are nested (default 8)", 1 },
-    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of size 1/(m lambda_max(K*)) each: a fixed kernel time (default 300)", 1 },
-    { "num-draws", KEY_NUM_DRAWS, "N", 0, "prefixes of 4096 tokens per data set for the scale of the initial outputs (default 200)", 1 },
-    { "rows", KEY_ROWS, "NAME", 0, "write only the rows NAME-drift-random and NAME-drift-mirrored of F21 (default the others)", 2 },
-    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
+    { "num-trials", KEY_NUM_TRIALS, "N", 0,
+      "prefixes drawn for each data set; those of one trial are nested (default 8)", 1 },
+    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of size 1/(m lambda_max(K*)) each: a fixed kernel time (default 300)",
+      1 },
+    { "num-draws", KEY_NUM_DRAWS, "N", 0,
+      "prefixes of 4096 tokens per data set for the scale of the initial outputs (default 200)", 1 },
+    { "rows", KEY_ROWS, "NAME", 0,
+      "write only the rows NAME-drift-random and NAME-drift-mirrored of F21 (default the others)", 2 },
+    { "tables", KEY_TABLES, NULL, 0,
+      "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
     CLI_SHARD_OPTION,
     { 0 }
 };
@@ -152,7 +167,8 @@ static int draw_scale(const struct study *s, size_t index, double *out)
     gsl_vector *signs = gsl_vector_alloc(DRAW_LEN);
     int status = W && F && signs ? GSL_SUCCESS : GSL_ENOMEM;
     /* Trials beyond those of the descents. */
-    if (!status) status = prefix_draw(cfg->c.seed, num_trials(cfg) + index, PREFIX_SIGNS_RANDOM, cfg->sigma, W, signs, 1);
+    if (!status)
+        status = prefix_draw(cfg->c.seed, num_trials(cfg) + index, PREFIX_SIGNS_RANDOM, cfg->sigma, W, signs, 1);
     if (!status) status = prefix_model_forward(W, signs, X, F, 1);
     if (!status) *out = frobenius(F) * frobenius(F) / DRAW_LEN;
     gsl_vector_free(signs);
@@ -182,15 +198,20 @@ static int write_table(const struct study *s, const double *draws)
     const struct units_grid grid = grid_of(s);
     const struct data_sets sets = { cfg->num_data, cfg->num_trials };
     double *x = cli_need(malloc(num_trials(cfg) * sizeof *x)), scale = 0.0, predicted = 0.0;
-    for (size_t i = 0; i < cfg->num_data * cfg->num_draws; i++) scale += draws[i] / (double)(cfg->num_data * cfg->num_draws);
+    for (size_t i = 0; i < cfg->num_data * cfg->num_draws; i++)
+        scale += draws[i] / (double)(cfg->num_data * cfg->num_draws);
     for (size_t i = 0; i < cfg->num_data; i++) predicted += predicted_scale(s, i) / (double)cfg->num_data;
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
-    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g num_steps=%zu num_data=%zu", s->data->X->size1, s->data->X->size2, cfg->sigma, cfg->num_steps,
-               cfg->num_data);
-    table_note(t, "after num_steps of size 1/(m lambda_max(K*)); drift: ||K(t)-K(0)||_F/||K(0)||_F; movement: of ||w_r(t)-w_r(0)||; "
-                  "output_scale: sum F(0)^2 / m at m=%d, random signs; ci: 95%% Student t over data sets; num_trials: prefixes of each; empty "
-                  "cells: diverged", DRAW_LEN);
+    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g num_steps=%zu num_data=%zu", s->data->X->size1,
+               s->data->X->size2, cfg->sigma, cfg->num_steps, cfg->num_data);
+    table_note(t,
+               "after num_steps of size 1/(m lambda_max(K*)); drift: ||K(t)-K(0)||_F/||K(0)||_F; movement: of "
+               "||w_r(t)-w_r(0)||; "
+               "output_scale: sum F(0)^2 / m at m=%d, random signs; ci: 95%% Student t over data sets; num_trials: "
+               "prefixes of each; empty "
+               "cells: diverged",
+               DRAW_LEN);
     for (size_t l = 0; l < cfg->num_laws; l++)
         for (size_t i = 0; i < cfg->num_lens; i++) {
             table_text(t, cli_sign_names[cfg->laws[l]]);
@@ -219,12 +240,14 @@ static struct data_spread exponent_of(const struct study *s, size_t law, int whi
 {
     const struct config *cfg = s->cfg;
     const struct units_grid grid = grid_of(s);
-    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)), *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
+    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)),
+           *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
     for (size_t i = 0; i < cfg->num_lens; i++) {
         x[i] = (double)cfg->prefix_lens[i];
         for (size_t r = 0; r < num_trials(cfg); r++) y[r * cfg->num_lens + i] = units_grid_row(&grid, law, i, r)[which];
     }
-    const struct data_spread spread = data_spread_exponent(x, y, cfg->num_lens, (struct data_sets){ cfg->num_data, cfg->num_trials }, 0.999);
+    const struct data_spread spread =
+        data_spread_exponent(x, y, cfg->num_lens, (struct data_sets) { cfg->num_data, cfg->num_trials }, 0.999);
     free(y);
     free(x);
     return spread;
@@ -235,7 +258,8 @@ static int write_verdicts(const struct study *s, const double *draws, struct dat
     const struct config *cfg = s->cfg;
     char row[64];
     for (size_t l = 0; l < cfg->num_laws; l++) {
-        const struct data_spread rms = exponent_of(s, l, RMS), max = exponent_of(s, l, MAX), drift = exponent_of(s, l, DRIFT);
+        const struct data_spread rms = exponent_of(s, l, RMS), max = exponent_of(s, l, MAX),
+                                 drift = exponent_of(s, l, DRIFT);
         const char *law = cli_sign_names[cfg->laws[l]], *ours = cfg->laws[l] == PREFIX_SIGNS_POSITIVE ? "F22" : "F21";
         if (cfg->rows) {
             snprintf(row, sizeof row, "%s-drift-%s", cfg->rows, law);
@@ -252,8 +276,10 @@ static int write_verdicts(const struct study *s, const double *draws, struct dat
     }
     if (cfg->rows) return data_rows_close(v, 0);
     double *ratio = cli_need(malloc(cfg->num_data * cfg->num_draws * sizeof *ratio));
-    for (size_t i = 0; i < cfg->num_data * cfg->num_draws; i++) ratio[i] = draws[i] / predicted_scale(s, i / cfg->num_draws);
-    data_rows_spread(v, "F25", "random", data_spread_mean(ratio, (struct data_sets){ cfg->num_data, cfg->num_draws }, 0.999));
+    for (size_t i = 0; i < cfg->num_data * cfg->num_draws; i++)
+        ratio[i] = draws[i] / predicted_scale(s, i / cfg->num_draws);
+    data_rows_spread(v, "F25", "random",
+                     data_spread_mean(ratio, (struct data_sets) { cfg->num_data, cfg->num_draws }, 0.999));
     free(ratio);
     return data_rows_close(v, 0);
 }
@@ -290,7 +316,8 @@ static char *identity_of(const struct study *s)
 {
     const struct config *cfg = s->cfg;
     char *identity = cli_text("%016llx %016llx %.17g %zu %zu %zu", (unsigned long long)cli_checksum(s->data->X),
-                              (unsigned long long)cli_checksum(s->data->Y), cfg->sigma, cfg->num_steps, cfg->num_data, cfg->num_trials);
+                              (unsigned long long)cli_checksum(s->data->Y), cfg->sigma, cfg->num_steps, cfg->num_data,
+                              cfg->num_trials);
     identity = cli_text_sizes(identity, cfg->prefix_lens, cfg->num_lens);
     for (size_t l = 0; l < cfg->num_laws; l++) {
         const size_t law = (size_t)cfg->laws[l];
@@ -303,8 +330,16 @@ int main(int argc, char **argv)
 {
     static int default_laws[] = { PREFIX_SIGNS_RANDOM, PREFIX_SIGNS_POSITIVE, PREFIX_SIGNS_MIRRORED };
     static size_t default_lens[] = { 64, 256, 1024 };
-    struct config cfg = { .samples = { .num_samples = 8, .dim = 8 }, .sigma = 0.5, .laws = default_laws, .num_laws = 3,
-                          .prefix_lens = default_lens, .num_lens = 3, .num_data = 1, .num_trials = 8, .num_steps = 300, .num_draws = 200 };
+    struct config cfg = { .samples = { .num_samples = 8, .dim = 8 },
+                          .sigma = 0.5,
+                          .laws = default_laws,
+                          .num_laws = 3,
+                          .prefix_lens = default_lens,
+                          .num_lens = 3,
+                          .num_data = 1,
+                          .num_trials = 8,
+                          .num_steps = 300,
+                          .num_draws = 200 };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     struct study s = { .cfg = &cfg };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
