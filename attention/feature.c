@@ -13,25 +13,14 @@
 #include "common/isa.h"
 #include "common/parallel.h"
 
-extern const struct feature_kernels feature_kernels_portable;
-#if defined(__x86_64__)
-extern const struct feature_kernels feature_kernels_avx2, feature_kernels_avx512;
-#elif defined(__aarch64__)
-extern const struct feature_kernels feature_kernels_neon;
-#endif
+extern const struct feature_kernels feature_kernels_portable, feature_kernels_avx2, feature_kernels_avx512,
+    feature_kernels_neon;
 
 const struct feature_kernels *feature_kernels_get(void)
 {
-#if defined(__x86_64__)
-    switch (isa_current()) {
-    case ISA_ID_AVX512: return &feature_kernels_avx512;
-    case ISA_ID_AVX2: return &feature_kernels_avx2;
-    default: break;
-    }
-#elif defined(__aarch64__)
-    if (isa_current() == ISA_ID_NEON) return &feature_kernels_neon;
-#endif
-    return &feature_kernels_portable;
+#define KERNELS(isa) &feature_kernels_##isa
+    static const struct feature_kernels *const all[] = ISA_TABLE(KERNELS);
+    return all[isa_current()];
 }
 
 /* Rows that are worked on together: a function of the map alone, so that neither

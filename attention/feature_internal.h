@@ -68,6 +68,9 @@ int feature_minimax(size_t degree, double bound, long double *coef, long double 
 /* The same number for maps that are equal, in any process. */
 uint64_t feature_map_identity(const struct feature_map *map);
 
+/* Whether the features are elu(z) + 1, which the attention kernels make in passing. */
+static inline int feature_is_elu1(const struct feature_map *map) { return map->spec.family == FEATURE_ELU1; }
+
 /* Whether the VALUE and MASS sides are different features. */
 int feature_sides_differ(const struct feature_map *map);
 

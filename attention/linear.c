@@ -16,21 +16,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attention/call.h"
 #include "attention/feature_internal.h"
 #include "attention/linear_state.h"
 #include "attention/linear_wide.h"
 #include "common/parallel.h"
 
-enum { CHUNK = 64, ALIGN = 64 };
-
-struct arena { char *base; size_t used; };
-
-static double *take(struct arena *a, size_t doubles)
-{
-    double *p = a->base ? (double *)(a->base + a->used) : NULL;
-    a->used += (doubles * sizeof(double) + ALIGN - 1) / ALIGN * ALIGN;
-    return p;
-}
+enum { CHUNK = 64 };
 
 /* A chunk of queries or keys, in double. */
 struct rows {
@@ -69,45 +61,45 @@ struct job {
     bool differ;
     struct scratch *threads;
     double *dZk;                          /* (batch, summary heads, feat_dim, dim + 1) */
-    _Atomic size_t first_bad;                     /* ((b heads + h) (len_q + 1) + row), SIZE_MAX: none */
-    _Atomic int status;                   /* the largest of any unit */
+    atomic_size_t first_bad;
+    atomic_int status;                    /* the largest of any unit */
 };
 
 static void lay_out(const struct job *job, bool backward, struct scratch *t, struct arena *a)
 {
     const size_t d = job->map->dim, r = job->map->feat_dim, cols = d + 1;
-    t->state = (struct linear_state){ r, d, 0.0, take(a, r * cols) };
+    t->state = (struct linear_state){ r, d, 0.0, arena_doubles(a, r * cols) };
     for (int side = 0; side < 2; side++) {
         struct rows *rows = side ? &t->k : &t->q;
-        rows->x = take(a, CHUNK * d);
-        rows->phi = take(a, CHUNK * r);
-        rows->mass = side && job->differ ? take(a, CHUNK * r) : NULL;
-        rows->log_scale = take(a, CHUNK);
-        rows->values = take(a, CHUNK * cols);
+        rows->x = arena_doubles(a, CHUNK * d);
+        rows->phi = arena_doubles(a, CHUNK * r);
+        rows->mass = side && job->differ ? arena_doubles(a, CHUNK * r) : NULL;
+        rows->log_scale = arena_doubles(a, CHUNK);
+        rows->values = arena_doubles(a, CHUNK * cols);
     }
-    t->num = take(a, CHUNK * cols);
-    t->pair = take(a, CHUNK * CHUNK);
-    t->pair_mass = job->differ ? take(a, CHUNK * CHUNK) : t->pair;
+    t->num = arena_doubles(a, CHUNK * cols);
+    t->pair = arena_doubles(a, CHUNK * CHUNK);
+    t->pair_mass = job->differ ? arena_doubles(a, CHUNK * CHUNK) : t->pair;
     if (backward) {
-        t->dphi = take(a, CHUNK * r);
-        t->dmass = job->differ ? take(a, CHUNK * r) : NULL;
-        t->dx = take(a, CHUNK * d);
-        t->dnum = take(a, job->shape->len_q * cols);
-        t->unit = take(a, job->shape->len_q);
+        t->dphi = arena_doubles(a, CHUNK * r);
+        t->dmass = job->differ ? arena_doubles(a, CHUNK * r) : NULL;
+        t->dx = arena_doubles(a, CHUNK * d);
+        t->dnum = arena_doubles(a, job->shape->len_q * cols);
+        t->unit = arena_doubles(a, job->shape->len_q);
     }
-    t->feature = take(a, (feature_workspace(job->map, 1) + sizeof(double) - 1) / sizeof(double));
+    t->feature = arena_doubles(a, (feature_workspace(job->map, 1) + sizeof(double) - 1) / sizeof(double));
 }
 
 static void lay_out_all(struct job *job, bool backward, int num_threads, struct arena *a)
 {
     const struct attn_shape *s = job->shape;
-    char *const threads = (char *)take(a, (size_t)num_threads * sizeof(struct scratch) / sizeof(double) + 1);
-    job->threads = (struct scratch *)threads;
+    num_threads = used_threads(num_threads);
+    job->threads = arena_take(a, (size_t)num_threads * sizeof(struct scratch));
     for (int t = 0; t < num_threads; t++) {
         struct scratch measured;
         lay_out(job, backward, job->threads ? &job->threads[t] : &measured, a);
     }
-    job->dZk = backward ? take(a, s->batch * job->summary_heads * job->map->feat_dim * (s->head_dim + 1)) : NULL;
+    job->dZk = backward ? arena_doubles(a, s->batch * job->summary_heads * job->map->feat_dim * (s->head_dim + 1)) : NULL;
 }
 
 /* ---- one head ------------------------------------------------------------------- */
@@ -119,15 +111,10 @@ struct head {
     size_t keys;                    /* input keys that exist for this batch entry */
 };
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-
 /* How many input keys query i sees. */
 static size_t visible(const struct head *head, size_t i)
 {
-    const struct attn_shape *s = head->job->shape;
-    if (!s->causal) return head->keys;
-    const size_t ahead = i + 1 + s->len_k;
-    return ahead > s->len_q ? least(ahead - s->len_q, head->keys) : 0;
+    return visible_keys(head->job->shape, head->keys, i);
 }
 
 /* The first query that sees key j; len_q when none does. */
@@ -139,28 +126,6 @@ static size_t first_query(const struct head *head, size_t j)
     return ahead > s->len_k ? least(ahead - s->len_k, s->len_q) : 0;
 }
 
-static const float *element(struct attn_in x, size_t b, size_t h, size_t i)
-{
-    return x.data + (ptrdiff_t)b * x.batch + (ptrdiff_t)h * x.head + (ptrdiff_t)i * x.row;
-}
-
-static float *output(struct attn_out x, size_t b, size_t h, size_t i)
-{
-    return x.data + (ptrdiff_t)b * x.batch + (ptrdiff_t)h * x.head + (ptrdiff_t)i * x.row;
-}
-
-/* Into double; zeros and false for a row that is not finite. */
-static bool load_row(const float *from, size_t n, double *to)
-{
-    double check = 0.0;
-    for (size_t c = 0; c < n; c++) {
-        to[c] = from[c];
-        check += to[c] * 0.0;
-    }
-    if (check != 0.0) memset(to, 0, n * sizeof *to);
-    return check == 0.0;
-}
-
 static int load_queries(const struct head *head, size_t begin, size_t count)
 {
     struct rows *q = &head->t->q;
@@ -169,7 +134,7 @@ static int load_queries(const struct head *head, size_t begin, size_t count)
     q->begin = begin;
     q->count = count;
     for (size_t i = 0; i < count; i++)
-        q->bad[i] = !load_row(element(head->job->q, head->b, head->h, begin + i), d, q->x + i * d);
+        q->bad[i] = !widen_finite(row_in(head->job->q, head->b, head->h, begin + i), d, q->x + i * d);
     return feature_forward_f64(map, FEATURE_QUERY, count, q->x, d, q->phi, map->feat_dim, q->log_scale, 1, head->t->feature);
 }
 
@@ -184,8 +149,8 @@ static int load_keys(const struct head *head, size_t begin, size_t count, bool p
     k->begin = begin;
     k->count = count;
     for (size_t j = 0; j < count; j++) {
-        const bool key = load_row(element(job->k, head->b, head->kv, begin + j), d, k->x + j * d);
-        const bool value = load_row(element(job->v, head->b, head->kv, begin + j), d, k->values + j * cols);
+        const bool key = widen_finite(row_in(job->k, head->b, head->kv, begin + j), d, k->x + j * d);
+        const bool value = widen_finite(row_in(job->v, head->b, head->kv, begin + j), d, k->values + j * cols);
         k->values[j * cols + d] = 1.0;
         k->bad[j] = !key || !value;
     }
@@ -217,9 +182,9 @@ static void start_state(const struct head *head)
         state->scale = job->wide->scale[at];
         return;
     }
-    const float *mass = element(job->summary->kvec, head->b, head->zh, 0);
+    const float *mass = row_in(job->summary->kvec, head->b, head->zh, 0);
     for (size_t a = 0; a < state->feat_dim; a++) {
-        const float *row = element(job->summary->Z, head->b, head->zh, a);
+        const float *row = row_in(job->summary->Z, head->b, head->zh, a);
         for (size_t c = 0; c + 1 < cols; c++) state->Zk[a * cols + c] = row[c];
         state->Zk[a * cols + cols - 1] = mass[a];
     }
@@ -255,13 +220,6 @@ static void make_pairs(const struct head *head)
     gemm(1, t->q.count, t->k.count, r, t->q.phi, r, t->k.phi, r, 0.0, t->pair, CHUNK);
     if (head->job->differ)
         gemm(1, t->q.count, t->k.count, r, t->q.phi, r, t->k.mass, r, 0.0, t->pair_mass, CHUNK);
-}
-
-static void note_bad(struct job *job, const struct head *head, size_t row)
-{
-    const size_t at = (head->b * job->shape->heads + head->h) * (job->shape->len_q + 1) + row;
-    size_t first = job->first_bad;
-    while (at < first && !atomic_compare_exchange_weak(&job->first_bad, &first, at)) continue;
 }
 
 /* N, D of the loaded queries in units of e^{unit[i]}. Keys [done, end) are loaded
@@ -322,9 +280,9 @@ static int forward_head(const struct head *head, bool gradients)
                 unit[i] -= t->q.log_scale[i];
             }
             const bool good = num[d] > 0.0 && isfinite(num[d]);
-            if (!good) note_bad(job, head, i0 + i);
+            if (!good) note_first(&job->first_bad, at);
             if (gradients) {
-                const float *g = element(job->d_out, head->b, head->h, i0 + i);
+                const float *g = row_in(job->d_out, head->b, head->h, i0 + i);
                 double *dnum = t->dnum + (i0 + i) * cols, along = 0.0;
                 for (size_t c = 0; c < d; c++) {
                     dnum[c] = good ? g[c] / num[d] : 0.0;
@@ -334,11 +292,19 @@ static int forward_head(const struct head *head, bool gradients)
                 if (!good) unit[i] = HUGE_VAL;                /* weight 0 wherever e^{-M_i} is taken */
             }
             if (job->out.data) {
-                float *out = output(job->out, head->b, head->h, i0 + i);
+                float *out = row_out(job->out, head->b, head->h, i0 + i);
                 for (size_t c = 0; c < d; c++) out[c] = good ? (float)(num[c] / num[d]) : 0.0f;
             }
         }
     }
+    return GSL_SUCCESS;
+}
+
+/* Gradients out of range are written and told of at the end; the others are right. */
+static int go_on_after(struct job *job, int status)
+{
+    if (status != GSL_EOVRFLW) return status;
+    note_status(&job->status, status);
     return GSL_SUCCESS;
 }
 
@@ -386,9 +352,9 @@ static int query_gradients(const struct head *head)
             if (unit[i] == HUGE_VAL) memset(t->dphi + i * r, 0, r * sizeof(double));
         status = feature_backward_f64(map, FEATURE_QUERY, count, t->q.x, d, t->dphi, r, t->q.log_scale, t->dx, d, 0, 1,
                                       t->feature);
-        if (status) return status;
+        if ((status = go_on_after(job, status))) return status;
         for (size_t i = 0; i < count; i++) {
-            float *dq = output(job->grads->q, head->b, head->h, i0 + i);
+            float *dq = row_out(job->grads->q, head->b, head->h, i0 + i);
             for (size_t c = 0; c < d; c++) dq[c] = (float)t->dx[i * d + c];
         }
     }
@@ -466,12 +432,14 @@ static int key_gradients(const struct head *head, bool add)
         }
         status = feature_backward_f64(map, FEATURE_VALUE, count, t->k.x, d, t->dphi, r, t->k.log_scale, t->dx, d, 0, 1,
                                       t->feature);
+        status = go_on_after(job, status);
         if (!status && job->differ)
             status = feature_backward_f64(map, FEATURE_MASS, count, t->k.x, d, t->dmass, r, t->k.log_scale, t->dx, d, 1, 1,
                                           t->feature);
+        status = go_on_after(job, status);
         for (size_t j = 0; !status && j < count; j++) {
-            float *dk = job->grads->k.data ? output(job->grads->k, head->b, head->kv, j0 + j) : NULL;
-            float *dv = job->grads->v.data ? output(job->grads->v, head->b, head->kv, j0 + j) : NULL;
+            float *dk = job->grads->k.data ? row_out(job->grads->k, head->b, head->kv, j0 + j) : NULL;
+            float *dv = job->grads->v.data ? row_out(job->grads->v, head->b, head->kv, j0 + j) : NULL;
             for (size_t c = 0; c < d; c++) {
                 if (dk) dk[c] = (float)t->dx[j * d + c] + (add ? dk[c] : 0.0f);
                 if (dv) dv[c] = (float)t->num[j * cols + c] + (add ? dv[c] : 0.0f);
@@ -508,34 +476,21 @@ static void run_unit(struct job *job, size_t unit, struct scratch *t)
     }
     if (job->grads)                                           /* keys beyond the entry's length */
         for (size_t j = head.keys; j < s->len_k; j++) {
-            if (job->grads->k.data) memset(output(job->grads->k, head.b, head.kv, j), 0, s->head_dim * sizeof(float));
-            if (job->grads->v.data) memset(output(job->grads->v, head.b, head.kv, j), 0, s->head_dim * sizeof(float));
+            if (job->grads->k.data) memset(row_out(job->grads->k, head.b, head.kv, j), 0, s->head_dim * sizeof(float));
+            if (job->grads->v.data) memset(row_out(job->grads->v, head.b, head.kv, j), 0, s->head_dim * sizeof(float));
         }
-    if (status) {
-        note_bad(job, &head, s->len_q);
-        int most = job->status;
-        while (status > most && !atomic_compare_exchange_weak(&job->status, &most, status)) continue;
-    }
+    note_status(&job->status, status);
 }
 
-/* Sums the gradients of shared summaries (strides 0) in order and writes them. */
-static void write_summary_gradient(const struct job *job, struct attn_out to, bool mass)
+/* Gradients of the summaries as the caller's views share them. */
+static void write_summary_gradients(const struct job *job)
 {
-    const struct attn_shape *s = job->shape;
-    const size_t heads = job->summary_heads, r = job->map->feat_dim, cols = s->head_dim + 1, size = r * cols;
-    const size_t first = mass ? cols - 1 : 0, count = mass ? 1 : cols - 1;
-    if (!to.data) return;
-    for (size_t b = 0; b < (to.batch ? s->batch : 1); b++)
-        for (size_t h = 0; h < (to.head ? heads : 1); h++)
-            for (size_t a = 0; a < r; a++)
-                for (size_t c = 0; c < count; c++) {
-                    double sum = 0.0;
-                    for (size_t sb = b; sb < (to.batch ? b + 1 : s->batch); sb++)
-                        for (size_t sh = h; sh < (to.head ? h + 1 : heads); sh++)
-                            sum += job->dZk[(sb * heads + sh) * size + a * cols + first + c];
-                    float *row = mass ? output(to, b, h, 0) + a : output(to, b, h, a) + c;
-                    *row = (float)sum;
-                }
+    const size_t r = job->map->feat_dim, d = job->shape->head_dim, cols = d + 1, heads = job->summary_heads;
+    /* kvec is a row of feat_dim numbers: as many rows of one. */
+    struct attn_out kvec = job->grads->kvec;
+    kvec.row = 1;
+    sum_shared_f64(job->shape, heads, r, d, job->dZk, cols, job->grads->Z);
+    sum_shared_f64(job->shape, heads, r, 1, job->dZk + d, cols, kvec);
 }
 
 /* The same into the double summaries' own indexing. */
@@ -556,12 +511,9 @@ static void write_wide_gradient(const struct job *job)
 
 static int set_up(struct job *job, const struct attn_shape *s, const feature_map *map, size_t heads)
 {
-    if (!s || !map || !s->batch || !s->heads || !s->kv_heads || s->heads % s->kv_heads || !s->len_q || !s->head_dim)
-        return GSL_EINVAL;
-    for (size_t b = 0; s->key_lengths && b < s->batch; b++)
-        if (s->key_lengths[b] > s->len_k) return GSL_EINVAL;
-    if (feature_head_dim(map) != s->head_dim) return GSL_EBADLEN;
-    if (!feature_is_explicit(map)) return GSL_EUNSUP;
+    if (!map || attn_shape_status(s, 0, feature_is_explicit(map) ? map->feat_dim : 0)) return GSL_EINVAL;
+    const int status = attn_map_status(s, map);
+    if (status) return status;
     if (heads && heads != s->heads && heads != s->kv_heads) return GSL_EINVAL;
     job->shape = s;
     job->map = map;
@@ -588,13 +540,13 @@ static size_t bytes_needed(struct job *job, bool backward, int num_threads)
 {
     struct arena a = { NULL, 0 };
     lay_out_all(job, backward, num_threads < 1 ? 1 : num_threads, &a);
-    return a.used + ALIGN;
+    return workspace_bytes(a.used);
 }
 
 static size_t workspace(const struct attn_shape *shape, const struct attn_summary *summary, int num_threads, bool backward)
 {
     struct job job = { 0 };
-    return set_up_narrow(&job, shape, summary) ? 0 : bytes_needed(&job, backward, num_threads);
+    return num_threads < 1 || set_up_narrow(&job, shape, summary) ? 0 : bytes_needed(&job, backward, num_threads);
 }
 
 size_t attn_linear_forward_workspace(const struct attn_shape *shape, const struct attn_summary *summary, int num_threads)
@@ -618,25 +570,21 @@ static int run(struct job *job, void *work, size_t work_bytes, int num_threads, 
     const struct attn_shape *s = job->shape;
     const bool backward = job->grads != NULL;
     const size_t bytes = bytes_needed(job, backward, num_threads), units = s->batch * s->kv_heads;
-    if (work && work_bytes < bytes) return GSL_EBADLEN;
-    void *own = work ? NULL : malloc(bytes);
-    if (!work && !own) return GSL_ENOMEM;
-    struct arena a = { (char *)(((uintptr_t)(work ? work : own) + ALIGN - 1) / ALIGN * ALIGN), 0 };
+    struct arena a;
+    void *owned;
+    const int opened = workspace_open(bytes, work, work_bytes, &a, &owned);
+    if (opened) return opened;
     lay_out_all(job, backward, num_threads, &a);
     if (backward && job->summary_heads)
         memset(job->dZk, 0, s->batch * job->summary_heads * job->map->feat_dim * (s->head_dim + 1) * sizeof(double));
     parallel_for(units, num_threads, unit_task, job);
-    if (backward && job->summary_heads && !job->status) {
-        write_summary_gradient(job, job->grads->Z, false);
-        write_summary_gradient(job, job->grads->kvec, true);
+    if (backward && job->summary_heads && (!job->status || job->status == GSL_EOVRFLW)) {
+        write_summary_gradients(job);
         if (job->wide_dZk) write_wide_gradient(job);
     }
-    free(own);
-    if (job->first_bad != SIZE_MAX && failure) {
-        const size_t head = job->first_bad / (s->len_q + 1);
-        *failure = (struct attn_failure){ head / s->heads, head % s->heads, job->first_bad % (s->len_q + 1) };
-    }
-    return job->status ? job->status : job->first_bad != SIZE_MAX ? GSL_EDOM : GSL_SUCCESS;
+    free(owned);
+    const int bad = name_failure(s, job->first_bad, failure);
+    return job->status ? job->status : bad;
 }
 
 int attn_linear_forward(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
@@ -646,14 +594,8 @@ int attn_linear_forward(const struct attn_shape *shape, struct attn_in q, struct
     struct job job = { .q = q, .k = k, .v = v, .out = out };
     const int status = set_up_narrow(&job, shape, summary);
     if (status) return status;
-    if (!q.data || !out.data || (shape->len_k && (!k.data || !v.data)) || num_threads < 1) return GSL_EINVAL;
+    if (attn_call_status(shape, 0, 0, q, k, v, out.data, num_threads)) return GSL_EINVAL;
     return run(&job, work, work_bytes, num_threads, failure);
-}
-
-/* Whether heads or batch entries of a gradient fall on each other. */
-static bool overlaps(const struct attn_shape *s, size_t heads, struct attn_out x)
-{
-    return x.data && ((s->batch > 1 && !x.batch) || (heads > 1 && !x.head));
 }
 
 int attn_linear_backward(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
@@ -664,9 +606,9 @@ int attn_linear_backward(const struct attn_shape *shape, struct attn_in q, struc
     struct job job = { .q = q, .k = k, .v = v, .d_out = d_out, .grads = grads };
     const int status = set_up_narrow(&job, shape, summary);
     if (status) return status;
-    if (!grads || !q.data || !d_out.data || (shape->len_k && (!k.data || !v.data)) || num_threads < 1) return GSL_EINVAL;
-    if (overlaps(shape, shape->heads, grads->q) || overlaps(shape, shape->kv_heads, grads->k) ||
-        overlaps(shape, shape->kv_heads, grads->v))
+    if (!grads || attn_call_status(shape, 0, 0, q, k, v, d_out.data, num_threads)) return GSL_EINVAL;
+    if (is_shared(shape, shape->heads, grads->q) || is_shared(shape, shape->kv_heads, grads->k) ||
+        is_shared(shape, shape->kv_heads, grads->v))
         return GSL_EINVAL;
     return run(&job, work, work_bytes, num_threads, NULL);
 }

@@ -5,9 +5,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "attention/call.h"
 #include "common/parallel.h"
-
-static const double LN2 = 0.69314718055994530942;
 
 /* Keys per block: float32 sums of so many values lose 4e-7 of their size. */
 enum { BLOCK = 256 };
@@ -71,14 +70,6 @@ static void merge(const struct attn_shape *s, const struct attn_dense *dense, co
     struct merge_job job = { s, dense, values, rows, 64 };
     parallel_for((num_rows(s) + 63) / 64, num_threads, merge_task, &job);
 }
-
-static struct attn_in from_row(struct attn_in x, size_t row)
-{
-    x.data = x.data ? x.data + (ptrdiff_t)row * x.row : NULL;
-    return x;
-}
-
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 int attn_dense_forward(const struct attn_shape *s, struct attn_in q, struct attn_in k, struct attn_in v,
                        const struct attn_prefix *prefix, const struct attn_dense *dense, int num_threads)
@@ -160,11 +151,6 @@ void attn_dense_row(double unit, double d, float *row)
     row[1] = d > 0.0 ? (float)exp2(log2_d - (double)row[0]) : 0.0f;
 }
 
-static float *output(struct attn_out x, size_t b, size_t h, size_t i)
-{
-    return x.data + (ptrdiff_t)b * x.batch + (ptrdiff_t)h * x.head + (ptrdiff_t)i * x.row;
-}
-
 int attn_dense_backward(const struct attn_shape *s, struct attn_in q, struct attn_in k, struct attn_in v,
                         struct attn_out out, const attn_row *rows, struct attn_in d_out,
                         struct attn_out dq, struct attn_out dk, struct attn_out dv, int num_threads)
@@ -174,10 +160,9 @@ int attn_dense_backward(const struct attn_shape *s, struct attn_in q, struct att
     float *part = malloc(num_rows(s) * d * sizeof *part);
     if (!part) return GSL_ENOMEM;
     const struct attn_exact_grads grads = { .q = attn_dense_out(part, s->heads, s->len_q, d), .k = dk, .v = dv };
-    const struct attn_in result = { out.data, out.batch, out.head, out.row };
-    const int status = attn_exact_backward(s, scale, q, k, v, NULL, result, rows, d_out, &grads, NULL, 0, num_threads);
+        const int status = attn_exact_backward(s, scale, q, k, v, NULL, as_input(out), rows, d_out, &grads, NULL, 0, num_threads);
     for (size_t i = 0; !status && i < num_rows(s); i++) {
-        float *to = output(dq, i / (s->heads * s->len_q), i / s->len_q % s->heads, i % s->len_q);
+        float *to = row_out(dq, i / (s->heads * s->len_q), i / s->len_q % s->heads, i % s->len_q);
         for (size_t c = 0; c < d; c++) to[c] += part[i * d + c];
     }
     free(part);
@@ -201,14 +186,13 @@ int attn_wide_exact(const struct attn_shape *s, struct attn_in q, struct attn_in
         const bool good = sums[d] > 0.0 && attn_sums_finite(sums, d);
         if (!good && !bad && failure) *failure = (struct attn_failure){ b, h, row };
         bad |= !good;
-        float *to = output(out, b, h, row);
+        float *to = row_out(out, b, h, row);
         for (size_t c = 0; c < d; c++) to[c] = good ? (float)(sums[c] / sums[d]) : 0.0f;
         if (rows) attn_dense_row(dense.shift[i] * LN2, good ? sums[d] : NAN, rows[i]);
     }
     attn_dense_free(&dense);
-    const struct attn_in result = { out.data, out.batch, out.head, out.row };
-    if (!status && grads)
-        status = attn_exact_backward(s, (float)(1.0 / sqrt((double)d)), q, k, v, prefix, result, (const attn_row *)rows,
+        if (!status && grads)
+        status = attn_exact_backward(s, (float)(1.0 / sqrt((double)d)), q, k, v, prefix, as_input(out), (const attn_row *)rows,
                                      d_out, grads, NULL, 0, num_threads);
     if (!status && bad) status = GSL_EDOM;
     free(rows);

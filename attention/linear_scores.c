@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attention/call.h"
 #include "common/parallel.h"
 
 enum { ROWS = 64, KEYS = 256 };
@@ -29,7 +30,7 @@ struct job {
     double *prefix_grads;                /* (batch, kv_heads, prefix_len, 2 dim): dK, dV */
     double *key_grads;                   /* (threads, len_k, 2 dim), linear */
     double *scratch;                     /* (threads, scratch_doubles) */
-    _Atomic size_t first_bad;
+    atomic_size_t first_bad;
 };
 
 /* Scratch of one thread, in doubles. */
@@ -63,32 +64,11 @@ static void lay_out(double *at, size_t d, struct scratch *t)
     t->slope_mass = t->slope + ROWS * KEYS;
 }
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-
-static const float *element(struct attn_in x, size_t b, size_t h, size_t i)
-{
-    return x.data + (ptrdiff_t)b * x.batch + (ptrdiff_t)h * x.head + (ptrdiff_t)i * x.row;
-}
-
-static float *output(struct attn_out x, size_t b, size_t h, size_t i)
-{
-    return x.data + (ptrdiff_t)b * x.batch + (ptrdiff_t)h * x.head + (ptrdiff_t)i * x.row;
-}
-
 /* Rows that are not finite become zeros and are noted. */
 static void load(struct attn_in x, size_t b, size_t h, size_t begin, size_t count, size_t d, double *to, bool *bad)
 {
-    for (size_t i = 0; i < count; i++) {
-        const float *row = element(x, b, h, begin + i);
-        double check = 0.0;
-        for (size_t c = 0; c < d; c++) {
-            to[i * d + c] = row[c];
-            check += to[i * d + c] * 0.0;
-        }
-        if (check == 0.0) continue;
-        memset(to + i * d, 0, d * sizeof *to);
-        bad[i] = true;
-    }
+    for (size_t i = 0; i < count; i++)
+        if (!widen_finite(row_in(x, b, h, begin + i), d, to + i * d)) bad[i] = true;
 }
 
 /* One set of keys: the prefix, or the input keys. */
@@ -107,10 +87,7 @@ struct block {
 
 static size_t visible(const struct block *x, const struct keys *keys, size_t i)
 {
-    const struct attn_shape *s = x->job->shape;
-    if (!keys->input || !s->causal) return keys->len;
-    const size_t ahead = i + 1 + s->len_k;
-    return ahead > s->len_q ? least(ahead - s->len_q, keys->len) : 0;
+    return keys->input ? visible_keys(x->job->shape, keys->len, i) : keys->len;
 }
 
 /* Scores of the rows with keys [begin, begin + count), and p of both sides, 0 where hidden; the mass of a
@@ -181,12 +158,6 @@ static void add_gradients(const struct block *x, const struct keys *keys, double
     }
 }
 
-static void note_bad(struct job *job, size_t row)
-{
-    size_t first = job->first_bad;
-    while (row < first && !atomic_compare_exchange_weak(&job->first_bad, &first, row)) continue;
-}
-
 static void run_block(struct job *job, const struct block *x, const struct keys *prefix, const struct keys *input,
                       double *prefix_grads, double *key_grads)
 {
@@ -205,13 +176,13 @@ static void run_block(struct job *job, const struct block *x, const struct keys 
         if (job->dense) attn_dense_add(num, d, &t->unit[i], job->dense, at);
         if (!attn_sums_finite(num, d)) num[d] = NAN;
         const bool good = num[d] > 0.0 && isfinite(num[d]);
-        if (!good) note_bad(job, at);
+        if (!good) note_first(&job->first_bad, at);
         if (job->rows_out) attn_dense_row(t->unit[i], num[d], job->rows_out[at]);
-        float *out = output(job->out, x->b, x->h, x->i0 + i);
+        float *out = row_out(job->out, x->b, x->h, x->i0 + i);
         for (size_t c = 0; c < d; c++) out[c] = good ? (float)(num[c] / num[d]) : 0.0f;
         if (!job->grads) continue;
         /* The sums over scores are in units of 1, the row's normaliser in e^unit. */
-        const float *g = element(job->d_out, x->b, x->h, x->i0 + i);
+        const float *g = row_in(job->d_out, x->b, x->h, x->i0 + i);
         const double factor = good ? exp(-t->unit[i]) / num[d] : 0.0;
         double along = 0.0;
         for (size_t c = 0; c < d; c++) {
@@ -225,7 +196,7 @@ static void run_block(struct job *job, const struct block *x, const struct keys 
     add_gradients(x, prefix, prefix_grads);
     if (job->linear) add_gradients(x, input, key_grads);
     for (size_t i = 0; i < x->rows; i++) {
-        float *dq = output(job->grads->q, x->b, x->h, x->i0 + i);
+        float *dq = row_out(job->grads->q, x->b, x->h, x->i0 + i);
         for (size_t c = 0; c < d; c++) dq[c] = (float)t->dq[i * d + c];
     }
 }
@@ -251,26 +222,9 @@ static void run_unit(void *context, size_t unit, int thread)
         }
     for (size_t j = 0; key_grads && j < s->len_k; j++)
         for (size_t c = 0; c < d; c++) {
-            output(job->grads->k, b, kv, j)[c] = (float)key_grads[j * 2 * d + c];
-            output(job->grads->v, b, kv, j)[c] = (float)key_grads[j * 2 * d + d + c];
+            row_out(job->grads->k, b, kv, j)[c] = (float)key_grads[j * 2 * d + c];
+            row_out(job->grads->v, b, kv, j)[c] = (float)key_grads[j * 2 * d + d + c];
         }
-}
-
-/* Prefixes shared by batch entries or heads (strides 0) get the sum, in order. */
-static void write_prefix_gradients(const struct job *job, struct attn_out to, size_t first)
-{
-    const struct attn_shape *s = job->shape;
-    const size_t len = job->prefix->len, d = s->head_dim;
-    for (size_t b = 0; b < (to.batch ? s->batch : 1); b++)
-        for (size_t h = 0; h < (to.head ? s->kv_heads : 1); h++)
-            for (size_t j = 0; j < len; j++)
-                for (size_t c = 0; c < d; c++) {
-                    double sum = 0.0;
-                    for (size_t sb = b; sb < (to.batch ? b + 1 : s->batch); sb++)
-                        for (size_t sh = h; sh < (to.head ? h + 1 : s->kv_heads); sh++)
-                            sum += job->prefix_grads[((sb * s->kv_heads + sh) * len + j) * 2 * d + first + c];
-                    output(to, b, h, j)[c] = (float)sum;
-                }
 }
 
 size_t attn_wide_scores_bytes(const struct attn_shape *s, size_t prefix_len, int backward, int num_threads)
@@ -307,16 +261,11 @@ int attn_wide_scores(const struct attn_shape *s, struct attn_in q, struct attn_i
     }
     job.scratch = scratch;
     parallel_for(units, num_threads, run_unit, &job);
-    status = GSL_SUCCESS;
-    if (job.first_bad != SIZE_MAX) {
-        const size_t head = job.first_bad / s->len_q;
-        if (failure) *failure = (struct attn_failure){ head / s->heads, head % s->heads, job.first_bad % s->len_q };
-        status = GSL_EDOM;
-    }
+    status = name_failure(s, job.first_bad, failure);
     if (!grads) goto done;
     if (prefix->len) {
-        write_prefix_gradients(&job, grads->prefix_k, 0);
-        write_prefix_gradients(&job, grads->prefix_v, d);
+        sum_shared_f64(s, s->kv_heads, prefix->len, d, job.prefix_grads, 2 * d, grads->prefix_k);
+        sum_shared_f64(s, s->kv_heads, prefix->len, d, job.prefix_grads + d, 2 * d, grads->prefix_v);
     }
     if (!linear) {
         const int own = attn_dense_backward(s, q, k, v, out, (const attn_row *)whole, d_out, grads->q, grads->k, grads->v,

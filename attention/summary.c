@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attention/call.h"
 #include "attention/feature_internal.h"
 #include "attention/linear_state.h"
 #include "common/parallel.h"
@@ -195,13 +196,6 @@ static int read_state(const struct attn_fold *fold, struct linear_state *sum)
 static char *aligned(void *work)
 {
     return (char *)(((uintptr_t)work + ALIGN - 1) / ALIGN * ALIGN);
-}
-
-/* The largest status of any task. */
-static void note_status(atomic_int *most, int status)
-{
-    int seen = atomic_load(most);
-    while (status > seen && !atomic_compare_exchange_weak(most, &seen, status)) continue;
 }
 
 #define REAL float

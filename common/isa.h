@@ -11,6 +11,17 @@
 
 enum isa { ISA_ID_PORTABLE, ISA_ID_AVX2, ISA_ID_AVX512, ISA_ID_NEON };
 
+/* The initialiser of a table by instruction set, `row(isa)` being the entry of one: how kernels are chosen.
+ *   static const struct kernels all[] = ISA_TABLE(KERNELS_OF);
+ *   return &all[isa_current()];                                                    */
+#if defined(__x86_64__)
+#define ISA_TABLE(row) { [ISA_ID_PORTABLE] = row(portable), [ISA_ID_AVX2] = row(avx2), [ISA_ID_AVX512] = row(avx512) }
+#elif defined(__aarch64__)
+#define ISA_TABLE(row) { [ISA_ID_PORTABLE] = row(portable), [ISA_ID_NEON] = row(neon) }
+#else
+#define ISA_TABLE(row) { [ISA_ID_PORTABLE] = row(portable) }
+#endif
+
 /* The set in use: the best the CPU has, or what PREFIX_NTK_ISA names. */
 enum isa isa_current(void);
 

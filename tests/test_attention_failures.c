@@ -2,6 +2,7 @@
  * fills all others with the bits they have without it, and lets it into no gradient. The
  * reference of a backward pass is one on clean inputs with d_out = 0 in the bad rows. */
 #include <gsl/gsl_errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -313,6 +314,37 @@ static void overflowing_scores(void **state)
     }
 }
 
+/* Finite queries at the end of the range, where features may leave it: the row is right or named, all
+ * others are as without it. */
+static void huge_queries(void **state)
+{
+    (void)state;
+    for (enum entry e = NTK; e <= LINEAR; e++)
+        for (int m = 0; m < NUM_MAPS; m++)
+            for (int sign = -1; sign < 2; sign += 2)
+                for (int causal = 0; causal < 2; causal++) {
+                    struct problem p;
+                    struct result clean, got;
+                    problem_make(&p, e, maps[m], 16, 50, causal);
+                    run(&p, &clean);
+                    for (size_t c = 0; c < 16; c++) p.x[Q][63 * 16 + c] = (float)sign * 3e38f;
+                    run(&p, &got);
+                    if (got.status != GSL_SUCCESS && got.status != GSL_EDOM) fail_msg("%s: status %d", maps[m], got.status);
+                    for (size_t row = 0; row < 160; row++)
+                        for (size_t c = 0; c < 16; c++) {
+                            if (row == 63 && got.status) assert_true(got.out[row * 16 + c] == 0.0f);
+                            if (row == 63 && got.status) assert_true(got.dq[row * 16 + c] == 0.0f);
+                            if (row == 63) continue;
+                            assert_true(got.out[row * 16 + c] == clean.out[row * 16 + c]);
+                            assert_true(got.dq[row * 16 + c] == clean.dq[row * 16 + c]);
+                        }
+                    if (got.status) assert_true(got.where.batch == 0 && got.where.head == 1 && got.where.row == 23);
+                    result_free(&clean);
+                    result_free(&got);
+                    problem_free(&p);
+                }
+}
+
 /* Sizes whose bytes overflow, as a caller's underflow gives. */
 static void packed_sizes(void **state)
 {
@@ -329,13 +361,59 @@ static void packed_sizes(void **state)
     attn_packed_free(small);
 }
 
+/* Shapes whose arrays overflow, as a caller's underflow gives: refused before anything is sized by them. */
+static void impossible_shapes(void **state)
+{
+    (void)state;
+    float x[64] = { 0.5f };
+    feature_map *map;
+    assert_int_equal(feature_parse("elu1", 4, 0.0, 1, NULL, &map), GSL_SUCCESS);
+    const size_t huge = SIZE_MAX, large = (size_t)1 << 40;
+    const struct attn_shape shapes[] = {
+        { 1, 1, 1, huge, 1, 4, 0, NULL }, { 1, 1, 1, 1, huge, 4, 0, NULL }, { huge, 1, 1, 1, 1, 4, 0, NULL },
+        { 1, huge, 1, 1, 1, 4, 0, NULL }, { large, large, 1, 1, 1, 4, 0, NULL }, { 1, 1, 1, huge / 4 + 1, 1, 4, 0, NULL },
+        { 3, large, 1, large, 1, 4, 0, NULL }, { 1, 1, 1, 1, huge - 2, 4, 1, NULL },
+    };
+    const struct attn_in in = attn_dense_in(x, 1, 1, 4);
+    const struct attn_out out = attn_dense_out(x + 32, 1, 1, 4);
+    const struct attn_summary z = { map, 1, attn_dense_in(x, 1, 4, 4), attn_dense_in(x, 1, 1, 4) };
+    const struct attn_exact_grads exact = { .q = out };
+    const struct attn_ntk_grads ntk = { .q = out };
+    attn_row row = { 0.0f, 1.0f };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const struct attn_shape *s = &shapes[i];
+        assert_int_equal(attn_exact_forward_workspace(s, 0, 1), 0);
+        assert_int_equal(attn_exact_backward_workspace(s, 0, &exact, 1), 0);
+        assert_int_equal(attn_ntk_forward_workspace(s, &z, 1), 0);
+        assert_int_equal(attn_ntk_backward_workspace(s, &z, &ntk, 1), 0);
+        assert_int_equal(attn_linear_forward_workspace(s, &z, 1), 0);
+        assert_int_equal(attn_linear_backward_workspace(s, &z, 1), 0);
+        assert_int_equal(attn_exact_forward(s, 0.5f, in, in, in, NULL, out, NULL, NULL, 0, 1, NULL), GSL_EINVAL);
+        assert_int_equal(attn_exact_backward(s, 0.5f, in, in, in, NULL, in, &row, in, &exact, NULL, 0, 1), GSL_EINVAL);
+        assert_int_equal(attn_ntk_forward(s, 0.5f, in, in, in, &z, out, NULL, NULL, 0, 1, NULL), GSL_EINVAL);
+        assert_int_equal(attn_ntk_backward(s, 0.5f, in, in, in, &z, in, &row, in, &ntk, NULL, 0, 1), GSL_EINVAL);
+        assert_int_equal(attn_linear_forward(s, in, in, in, &z, out, NULL, 0, 1, NULL), GSL_EINVAL);
+        assert_int_equal(attn_linear_backward(s, in, in, in, &z, in, &ntk, NULL, 0, 1), GSL_EINVAL);
+    }
+    const struct attn_shape small = { 1, 1, 1, 1, 1, 4, 0, NULL };
+    const struct attn_prefix prefix = { huge, in, in, NULL };
+    assert_int_equal(attn_exact_forward_workspace(&small, huge, 1), 0);
+    assert_int_equal(attn_exact_forward(&small, 0.5f, in, in, in, &prefix, out, NULL, NULL, 0, 1, NULL), GSL_EINVAL);
+    /* Any number of threads: only as many as there can be have scratch. */
+    assert_true(attn_exact_forward_workspace(&small, 0, INT_MAX) == attn_exact_forward_workspace(&small, 0, 256));
+    assert_int_equal(attn_exact_forward(&small, 0.5f, in, in, in, NULL, out, NULL, NULL, 0, INT_MAX, NULL), GSL_SUCCESS);
+    feature_map_free(map);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_map_and_entry),
         cmocka_unit_test(hidden_values),
         cmocka_unit_test(overflowing_scores),
+        cmocka_unit_test(huge_queries),
         cmocka_unit_test(packed_sizes),
+        cmocka_unit_test(impossible_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,6 +39,8 @@
  *                           finite). *failure (when not NULL) names the first such row in
  *                           (batch, head, row) order; those rows of the output are 0 and
  *                           enter no gradient, all others are right.
+ *              GSL_EOVRFLW  (backward) a gradient through the features is out of range; all are
+ *                           written
  *              Nothing is written on the first four. What lies behind a mask or beyond a
  *              key length may hold anything, NaN too. A value that is not finite reaches
  *              the outputs of the rows that see it, and no others. */

@@ -37,7 +37,8 @@ PREFIX_NTK_API size_t attn_linear_backward_workspace(const struct attn_shape *sh
                                                      int num_threads);
 
 /* Gradients of sum(d_out * out); `out` is not needed. Rows whose D_i is not positive
- * contribute nothing (GSL_EDOM is then returned as by forward, the rest being right).
+ * contribute nothing (GSL_EDOM is then returned as by forward, the rest being right; GSL_EOVRFLW
+ * where a gradient is out of range).
  * grads: q, k, v, Z, kvec as attn_ntk_backward's, of the summary's shape, each with
  * data NULL when not wanted; a summary head shared by query heads or by batch entries
  * (stride 0) receives the sum over them; those of q, k, v must not overlap (GSL_EINVAL). */

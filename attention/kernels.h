@@ -1,7 +1,7 @@
-/* Between attention.c (shapes, tasks, memory) and attention_kernel.c (arithmetic,
- * compiled once per instruction set). Everything here concerns one query head. */
-#ifndef ATTENTION_INTERNAL_H
-#define ATTENTION_INTERNAL_H
+/* Between the calls (shapes, tasks, memory) and their arithmetic, which is compiled once per
+ * instruction set. Everything here concerns one query head. */
+#ifndef ATTENTION_KERNELS_H
+#define ATTENTION_KERNELS_H
 #include <stddef.h>
 
 enum {
@@ -9,8 +9,7 @@ enum {
     ATTN_STRIP = 256,         /* scores of a row group kept between max, exp and P V */
     ATTN_QUERIES = 192,       /* largest query block of a forward task */
     ATTN_GRAD_QUERIES = 96,   /* tile of the backward pass: queries ... */
-    ATTN_GRAD_KEYS = 128,     /* ... by keys */
-    ATTN_ALIGN = 64           /* bytes: panels and padded rows start at multiples of it */
+    ATTN_GRAD_KEYS = 128      /* ... by keys */
 };
 
 /* Row length of padded copies: head_dim rounded up to the widest vector. */
@@ -94,23 +93,42 @@ size_t attn_forward_scratch(size_t rows, size_t head_dim);
 size_t attn_backward_scratch(size_t head_dim);
 size_t attn_feature_scratch(size_t head_dim);
 
-/* Returns the first row whose D is not positive and finite, or `rows`. */
-#define ATTN_KERNELS(isa)                                                                    \
-    size_t attn_forward_block_##isa(const struct attn_forward_block *b);                     \
-    void attn_grad_prepare_##isa(const struct attn_grad_rows *r, size_t head_dim,            \
-                                 const float *q, ptrdiff_t q_row, float scale2,              \
-                                 const float *out, ptrdiff_t out_row,                        \
-                                 const float *d_out, ptrdiff_t d_out_row,                    \
-                                 const float (*stats)[2]);                                   \
-    void attn_backward_block_##isa(const struct attn_backward_block *b);                     \
-    void attn_feature_backward_##isa(const struct attn_feature_grad *f);                     \
-    void attn_pack_panels_##isa(const float *x, ptrdiff_t row, size_t len, size_t head_dim,  \
-                                float *panels);                                              \
-    void attn_pack_rows_##isa(const float *x, ptrdiff_t row, size_t len, size_t head_dim,    \
-                              float *rows);
+/* What the backward pass makes attn_grad_rows from. */
+struct attn_grad_source {
+    size_t head_dim;
+    const float *q, *out, *d_out; /* as the caller gave them */
+    ptrdiff_t q_row, out_row, d_out_row;
+    float scale2;
+    const float (*stats)[2];
+};
+
+/* One set per instruction set. Panels and padded rows start at multiples of ATTN_ALIGN. */
+struct attn_kernels {
+    /* Returns the first row whose D is not positive and finite, or `rows`. */
+    size_t (*forward_block)(const struct attn_forward_block *b);
+    void (*grad_prepare)(const struct attn_grad_rows *rows, const struct attn_grad_source *from);
+    void (*backward_block)(const struct attn_backward_block *b);
+    void (*feature_backward)(const struct attn_feature_grad *f);
+    /* len rows of x as panels of 64: panel p is (head_dim, 64), entry (c, j) is x[64 p + j][c]; 0 beyond len. */
+    void (*pack_panels)(const float *x, ptrdiff_t row, size_t len, size_t head_dim, float *panels);
+    /* Rows padded with zeros to a multiple of 16 columns. */
+    void (*pack_rows)(const float *x, ptrdiff_t row, size_t len, size_t head_dim, float *rows);
+};
+
+const struct attn_kernels *attn_kernels_current(void);
+
+/* The functions of a set, for the kernel files, which call each other's. */
+#define ATTN_KERNELS(isa)                                                                                    \
+    size_t attn_forward_block_##isa(const struct attn_forward_block *);                                      \
+    void attn_grad_prepare_##isa(const struct attn_grad_rows *, const struct attn_grad_source *);            \
+    void attn_backward_block_##isa(const struct attn_backward_block *);                                      \
+    void attn_feature_backward_##isa(const struct attn_feature_grad *);                                      \
+    void attn_pack_panels_##isa(const float *, ptrdiff_t, size_t, size_t, float *);                          \
+    void attn_pack_rows_##isa(const float *, ptrdiff_t, size_t, size_t, float *);
 ATTN_KERNELS(portable)
 ATTN_KERNELS(avx2)
 ATTN_KERNELS(avx512)
+ATTN_KERNELS(neon)
 ATTN_KERNELS(neon)
 
 #endif

@@ -1,0 +1,264 @@
+/* The forward pass: exact prefix attention, NTK-Attention, partial results. How work is cut depends on
+ * the shape only, so results do not depend on threads: query blocks that own their rows, and, when
+ * there are few of them, splits of the keys whose partial results merge in order. */
+#include "prefix_ntk/attention.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attention/call.h"
+#include "attention/feature_internal.h"
+#include "attention/packed_prefix.h"
+#include "attention/partial.h"
+#include "common/parallel.h"
+
+enum {
+    ENOUGH_TASKS = 16,        /* keeps a few threads evenly busy */
+    SPLIT_KEYS = 1024         /* smallest split of the keys */
+};
+
+struct forward_plan {
+    size_t blocks, block_rows;    /* query blocks of a head */
+    size_t splits, split_keys;    /* of prefix and input keys together */
+};
+
+static struct forward_plan plan_forward(const struct attn_shape *s, size_t prefix_len, size_t feat_dim)
+{
+    const size_t heads = s->batch * s->heads, keys = prefix_len + s->len_k;
+    struct forward_plan plan = { .splits = 1, .split_keys = keys };
+    size_t blocks = ceil_div(s->len_q, ATTN_QUERIES);
+    /* With few heads split the keys, which costs least, ... */
+    const bool split = !feat_dim && keys >= 2 * SPLIT_KEYS;
+    if (!split && heads * blocks < ENOUGH_TASKS) blocks = most(blocks, least(ceil_div(ENOUGH_TASKS, heads), s->len_q / 96));
+    plan.block_rows = ceil_div(ceil_div(s->len_q, blocks), 6) * 6;
+    plan.blocks = ceil_div(s->len_q, plan.block_rows);
+    /* ... or cut the queries finer, down to 96 rows. (A summary needs the shift of all keys.) */
+    if (split && heads * plan.blocks < ENOUGH_TASKS) {
+        const size_t splits = least(ceil_div(ENOUGH_TASKS, heads * plan.blocks), keys / SPLIT_KEYS);
+        plan.split_keys = ceil_div(ceil_div(keys, splits), ATTN_STRIP) * ATTN_STRIP;
+        plan.splits = ceil_div(keys, plan.split_keys);
+    }
+    return plan;
+}
+
+struct forward_job {
+    const struct attn_shape *shape;
+    float scale2;
+    struct attn_in q, k, v;
+    const struct attn_prefix *prefix;
+    size_t prefix_len;
+    const struct attn_summary *summary;
+    size_t feat_dim;
+    bool elu1;
+    struct attn_out out;
+    attn_row *rows;
+    bool partial;
+    const struct attn_kernels *kernels;
+    struct forward_plan plan;
+    /* Workspace. */
+    struct forward_thread { float *scratch, *phi, *q; double *phi_log; void *feature; } *threads;
+    float *split_values;          /* (batch heads blocks, splits, block_rows, head_dim) */
+    attn_row *split_rows;         /* the same without head_dim */
+    /* First bad row, (batch heads len_q) counted; and the first feature map's status. */
+    atomic_size_t first_bad;
+    atomic_int status;
+};
+
+static bool needs_features(const struct forward_job *job) { return job->feat_dim && !job->elu1; }
+
+static void lay_out_forward(struct forward_job *job, int num_threads, struct arena *a)
+{
+    const struct attn_shape *s = job->shape;
+    const size_t d = s->head_dim, rows = job->plan.block_rows;
+    num_threads = used_threads(num_threads);
+    job->threads = arena_take(a, (size_t)num_threads * sizeof *job->threads);
+    for (int t = 0; t < num_threads; t++) {
+        struct forward_thread mine = { .scratch = arena_floats(a, attn_forward_scratch(rows, d)) };
+        if (needs_features(job)) {
+            mine.phi = arena_floats(a, rows * job->feat_dim);
+            mine.q = arena_floats(a, rows * d);
+            mine.phi_log = arena_take(a, rows * sizeof(double));
+            mine.feature = arena_take(a, feature_workspace(job->summary->map, 1));
+        }
+        if (a->base) job->threads[t] = mine;
+    }
+    if (job->plan.splits > 1) {
+        const size_t n = s->batch * s->heads * job->plan.blocks * job->plan.splits * rows;
+        job->split_values = arena_floats(a, n * d);
+        job->split_rows = arena_take(a, n * sizeof *job->split_rows);
+    }
+}
+
+static void forward_task(void *context, size_t task, int thread)
+{
+    struct forward_job *job = context;
+    const struct attn_shape *s = job->shape;
+    const struct forward_plan *plan = &job->plan;
+    struct forward_thread *mine = &job->threads[thread];
+    const size_t split = task % plan->splits, head = task / plan->splits / plan->blocks;
+    /* Causal blocks see more keys the later they are: long ones first. */
+    size_t block = task / plan->splits % plan->blocks;
+    if (s->causal) block = plan->blocks - 1 - block;
+    const size_t b = head / s->heads, h = head % s->heads, kv = h / (s->heads / s->kv_heads);
+    const size_t i0 = block * plan->block_rows, rows = least(plan->block_rows, s->len_q - i0), d = s->head_dim;
+    const size_t m = job->prefix_len, keys = m + input_keys(s, b);
+    const size_t lo = split * plan->split_keys, hi = plan->splits == 1 ? keys : least(keys, lo + plan->split_keys);
+    const size_t input_lo = lo > m ? lo - m : 0, input_hi = hi > m ? hi - m : 0;
+
+    struct attn_forward_block block_args = {
+        .rows = rows, .head_dim = d, .q = row_in(job->q, b, h, i0), .q_row = job->q.row, .scale2 = job->scale2,
+        .input = plain_keys(job->k, job->v, b, kv, input_lo, input_hi),
+        .causal = s->causal,
+        .bound = (ptrdiff_t)i0 + (ptrdiff_t)s->len_k - (ptrdiff_t)s->len_q + 1 - (ptrdiff_t)input_lo,
+        .out = row_out(job->out, b, h, i0), .out_row = job->out.row,
+        .stats = job->rows ? job->rows + head * s->len_q + i0 : NULL,
+        .partial = job->partial, .scratch = mine->scratch
+    };
+    if (m && lo < m) block_args.prefix = prefix_keys(job->prefix, b, kv, lo, least(hi, m));
+    if (plan->splits > 1) {
+        const size_t at = ((head * plan->blocks + block) * plan->splits + split) * plan->block_rows;
+        block_args.out = job->split_values + at * d;
+        block_args.out_row = (ptrdiff_t)d;
+        block_args.stats = job->split_rows + at;
+        block_args.partial = true;
+    }
+    if (job->feat_dim) {
+        const struct attn_summary *z = job->summary;
+        const size_t zh = h / (s->heads / z->heads);
+        block_args.feat_dim = job->feat_dim;
+        block_args.Z = row_in(z->Z, b, zh, 0);
+        block_args.Z_row = z->Z.row;
+        block_args.kvec = row_in(z->kvec, b, zh, 0);
+        if (!job->elu1) {
+            for (size_t i = 0; i < rows; i++) copy_finite(mine->q + i * d, row_in(job->q, b, h, i0 + i), d);
+            const int status = feature_forward_f32(z->map, FEATURE_QUERY, rows, mine->q, d, mine->phi, job->feat_dim,
+                                                   mine->phi_log, 1, mine->feature);
+            /* The features of a row that is not finite are NaN, and so is its D. */
+            for (size_t i = 0; i < rows; i++)
+                if (!row_is_finite(row_in(job->q, b, h, i0 + i), d)) mine->phi[i * job->feat_dim] = NAN;
+            /* Features that overflow are not finite either; theirs is no failure of the other rows. */
+            if (status && status != GSL_EOVRFLW) {
+                note_status(&job->status, status);
+                return;
+            }
+            block_args.phi = mine->phi;
+            block_args.phi_log = mine->phi_log;
+        }
+    }
+    const size_t bad = job->kernels->forward_block(&block_args);
+    if (bad < rows && !block_args.partial) note_first(&job->first_bad, head * s->len_q + i0 + bad);
+}
+
+static void merge_task(void *context, size_t task, int thread)
+{
+    (void)thread;
+    struct forward_job *job = context;
+    const struct attn_shape *s = job->shape;
+    const struct forward_plan *plan = &job->plan;
+    const size_t head = task / plan->blocks, i0 = task % plan->blocks * plan->block_rows, d = s->head_dim;
+    const size_t rows = least(plan->block_rows, s->len_q - i0);
+    for (size_t i = 0; i < rows; i++) {
+        const size_t at = task * plan->splits * plan->block_rows + i;
+        float *values = job->split_values + at * d, *row = job->split_rows[at];
+        for (size_t split = 1; split < plan->splits; split++) {
+            const size_t other = at + split * plan->block_rows;
+            merge_row(values, row, job->split_values + other * d, job->split_rows[other], d);
+        }
+        if (!job->partial && !finish_row(values, row[1], d)) note_first(&job->first_bad, head * s->len_q + i0 + i);
+        memcpy(row_out(job->out, head / s->heads, head % s->heads, i0 + i), values, d * sizeof(float));
+        if (job->rows) memcpy(job->rows[head * s->len_q + i0 + i], row, sizeof(attn_row));
+    }
+}
+
+static int forward_run(struct forward_job *job, void *work, size_t work_bytes, int num_threads,
+                       struct attn_failure *failure)
+{
+    const struct attn_shape *s = job->shape;
+    job->plan = plan_forward(s, job->prefix_len, job->feat_dim);
+    job->kernels = attn_kernels_current();
+    struct arena arena = { NULL, 0 };
+    lay_out_forward(job, num_threads, &arena);
+    void *owned;
+    int status = workspace_open(workspace_bytes(arena.used), work, work_bytes, &arena, &owned);
+    if (status) return status;
+    lay_out_forward(job, num_threads, &arena);
+    atomic_init(&job->first_bad, SIZE_MAX);
+    atomic_init(&job->status, GSL_SUCCESS);
+    const size_t blocks = s->batch * s->heads * job->plan.blocks;
+    parallel_for(blocks * job->plan.splits, num_threads, forward_task, job);
+    if (job->plan.splits > 1) parallel_for(blocks, num_threads, merge_task, job);
+    free(owned);
+    status = atomic_load(&job->status);
+    return status ? status : name_failure(s, atomic_load(&job->first_bad), failure);
+}
+
+static size_t forward_bytes(const struct attn_shape *s, size_t prefix_len, const struct attn_summary *summary,
+                            size_t feat_dim, bool elu1, int num_threads)
+{
+    struct forward_job job = { .shape = s, .prefix_len = prefix_len, .summary = summary, .feat_dim = feat_dim,
+                               .elu1 = elu1, .plan = plan_forward(s, prefix_len, feat_dim) };
+    struct arena arena = { NULL, 0 };
+    lay_out_forward(&job, num_threads, &arena);
+    return workspace_bytes(arena.used);
+}
+
+size_t attn_exact_forward_workspace(const struct attn_shape *shape, size_t prefix_len, int num_threads)
+{
+    if (attn_shape_status(shape, prefix_len, 0) || num_threads < 1) return 0;
+    return forward_bytes(shape, prefix_len, NULL, 0, false, num_threads);
+}
+
+static int exact_forward(const struct attn_shape *shape, float scale, struct attn_in q, struct attn_in k,
+                         struct attn_in v, const struct attn_prefix *prefix, struct attn_out out, attn_row *rows,
+                         bool partial, void *work, size_t work_bytes, int num_threads, struct attn_failure *failure)
+{
+    int status = isfinite(scale) ? attn_call_status(shape, prefix ? prefix->len : 0, 0, q, k, v, out.data, num_threads) : GSL_EINVAL;
+    if (!status) status = prefix_status(shape, prefix, false);
+    if (status) return status;
+    struct forward_job job = {
+        .shape = shape, .scale2 = (float)((double)scale * LOG2E), .q = q, .k = k, .v = v, .prefix = prefix,
+        .prefix_len = prefix ? prefix->len : 0, .out = out, .rows = rows, .partial = partial
+    };
+    return forward_run(&job, work, work_bytes, num_threads, failure);
+}
+
+int attn_exact_forward(const struct attn_shape *shape, float scale, struct attn_in q, struct attn_in k,
+                       struct attn_in v, const struct attn_prefix *prefix, struct attn_out out, attn_row *rows,
+                       void *work, size_t work_bytes, int num_threads, struct attn_failure *failure)
+{
+    return exact_forward(shape, scale, q, k, v, prefix, out, rows, false, work, work_bytes, num_threads, failure);
+}
+
+size_t attn_ntk_forward_workspace(const struct attn_shape *shape, const struct attn_summary *summary, int num_threads)
+{
+    if (attn_shape_status(shape, 0, 0) || attn_summary_status(shape, summary) || num_threads < 1) return 0;
+    return forward_bytes(shape, 0, summary, feature_dim(summary->map), feature_is_elu1(summary->map), num_threads);
+}
+
+int attn_ntk_forward(const struct attn_shape *shape, float scale, struct attn_in q, struct attn_in k,
+                     struct attn_in v, const struct attn_summary *summary, struct attn_out out, attn_row *rows,
+                     void *work, size_t work_bytes, int num_threads, struct attn_failure *failure)
+{
+    int status = isfinite(scale) ? attn_call_status(shape, 0, 0, q, k, v, out.data, num_threads) : GSL_EINVAL;
+    if (!status) status = attn_summary_status(shape, summary);
+    if (status) return status;
+    struct forward_job job = {
+        .shape = shape, .scale2 = (float)((double)scale * LOG2E), .q = q, .k = k, .v = v, .summary = summary,
+        .feat_dim = feature_dim(summary->map), .elu1 = feature_is_elu1(summary->map), .out = out, .rows = rows
+    };
+    return forward_run(&job, work, work_bytes, num_threads, failure);
+}
+
+size_t attn_partial_workspace(const struct attn_shape *shape, size_t prefix_len, int num_threads)
+{
+    return attn_exact_forward_workspace(shape, prefix_len, num_threads);
+}
+
+int attn_partial_forward(const struct attn_shape *shape, float scale, struct attn_in q, struct attn_in k,
+                         struct attn_in v, const struct attn_prefix *prefix, struct attn_out values, attn_row *rows,
+                         void *work, size_t work_bytes, int num_threads)
+{
+    if (!rows) return GSL_EINVAL;
+    return exact_forward(shape, scale, q, k, v, prefix, values, rows, true, work, work_bytes, num_threads, NULL);
+}
