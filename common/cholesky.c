@@ -38,8 +38,9 @@ int cholesky_in_place(gsl_matrix *A, int num_threads)
             const size_t i = tiles - 1 - row;
             const double *left = gsl_matrix_const_ptr(A, i * TILE, k * TILE);
             for (size_t j = k + 1; j < i; j++)
-                cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, tile_rows(n, i), tile_rows(n, j), width, -1.0, left, lda,
-                            gsl_matrix_const_ptr(A, j * TILE, k * TILE), lda, 1.0, gsl_matrix_ptr(A, i * TILE, j * TILE), lda);
+                cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, tile_rows(n, i), tile_rows(n, j), width, -1.0,
+                            left, lda, gsl_matrix_const_ptr(A, j * TILE, k * TILE), lda, 1.0,
+                            gsl_matrix_ptr(A, i * TILE, j * TILE), lda);
             cblas_dsyrk(CblasRowMajor, CblasLower, CblasNoTrans, tile_rows(n, i), width, -1.0, left, lda, 1.0,
                         gsl_matrix_ptr(A, i * TILE, i * TILE), lda);
         }

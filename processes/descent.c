@@ -49,7 +49,8 @@ static int exchange(struct shared_descent *shared)
     } else {
         descent_parts_read(descent, 0, count, NULL);
         for (int other = 1; other < count && !status; other++) {
-            status = processes_receive(other, shared->buffer, descent_parts_size(descent, other, count) * sizeof(double));
+            const size_t parts = descent_parts_size(descent, other, count) * sizeof(double);
+            status = processes_receive(other, shared->buffer, parts);
             if (!status) descent_parts_write(descent, other, count, shared->buffer);
         }
         descent_merge(descent);

@@ -1,6 +1,7 @@
-/* A descent whose tokens are shared by the processes of a run: each moves its own range of them, and the sums over tokens, one
- * vector of n d + 2 n numbers (padded) for a subtree of the token tree, go to process 0 and back in every step: the same bits for
- * any number of processes. All processes call these together, with descents of the same prefix. */
+/* A descent whose tokens are shared by the processes of a run: each moves its own range of them, and the sums over
+ * tokens, one vector of n d + 2 n numbers (padded) for a subtree of the token tree, go to process 0 and back in
+ * every step: the same bits for any number of processes. All processes call these together, with descents of the
+ * same prefix. */
 #ifndef PROCESSES_DESCENT_H
 #define PROCESSES_DESCENT_H
 #include "prefix_ntk/prefix_descent.h"

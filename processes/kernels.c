@@ -56,11 +56,12 @@ static int exchange(struct ntk_sweep *sweep, struct ntk_moments *part, int rank,
     return status;
 }
 
-int shared_sweep_step(struct ntk_sweep *sweep, size_t count, size_t prefix_len, enum prefix_signs law, enum ntk_kernel kernel,
-                      struct ntk_moments *part, gsl_matrix *gram)
+int shared_sweep_step(struct ntk_sweep *sweep, size_t count, size_t prefix_len, enum prefix_signs law,
+                      enum ntk_kernel kernel, struct ntk_moments *part, gsl_matrix *gram)
 {
     const size_t twins = law == PREFIX_SIGNS_MIRRORED ? 2 : 1;
-    const size_t first = (count / twins + NTK_MOMENTS_LEAF - 1) / NTK_MOMENTS_LEAF, last = prefix_len / twins / NTK_MOMENTS_LEAF;
+    const size_t first = (count / twins + NTK_MOMENTS_LEAF - 1) / NTK_MOMENTS_LEAF;
+    const size_t last = prefix_len / twins / NTK_MOMENTS_LEAF;
     if (processes_rank()) return first < last ? exchange(sweep, NULL, processes_rank(), first, last) : GSL_SUCCESS;
     if (processes_count() > 1 && first < last) {
         /* The leaf in progress, if there is one, and the first range. */
@@ -69,7 +70,8 @@ int shared_sweep_step(struct ntk_sweep *sweep, size_t count, size_t prefix_len, 
         int status = ntk_sweep_extend(sweep, (first + end) * NTK_MOMENTS_LEAF * twins);
         if (status == GSL_EINVAL) return status;
         status = GSL_SUCCESS;
-        for (int rank = 1; rank < processes_count() && !status; rank++) status = exchange(sweep, part, rank, first, last);
+        for (int rank = 1; rank < processes_count() && !status; rank++)
+            status = exchange(sweep, part, rank, first, last);
         if (status) return status;
     }
     return ntk_sweep_step(sweep, prefix_len, kernel, gram);

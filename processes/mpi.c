@@ -69,7 +69,8 @@ int processes_send(int to, const void *data, size_t bytes)
     for (size_t left = bytes; left;) {
         const int piece = left < PIECE ? (int)left : PIECE;
         MPI_Request request;
-        if (MPI_Isend(at, piece, MPI_BYTE, to, TAG, MPI_COMM_WORLD, &request) != MPI_SUCCESS || wait_for(&request)) return GSL_EFAILED;
+        const int started_well = MPI_Isend(at, piece, MPI_BYTE, to, TAG, MPI_COMM_WORLD, &request) == MPI_SUCCESS;
+        if (!started_well || wait_for(&request)) return GSL_EFAILED;
         at += piece;
         left -= (size_t)piece;
     }
@@ -82,7 +83,8 @@ int processes_receive(int from, void *data, size_t bytes)
     for (size_t left = bytes; left;) {
         const int piece = left < PIECE ? (int)left : PIECE;
         MPI_Request request;
-        if (MPI_Irecv(at, piece, MPI_BYTE, from, TAG, MPI_COMM_WORLD, &request) != MPI_SUCCESS || wait_for(&request)) return GSL_EFAILED;
+        const int started_well = MPI_Irecv(at, piece, MPI_BYTE, from, TAG, MPI_COMM_WORLD, &request) == MPI_SUCCESS;
+        if (!started_well || wait_for(&request)) return GSL_EFAILED;
         at += piece;
         left -= (size_t)piece;
     }

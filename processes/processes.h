@@ -1,10 +1,9 @@
 /* The processes of one run that exchange messages: their number and order, sending, receiving, broadcast, barrier.
- *
- * Programs under mpirun, in a build with MPI=1, are several processes (mpi.c); in every other build, and without mpirun, there
- * is one (serial.c), and what follows costs nothing. Nothing else in this tree includes mpi.h. Calls are the main thread's.
- *
- * Status: GSL_SUCCESS; GSL_EFAILED when `stop` says so while a call waits, or another process is gone. Waiting sleeps, so
- * that more processes than cores do not take the time from each other. */
+ * Programs under mpirun, in a build with MPI=1, are several processes (mpi.c); in every other build, and without
+ * mpirun, there is one (serial.c), and what follows costs nothing. Nothing else in this tree includes mpi.h. Calls
+ * are the main thread's.
+ * Status: GSL_SUCCESS; GSL_EFAILED when `stop` says so while a call waits, or another process is gone. Waiting
+ * sleeps, so that more processes than cores do not take the time from each other. */
 #ifndef PROCESSES_PROCESSES_H
 #define PROCESSES_PROCESSES_H
 #include <stddef.h>
@@ -15,8 +14,8 @@ int processes_built(void);
 /* First of all in main; stop (may be NULL) is asked while a call waits: not 0 ends it. */
 int processes_start(int *argc, char ***argv, int (*stop)(void));
 
-/* Last of all, when all processes end; returns code. After a message that failed, and by abort, which does not return where
- * there are others, they are ended without being asked. */
+/* Last of all, when all processes end; returns code. After a message that failed, and by abort, which does not
+ * return where there are others, they are ended without being asked. */
 int processes_end(int code);
 int processes_abort(int code);
 

@@ -1,4 +1,5 @@
-/* Programs as several processes under mpirun: the bytes of one process, and one that is killed. Needs a build with MPI=1. */
+/* Programs as several processes under mpirun: the bytes of one process, and one that is killed. Needs a build with
+ * MPI=1. */
 #include "processes/processes.h"
 #include "tests/support/check.h"
 #include "tests/support/run_program.h"

@@ -139,7 +139,8 @@ static void check_same(void *state, const char *plain, const char *name)
     globfree(&found);
 }
 
-/* Three shards in another order than their numbers give the rows of one run, write nothing themselves and are gone in the end. */
+/* Three shards in another order than their numbers give the rows of one run, write nothing themselves and are gone
+ * in the end. */
 static void test_every_program(void **state)
 {
     static const char *const order[] = { "2/3", "0/3", "1/3" };
@@ -159,7 +160,8 @@ static void test_every_program(void **state)
     }
 }
 
-/* A shard that was lost, one torn by a kill, one done twice with other numbers of shards: what is missing is computed. */
+/* A shard that was lost, one torn by a kill, one done twice with other numbers of shards: what is missing is
+ * computed. */
 static void test_lost_and_torn(void **state)
 {
     const size_t c = SMALL_CASE;

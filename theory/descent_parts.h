@@ -5,7 +5,7 @@
  *     descent_begin(descent, step_size);                              on every process
  *     parts of the others to process 0:  descent_parts_read  ->  descent_parts_write
  *     descent_merge(descent);  its sums to all:  descent_sums_read  ->  descent_sums_write
- *     status = descent_end(descent);                                  GSL_CONTINUE: descent_again, and the exchange once more
+ *     status = descent_end(descent);                                  GSL_CONTINUE: descent_again, exchange again
  *
  * The same bits as prefix_descent_step, which this replaces. */
 #ifndef THEORY_DESCENT_PARTS_H
@@ -17,7 +17,8 @@ void descent_begin(struct prefix_descent *descent, double step_size);
 void descent_again(struct prefix_descent *descent);                          /* running maxima, after GSL_CONTINUE */
 
 size_t descent_parts_size(const struct prefix_descent *descent, int rank, int count);     /* numbers */
-void descent_parts_read(struct prefix_descent *descent, int rank, int count, double *parts);  /* NULL: of process 0 itself */
+/* parts NULL: of process 0 itself. */
+void descent_parts_read(struct prefix_descent *descent, int rank, int count, double *parts);
 void descent_parts_write(struct prefix_descent *descent, int rank, int count, const double *parts);
 void descent_merge(struct prefix_descent *descent);
 

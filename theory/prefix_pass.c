@@ -252,7 +252,8 @@ static void chunks_of(const struct prefix_pass *p, int rank, int count, size_t *
     *last = p->num_chunks * ((size_t)rank + 1) / (size_t)count;
 }
 
-/* The largest subtree of the tree of a half that begins at chunk c and does not reach beyond `last`; the chunks behind it. */
+/* The largest subtree of the tree of a half that begins at chunk c and does not reach beyond `last`; the chunks
+ * behind it. */
 static size_t subtree(const struct prefix_pass *p, size_t c, size_t last, size_t *size)
 {
     const int h = c >= p->first_chunk[1];

@@ -103,7 +103,8 @@ static int lanczos_step(struct lanczos *z, const gsl_matrix *L)
 static int lanczos_top(const struct lanczos *z, double *top, double *residual)
 {
     const int k = (int)z->count;
-    double *d = malloc(z->count * (z->count + 4) * sizeof *d), *e = d + z->count, *work = e + z->count, *Z = work + 2 * z->count;
+    double *d = malloc(z->count * (z->count + 4) * sizeof *d);
+    double *e = d + z->count, *work = e + z->count, *Z = work + 2 * z->count;
     int info = 0;
     if (!d) return GSL_ENOMEM;
     memcpy(d, z->alpha, z->count * sizeof *d);

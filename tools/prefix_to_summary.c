@@ -279,7 +279,8 @@ static int judge_head(const struct study *s, size_t h, struct approx_errors *out
     return status;
 }
 
-/* Every query head, those of a prefix head by one process of the run; the errors are merged in the order of the heads. Exit code. */
+/* Every query head, those of a prefix head by one process of the run; the errors are merged in the order of the
+ * heads. Exit code. */
 static int judge(struct study *s)
 {
     const struct config *cfg = s->cfg;

@@ -137,8 +137,8 @@ static double *result_of(const struct study *s, size_t law, size_t trial, size_t
 }
 
 /* ||K_m - K*||_F, K* = 0 understood for K NULL: ||K*||_F; a GSL code. */
-static int distance(const struct config *cfg, const gsl_matrix *X, enum ntk_kernel kernel, enum prefix_signs law, const gsl_matrix *K,
-                    double *out)
+static int distance(const struct config *cfg, const gsl_matrix *X, enum ntk_kernel kernel, enum prefix_signs law,
+                    const gsl_matrix *K, double *out)
 {
     const size_t d = X->size2, size = X->size1 * d;
     gsl_matrix *rows = gsl_matrix_alloc(d, size);
@@ -171,8 +171,10 @@ static int fill_targets(const struct config *cfg, struct data *data)
             const enum ntk_kernel kernel = (enum ntk_kernel)cfg->kernels[k];
             int status = distance(cfg, X, kernel, law, NULL, &t->norm);
             if (status == GSL_EDOM)
-                return cli_fail(&cfg->c, EXIT_FAILED, "--sigma: the limit kernel of these inputs is beyond the range of a double");
-            if (!(t->norm > 0.0)) cli_warn(&cfg->c, "warning: the limit of the %s kernel is 0: no relative error", cli_kernel_names[kernel]);
+                return cli_fail(&cfg->c, EXIT_FAILED,
+                                "--sigma: the limit kernel of these inputs is beyond the range of a double");
+            if (!(t->norm > 0.0))
+                cli_warn(&cfg->c, "warning: the limit of the %s kernel is 0: no relative error", cli_kernel_names[kernel]);
             gsl_matrix *limit = status ? NULL : gsl_matrix_alloc(size, size);
             if (!status && !limit) status = GSL_ENOMEM;
             if (!status) status = ntk_limit(X, X, cfg->sigma, law, kernel, limit);
@@ -202,11 +204,12 @@ static struct ntk_sweep *sweep_of(const struct study *s, size_t law, size_t tria
     const struct config *cfg = s->cfg;
     bool full = false;
     for (size_t k = 0; k < cfg->num_kernels; k++) full = full || cfg->kernels[k] == NTK_FULL;
-    return ntk_sweep_alloc(s->data[trial / cfg->num_trials].X, cfg->c.seed, trial, (enum prefix_signs)cfg->laws[law], cfg->sigma, full ? NTK_FULL : NTK_KEY, num_threads);
+    return ntk_sweep_alloc(s->data[trial / cfg->num_trials].X, cfg->c.seed, trial, (enum prefix_signs)cfg->laws[law],
+                           cfg->sigma, full ? NTK_FULL : NTK_KEY, num_threads);
 }
 
-/* What the other processes do until they are told to end; exit code. A process that failed already (code) ends with that
- * where process 0 ended, too, and ends all of them where it did not. */
+/* What the other processes do until they are told to end; exit code. A process that failed already (code) ends
+ * with that where process 0 ended, too, and ends all of them where it did not. */
 static int take_orders(const struct study *s, int code)
 {
     struct ntk_sweep *sweep = NULL;
@@ -226,7 +229,8 @@ static int take_orders(const struct study *s, int code)
             if (!(sweep = sweep_of(s, order.law, order.trial, s->cfg->c.threads))) return processes_abort(EXIT_FAILED);
             continue;
         }
-        const int status = shared_sweep_step(sweep, order.count, order.len, (enum prefix_signs)s->cfg->laws[order.law], NTK_FULL, NULL, NULL);
+        const enum prefix_signs law = (enum prefix_signs)s->cfg->laws[order.law];
+        const int status = shared_sweep_step(sweep, order.count, order.len, law, NTK_FULL, NULL, NULL);
         if (status == GSL_EFAILED) {
             code = cli_alone(&s->cfg->c);
             break;
@@ -306,13 +310,14 @@ static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
     const enum prefix_signs which = (enum prefix_signs)cfg->laws[law];
     const struct data *data = &s->data[trial / cfg->num_trials];
     const size_t size = s->X->size1 * s->X->size2, unit = cfg->num_kernels * s->num_lens * NUM_RESULTS;
-    struct trial t = { .twins = which == PREFIX_SIGNS_MIRRORED ? 2 : 1, .unit = unit, .out = result_of(s, law, trial, 0, 0),
-                       .saved_s = cli_clock_s() };
+    struct trial t = { .twins = which == PREFIX_SIGNS_MIRRORED ? 2 : 1, .unit = unit,
+                       .out = result_of(s, law, trial, 0, 0), .saved_s = cli_clock_s() };
     snprintf(t.key, sizeof t.key, "%s/%zu", cli_sign_names[which], trial);
     if (journal_get(s->journal, t.key, t.out, unit)) return GSL_SUCCESS;
     const bool shared = processes_count() > 1 && !s->W;
     gsl_matrix *K = gsl_matrix_alloc(size, size);
-    struct ntk_sweep *sweep = s->W ? NULL : sweep_of(s, law, trial, num_threads), *other = shared ? sweep_of(s, law, trial, num_threads) : NULL;
+    struct ntk_sweep *sweep = s->W ? NULL : sweep_of(s, law, trial, num_threads);
+    struct ntk_sweep *other = shared ? sweep_of(s, law, trial, num_threads) : NULL;
     int status = !K || (!s->W && !sweep) || (shared && !other) ? GSL_ENOMEM : GSL_SUCCESS;
     if (!status && shared) status = give_order((struct order){ DO_TRIAL, law, trial, 0, 0 });
     t.sweep = sweep;
@@ -325,7 +330,8 @@ static int run_trial(struct study *s, size_t law, size_t trial, int num_threads)
             if (sweep) {
                 const size_t before = k ? s->lens[i] : tokens_of(&t);
                 if (shared && !k) status = give_order((struct order){ DO_STEP, law, trial, before, s->lens[i] });
-                if (!status) status = shared_sweep_step(sweep, before, s->lens[i], which, kernel, other ? ntk_sweep_moments(other) : NULL, K);
+                struct ntk_moments *part = other ? ntk_sweep_moments(other) : NULL;
+                if (!status) status = shared_sweep_step(sweep, before, s->lens[i], which, kernel, part, K);
             } else {
                 gsl_matrix_const_view W = gsl_matrix_const_submatrix(s->W, 0, 0, s->lens[i], s->W->size2);
                 gsl_vector_const_view a = gsl_vector_const_subvector(s->signs, 0, s->lens[i]);
@@ -363,7 +369,8 @@ static int run_trials(struct study *s)
     /* The processes of a run share each trial: sums received, and the message they came in. */
     if (processes_count() > 1) moments += 1.5 * (double)ntk_moments_bytes(n, d, PREFIX_SIGNS_RANDOM, NTK_FULL, 0);
     /* The kernel, some rows of the limit, what the smallest eigenvalue takes, and a state with its record. */
-    const double each = moments + kernels + 256.0 * (double)(n * d) * sizeof(double) + fmin(2.0 * 8.0 * SAVE_MOST, moments);
+    const double each = moments + kernels + 256.0 * (double)(n * d) * sizeof(double)
+                      + fmin(2.0 * sizeof(double) * SAVE_MOST, moments);
     const size_t most_at_once = processes_count() > 1 ? 1 : units;
     size_t side_by_side = units < (size_t)cfg->c.threads ? units : (size_t)cfg->c.threads;
     if (side_by_side > most_at_once) side_by_side = most_at_once;

@@ -203,7 +203,9 @@ static int give_order(struct order order)
 /* The tokens a descent starts from, those of the files or drawn; a GSL code. */
 static int start_of(const struct study *s, size_t trial, gsl_matrix *W0, gsl_vector *signs, int num_threads)
 {
-    if (!s->given) return prefix_draw(s->cfg->c.seed, trial, (enum prefix_signs)s->cfg->law, s->cfg->sigma, W0, signs, num_threads);
+    const struct config *cfg = s->cfg;
+    if (!s->given)
+        return prefix_draw(cfg->c.seed, trial, (enum prefix_signs)cfg->law, cfg->sigma, W0, signs, num_threads);
     gsl_matrix_memcpy(W0, s->given);
     gsl_vector_memcpy(signs, s->given_signs);
     return GSL_SUCCESS;
@@ -249,8 +251,8 @@ static int help(const struct study *s, struct helper *h, struct order order)
     return status;
 }
 
-/* What the other processes do until they are told to end; exit code. A process that failed already (code) ends with that
- * where process 0 ended, too, and ends all of them where it did not. */
+/* What the other processes do until they are told to end; exit code. A process that failed already (code) ends
+ * with that where process 0 ended, too, and ends all of them where it did not. */
 static int take_orders(const struct study *s, int code)
 {
     struct helper h = { NULL };
@@ -325,8 +327,8 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
         rows = (size_t)result[CURVE_ROWS];
         if ((status = prefix_descent_load(descent, saved + s->unit + 1))) goto done;
         if ((status = give_order((struct order){ .what = DO_LOAD }))) goto done;
-        if (processes_count() > 1 && (status = processes_broadcast(saved + s->unit + 1, (saved_size - s->unit - 1) * sizeof *saved)))
-            goto done;
+        const size_t state_bytes = (saved_size - s->unit - 1) * sizeof *saved;
+        if (processes_count() > 1 && (status = processes_broadcast(saved + s->unit + 1, state_bytes))) goto done;
         while (record <= step) record = next_recorded(record);
     }
     double saved_at_s = cli_clock_s();
@@ -367,7 +369,8 @@ static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *
         diverged = status != GSL_SUCCESS;
         status = GSL_SUCCESS;
     }
-    if ((status = give_order((struct order){ .what = DO_GATHER })) || (status = shared_descent_gather(shared))) goto done;
+    if ((status = give_order((struct order){ .what = DO_GATHER }))) goto done;
+    if ((status = shared_descent_gather(shared))) goto done;
     result[NUM_STEPS] = (double)step;
     result[CURVE_ROWS] = (double)rows;
     result[REACHED] = !diverged && prefix_descent_loss(descent) <= target;
