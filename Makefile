@@ -283,12 +283,17 @@ fuzz: $(FUZZERS) ## run the fuzz drivers for FUZZ_SECONDS each (60); best with S
 	@for f in $(FUZZERS); do echo "$$f"; $$f $(or $(FUZZ_SECONDS),60) || exit 1; done
 
 .PHONY: faults
-faults: $(BUILD)/faults/fault_shim.so $(PROGRAMS) ## fail one call of every program at a time, FAULTS of each kind (8), and look what becomes of the run
+faults: $(BUILD)/faults/fault_shim.so $(BUILD)/faults/models $(PROGRAMS) ## fail one call of every program at a time, FAULTS of each kind (8), and look what becomes of the run
 	@tests/faults/run.sh $(BUILD)
 $(BUILD)/faults/fault_shim.so: tests/faults/fault_shim.c
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(WARN) -D_GNU_SOURCE -O1 -fPIC -shared -o $@.part $< && mv -f $@.part $@
+
+$(BUILD)/faults/models: $(O)/tests/faults/models.o $(SUPPORT) $(ROOM_LIB) $(INTERNAL)
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(call link,-lcmocka)
 
 .PHONY: mutants mutants-sample run-command
 mutants: ## plant errors one at a time and write which rows and tests see them into docs/mutants.md (tests/mutants)

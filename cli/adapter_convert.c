@@ -1,4 +1,5 @@
 #include "cli/adapter_convert.h"
+#include "cli/folder.h"
 
 #include <gsl/gsl_errno.h>
 #include <math.h>
@@ -105,7 +106,7 @@ static int convert(struct conversion *c)
         if (!status && !maps[best].test_status && job->out)
             status = adapter_files_write(job->out, model, c->prefix.pool, (const char *const *)c->task->class_names, why);
     }
-    if (status) code = *line ? bad(c->cfg, status, "", line) : cli_status(c->cfg, status, "the summary");
+    if (status) code = *line ? cli_fail(c->cfg, status == GSL_EINVAL ? EXIT_DATA : EXIT_FAILED, "%s", line) : cli_status(c->cfg, status, "the summary");
     model_free(model);
     if (code) return code;
     if (best < 0) cli_warn(c->cfg, "no map keeps the normaliser D positive on the validation set: keep the prefix");
@@ -114,7 +115,7 @@ static int convert(struct conversion *c)
     table_note(t, "adapter=%s backbone=%s task=%s; row prefix: the adapter itself; an empty cell: D <= 0, or not tested", job->adapter, job->backbone, job->task);
     write_row(t, "prefix", &prefix, 1, 0);
     for (size_t f = 0; f < job->num_features && f < MAX_FEATURES; f++) write_row(t, job->features[f], &maps[f], (int)f == best, (int)f == best);
-    code = table_close(t, 0);
+    code = table_close(t, EXIT_DONE);
     if (!code && best >= 0 && maps[best].test_status)
         code = cli_fail(c->cfg, EXIT_FAILED, "%s: a normaliser D is not positive on the test set; nothing is written: keep the prefix", job->features[best]);
     return code;
@@ -123,8 +124,15 @@ static int convert(struct conversion *c)
 int adapter_convert_run(const struct cli_common *cfg, const struct adapter_convert *job)
 {
     struct conversion c = { .cfg = cfg, .job = job };
-    int code = open_all(&c);
-    if (!code) code = convert(&c);
+    struct folder folder = { .path = NULL };
+    int code = job->out ? folder_check(cfg, job->out) : EXIT_DONE;
+    if (!code) code = open_all(&c);
+    if (!code && job->out) code = folder_open(cfg, job->out, &folder);
+    if (!code) {
+        cli_outputs_begin(cfg);
+        code = cli_outputs_end(cfg, convert(&c));
+    }
+    folder_close(&folder, code);
     model_free(c.from);
     inputs_free(c.inputs);
     task_free(c.task);

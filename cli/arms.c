@@ -1,10 +1,25 @@
 #include "cli/arms.h"
+#include "common/input_file.h"
 
 #include <errno.h>
 #include <gsl/gsl_errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Methods that an option acts on, as bits. */
+static unsigned methods_of(const char *key)
+{
+    enum { LORA = 1u << ADAPTER_LORA, PREFIX = 1u << ADAPTER_PTUNING | 1u << ADAPTER_TIED_PREFIX, NTK = 1u << ADAPTER_NTK,
+           SUMMARY = NTK | 1u << ADAPTER_PREFIX_PLUS };
+    static const struct { const char *key; unsigned methods; } keys[] = {
+        { "rank", LORA }, { "alpha", LORA }, { "prefix_len", PREFIX }, { "init_scale", PREFIX }, { "reparameterise", 1u << ADAPTER_PTUNING },
+        { "feature", SUMMARY }, { "bound", SUMMARY }, { "z_rank", SUMMARY }, { "k_mode", NTK }, { "start_mass", NTK }, { "units", NTK },
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!strcmp(keys[i].key, key)) return keys[i].methods;
+    return 0;
+}
 
 /* One key=value of an arm; false: not known, or not a number. */
 static bool set_option(struct adapter_options *o, const char *key, const char *value)
@@ -45,6 +60,7 @@ int arm_parse(const char *text, struct arm *arm, struct reason why)
         char *value = strchr(word, '=');
         if (value) *value++ = '\0';
         if (!value || !set_option(&arm->options, word, value)) return refuse(why, GSL_EINVAL, "%.60s: %.40s is no option", text, word);
+        if (!(methods_of(word) & 1u << method)) return refuse(why, GSL_EINVAL, "%.60s: %.40s has no effect there", text, word);
     }
     arm->lr = 0.0;
     return GSL_SUCCESS;
@@ -54,9 +70,10 @@ int arms_read_rates(const struct cli_common *cfg, const char *path, const char *
 {
     enum { BACKBONE, TASK, ARM, LR, CHOSEN = 7, NUM_CELLS };
     FILE *file = fopen(path, "r");
-    if (!file) return cli_fail(cfg, EXIT_DATA, "%s: %s", path, strerror(errno));
+    if (!file) return cli_bad_input(cfg, input_file_status(errno), path, strerror(errno));
     char *line = NULL;
     size_t room = 0;
+    errno = 0;
     while (getline(&line, &room, file) > 0) {
         char *cells[NUM_CELLS] = { NULL }, *rest = line;
         line[strcspn(line, "\r\n")] = '\0';
@@ -65,10 +82,10 @@ int arms_read_rates(const struct cli_common *cfg, const char *path, const char *
         for (size_t a = 0; a < num_arms; a++)
             if (!strcmp(cells[ARM], arms[a].text)) arms[a].lr = strtod(cells[LR], NULL);
     }
-    const bool bad = ferror(file);
+    const bool bad = ferror(file) || !feof(file);
     free(line);
     fclose(file);
-    if (bad) return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, strerror(errno));
+    if (bad) return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, strerror(errno ? errno : EIO));
     for (size_t a = 0; a < num_arms; a++)
         if (!(arms[a].lr > 0.0)) return cli_fail(cfg, EXIT_DATA, "%s: no learning rate of %s for %s on %s", path, arms[a].text, backbone, task);
     return 0;

@@ -61,9 +61,16 @@ int cli_parse_choice_list(struct argp_state *state, int key, const char *arg, co
                           int **out, size_t *count);
 
 /* An option called "out" or "...-out" names an output: cli_parse refuses two outputs of one
- * name (exit 2) and one that cannot be written (exit 1) before any work. This flag of an
- * argp_option says that a file so called is read. */
-enum { CLI_INPUT = 0x100000 };
+ * name (exit 2) and one that cannot be written (exit 1) before any work. Flags of an argp_option:
+ * CLI_INPUT, a file so called is read; CLI_TABLE, it is a table or other text, which is refused
+ * the name of an array, .npy (exit 1). */
+enum { CLI_INPUT = 0x100000, CLI_TABLE = 0x200000 };
+
+/* Key of an entry of `options` that is one of the options every program has: its argument, flags
+ * and doc take the place of the common ones; without a doc the program does not have the option. */
+enum { CLI_COMMON = 0x7d0000 };
+/* What a program that decides no rows puts in front of the end of its options. */
+#define CLI_NO_VERDICTS { "verdicts", CLI_COMMON, NULL, 0, NULL, 0 }, { "ledger", CLI_COMMON, NULL, 0, NULL, 0 }
 
 /* The option --shard, in the list of a program whose work is units in a journal. */
 enum { CLI_SHARD = 0x7e0000 };
@@ -103,6 +110,8 @@ int cli_alone(const struct cli_common *cfg);
 int cli_agree(const struct cli_common *cfg, int code);
 /* array (count, size bytes each): the part of every process (processes_range) to process 0, on `all` from there to every one. Exit code. */
 int cli_collect(const struct cli_common *cfg, void *array, size_t count, size_t size, bool all);
+/* EXIT_DONE once standard output is flushed; EXIT_FAILED, the line printed, when a write failed. */
+int cli_stdout(const struct cli_common *cfg);
 
 /* Refuses (exit 1, one line) when `bytes` exceed what the machine has. */
 int cli_memory(const struct cli_common *cfg, double bytes, const char *what);
@@ -173,6 +182,10 @@ struct verdicts *verdicts_open(const struct cli_common *cfg, const char *stem);
  * ledger: verdicts_close fails. */
 void verdicts_add(struct verdicts *v, const char *claim, const char *row, struct interval measured);
 void verdicts_not_tested(struct verdicts *v, const char *claim, const char *row);
+/* Before any work: whether --verdicts, if given, names a ledger that can be read and gives the row to
+ * this run. Exit code, the line printed. verdicts_check, of the ledger alone, is part of cli_parse. */
+int verdicts_check(const struct cli_common *cfg);
+int verdicts_check_row(const struct cli_common *cfg, const char *stem, const char *claim, const char *row);
 /* With code 0 writes the rows and returns 0, or EXIT_FAILED with the line printed: a
  * row that the ledger does not know or gives to another run, a full disk. Otherwise
  * writes nothing and returns code. */
@@ -203,6 +216,8 @@ double cli_clock_s(void);                                    /* seconds from som
  * others get a warning and are left alone), and removed once the outputs are in place. */
 struct journal;
 struct journal *journal_open(const struct cli_common *cfg, const char *identity);
+/* What binds a state: a hash of all of that. 0, or an errno. */
+int journal_identity(const struct cli_common *cfg, const char *identity, uint64_t *out);
 /* 1 and fills out[0..n) when `key` is there with n numbers, else 0. */
 int journal_get(struct journal *j, const char *key, double *out, size_t n);
 /* Appends to the file at once, so that no kill loses it. A later record of a key replaces an earlier one.

@@ -129,7 +129,7 @@ static int hash_program(uint64_t *hash)
     return 0;
 }
 
-static int hash_identity(const struct cli_common *cfg, const char *identity, uint64_t *out)
+int journal_identity(const struct cli_common *cfg, const char *identity, uint64_t *out)
 {
     uint64_t hash = HASH_START;
     const int error = hash_program(&hash);
@@ -412,7 +412,7 @@ struct journal *journal_open(const struct cli_common *cfg, const char *identity)
         return NULL;
     }
     if (!has_state(cfg->out)) return j;
-    const int unknown = hash_identity(cfg, identity, &j->identity), error = unknown ? unknown : find_place(j);
+    const int unknown = journal_identity(cfg, identity, &j->identity), error = unknown ? unknown : find_place(j);
     if (!error && !cfg->num_shards && take_shards(j)) {
         journal_free(j);
         return NULL;

@@ -124,6 +124,13 @@ int cli_collect(const struct cli_common *cfg, void *array, size_t count, size_t 
     return status ? cli_alone(cfg) : EXIT_DONE;
 }
 
+int cli_stdout(const struct cli_common *cfg)
+{
+    errno = 0;
+    if (!fflush(stdout) && !ferror(stdout)) return EXIT_DONE;
+    return cli_fail(cfg, EXIT_FAILED, "standard output: %s", strerror(errno ? errno : EIO));
+}
+
 void *cli_need(void *memory)
 {
     if (!memory) exit(cli_fail(parsing.cfg, EXIT_FAILED, "out of memory"));
@@ -219,7 +226,7 @@ static const struct argp_option common_options[] = {
     { .doc = "Every program:", .group = 100 },
     { .name = "seed", .key = KEY_SEED, .arg = "N", .doc = "random numbers are a function of it alone (default 20240614)" },
     { .name = "threads", .key = KEY_THREADS, .arg = "N", .doc = "threads to use; no result depends on it (default 0: every CPU)" },
-    { .name = "out", .key = KEY_OUT, .arg = "FILE", .doc = "where the table goes (default -: standard output)" },
+    { .name = "out", .key = KEY_OUT, .arg = "FILE", .flags = CLI_TABLE, .doc = "where the table goes (default -: standard output)" },
     { .name = "quiet", .key = KEY_QUIET, .doc = "no progress on standard error" },
     { .name = "profile", .key = KEY_PROFILE, .arg = "NAME", .doc = "recorded in the table (default none)" },
     { .name = "verdicts", .key = KEY_VERDICTS, .arg = "FILE", .doc = "where verdict rows go; needs --ledger (default none)" },
@@ -265,8 +272,7 @@ static void declare_output(struct argp_state *state, int key, const char *path)
         const size_t len = strlen(o->name);
         if (strcmp(o->name, "out") && (len < 4 || strcmp(o->name + len - 4, "-out"))) return;
         if (!*path) usage_error(parsing.cfg->program, "--%s: an empty file name", o->name);
-        const char *wrong = outputs_declare(o->name, path);
-        if (wrong == outputs_no_memory) exit(cli_fail(parsing.cfg, EXIT_FAILED, "%s", wrong));
+        const char *wrong = outputs_declare(o->name, path, o->flags & CLI_TABLE);
         if (wrong) usage_error(parsing.cfg->program, "%s", wrong);
         return;
     }
@@ -297,10 +303,10 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
     case KEY_HELP:
         argp_help(state->root_argp, stdout, ARGP_HELP_SHORT_USAGE | ARGP_HELP_LONG | ARGP_HELP_PRE_DOC | ARGP_HELP_POST_DOC,
                   (char *)cfg->program);
-        exit(fflush(stdout) ? EXIT_FAILED : EXIT_DONE);
+        exit(cli_stdout(cfg));
     case KEY_VERSION:
         printf("%s (prefix-ntk) %s\n", cfg->program, PREFIX_NTK_VERSION);
-        exit(fflush(stdout) ? EXIT_FAILED : EXIT_DONE);
+        exit(cli_stdout(cfg));
     case ARGP_KEY_ARG:
         usage_error(cfg->program, "%s: unexpected argument", arg);
     case ARGP_KEY_INIT: case ARGP_KEY_END: case ARGP_KEY_SUCCESS: case ARGP_KEY_ERROR: case ARGP_KEY_FINI:
@@ -361,6 +367,34 @@ static size_t count_options(const struct argp_option *options)
     return count;
 }
 
+static const struct argp_option *find_option(const struct argp_option *options, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++)
+        if (options[i].name && !strcmp(options[i].name, name)) return options + i;
+    return NULL;
+}
+
+/* The program's own options and the common ones, as the program says (CLI_COMMON). */
+static struct argp_option *merge_options(const struct argp_option *options)
+{
+    const size_t own = count_options(options), common = count_options(common_options);
+    struct argp_option *all = calloc(own + common + 1, sizeof *all), *to = all;
+    for (size_t i = 0; all && i < own; i++)
+        if (options[i].key != CLI_COMMON) *to++ = options[i];
+    for (size_t i = 0; all && i < common; i++) {
+        struct argp_option option = common_options[i];
+        const struct argp_option *changed = option.name ? find_option(options, own, option.name) : NULL;
+        if (changed && !changed->doc) continue;
+        if (changed) {
+            option.arg = changed->arg;
+            option.flags = changed->flags;
+            option.doc = changed->doc;
+        }
+        *to++ = option;
+    }
+    return all;
+}
+
 void cli_parse(int argc, char **argv, const char *doc, const struct argp_option *options,
                error_t (*parse)(int key, char *arg, struct argp_state *state),
                const char *(*check)(void *cfg), struct cli_common *cfg)
@@ -379,11 +413,8 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
     cfg->verdicts = cfg->ledger = NULL;
     cfg->shard = cfg->num_shards = 0;
 
-    const size_t own = count_options(options);
-    struct argp_option *all = calloc(own + sizeof common_options / sizeof *common_options, sizeof *all);
+    struct argp_option *all = merge_options(options);
     if (!all) exit(cli_fail(cfg, EXIT_FAILED, "out of memory"));
-    if (own) memcpy(all, options, own * sizeof *all);
-    memcpy(all + own, common_options, sizeof common_options);
     check_words(cfg->program, all, argc, argv);
 
     const struct argp argp = { .options = all, .parser = parse_common, .doc = doc };
@@ -397,8 +428,7 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
     struct stat st;
     if (cfg->num_shards && (atomic_file_descriptor(cfg->out) >= 0 || !strcmp(cfg->out, "-") || (!stat(cfg->out, &st) && !S_ISREG(st.st_mode))))
         usage_error(cfg->program, "--shard: needs --out FILE, beside which it is kept");
-    const char *twice = cfg->verdicts ? outputs_declare("verdicts", cfg->verdicts) : NULL;
-    if (twice == outputs_no_memory) exit(cli_fail(cfg, EXIT_FAILED, "%s", twice));
+    const char *twice = cfg->verdicts ? outputs_declare("verdicts", cfg->verdicts, true) : NULL;
     if (twice) usage_error(cfg->program, "%s", twice);
     const char *wrong = check ? check(cfg) : NULL;
     if (wrong) usage_error(cfg->program, "%s", wrong);
@@ -418,7 +448,8 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
         cfg->quiet = true;
         return;
     }
-    const int code = outputs_check(cfg);
+    int code = outputs_check(cfg);
+    if (!code && cfg->verdicts) code = verdicts_check(cfg);
     if (code) exit(code);
 }
 

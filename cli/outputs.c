@@ -10,14 +10,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* One run per process: its outputs, as options name them, and those that wait for the end. */
-enum { MAX_DECLARED = 32, MAX_WAITING = 64 };
+/* One run per process: its outputs, as options name them, and the locks held until its end. */
+enum { MAX_DECLARED = 32, MAX_LOCKS = 4 };
 
-static struct { const char *name; char *path; } declared[MAX_DECLARED];
+static struct { const char *name; char *path; bool is_text; } declared[MAX_DECLARED];
 static size_t num_declared;
 
-static struct { struct atomic_file *file; const struct cli_common *cfg; char *path; int lock; } waiting[MAX_WAITING];
-static size_t num_waiting;
+static int locks[MAX_LOCKS];
+static size_t num_locks;
 static bool collecting;
 
 /* What two names of one output have in common; NULL for devices, which take any number.
@@ -33,9 +33,7 @@ static char *place_of(const char *path)
     return place ? place : strdup(path);
 }
 
-const char outputs_no_memory[] = "out of memory";
-
-const char *outputs_declare(const char *name, const char *path)
+const char *outputs_declare(const char *name, const char *path, bool is_text)
 {
     static char wrong[192];
     char *place = place_of(path);
@@ -56,20 +54,20 @@ const char *outputs_declare(const char *name, const char *path)
     free(place);
     if (found) return found;
     if (slot == MAX_DECLARED) return "too many outputs";
-    char *own = strdup(path);
-    if (!own) return outputs_no_memory;
+    char *own = cli_need(strdup(path));
     if (slot == num_declared) num_declared++;
     else free(declared[slot].path);
     declared[slot].name = name;
     declared[slot].path = own;
+    declared[slot].is_text = is_text;
     return NULL;
 }
 
 int cli_outputs_add(const struct cli_common *cfg, const char *what, const char *path)
 {
     char why[256];
-    const char *wrong = outputs_declare(what, path);
-    if (wrong) return cli_fail(cfg, wrong == outputs_no_memory ? EXIT_FAILED : EXIT_USAGE, "%s", wrong);
+    const char *wrong = outputs_declare(what, path, false);
+    if (wrong) return cli_fail(cfg, EXIT_USAGE, "%s", wrong);
     return atomic_file_check(path, why, sizeof why) ? cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why) : EXIT_DONE;
 }
 
@@ -79,6 +77,8 @@ int outputs_check(const struct cli_common *cfg)
     struct stat st;
     for (size_t i = 0; i < num_declared; i++) {
         const char *path = declared[i].path;
+        if (declared[i].is_text && array_file_format(path) == ARRAY_NPY)
+            return cli_fail(cfg, EXIT_FAILED, "%s: --%s is CSV or text, not an array", path, declared[i].name);
         /* Some programs write a folder; the others check their --out again. */
         const bool folder = (*path && path[strlen(path) - 1] == '/') || (!stat(path, &st) && S_ISDIR(st.st_mode));
         if (!strcmp(declared[i].name, "out") && folder) continue;
@@ -94,49 +94,32 @@ int outputs_check(const struct cli_common *cfg)
 void cli_outputs_begin(const struct cli_common *cfg)
 {
     (void)cfg;
+    atomic_files_begin();
     collecting = true;
 }
 
 int cli_outputs_end(const struct cli_common *cfg, int code)
 {
-    char why[256];
-    /* Those that can be taken back first. */
-    for (int last = 0; last < 2; last++)
-        for (size_t i = 0; i < num_waiting && !code; i++)
-            if (atomic_file_is_reversible(waiting[i].file) == !last && atomic_file_place(waiting[i].file, why, sizeof why))
-                code = cli_fail(waiting[i].cfg ? waiting[i].cfg : cfg, EXIT_FAILED, "%s: %s", waiting[i].path, why);
-    for (size_t i = 0; i < num_waiting; i++) {
-        if (code) atomic_file_discard(waiting[i].file);
-        else (void)atomic_file_commit(waiting[i].file, why, sizeof why);
-        if (waiting[i].lock >= 0) close(waiting[i].lock);
-        free(waiting[i].path);
-    }
-    num_waiting = 0;
+    char why[PATH_MAX + 256];
+    if (atomic_files_end(!code, why, sizeof why)) code = cli_fail(cfg, EXIT_FAILED, "%s", why);
+    while (num_locks) close(locks[--num_locks]);
     collecting = false;
     return code;
 }
 
 int outputs_finish(const struct cli_common *cfg, const char *path, struct atomic_file *file, int lock)
 {
-    char why[256], *name = NULL;
-    int status = 0;
-    if (!collecting) {
-        status = atomic_file_commit(file, why, sizeof why);
-        if (lock >= 0) close(lock);
-        return status ? cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why) : EXIT_DONE;
+    char why[256];
+    const bool waits = collecting && lock >= 0;
+    if (waits && num_locks == MAX_LOCKS) {
+        atomic_file_discard(file);
+        close(lock);
+        return cli_fail(cfg, EXIT_FAILED, "%s: too many locks", path);
     }
-    if (num_waiting == MAX_WAITING || !(name = strdup(path))) snprintf(why, sizeof why, "out of memory");
-    else if (!(status = atomic_file_prepare(file, why, sizeof why))) {
-        waiting[num_waiting].file = file;
-        waiting[num_waiting].cfg = cfg;
-        waiting[num_waiting].path = name;
-        waiting[num_waiting++].lock = lock;
-        return EXIT_DONE;
-    }
-    atomic_file_discard(file);
-    if (lock >= 0) close(lock);
-    free(name);
-    return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why);
+    const int status = atomic_file_finish(file, path, why, sizeof why);
+    if (waits) locks[num_locks++] = lock;
+    else if (lock >= 0) close(lock);
+    return status ? cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why) : EXIT_DONE;
 }
 
 int cli_write_array(const struct cli_common *cfg, const char *path, const float *f32, const double *f64, size_t rank,

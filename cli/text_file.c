@@ -1,5 +1,8 @@
 #include "cli/text_file.h"
 
+#include "cli/outputs.h"
+#include "common/input_file.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,4 +36,27 @@ char *text_file_read(const char *path)
     }
     text[used] = '\0';
     return text;
+}
+
+int text_file_input(const struct cli_common *cfg, const char *path, size_t most, char **text, size_t *len)
+{
+    char why[256];
+    unsigned char *bytes;
+    const int status = input_file_whole(path, &bytes, len, (struct reason){ why, sizeof why });
+    *text = (char *)bytes;
+    if (status) return cli_bad_input(cfg, status, path, why);
+    return *len > most ? cli_fail(cfg, EXIT_DATA, "%s: %zu bytes of text", path, *len) : EXIT_DONE;
+}
+
+int text_file_write_ids(const struct cli_common *cfg, const char *path, const int32_t *ids, const size_t *offsets, size_t count)
+{
+    char why[256];
+    struct atomic_file *file;
+    if (atomic_file_open(path, &file, why, sizeof why)) return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, why);
+    FILE *stream = atomic_file_stream(file);
+    for (size_t i = 0; i < count; i++) {
+        for (size_t j = offsets[i]; j < offsets[i + 1]; j++) fprintf(stream, j > offsets[i] ? ",%d" : "%d", ids[j]);
+        fputc('\n', stream);
+    }
+    return outputs_finish(cfg, path, file, -1);
 }

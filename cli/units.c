@@ -62,6 +62,18 @@ double *units_begin(struct units *units, size_t unit)
     return NULL;
 }
 
+/* Whether no line was printed yet; now one is. */
+static bool says_first(struct units *units)
+{
+    bool said;
+#pragma omp critical(units_said)
+    {
+        said = units->said;
+        units->said = true;
+    }
+    return !said;
+}
+
 void units_end(struct units *units, size_t unit, int status)
 {
     char key[32];
@@ -70,8 +82,7 @@ void units_end(struct units *units, size_t unit, int status)
     if (!status && cli_interrupted()) return;
     if (!status && journal_put(units->journal, key, units->rows + unit * units->width, units->width)) {
         status = GSL_EFAILED;
-#pragma omp atomic write
-        units->said = true;
+        (void)says_first(units);
     }
     if (status) {
 #pragma omp atomic write
@@ -80,13 +91,19 @@ void units_end(struct units *units, size_t unit, int status)
     advance(units);
 }
 
+void units_refuse(struct units *units, size_t unit, int status, const char *line)
+{
+    if (says_first(units)) cli_fail(units->cfg, EXIT_FAILED, "%s", line);
+    units_end(units, unit, status);
+}
+
 int units_status(struct units *units)
 {
     progress_end(units->progress);
     units->progress = NULL;
     if (cli_interrupted()) return cli_interrupted();
     if (units->said) return EXIT_FAILED;
-    if (units->status) return cli_status(units->cfg, units->status, units->cfg->program);
+    if (units->status) return cli_status(units->cfg, units->status, "the work");
     return units->cfg->num_shards ? EXIT_SHARD : EXIT_DONE;
 }
 

@@ -24,6 +24,8 @@ struct units *units_open(const struct cli_common *cfg, const char *identity, con
 double *units_begin(struct units *units, size_t unit);
 /* status: a GSL code; the first that is not 0 stops the work. */
 void units_end(struct units *units, size_t unit, int status);
+/* The same with the reason as a line, which is the one that is printed: for a status other than 0. */
+void units_refuse(struct units *units, size_t unit, int status, const char *line);
 /* After the loop: exit code of the work, the line printed; EXIT_SHARD when the units of a shard are done, which
  * units_close makes EXIT_DONE. */
 int units_status(struct units *units);

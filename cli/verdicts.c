@@ -111,6 +111,12 @@ static void put_number(FILE *stream, double x)
     else fputc(',', stream);
 }
 
+static int other_run(const struct cli_common *cfg, const struct ledger_row *row, const char *stem)
+{
+    return cli_fail(cfg, EXIT_FAILED, "%s:%zu: row %s of %s belongs to the run '%s', not to '%s'", cfg->ledger, row->line, row->row,
+                    row->claim, row->run, stem);
+}
+
 /* One line by the rule of the ledger; a row the ledger does not know is an error. */
 static int put_row(const struct verdicts *v, const struct verdict_row *r, const struct ledger *ledger, FILE *stream)
 {
@@ -119,9 +125,7 @@ static int put_row(const struct verdicts *v, const struct verdict_row *r, const 
     const struct ledger_entry *entry = ledger_entry(ledger, r->claim);
     struct margin margin;
     if (!known || !entry) return cli_fail(cfg, EXIT_FAILED, "%s: no row %s in %s", cfg->ledger, r->row, r->claim);
-    if (strcmp(known->run, v->stem))
-        return cli_fail(cfg, EXIT_FAILED, "%s:%zu: row %s of %s belongs to the run '%s', not to '%s'", cfg->ledger,
-                        known->line, r->row, r->claim, known->run, v->stem);
+    if (strcmp(known->run, v->stem)) return other_run(cfg, known, v->stem);
     if (margin_parse(known->rule, &margin))
         return cli_fail(cfg, EXIT_FAILED, "%s:%zu: '%s' is not a rule", cfg->ledger, known->line, known->rule);
     const enum verdict verdict = r->tested ? verdict_by_margin(r->measured, margin) : VERDICT_NOT_TESTED;
@@ -220,6 +224,25 @@ int verdicts_lock(const char *path)
         return -1;
     }
     return fd;
+}
+
+int verdicts_check(const struct cli_common *cfg)
+{
+    return verdicts_check_row(cfg, NULL, NULL, NULL);
+}
+
+int verdicts_check_row(const struct cli_common *cfg, const char *stem, const char *claim, const char *row)
+{
+    char why[512];
+    if (!cfg->verdicts) return EXIT_DONE;
+    struct ledger *ledger = ledger_read(cfg->ledger, why, sizeof why);
+    if (!ledger) return cli_fail(cfg, EXIT_FAILED, "%s", why);
+    const struct ledger_row *known = claim ? ledger_find(ledger, claim, row) : NULL;
+    int code = EXIT_DONE;
+    if (claim && !known) code = cli_fail(cfg, EXIT_FAILED, "%s: no row %s in %s", cfg->ledger, row, claim);
+    else if (claim && strcmp(known->run, stem)) code = other_run(cfg, known, stem);
+    ledger_free(ledger);
+    return code;
 }
 
 int verdicts_close(struct verdicts *v, int code)

@@ -383,3 +383,51 @@ void atomic_file_discard(struct atomic_file *file)
     else if (file->part) remove_file(file->part);
     file_free(file);
 }
+
+/* ---- several outputs ---------------------------------------------------------------- */
+
+enum { MAX_WAITING = 64 };
+
+static struct { struct atomic_file *file; char *path; } waiting[MAX_WAITING];
+static size_t num_waiting;
+static bool collecting;
+
+void atomic_files_begin(void)
+{
+    collecting = true;
+}
+
+int atomic_file_finish(struct atomic_file *file, const char *path, char *why, size_t why_size)
+{
+    if (!collecting) return atomic_file_commit(file, why, why_size);
+    char *name = num_waiting < MAX_WAITING ? strdup(path) : NULL;
+    int status = name ? atomic_file_prepare(file, why, why_size) : failure(ENOMEM, why, why_size);
+    if (!status) {
+        waiting[num_waiting].file = file;
+        waiting[num_waiting++].path = name;
+        return GSL_SUCCESS;
+    }
+    free(name);
+    atomic_file_discard(file);
+    return status;
+}
+
+int atomic_files_end(bool keep, char *why, size_t why_size)
+{
+    char cause[256];
+    int status = GSL_SUCCESS;
+    for (int last = 0; last < 2; last++)
+        for (size_t i = 0; i < num_waiting && keep && !status; i++) {
+            if (atomic_file_is_reversible(waiting[i].file) == last) continue;
+            status = atomic_file_place(waiting[i].file, cause, sizeof cause);
+            if (status) snprintf(why, why_size, "%s: %s", waiting[i].path, cause);
+        }
+    for (size_t i = 0; i < num_waiting; i++) {
+        if (status || !keep) atomic_file_discard(waiting[i].file);
+        else (void)atomic_file_commit(waiting[i].file, cause, sizeof cause);
+        free(waiting[i].path);
+    }
+    num_waiting = 0;
+    collecting = false;
+    return status;
+}

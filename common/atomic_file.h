@@ -52,6 +52,21 @@ void atomic_file_discard(struct atomic_file *file);
  * from a signal handler. */
 void atomic_file_remove_parts(void);
 
+/* ---- several outputs: all of them or none; from one thread at a time ---- */
+
+/* From here on files given to atomic_file_finish wait, each complete and on the disk beside its
+ * target. */
+void atomic_files_begin(void);
+
+/* The end of a file that belongs to a program's outputs: commits it, or after atomic_files_begin
+ * prepares it and lets it wait. Codes as atomic_file_commit's; frees `file` on failure. */
+int atomic_file_finish(struct atomic_file *file, const char *path, char *why, size_t why_size);
+
+/* keep: places all that wait, those that can be taken back first, then makes them final; when one
+ * fails the others are taken back and the code returned, with "PATH: reason" in why. Otherwise
+ * discards them. A crash between two renames leaves whole files, old and new. */
+int atomic_files_end(bool keep, char *why, size_t why_size);
+
 /* The descriptor that `path` names ("-", /dev/stdout, /dev/stderr, /dev/fd/N), else -1. */
 int atomic_file_descriptor(const char *path);
 

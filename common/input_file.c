@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/hash.h"
+
 static FILE *refused(int fd, int error, const char *line, char *why, size_t why_size)
 {
     snprintf(why, why_size, "%s", line ? line : error == ENOMEM ? "out of memory" : strerror(error));
@@ -78,4 +80,17 @@ int input_file_text(const char *path, char **text, size_t *size, struct reason w
     if (status) free(bytes), bytes = NULL;
     *text = (char *)bytes;
     return status;
+}
+
+int input_file_hash(const char *path, uint64_t *hash, struct reason why)
+{
+    char piece[1 << 14], cause[256];
+    uint64_t size;
+    FILE *file = input_file_open(path, &size, cause, sizeof cause);
+    if (!file) return refuse(why, input_file_status(errno), "%s: %s", path, cause);
+    errno = 0;
+    for (size_t n; (n = fread(piece, 1, sizeof piece, file)) > 0;) *hash = hash_bytes(*hash, piece, n);
+    const int error = ferror(file) ? errno ? errno : EIO : 0;
+    fclose(file);
+    return error ? refuse(why, input_file_status(error), "%s: %s", path, strerror(error)) : GSL_SUCCESS;
 }

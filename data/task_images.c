@@ -3,6 +3,7 @@
 #include "common/npy.h"
 #include "data/folder.h"
 #include "data/idx.h"
+#include "data/json_file.h"
 #include "data/png.h"
 #include "data/task_internal.h"
 
@@ -118,14 +119,15 @@ int task_source_emoji(const char *name, const struct task_options *options, stru
     task->height = task->width = CELL;
     task->channels = 3;
     if (task_set_classes(task, emoji_categories)) return refuse(why, GSL_ENOMEM, "out of memory");
-    json_error_t error;
     snprintf(path, sizeof path, "%s/emoji.json", folder);
-    json_t *json = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (!json_is_array(json)) {
+    snprintf(cause, sizeof cause, "not a list");
+    json_t *json;
+    int status = json_file_read(path, &json, (struct reason){ cause, sizeof cause });
+    if (!status && !json_is_array(json)) status = GSL_EINVAL;
+    if (status) {
         json_decref(json);
-        return refuse(why, GSL_EINVAL, "emoji.json: %.120s", json ? "not a list" : error.text);
+        return refuse(why, status, "emoji.json: %s", cause);
     }
-    int status = GSL_SUCCESS;
     for (int v = 0; v < 2 && !status; v++) {
         struct png_rgb sheet = { 0, 0, NULL };
         snprintf(path, sizeof path, "%s/%s-32.png", folder, vendors[v]);

@@ -2,6 +2,7 @@
 #include "common/hash.h"
 #include "common/input_file.h"
 #include "data/folder.h"
+#include "data/json_file.h"
 #include "data/task_internal.h"
 
 #include <ctype.h>
@@ -127,13 +128,14 @@ static int read_boolq(const char *file_name, struct keys *official, struct task 
     size_t room = 0, number = 0;
     while (!status && getline(&line, &room, file) > 0) {
         number++;
-        json_t *row = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
-        status = !row ? GSL_EINVAL : e ? add_question(row, official, task, e) : add_official(row, official);
+        json_t *row;
+        status = json_text_read(line, strlen(line), &row, why);
+        if (!status) status = e ? add_question(row, official, task, e) : add_official(row, official);
         json_decref(row);
     }
     if (status == GSL_ENOMEM) refuse(why, status, "out of memory");
     else if (status) refuse(why, status, "%s: line %zu is no question", file_name, number);
-    else if (ferror(file)) status = refuse(why, REASON_SYSTEM, "%s: %s", file_name, strerror(errno));
+    else if (!feof(file)) status = refuse(why, REASON_SYSTEM, "%s: %s", file_name, strerror(errno));
     free(line);
     fclose(file);
     return status;

@@ -2,6 +2,7 @@
 #include "common/hash.h"
 #include "common/input_file.h"
 #include "data/folder.h"
+#include "data/json_file.h"
 #include "data/task_internal.h"
 
 #include <errno.h>
@@ -38,10 +39,12 @@ int task_source_sent3(const char *name, const struct task_options *options, stru
     task->modality = TASK_TEXT;
     int status = task_set_classes(task, classes);
     for (int d = 0; d < 3 && !status; d++) {
-        json_error_t error;
+        char cause[160] = "not a list";
         snprintf(path, sizeof path, "%s/%s.json", folder, domains[d]);
-        json_t *json = json_load_file(path, 0, &error);
-        if (!json_is_array(json)) status = refuse(why, GSL_EINVAL, "%s.json: %.120s", domains[d], json ? "not a list" : error.text);
+        json_t *json;
+        status = json_file_read(path, &json, (struct reason){ cause, sizeof cause });
+        if (!status && !json_is_array(json)) status = GSL_EINVAL;
+        if (status) refuse(why, status, "%s.json: %s", domains[d], cause);
         size_t i;
         json_t *row;
         json_array_foreach(json, i, row) {

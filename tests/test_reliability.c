@@ -4,6 +4,7 @@
 #include "tests/support/check.h"
 #include "tests/support/run_program.h"
 #include "tests/support/scratch.h"
+#include "tests/support/tiny_models.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,7 +40,7 @@ static void run(void **state, const char *script)
     assert_int_equal(chmod(scratch_path(*state, "."), 0755), 0);
     struct outcome o = run_program("/bin/sh", "-c", whole, (char *)NULL);
     const int code = o.code;
-    if (code && code != 77) print_error("exit %d of\n%s\n%s", code, script, o.err);
+    if (code && code != 77) print_error("exit %d: %s\nof %s\n", code, o.err, script);
     outcome_free(&o);
     free(whole);
     if (code == 77) skip();
@@ -203,6 +204,114 @@ static void test_resumed_otherwise(void **state)
                "grep -v '^#' whole.csv > whole.rows; grep -v '^#' b.csv | cmp - whole.rows");
 }
 
+/* ---- the programs around pretrained models, on tiny ones: ../vit, ../bert, ../lm.gguf ---- */
+
+static const char models[] =
+    "printf 'the cat sat on dog.\\ndog sat\\n' > words.txt; printf 'hello\\nhell' > hello.txt; export PREFIX_NTK_DATA=$PWD\n"
+    "sizes='--task shapes --train-size 20 --validation-size 10'\n"
+    "tune=\"$bin/finetune --backbone ../vit $sizes --test-size 10 --method head --epochs 1 --threads 1 --quiet\"\n"
+    "embed=\"$bin/embed --backbone ../bert --text words.txt --threads 1 --quiet\"; lm=\"$bin/lm --backbone ../lm.gguf --text hello.txt --threads 1 --quiet\"\n"
+    "pretrain=\"$bin/pretrain --task shapes --hidden 12 --num-layers 1 --num-heads 3 --mlp-dim 16 --epochs 1 --train-size 40 --threads 1 --quiet\"\n"
+    "bench=\"$bin/method_benchmark --backbone ../vit $sizes --arms head,ntk --num-trials 1 --epochs 1 --threads 1 --quiet\"\n"
+    "base=\"$bin/task_baselines --backbone ../vit $sizes --test-size 10 --num-trials 1 --threads 1 --quiet\"\n";
+
+static void run_models(void **state, const char *script)
+{
+    char *whole = NULL;
+    assert_true(asprintf(&whole, "%s%s", models, script) > 0);
+    run(state, whole);
+    free(whole);
+}
+
+static int make_models(void **state)
+{
+    char line[256] = "";
+    const struct reason why = { line, sizeof line };
+    if (scratch_setup(state)) return -1;
+    if (tiny_backbone_write(scratch_path(*state, "vit"), BACKBONE_VIT, why) || tiny_backbone_write(scratch_path(*state, "bert"), BACKBONE_BERT, why))
+        print_error("%s", line);
+    tiny_decoder_write(scratch_path(*state, "lm.gguf"));
+    return 0;
+}
+
+/* All of a program's outputs or none: the last one fails, those before it are as they were. */
+static void test_outputs_together(void **state)
+{
+    run_models(state, "echo old > o.npy; echo old > o.txt\n"
+               "refused 1 'no space' $embed --tokens-out /dev/full --out o.npy\n"
+               "refused 1 'no space' $lm --logprobs-out o.npy --tokens-out /dev/full\n"
+               "refused 1 'no space' $lm --generate 2 --generated-out /dev/full --out o.txt\n"
+               "[ \"$(cat o.npy o.txt)\" = \"$(printf 'old\\nold')\" ] || fail 'an output was replaced'\n"
+               "$tune --out run && cp run/curve.csv run/result.json . || exit 1\n"
+               "mv run/adapter kept; echo mine > run/adapter; refused 1 adapter $tune --seed 9 --out run\n"
+               "cmp curve.csv run/curve.csv && cmp result.json run/result.json || fail 'half a result'\n"
+               "[ $(ls -A run . | grep -c prefix-ntk) -eq 0 ] || fail 'left behind'");
+}
+
+static void test_folders_before_the_work(void **state)
+{
+    run_models(state, "echo mine > file; ln -s nowhere link\n"
+               "for p in \"$tune\" \"$pretrain --epochs 10000\"; do\n"
+               "  refused 1 'not a directory' timeout 20 $p --out file; refused 1 'exists' timeout 20 $p --out link\n"
+               "  refused 1 'no such file' timeout 20 $p --out none/run; refused 1 'not a directory' timeout 20 $p --out /dev/null; done\n"
+               "[ \"$(cat file)\" = mine ] && [ -L link ] || fail 'changed'; none nowhere none");
+}
+
+static void test_typing_errors_before_the_work(void **state)
+{
+    run_models(state, "long=\"$bin/training_dynamics --num-samples 8 --dim 4 --prefix-len 200000 --num-steps 100000 --quiet\"\n"
+               "refused 1 'no such file' timeout 20 $long --verdicts rows.csv --ledger absent.md --out t.csv\n"
+               "refused 1 'CSV' timeout 20 $long --out t.npy; refused 1 'CSV' timeout 20 $long --curve-out c.npy --out t.csv\n"
+               "refused 1 'text' timeout 20 $embed --tokens-out t.npy --out o.npy; refused 1 'text' $lm --generate 2 --out t.npy\n"
+               "refused 3 'nosuch' $base --task nosuch --out b.csv; refused 2 'backbone' $base --backbone ../bert --out b.csv\n"
+               "refused 2 blocks $bench --search 0.1 --layers 0-7 --out b.csv\n"
+               "refused 2 'twice' $bench --arms ntk,ntk --search 0.1 --out b.csv; refused 2 'no effect' $bench --arms ptuning+rank=4 --search 0.1 --out b.csv\n"
+               "none t.csv t.csv.state t.npy c.npy o.npy b.csv b.csv.state rows.csv");
+}
+
+static void test_unused_options_of_models(void **state)
+{
+    run_models(state, "refused 2 'verdicts' $embed --verdicts v.csv --ledger l.md --out o.npy; refused 2 'ledger' $tune --ledger l.md --out run\n"
+               "refused 2 'no effect' $lm --tokens-out t.csv --out o.txt; refused 2 'no effect' $bin/finetune --list --out run\n"
+               "refused 2 'no effect' $bench --search 0.1 --test-size 5 --out b.csv; refused 2 'no effect' $bench --search 0.1 --decide E2/a:loss:ntk~head --out b.csv\n"
+               "refused 2 'no effect' $bench --search 0.1 --max-len 16 --out b.csv; none run o.npy o.txt b.csv\n"
+               "refused 1 'no space' sh -c \"$embed --help > /dev/full\"; refused 1 'no space' sh -c \"$bin/finetune --list > /dev/full\"");
+}
+
+/* Two runs do not share a folder; a killed training goes on; files of others stay. */
+static void test_training_state(void **state)
+{
+    run_models(state, "more=\"$pretrain --epochs 60 --batch 2\"\n"
+               "$more --out whole || exit 1\n"
+               "$more --out run & pid=$!\n"
+               "for i in $(seq 2000); do [ -e run/.pretrain.state ] && break; kill -0 $pid 2> /dev/null || break; sleep 0.01; done\n"
+               "refused 1 'another process' $pretrain --out run; kill -KILL $pid 2> /dev/null; wait $pid; [ $? -eq 137 ] || exit 77\n"
+               "$more --out run 2> err || fail \"$(cat err)\"; grep -q 'resumes after' err || fail 'did not resume'\n"
+               "for f in config.json model.safetensors preprocessor_config.json; do cmp run/$f whole/$f || exit 1; done\n"
+               "[ $(ls -A run | wc -l) -eq 3 ] || fail \"$(ls -A run)\"\n"
+               "mkdir other; echo letters > other/.pretrain.state; refused 1 'not a state' $pretrain --out other\n"
+               "[ \"$(cat other/.pretrain.state)\" = letters ] || fail 'changed'");
+}
+
+/* The rates of a search belong to what a journal resumes. */
+static void test_other_rates_are_another_run(void **state)
+{
+    run_models(state, "$bench --search 0.1,0.01,0.5 --out whole.csv || exit 1\n"
+               "$bench --search 0.1,0.01,0.001 --out out.csv && $bench --search 0.1,0.01,0.5 --out out.csv || exit 1\n"
+               "grep -v '^#' whole.csv > a; grep -v '^#' out.csv | cmp - a");
+}
+
+static void test_little_memory_and_files(void **state)
+{
+    skip_under_sanitizer();
+    run_models(state, "for kib in 60000 150000 250000; do for p in \"$tune --out run\" \"$embed --out o.npy\" \"$lm --generate 2\" \"$pretrain --out p\"; do\n"
+               "  (ulimit -v $kib; exec timeout 100 $p) > out 2> err; code=$?; [ $code -ne 124 ] || fail \"endless at $kib: $p\"\n"
+               "  [ $code -eq 0 ] || [ $code -eq 127 ] || { [ $code -eq 1 ] && [ $(wc -l < err) -eq 1 ]; } || fail \"exit $code at $kib: $p: $(cat err)\"; done; done\n"
+               "(ulimit -f 4; refused 1 'too large' $pretrain --out small) || exit 1; none small\n"
+               "mkfifo pipe; refused 3 'regular' $bin/embed --backbone ../bert --text pipe --out o.npy; refused 3 'regular' $bin/lm --backbone ../lm.gguf --text pipe --tokens-out t.csv\n"
+               "refused 3 'directory' $bin/lm --backbone ../lm.gguf --text . --tokens-out t.csv");
+}
+
 static void test_ignored_signals(void **state)
 {
     run(state, "for s in INT HUP TERM; do\n"
@@ -243,6 +352,13 @@ int main(void)
         cmocka_unit_test(test_predictor_far_from_the_sphere),
         cmocka_unit_test(test_resumed_otherwise),
         cmocka_unit_test(test_ignored_signals), cmocka_unit_test(test_interrupted_trial),
+        cmocka_unit_test(test_outputs_together),
+        cmocka_unit_test(test_folders_before_the_work),
+        cmocka_unit_test(test_typing_errors_before_the_work),
+        cmocka_unit_test(test_unused_options_of_models),
+        cmocka_unit_test(test_training_state),
+        cmocka_unit_test(test_other_rates_are_another_run),
+        cmocka_unit_test(test_little_memory_and_files),
     };
-    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
+    return cmocka_run_group_tests(tests, make_models, scratch_teardown);
 }

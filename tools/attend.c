@@ -63,6 +63,8 @@ static const struct argp_option options[] = {
     { "kvec-out", KEY_KVEC_OUT, "FILE", 0, "write the summary used, k", 3 },
     { "grad-out", KEY_GRAD_OUT, "FILE", CLI_INPUT, "G, of the shape of q: also the gradients of sum(G * output)", 3 },
     { "grads", KEY_GRADS, "DIR", 0, "where they go: dq, dk, dv, dprefix_k, dprefix_v, dz, dkvec (.npy)", 3 },
+    { "out", CLI_COMMON, "FILE", 0, "where the result goes, .npy or .csv (default -: standard output)", 0 },
+    CLI_NO_VERDICTS,
     { 0 }
 };
 

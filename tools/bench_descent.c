@@ -29,6 +29,7 @@ static const struct argp_option options[] = {
     { "dim", OPT_DIM, "D", 0, "Their dimension d (default 16)", 0 },
     { "prefix-len", OPT_PREFIX_LEN, "M", 0, "Tokens m (default 100000)", 0 },
     { "num-rounds", OPT_NUM_ROUNDS, "K", 0, "Rounds (default 9)", 0 },
+    CLI_NO_VERDICTS,
     { 0 }
 };
 

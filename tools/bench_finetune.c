@@ -31,6 +31,7 @@ static const struct argp_option options[] = {
     { "num-rounds", OPT_NUM_ROUNDS, "K", 0, "Rounds (default 9)", 0 },
     { "shape", OPT_SHAPE, "LIST", 0, "Of minilm,dinov2-s14,vit-fashion (default all)", 0 },
     { "method", OPT_METHOD, "LIST", 0, "Of the seven methods and products (default all)", 0 },
+    CLI_NO_VERDICTS,
     { 0 }
 };
 
@@ -224,7 +225,7 @@ static int time_products(const struct config *cfg, const struct shape *s, const 
 static int bench_row(const struct config *cfg, struct table *t, const struct shape *s, const char *shape, int method,
                      const struct backbone *b, const struct data *d, int threads)
 {
-    struct timing time = { 0 };
+    struct timing time = { NAN, NAN, NAN, 0 };
     double flops = 3.0 * projection_flops(s, d->rows), forward;
     int status;
     if (method == PRODUCTS) status = time_products(cfg, s, d, threads, &time);

@@ -31,6 +31,7 @@ static const struct argp_option options[] = {
     { "dim", OPT_DIM, "D", 0, "Their dimension d (16)", 0 },
     { "prefix-len", OPT_PREFIX_LEN, "M", 0, "Tokens m (262144)", 0 },
     { "num-rounds", OPT_NUM_ROUNDS, "K", 0, "Rounds (5)", 0 },
+    CLI_NO_VERDICTS,
     { 0 }
 };
 

@@ -30,6 +30,7 @@ static const struct argp_option options[] = {
     { "a", KEY_A, "DIR", 0, "folder with a verdicts.csv (required)", 0 },
     { "b", KEY_B, "DIR", 0, "folder to compare it with (required)", 0 },
     { "tolerance", KEY_TOLERANCE, "X", 0, "relative difference that counts as none (default 1e-3)", 0 },
+    CLI_NO_VERDICTS,
     { 0 }
 };
 

@@ -1,5 +1,5 @@
 /* Vectors of texts or images from a pretrained backbone: what its blocks hold, pooled or token by token. */
-#include "cli/cli.h"
+#include "cli/text_file.h"
 
 #include <gsl/gsl_errno.h>
 #include <math.h>
@@ -8,8 +8,6 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#include "common/atomic_file.h"
-#include "common/input_file.h"
 #include "common/npy.h"
 #include "transformer/backbone.h"
 #include "transformer/inputs.h"
@@ -42,7 +40,9 @@ static const struct argp_option options[] = {
     { "layer", KEY_LAYER, "L|final", 0, "block, counted from 0, whose output is taken (default final)", 2 },
     { "pool", KEY_POOL, "NAME", 0, "cls, mean or none (default mean)", 2 },
     { "max-len", KEY_MAX_LEN, "N", 0, "tokens of a text at most, specials included (default what the backbone takes)", 2 },
-    { "tokens-out", KEY_TOKENS_OUT, "FILE", 0, "write the ids of the tokens, one row of CSV per text", 3 },
+    { "tokens-out", KEY_TOKENS_OUT, "FILE", CLI_TABLE, "write the ids of the tokens, one row of CSV per text", 3 },
+    { "out", CLI_COMMON, "FILE", 0, "where the rows go, .npy or .csv (required)", 0 },
+    CLI_NO_VERDICTS,
     { 0 }
 };
 
@@ -92,17 +92,6 @@ static void sequences_free(struct sequences *s)
     free(s->offsets);
     free(s->ids);
     free(s->pixels);
-}
-
-/* The whole file, NUL-terminated. */
-static int read_text(const struct config *cfg, char **text, size_t *len)
-{
-    char line[256];
-    unsigned char *bytes;
-    const int status = input_file_whole(cfg->text, &bytes, len, (struct reason){ line, sizeof line });
-    *text = (char *)bytes;
-    if (status) return cli_bad_input(&cfg->c, status, cfg->text, line);
-    return EXIT_DONE;
 }
 
 /* Cuts the text into lines in place, without their ends and a byte order mark. */
@@ -170,7 +159,7 @@ static int read_texts(const struct config *cfg, const struct backbone *b, struct
     if (wordpiece_size(w) > b->config.vocab_size)
         code = cli_fail(&cfg->c, EXIT_DATA, "%s: vocab.txt has %zu tokens, the backbone %zu", cfg->backbone,
                         wordpiece_size(w), b->config.vocab_size);
-    if (!code) code = read_text(cfg, &text, &len);
+    if (!code) code = text_file_input(&cfg->c, cfg->text, SIZE_MAX - 1, &text, &len);
     if (!code) code = cut_lines(cfg, text, len, &lines, &s->count);
     if (!code && (status = encode_lines(cfg, w, max_len, lines, s)))
         code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->text, status == GSL_ENOMEM ? "out of memory" : gsl_strerror(status));
@@ -276,28 +265,12 @@ static size_t most_rows(const struct sequences *s)
     return most;
 }
 
-/* The ids are on the disk before the vectors are put in place. */
 static int write_all(const struct config *cfg, const struct sequences *s, const float *out, size_t rows, size_t hidden)
 {
-    char why[256];
-    struct atomic_file *file = NULL;
-    if (cfg->tokens_out) {
-        if (atomic_file_open(cfg->tokens_out, &file, why, sizeof why))
-            return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->tokens_out, why);
-        FILE *stream = atomic_file_stream(file);
-        for (size_t i = 0; i < s->count; i++)
-            for (size_t j = s->offsets[i]; j < s->offsets[i + 1]; j++)
-                fprintf(stream, "%d%c", s->ids[j], j + 1 < s->offsets[i + 1] ? ',' : '\n');
-        if (atomic_file_prepare(file, why, sizeof why)) {
-            atomic_file_discard(file);
-            return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->tokens_out, why);
-        }
-    }
-    const int code = cli_write_array(&cfg->c, cfg->c.out, out, NULL, 2, (const size_t[]){ rows, hidden });
-    if (code) atomic_file_discard(file);
-    else if (file && atomic_file_commit(file, why, sizeof why))
-        return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->tokens_out, why);
-    return code;
+    cli_outputs_begin(&cfg->c);
+    int code = cfg->tokens_out ? text_file_write_ids(&cfg->c, cfg->tokens_out, s->ids, s->offsets, s->count) : EXIT_DONE;
+    if (!code) code = cli_write_array(&cfg->c, cfg->c.out, out, NULL, 2, (const size_t[]){ rows, hidden });
+    return cli_outputs_end(&cfg->c, code);
 }
 
 static int work(const struct config *cfg, const struct backbone *b, const struct sequences *s)

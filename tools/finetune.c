@@ -1,5 +1,6 @@
 /* Fine-tunes a pretrained backbone on a task by one of seven methods, or evaluates an adapter. */
-#include "cli/cli.h"
+#include "cli/folder.h"
+#include "cli/train_state.h"
 
 #include <errno.h>
 #include <gsl/gsl_errno.h>
@@ -10,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/atomic_file.h"
@@ -89,6 +89,8 @@ static const struct argp_option options[] = {
                                     "the whole answer (default 0)", 4 },
     { "adapter", KEY_ADAPTER, "DIR", 0, "adapter to evaluate (with --epochs 0)", 5 },
     { "list", KEY_LIST, NULL, 0, "print methods, backbones and tasks", 5 },
+    { "out", CLI_COMMON, "DIR", 0, "where curve.csv, result.json, predictions.csv and adapter/ go (required)", 0 },
+    CLI_NO_VERDICTS,
     { 0 }
 };
 
@@ -199,6 +201,7 @@ static const char *check(void *config)
 {
     struct config *cfg = config;
     static char line[160];
+    if (cfg->list && cli_given("out")) return "--out: has no effect with --list";
     if (cfg->list) return NULL;
     if (cfg->task && (cfg->train_file || cfg->test_file)) return "--task: given together with --train and --test";
     if (!cfg->train_file != !cfg->test_file) return "--train and --test: one without the other";
@@ -207,6 +210,7 @@ static const char *check(void *config)
     if (cfg->t.warmup >= 1.0) return "--warmup: not below 1";
     if (cfg->t.label_smoothing >= 1.0) return "--label-smoothing: not below 1";
     for (const struct argp_option *o = options; o->name; o++) {
+        if (o->key >= MAX_KEY) continue;
         const unsigned methods = methods_of(o->key);
         if (cfg->given[o->key] && is_of_training(o->key) && cfg->has_epochs && !cfg->num_epochs) {
             snprintf(line, sizeof line, "--%s: has no effect with --epochs 0", o->name);
@@ -222,7 +226,7 @@ static const char *check(void *config)
 
 /* ---- listing ---------------------------------------------------------------------------------------------- */
 
-static int print_list(void)
+static int print_list(const struct config *cfg)
 {
     size_t n;
     printf("methods\n");
@@ -234,7 +238,7 @@ static int print_list(void)
     printf("tasks\n");
     const struct task_entry *t = task_list(&n);
     for (size_t i = 0; i < n; i++) printf("  %-20s %s\n", t[i].name, t[i].summary);
-    return fflush(stdout) || ferror(stdout) ? EXIT_FAILED : EXIT_DONE;
+    return cli_stdout(&cfg->c);
 }
 
 /* ---- one run ------------------------------------------------------------------------------------------------- */
@@ -250,8 +254,9 @@ struct run {
     struct decoder_model *lm;
     struct train *train;
     enum model_pool pool;
-    char key[17];                       /* (KEY_SIZE + 1) of everything the result depends on */
-    char state[PATH_MAX];
+    struct train_state state;
+    struct folder folder, adapter;
+    char adapter_path[PATH_MAX];
     struct evaluation test, validation;
     int32_t *predicted;
 };
@@ -261,36 +266,26 @@ static int fail_data(const struct config *cfg, int status, const char *what, con
     return cli_fail(&cfg->c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s%s%s", what, *what ? ": " : "", line);
 }
 
-/* With the bytes of a file, if it can be read. */
-static uint64_t hash_file(uint64_t hash, const char *path)
-{
-    char piece[1 << 14], why[256];
-    uint64_t size;
-    FILE *file = input_file_open(path, &size, why, sizeof why);
-    for (size_t n; file && (n = fread(piece, 1, sizeof piece, file)) > 0;) hash = hash_bytes(hash, piece, n);
-    if (file) fclose(file);
-    return hash;
-}
-
-/* Hash of the program, the weights and vocabulary, the examples, the adapter and the options. */
-static void make_key(struct run *r)
+/* Hash of the program and the machine's arithmetic, the weights and vocabulary, the examples, the adapter and the options. */
+static int make_key(struct run *r)
 {
     static const char *const files[] = { "adapter_config.json", "adapter_model.safetensors", "head.safetensors" };
-    char path[PATH_MAX];
-    uint64_t hash = hash_file(HASH_START, "/proc/self/exe");
-    if (r->backbone && r->backbone->vocab_path && r->task->modality == TASK_TEXT) hash = hash_file(hash, r->backbone->vocab_path);
-    for (size_t i = 0; r->cfg->adapter && i < sizeof files / sizeof *files; i++) {
-        snprintf(path, sizeof path, "%s/%s", r->cfg->adapter, files[i]);
-        hash = hash_file(hash, path);
-    }
-    for (size_t c = 0; c < r->task->num_classes; c++) hash = hash_bytes(hash, r->task->class_names[c], strlen(r->task->class_names[c]) + 1);
-    if (r->decoder) hash = hash_bytes(hash, r->decoder->weights, r->decoder->num_weights * sizeof *r->decoder->weights);
-    for (size_t i = 0; r->backbone && i < r->backbone->num_tensors; i++) {
-        const struct tensor *t = &r->backbone->tensors[i];
-        hash = hash_bytes(hash, t->data, t->dims[0] * (t->rank > 1 ? t->dims[1] : 1) * sizeof *t->data);
-    }
-    hash = hash_bytes(hash, &r->task->checksum, sizeof r->task->checksum);
     const struct config *cfg = r->cfg;
+    char path[PATH_MAX], line[PATH_MAX + 256];
+    const struct reason why = { line, sizeof line };
+    uint64_t hash;
+    const int error = journal_identity(&cfg->c, "", &hash);
+    if (error) return cli_fail(&cfg->c, EXIT_FAILED, "the program: %s", strerror(error));
+    int status = GSL_SUCCESS;
+    if (r->decoder) hash = hash_bytes(hash, r->decoder->weights, r->decoder->num_weights * sizeof *r->decoder->weights);
+    else status = backbone_hash(r->backbone, &hash, why);
+    for (size_t i = 0; cfg->adapter && i < sizeof files / sizeof *files && !status; i++) {
+        snprintf(path, sizeof path, "%s/%s", cfg->adapter, files[i]);
+        if (!i || !access(path, F_OK)) status = input_file_hash(path, &hash, why);
+    }
+    if (status) return fail_data(cfg, status, "", line);
+    for (size_t c = 0; c < r->task->num_classes; c++) hash = hash_bytes(hash, r->task->class_names[c], strlen(r->task->class_names[c]) + 1);
+    hash = hash_bytes(hash, &r->task->checksum, sizeof r->task->checksum);
     for (int i = 1; i < cfg->c.argc; i++) {
         const char *word = cfg->c.argv[i];
         /* What does not change a number. */
@@ -303,7 +298,8 @@ static void make_key(struct run *r)
         if (skip) i += skip - 1;
         else hash = hash_bytes(hash, word, strlen(word) + 1);
     }
-    snprintf(r->key, sizeof r->key, "%016llx", (unsigned long long)hash);
+    snprintf(r->state.key, sizeof r->state.key, "%016llx", (unsigned long long)hash);
+    return EXIT_DONE;
 }
 
 static char *in_folder(const struct run *r, const char *name, char path[PATH_MAX])
@@ -319,7 +315,7 @@ static int is_done(const struct run *r)
     json_error_t error;
     json_t *json = json_load_file(in_folder(r, "result.json", path), 0, &error);
     const char *key = json_string_value(json_object_get(json, "key"));
-    const int done = key && !strcmp(key, r->key) && !access(in_folder(r, "predictions.csv", path), R_OK) &&
+    const int done = key && !strcmp(key, r->state.key) && !access(in_folder(r, "predictions.csv", path), R_OK) &&
                      !access(in_folder(r, "curve.csv", path), R_OK) &&
                      (!r->cfg->num_epochs || !access(in_folder(r, "adapter/adapter_config.json", path), R_OK));
     json_decref(json);
@@ -431,48 +427,6 @@ static int make_model(struct run *r)
     return 0;
 }
 
-enum { KEY_SIZE = 16, MARK_SIZE = 16 };
-
-/* A state begins with its key and the mark of train_save. Exit code, the line printed: a file of another origin has the name. */
-static int check_state(const struct run *r)
-{
-    char why[256], head[KEY_SIZE + MARK_SIZE + 1] = "";
-    uint64_t size;
-    struct stat st;
-    if (lstat(r->state, &st)) return 0;
-    FILE *f = input_file_open(r->state, &size, why, sizeof why);
-    const int ours = f && fread(head, KEY_SIZE + MARK_SIZE, 1, f) == 1 && !memcmp(head + KEY_SIZE, "prefix-ntk run ", MARK_SIZE - 1);
-    if (f) fclose(f);
-    return ours ? 0 : cli_fail(&r->cfg->c, EXIT_FAILED, "%s: is not a state of this program; it needs the name", r->state);
-}
-
-static int save_state(struct run *r)
-{
-    char part[PATH_MAX + 8];
-    snprintf(part, sizeof part, "%s.new", r->state);
-    FILE *f = fopen(part, "w");
-    if (!f) return cli_fail(&r->cfg->c, EXIT_FAILED, "%s: %s", part, strerror(errno));
-    int status = fwrite(r->key, KEY_SIZE, 1, f) == 1 ? train_save(r->train, f) : GSL_EFAILED;
-    if (fclose(f)) status = GSL_EFAILED;
-    if (!status && rename(part, r->state)) status = GSL_EFAILED;
-    if (!status) return 0;
-    const int code = cli_fail(&r->cfg->c, EXIT_FAILED, "%s: %s", part, strerror(errno));
-    unlink(part);
-    return code;
-}
-
-/* A state of this very training is taken up; any other is left to be replaced. */
-static void load_state(struct run *r)
-{
-    uint64_t size;
-    char key[KEY_SIZE + 1] = "", why[256];
-    FILE *f = input_file_open(r->state, &size, why, sizeof why);
-    if (!f) return;
-    if (fread(key, KEY_SIZE, 1, f) == 1 && !strcmp(key, r->key) && !train_load(r->train, f))
-        cli_warn(&r->cfg->c, "resumes after step %zu of %zu", train_steps_done(r->train), train_num_steps(r->train));
-    fclose(f);
-}
-
 static int run_training(struct run *r)
 {
     const struct config *cfg = r->cfg;
@@ -480,23 +434,8 @@ static int run_training(struct run *r)
     const struct reason why = { line, sizeof line };
     int status = r->lm ? lm_train_alloc(r->lm, r->texts, &cfg->t, &r->train, why) : train_alloc(r->model, r->inputs, &cfg->t, &r->train, why);
     if (status) return cli_fail(&cfg->c, EXIT_FAILED, "%s", line);
-    load_state(r);
-    const size_t steps = train_num_steps(r->train), saves = steps / 20 + 1;
-    struct progress *p = progress_start(&cfg->c, method_names[cfg->method], (double)steps);
-    int code = 0;
-    while (!code && !train_done(r->train)) {
-        status = train_step(r->train);
-        if (train_diverged(r->train)) code = cli_fail(&cfg->c, EXIT_FAILED, "diverged at step %zu: a loss or a normaliser D is not finite and positive (a lower --lr?)", train_steps_done(r->train) + 1);
-        else code = cli_status(&cfg->c, status, "a step");
-        progress_to(p, (double)train_steps_done(r->train));
-        if (!code) code = cli_interrupted();
-        /* A fast run has nothing to lose. */
-        if ((!code && train_steps_done(r->train) % saves == 0) || code == 130 || code == 143) {
-            const int saved = save_state(r);
-            if (!code) code = saved;
-        }
-    }
-    progress_end(p);
+    train_state_load(&r->state, r->train);
+    const int code = train_state_run(&r->state, r->train, method_names[cfg->method]);
     if (!code) train_finish(r->train);
     return code;
 }
@@ -597,50 +536,52 @@ static json_t *result_of(const struct run *r)
                      "method", adapter_method_name(a->method), "seed", (json_int_t)cfg->c.seed, "test_accuracy", r->test.accuracy, "test_loss", r->test.loss,
                      "test_count", (json_int_t)r->test.count, "val_accuracy", r->validation.accuracy, "val_loss", r->validation.loss, "trainable_params",
                      (json_int_t)all, "head_params", (json_int_t)head, "steps", (json_int_t)(r->train ? train_steps_done(r->train) : 0), "step_time_s",
-                     r->train ? train_step_time(r->train) : 0.0, "peak_rss_bytes", (json_int_t)usage.ru_maxrss * 1024, "key", r->key, "options", options_used);
+                     r->train ? train_step_time(r->train) : 0.0, "peak_rss_bytes", (json_int_t)usage.ru_maxrss * 1024, "key", r->state.key, "options", options_used);
 }
 
-/* result.json comes last: with it the folder is complete. */
+/* result.json comes last: with its key the folder is complete. */
 static int write_result(const struct run *r)
 {
-    char path[PATH_MAX], cause[256];
+    char path[PATH_MAX], cause[256] = "out of memory";
     struct atomic_file *file;
     json_t *json = result_of(r);
-    if (!json) return cli_fail(&r->cfg->c, EXIT_FAILED, "out of memory");
-    int status = atomic_file_open(in_folder(r, "result.json", path), &file, cause, sizeof cause);
+    int status = json ? atomic_file_open(in_folder(r, "result.json", path), &file, cause, sizeof cause) : GSL_ENOMEM;
     if (!status) {
         const int bad = json_dumpf(json, atomic_file_stream(file), JSON_INDENT(2)) || fputc('\n', atomic_file_stream(file)) == EOF;
-        if (bad) snprintf(cause, sizeof cause, "%s", strerror(errno));
-        if (bad) atomic_file_discard(file);
-        status = bad ? GSL_EFAILED : atomic_file_commit(file, cause, sizeof cause);
+        /* Why a write failed is the file's to say; without one the text could not be made. */
+        if (!bad || ferror(atomic_file_stream(file))) status = atomic_file_finish(file, path, cause, sizeof cause);
+        else {
+            status = GSL_ENOMEM;
+            snprintf(cause, sizeof cause, "out of memory");
+            atomic_file_discard(file);
+        }
     }
     json_decref(json);
-    return status ? cli_fail(&r->cfg->c, EXIT_FAILED, "%s: %s", path, cause) : 0;
+    return status ? cli_fail(&r->cfg->c, EXIT_FAILED, "%s: %s", json ? path : "result.json", cause) : EXIT_DONE;
+}
+
+static int write_adapter(struct run *r)
+{
+    char line[512];
+    int code = folder_open(&r->cfg->c, r->adapter_path, &r->adapter);
+    if (code) return code;
+    const struct reason why = { line, sizeof line };
+    const char *const *names = (const char *const *)r->task->class_names;
+    const int status = r->lm ? adapter_files_write_decoder(r->adapter_path, r->lm, r->cfg->backbone, names, why)
+                             : adapter_files_write(r->adapter_path, r->model, r->pool, names, why);
+    return status ? cli_fail(&r->cfg->c, EXIT_FAILED, "%s", line) : EXIT_DONE;
 }
 
 static int write_all(struct run *r)
 {
-    const struct config *cfg = r->cfg;
-    char path[PATH_MAX + 8], line[512];
     cli_outputs_begin(&r->cfg->c);
     int code = write_curve(r);
     if (!code) code = write_predictions(r);
-    /* An earlier result must not speak for files that are not its own. */
-    if (!code && unlink(in_folder(r, "result.json", path)) && errno != ENOENT) code = cli_fail(&r->cfg->c, EXIT_FAILED, "%s: %s", path, strerror(errno));
-    if (!code && r->train) {
-        const struct reason why = { line, sizeof line };
-        const char *const *names = (const char *const *)r->task->class_names;
-        const int status = r->lm ? adapter_files_write_decoder(in_folder(r, "adapter", path), r->lm, cfg->backbone, names, why)
-                                 : adapter_files_write(in_folder(r, "adapter", path), r->model, r->pool, names, why);
-        if (status) code = cli_fail(&r->cfg->c, EXIT_FAILED, "%s", line);
-    }
-    code = cli_outputs_end(&r->cfg->c, code);
+    if (!code && r->train) code = write_adapter(r);
     if (!code) code = write_result(r);
-    if (code) return code;
-    unlink(r->state);
-    snprintf(path, sizeof path, "%s.new", r->state);        /* left by a kill */
-    unlink(path);
-    return 0;
+    code = cli_outputs_end(&r->cfg->c, code);
+    if (!code) train_state_remove(&r->state);
+    return code;
 }
 
 static void report(const struct run *r)
@@ -655,32 +596,10 @@ static void report(const struct run *r)
             trainable(r, PARAM_ADAPTER) + trainable(r, PARAM_BACKBONE), head);
 }
 
-/* Before any work: whether the folder can be made, or written into. */
-static int check_folder(struct run *r)
+static void close_all(struct run *r, int code)
 {
-    const struct config *cfg = r->cfg;
-    struct stat st;
-    if (strlen(cfg->c.out) > PATH_MAX - 64) return cli_fail(&cfg->c, EXIT_FAILED, "--out: the path is too long");
-    in_folder(r, ".finetune.state", r->state);
-    if (stat(cfg->c.out, &st)) {
-        if (mkdir(cfg->c.out, 0777)) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, strerror(errno));
-        rmdir(cfg->c.out);
-        return 0;
-    }
-    if (!S_ISDIR(st.st_mode)) return cli_fail(&cfg->c, EXIT_FAILED, "%s: is not a folder", cfg->c.out);
-    if (access(cfg->c.out, W_OK | X_OK)) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, strerror(errno));
-    return check_state(r);
-}
-
-static int make_folder(const struct run *r)
-{
-    const struct config *cfg = r->cfg;
-    if (mkdir(cfg->c.out, 0777) && errno != EEXIST) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, strerror(errno));
-    return 0;
-}
-
-static void close_all(struct run *r)
-{
+    folder_close(&r->adapter, code);
+    folder_close(&r->folder, code);
     free(r->predicted);
     train_free(r->train);
     model_free(r->model);
@@ -699,7 +618,7 @@ int main(int argc, char **argv)
     cfg.a = adapter_defaults(ADAPTER_NTK);
     cfg.num_epochs = cfg.t.epochs;
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
-    if (cfg.list) return print_list();
+    if (cfg.list) return print_list(&cfg);
     /* As train_defaults: near what the searches chose. */
     static const double white_lr = 1e-2;
     const struct train_options defaults = train_defaults((enum adapter_method)cfg.method);
@@ -712,22 +631,22 @@ int main(int argc, char **argv)
     cfg.t.seed = cfg.c.seed;
     cfg.t.num_threads = cfg.c.threads;
     struct run r = { .cfg = &cfg };
-    int code = check_folder(&r);
+    in_folder(&r, "adapter", r.adapter_path);
+    int code = folder_check(&cfg.c, cfg.c.out);
+    if (!code) code = train_state_init(&r.state, &cfg.c, cfg.c.out, ".finetune.state");
     if (!code) code = open_all(&r);
-    if (!code) {
-        make_key(&r);
-        if (is_done(&r)) {
-            cli_warn(&cfg.c, "%s: unchanged", cfg.c.out);
-            close_all(&r);
-            return EXIT_DONE;
-        }
-        code = make_model(&r);
+    if (!code) code = make_key(&r);
+    if (!code && is_done(&r)) {
+        cli_warn(&cfg.c, "%s: unchanged", cfg.c.out);
+        close_all(&r, code);
+        return EXIT_DONE;
     }
-    if (!code) code = make_folder(&r);
+    if (!code) code = make_model(&r);
+    if (!code) code = folder_open(&cfg.c, cfg.c.out, &r.folder);
     if (!code && cfg.num_epochs) code = run_training(&r);
     if (!code) code = evaluate(&r);
     if (!code) code = write_all(&r);
     if (!code) report(&r);
-    close_all(&r);
+    close_all(&r, code);
     return code;
 }

@@ -20,6 +20,8 @@ enum { OPT_RESULTS = 1 };
 
 static const struct argp_option options[] = {
     { "results", OPT_RESULTS, "DIR", 0, "The results to take, where verdicts.csv is (required)", 0 },
+    { "out", CLI_COMMON, "FILE", CLI_TABLE, "where the ledger goes (default -: standard output)", 0 },
+    { "verdicts", CLI_COMMON, NULL, 0, NULL, 0 },
     { 0 }
 };
 

@@ -1,7 +1,6 @@
 /* A decoder over a user's own text: log-probabilities of its tokens, greedy continuation. */
-#include "cli/cli.h"
+#include "cli/text_file.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <gsl/gsl_errno.h>
 #include <stdio.h>
@@ -12,8 +11,6 @@
 #include <unistd.h>
 
 #include "common/atomic_file.h"
-#include "common/input_file.h"
-#include "common/npy.h"
 #include "transformer/adapter_files.h"
 #include "transformer/decoder_adapter.h"
 
@@ -41,9 +38,11 @@ static const struct argp_option options[] = {
       "text in UTF-8; special tokens are read as they are spelt (default the start token alone)", 1 },
     { "prefix-adapter", KEY_ADAPTER, "DIR", 0, "what finetune wrote, LoRA or a prefix (PEFT), or a summary (Z, k)", 1 },
     { "logprobs-out", KEY_LOGPROBS_OUT, "FILE", 0, "write the log-probabilities, float32 NPY", 2 },
-    { "tokens-out", KEY_TOKENS_OUT, "FILE", 0, "write the ids of the text's tokens, one row of CSV", 2 },
+    { "tokens-out", KEY_TOKENS_OUT, "FILE", CLI_TABLE, "write the ids of the text's tokens, one row of CSV", 2 },
     { "generate", KEY_GENERATE, "N", 0, "tokens to continue the text by (default 0)", 3 },
-    { "generated-out", KEY_GENERATED_OUT, "FILE", 0, "write the ids of the continuation, one row of CSV", 3 },
+    { "generated-out", KEY_GENERATED_OUT, "FILE", CLI_TABLE, "write the ids of the continuation, one row of CSV", 3 },
+    { "out", CLI_COMMON, "FILE", CLI_TABLE, "where the continuation goes (default -: standard output)", 0 },
+    CLI_NO_VERDICTS,
     { 0 }
 };
 
@@ -67,6 +66,7 @@ static const char *check(void *config)
     const struct config *cfg = config;
     if (!cfg->generate && !cfg->logprobs_out && !cfg->tokens_out)
         return "--generate, --logprobs-out, --tokens-out: one of them is needed";
+    if (cli_given("out") && !cfg->generate) return "--out: has no effect without --generate";
     if (cfg->generated_out && !cfg->generate) return "--generated-out: needs --generate";
     if ((cfg->logprobs_out || cfg->tokens_out) && !cfg->text) return "--logprobs-out, --tokens-out: need --text";
     return NULL;
@@ -83,25 +83,12 @@ static double now(void)
 
 struct prompt { int32_t *ids; size_t count; };
 
-static int read_text(const struct config *cfg, char **text, size_t *len)
-{
-    char line[256];
-    unsigned char *bytes;
-    const int status = input_file_whole(cfg->text, &bytes, len, (struct reason){ line, sizeof line });
-    *text = (char *)bytes;
-    if (status) return cli_bad_input(&cfg->c, status, cfg->text, line);
-    if (*len <= INT32_MAX / 8) return EXIT_DONE;
-    free(bytes);
-    *text = NULL;
-    return cli_fail(&cfg->c, EXIT_DATA, "%s: %zu bytes of text", cfg->text, *len);
-}
-
 static int read_prompt(const struct config *cfg, const struct decoder *decoder, const struct decoder_prefix *prefix,
                        struct prompt *prompt)
 {
     char *text = NULL, line[256];
     size_t len = 0;
-    int code = cfg->text ? read_text(cfg, &text, &len) : EXIT_DONE;
+    int code = cfg->text ? text_file_input(&cfg->c, cfg->text, INT32_MAX / 8, &text, &len) : EXIT_DONE;
     if (code) goto done;
     int status = bpe_encode(decoder->bpe, text, len, &prompt->ids, &prompt->count,
                             (struct reason){ line, sizeof line });
@@ -134,13 +121,7 @@ done:
 /* One row of ids. */
 static int write_ids(const struct config *cfg, const char *path, const int32_t *ids, size_t count)
 {
-    char why[256];
-    struct atomic_file *file;
-    if (atomic_file_open(path, &file, why, sizeof why)) return cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", path, why);
-    FILE *stream = atomic_file_stream(file);
-    for (size_t i = 0; i < count; i++) fprintf(stream, i ? ",%d" : "%d", ids[i]);
-    fputc('\n', stream);
-    return atomic_file_commit(file, why, sizeof why) ? cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", path, why) : EXIT_DONE;
+    return text_file_write_ids(&cfg->c, path, ids, (const size_t[]){ 0, count }, 1);
 }
 
 /* Reads the prompt; logprobs NULL: not wanted. last (vocab_size): the logits after its last token. */
@@ -182,9 +163,9 @@ static int generate(const struct config *cfg, const struct decoder *decoder, str
         size_t len;
         const char *bytes = bpe_bytes(decoder->bpe, id, &len);
         made[(*count)++] = id;
-        if (fwrite(bytes, 1, len, stream) != len || fflush(stream))
-            code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, strerror(errno));
-        if (!code && *count < cfg->generate) {
+        /* The end of the output says why a write failed. */
+        if (fwrite(bytes, 1, len, stream) != len || fflush(stream)) break;
+        if (*count < cfg->generate) {
             code = cli_status(&cfg->c, decoder_read(run, &id, 1, hidden), "continuing the text");
             if (!code) decoder_logits(decoder, hidden, 1, logits, cfg->c.threads);
         }
@@ -220,8 +201,8 @@ static int continue_text(const struct config *cfg, const struct decoder *decoder
         atomic_file_discard(file);
         goto done;
     }
-    if (isatty(fileno(atomic_file_stream(file)))) fputc('\n', atomic_file_stream(file));
-    if (atomic_file_commit(file, why, sizeof why)) code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, why);
+    if (atomic_file_descriptor(cfg->c.out) >= 0 && isatty(atomic_file_descriptor(cfg->c.out))) fputc('\n', atomic_file_stream(file));
+    if (atomic_file_finish(file, cfg->c.out, why, sizeof why)) code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, why);
     if (!code && cfg->generated_out) code = write_ids(cfg, cfg->generated_out, made, *count);
 done:
     free(made);
@@ -231,7 +212,6 @@ done:
 static int work(const struct config *cfg, const struct decoder *decoder, const struct decoder_prefix *prefix,
                 const struct prompt *prompt)
 {
-    char why[256];
     const size_t vocab = decoder->config.vocab_size, room = prompt->count + cfg->generate;
     const size_t count = prompt->count ? prompt->count - 1 : 0;
     struct decoder_run *run = NULL;
@@ -253,8 +233,7 @@ static int work(const struct config *cfg, const struct decoder *decoder, const s
     size_t made = 0;
     if (!code && cfg->generate) code = continue_text(cfg, decoder, run, last, &made);
     if (!code) say_speed(cfg, decoder_run_length(run) ? prompt->count : 0, middle - start, made, now() - middle);
-    if (!code && logprobs && npy_write_f32(cfg->logprobs_out, logprobs, 1, &count, why, sizeof why))
-        code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->logprobs_out, why);
+    if (!code && logprobs) code = cli_write_array(&cfg->c, cfg->logprobs_out, logprobs, NULL, 1, &count);
     if (!code && cfg->tokens_out) code = write_ids(cfg, cfg->tokens_out, prompt->ids, prompt->count);
 done:
     decoder_run_free(run);
@@ -303,9 +282,12 @@ int main(int argc, char **argv)
     const struct decoder *used = adapted.view ? &adapted.view->decoder : decoder;
     const struct decoder_prefix *prefix = adapted.view ? adapted.view->prefix
                                           : adapted.prefix ? decoder_adapter_prefix(adapted.prefix) : NULL;
-    int code = status ? cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line) : EXIT_DONE;
+    int code = status ? cli_fail(&cfg.c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", line) : EXIT_DONE;
     if (!code) code = read_prompt(&cfg, used, prefix, &prompt);
-    if (!code) code = work(&cfg, used, prefix, &prompt);
+    if (!code) {
+        cli_outputs_begin(&cfg.c);
+        code = cli_outputs_end(&cfg.c, work(&cfg, used, prefix, &prompt));
+    }
     free(prompt.ids);
     decoder_view_free(adapted.view);
     decoder_model_free(adapted.model);

@@ -24,6 +24,8 @@ static const struct argp_option options[] = {
     { "at", KEY_AT, "FILE", 0, "inputs to predict at, (n2, d)", 0 },
     { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
     { "kernel", KEY_KERNEL, "NAME", 0, "full or key (default full)", 1 },
+    { "out", CLI_COMMON, "FILE", 0, "where the predictions go, .npy or .csv (default -: standard output)", 0 },
+    CLI_NO_VERDICTS,
     { 0 }
 };
 

@@ -63,6 +63,7 @@ static const struct argp_option options[] = {
     { "backbone", KEY_BACKBONE, "NAME|DIR", 0, "its backbone (default vit-fashion)", 4 },
     { "task", KEY_TASK, "NAME", 0, "its task: the map is chosen on validation data (default shapes)", 4 },
     { "adapter-out", KEY_ADAPTER_OUT, "DIR", CLI_INPUT, "write the adapter of NTK-Attention it becomes", 4 },
+    CLI_NO_VERDICTS,
     { 0 }
 };
 
@@ -98,11 +99,11 @@ static const char *check(void *config)
     if (a->adapter && (cfg->prefix_k || cfg->prefix_v || cfg->q || cfg->k || cfg->v || cfg->z_out || cfg->kvec_out || cfg->bound >= 0.0))
         return "--adapter: takes no tensors and no bound";
     if (!a->adapter && (a->backbone || a->task || a->out)) return "--backbone, --task, --adapter-out: have no effect without --adapter";
-    if (a->adapter && !cfg->features && !(cfg->features = strdup("elu1,taylor:1,taylor:2"))) return "out of memory";
+    if (a->adapter && !cfg->features) cfg->features = cli_need(strdup("elu1,taylor:1,taylor:2"));
     if (!a->adapter && (!cfg->prefix_k || !cfg->prefix_v || !cfg->q)) return "--prefix-k, --prefix-v, --q: all three are required";
     if (!cfg->k != !cfg->v) return "--k, --v: one needs the other";
     if (!cfg->z_out != !cfg->kvec_out) return "--z-out, --kvec-out: one needs the other";
-    if (!cfg->features && !(cfg->features = strdup(candidates))) return "out of memory";
+    if (!cfg->features) cfg->features = cli_need(strdup(candidates));
     for (char *at = cfg->features; at; cfg->num_maps++) {
         char *name = strsep(&at, ",");
         const int status = cfg->num_maps < MAX_MAPS ? feature_spec_parse(name, &cfg->spec[cfg->num_maps]) : GSL_EINVAL;

@@ -1,15 +1,15 @@
 /* Pretrains a small ViT on a task of images, from nothing and a seed, and writes it as a Hugging Face folder. */
-#include "cli/cli.h"
+#include "cli/folder.h"
+#include "cli/summary.h"
+#include "cli/train_state.h"
 
 #include <gsl/gsl_errno.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "transformer/backbone.h"
-#include "transformer/train.h"
 
 static const char doc[] =
     "Pretrains a small vision transformer (28x28 grey images, patches of 4) as a classifier of a task's images, from a seed, and "
@@ -34,6 +34,8 @@ static const struct argp_option options[] = {
     { "batch", KEY_BATCH, "N", 0, "images per step (default 64)", 2 },
     { "train-size", KEY_TRAIN_SIZE, "N", 0, "training images, 0 for all (default 0)", 2 },
     { "lr", KEY_LR, "X", 0, "peak learning rate of AdamW (default 0.001)", 2 },
+    { "out", CLI_COMMON, "DIR", 0, "where the model goes (required)", 0 },
+    CLI_NO_VERDICTS,
     { 0 }
 };
 
@@ -88,7 +90,20 @@ static int take_values(struct backbone *b, struct model *model)
     return GSL_SUCCESS;
 }
 
-static int train(const struct config *cfg, const struct task *task, struct backbone *b)
+/* Fills in what the training depends on. */
+static int make_key(const struct config *cfg, const struct task *task, struct train_state *state)
+{
+    char *text = cli_text("%s %016llx %zu %zu %zu %zu %zu %zu %zu %.17g", task->name, (unsigned long long)task->checksum, cfg->hidden, cfg->num_layers,
+                          cfg->num_heads, cfg->mlp_dim, cfg->epochs, cfg->batch, cfg->train_size, cfg->lr);
+    uint64_t hash;
+    const int error = journal_identity(&cfg->c, text, &hash);
+    free(text);
+    if (error) return cli_fail(&cfg->c, EXIT_FAILED, "the program: %s", strerror(error));
+    snprintf(state->key, sizeof state->key, "%016llx", (unsigned long long)hash);
+    return EXIT_DONE;
+}
+
+static int train(const struct config *cfg, const struct task *task, const struct train_state *state, struct backbone *b)
 {
     char line[512];
     const struct reason why = { line, sizeof line };
@@ -105,7 +120,6 @@ static int train(const struct config *cfg, const struct task *task, struct backb
     struct inputs *inputs = NULL;
     struct model *model = NULL;
     struct train *t = NULL;
-    struct progress *p = NULL;
     struct evaluation test;
     int code = 0, status = inputs_alloc(b, task, &io, &inputs, why);
     if (!status) status = model_alloc(b, &adapter, task->num_classes, POOL_CLS, 0, cfg->c.seed, &model, why);
@@ -115,13 +129,8 @@ static int train(const struct config *cfg, const struct task *task, struct backb
         code = cli_fail(&cfg->c, EXIT_FAILED, "%s", line);
         goto done;
     }
-    p = progress_start(&cfg->c, "pretraining", (double)train_num_steps(t));
-    while (!code && !train_done(t)) {
-        code = cli_status(&cfg->c, train_step(t), "a step");
-        progress_to(p, (double)train_steps_done(t));
-        if (!code) code = cli_interrupted();
-    }
-    progress_end(p);
+    train_state_load(state, t);
+    code = train_state_run(state, t, "pretraining");
     if (!code) code = cli_status(&cfg->c, train_evaluate(model, inputs, TASK_TEST, cfg->batch, &test, NULL, NULL), "the evaluation");
     if (!code && !cfg->c.quiet) fprintf(stderr, "%s: test accuracy %.4f of %zu\n", task->name, test.accuracy, test.count);
     if (!code) code = cli_status(&cfg->c, take_values(b, model), "the weights");
@@ -138,16 +147,18 @@ int main(int argc, char **argv)
     char line[512];
     const struct reason why = { line, sizeof line };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
-    struct stat st;
-    if (!stat(cfg.c.out, &st) && (!S_ISDIR(st.st_mode) || access(cfg.c.out, W_OK | X_OK)))
-        return cli_fail(&cfg.c, EXIT_FAILED, "%s: is not a folder that can be written", cfg.c.out);
-    const struct task_options to = { .train_size = cfg.train_size, .validation_size = 1000, .seed = cfg.c.seed };
-    struct task *task;
-    int status = task_open(cfg.task, &to, &task, why);
-    if (status) return cli_fail(&cfg.c, EXIT_DATA, "%s", line);
-    int code = 0;
+    struct folder folder = { .path = NULL };
+    struct train_state state;
+    struct task *task = NULL;
     struct backbone *b = NULL;
-    if (task->modality != TASK_IMAGE || task->channels != 1 || task->height != 28) code = cli_fail(&cfg.c, EXIT_USAGE, "--task: not of grey images of 28 x 28");
+    const struct task_options to = { .train_size = cfg.train_size, .validation_size = 1000, .seed = cfg.c.seed };
+    int code = folder_check(&cfg.c, cfg.c.out);
+    if (!code) code = train_state_init(&state, &cfg.c, cfg.c.out, ".pretrain.state");
+    int status = code ? GSL_SUCCESS : task_open(cfg.task, &to, &task, why);
+    if (status) code = cli_fail(&cfg.c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
+    if (!code && (task->modality != TASK_IMAGE || task->channels != 1 || task->height != 28))
+        code = cli_fail(&cfg.c, EXIT_USAGE, "--task: not of grey images of 28 x 28");
+    if (!code) code = make_key(&cfg, task, &state);
     struct backbone_config c = { .kind = BACKBONE_VIT, .hidden = cfg.hidden, .num_layers = cfg.num_layers, .num_heads = cfg.num_heads, .mlp_dim = cfg.mlp_dim,
                                  .norm_eps = 1e-6, .pre_norm = 1, .image_size = 28, .patch_size = 4, .channels = 1, .position_grid = 7,
                                  .default_last_layer = cfg.num_layers - 1 };
@@ -155,8 +166,15 @@ int main(int argc, char **argv)
         pixel_statistics(task, &c);
         code = cli_status(&cfg.c, backbone_random(&c, 0.0, cfg.c.seed, &b), "the start");
     }
-    if (!code) code = train(&cfg, task, b);
-    if (!code && (status = backbone_write(cfg.c.out, b, why))) code = cli_fail(&cfg.c, EXIT_FAILED, "%s", line);
+    if (!code) code = folder_open(&cfg.c, cfg.c.out, &folder);
+    if (!code) code = train(&cfg, task, &state, b);
+    if (!code) {
+        cli_outputs_begin(&cfg.c);
+        status = backbone_write(cfg.c.out, b, why);
+        code = cli_outputs_end(&cfg.c, status ? cli_fail(&cfg.c, EXIT_FAILED, "%s", line) : EXIT_DONE);
+    }
+    if (!code) train_state_remove(&state);
+    folder_close(&folder, code);
     backbone_free(b);
     task_free(task);
     return code;

@@ -24,6 +24,8 @@ static const struct argp_option options[] = {
     { "history", OPT_HISTORY, "FILE", 0, "The history of the rules, docs/rules_history.md (none)", 0 },
     { "appendix", OPT_APPENDIX, "FILE", 0, "Markdown to put at the end (none)", 0 },
     { "runs", OPT_RUNS, "A,B,..", 0, "The runs of the profile (none)", 0 },
+    { "out", CLI_COMMON, "FILE", CLI_TABLE, "where the page goes (default -: standard output)", 0 },
+    { "verdicts", CLI_COMMON, NULL, 0, NULL, 0 },
     { 0 }
 };
 

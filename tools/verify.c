@@ -16,6 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/atomic_file.h"
 #include "common/stats.h"
 #include "cli/cli.h"
 #include "cli/ledger.h"
@@ -34,6 +35,7 @@ static const struct argp_option options[] = {
     { "runs", OPT_RUNS, "A,B,..", 0, "The runs of the profile; rows of others are left aside (all)", 0 },
     { "timed", OPT_TIMED, "A,B,..", 0, "The runs that measure time (none)", 0 },
     { "claim", OPT_CLAIM, "ID", 0, "Only the rows of this entry (all)", 0 },
+    { "verdicts", CLI_COMMON, NULL, 0, NULL, 0 },
     { 0 }
 };
 
@@ -152,7 +154,7 @@ static int width(const char *text)
 
 /* The LaTeX of a quantity as plain text: letters for the commands that have one,
  * the word itself for others, no dollar signs and braces. */
-static void put_plain(const char *text)
+static void put_plain(FILE *out, const char *text)
 {
     static const struct { const char *command, *text; } known[] = {
         { "lambda", "λ" }, { "sigma", "σ" }, { "eta", "η" }, { "varepsilon", "ε" }, { "epsilon", "ε" }, { "rho", "ρ" }, { "phi", "φ" },
@@ -167,26 +169,26 @@ static void put_plain(const char *text)
             size_t k = 0;
             while (k < sizeof known / sizeof *known && (strlen(known[k].command) != n || strncmp(known[k].command, p + 1, n))) k++;
             if (k < sizeof known / sizeof *known) {
-                fputs(known[k].text, stdout);
+                fputs(known[k].text, out);
                 p += 1 + n;
                 p += *p == ' ';
             } else {
-                printf("%.*s", (int)n, p + 1);
+                fprintf(out, "%.*s", (int)n, p + 1);
                 p += 1 + n;
             }
         } else if (*p == '\\' && p[1]) {
-            fputs(p[1] == '|' ? "‖" : " ", stdout);
+            fputs(p[1] == '|' ? "‖" : " ", out);
             p += 2;
         } else {
-            if (!strchr("${}", *p)) putchar(*p);
+            if (!strchr("${}", *p)) fputc(*p, out);
             p++;
         }
     }
 }
 
-static void cell(const char *text, int columns)
+static void cell(FILE *out, const char *text, int columns)
 {
-    printf("%s%*s", text, columns - width(text) + 2, "");
+    fprintf(out, "%s%*s", text, columns - width(text) + 2, "");
 }
 
 static const char *colour_of(const char *verdict)
@@ -196,10 +198,10 @@ static const char *colour_of(const char *verdict)
     return "\033[33m";
 }
 
-static void print_table(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v,
+static void print_table(FILE *out, const struct config *cfg, const struct ledger *l, const struct verdict_rows *v,
                         const struct tally *t)
 {
-    const bool colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
+    const bool colour = isatty(STDOUT_FILENO) && !strcmp(cfg->common.out, "-") && !getenv("NO_COLOR");
     int name_width = 5, number_width = 8, rule_width = 4;
     enum { VERDICT_WIDTH = 12, CLASS_WIDTH = 20, P_WIDTH = 10 };
     size_t counts[4] = { 0 }, missing = 0;
@@ -207,13 +209,13 @@ static void print_table(const struct config *cfg, const struct ledger *l, const 
     /* The first pass measures, the second prints. */
     for (int pass = 0; pass < 2; pass++) {
         if (pass) {
-            cell("claim", name_width);
-            cell("verdict", VERDICT_WIDTH);
-            cell("measured, 99.9 % interval", number_width);
-            cell("rule", rule_width);
-            cell("class", CLASS_WIDTH);
-            cell("adjusted p", P_WIDTH);
-            puts("quantity");
+            cell(out, "claim", name_width);
+            cell(out, "verdict", VERDICT_WIDTH);
+            cell(out, "measured, 99.9 % interval", number_width);
+            cell(out, "rule", rule_width);
+            cell(out, "class", CLASS_WIDTH);
+            cell(out, "adjusted p", P_WIDTH);
+            fputs("quantity\n", out);
         } else {
             number_width = width("measured, 99.9 % interval");
         }
@@ -231,53 +233,64 @@ static void print_table(const struct config *cfg, const struct ledger *l, const 
                 if (r && width(text) > number_width) number_width = width(text);
                 continue;
             }
-            cell(text, name_width);
-            if (colour) fputs(colour_of(verdict), stdout);
-            cell(verdict, VERDICT_WIDTH);
-            if (colour) fputs("\033[0m", stdout);
+            cell(out, text, name_width);
+            if (colour) fputs(colour_of(verdict), out);
+            cell(out, verdict, VERDICT_WIDTH);
+            if (colour) fputs("\033[0m", out);
             *text = '\0';
             if (r) interval_format(r->measured, text, sizeof text);
-            cell(text, number_width);
-            cell(row->rule, rule_width);
+            cell(out, text, number_width);
+            cell(out, row->rule, rule_width);
             if (*row->same_claim) snprintf(text, sizeof text, "= %s %s", row->same_claim, row->same_row);
             else snprintf(text, sizeof text, "%s", row_class_name(row->class));
-            cell(text, CLASS_WIDTH);
+            cell(out, text, CLASS_WIDTH);
             *text = '\0';
             if (!isnan(t->adjusted[i])) snprintf(text, sizeof text, "%.2g", t->adjusted[i]);
-            cell(text, P_WIDTH);
-            put_plain(row->quantity);
-            putchar('\n');
+            cell(out, text, P_WIDTH);
+            put_plain(out, row->quantity);
+            fputc('\n', out);
             bool counted = false;
             for (int k = 0; k < 4; k++)
                 if (!strcmp(verdict, verdict_name((enum verdict)k))) { counts[k]++; counted = true; }
             missing += !counted;
         }
     }
-    printf("%s profile: %zu supported, %zu contradicted, %zu inconclusive, %zu not tested, %zu without a run\n",
+    fprintf(out, "%s profile: %zu supported, %zu contradicted, %zu inconclusive, %zu not tested, %zu without a run\n",
            cfg->common.profile, counts[VERDICT_SUPPORTED], counts[VERDICT_CONTRADICTED], counts[VERDICT_INCONCLUSIVE],
            counts[VERDICT_NOT_TESTED], missing);
 }
 
 /* How much the verdicts are worth together. */
-static void print_tally(const struct ledger *l, const struct verdict_rows *v, const struct tally *t)
+static void print_tally(FILE *out, const struct ledger *l, const struct verdict_rows *v, const struct tally *t)
 {
     const size_t *by = t->by_class;
-    printf("%zu rows: %zu preregistered, %zu exact, %zu exploratory; %zu more measure what another row does\n",
+    fprintf(out, "%zu rows: %zu preregistered, %zu exact, %zu exploratory; %zu more measure what another row does\n",
            by[ROW_PREREGISTERED] + by[ROW_EXACT] + by[ROW_EXPLORATORY], by[ROW_PREREGISTERED], by[ROW_EXACT],
            by[ROW_EXPLORATORY], t->duplicates);
-    printf("%zu intervals of %g %%: were they independent, one or more misses with a chance of %.0f %%\n", t->intervals,
+    fprintf(out, "%zu intervals of %g %%: were they independent, one or more misses with a chance of %.0f %%\n", t->intervals,
            100.0 * VERDICT_LEVEL, 100.0 * t->miss_chance);
-    printf("Holm, one false verdict among all with a chance of %g %%: %zu of %zu decided rows stand", 100.0 * FAMILY_RATE,
+    fprintf(out, "Holm, one false verdict among all with a chance of %g %%: %zu of %zu decided rows stand", 100.0 * FAMILY_RATE,
            t->standing, t->decided);
     const char *before = "; undecided then:";
     for (size_t i = 0; i < l->num_rows && t->standing < t->decided; i++) {
         const struct ledger_row *row = &l->rows[i];
         const struct verdict_row *r = isnan(t->adjusted[i]) ? NULL : verdict_rows_find(v, row->claim, row->row);
         if (!r || tally_adjusted_verdict(t, i, r->verdict) == r->verdict) continue;
-        printf("%s %s %s", before, r->claim, r->row);
+        fprintf(out, "%s %s %s", before, r->claim, r->row);
         before = ",";
     }
-    putchar('\n');
+    fputc('\n', out);
+}
+
+static int write_table(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v, const struct tally *t)
+{
+    char why[256];
+    struct atomic_file *file;
+    const char *path = cfg->common.out;
+    if (atomic_file_open(path, &file, why, sizeof why)) return cli_fail(&cfg->common, EXIT_FAILED, "%s: %s", path, why);
+    print_table(atomic_file_stream(file), cfg, l, v, t);
+    if (!cfg->claim) print_tally(atomic_file_stream(file), l, v, t);
+    return atomic_file_commit(file, why, sizeof why) ? cli_fail(&cfg->common, EXIT_FAILED, "%s: %s", path, why) : EXIT_DONE;
 }
 
 int main(int argc, char **argv)
@@ -297,13 +310,10 @@ int main(int argc, char **argv)
     }
     t = tally_make(l, v, cfg.runs);
     if (!t) { code = cli_fail(&cfg.common, EXIT_FAILED, "out of memory"); goto done; }
-    print_table(&cfg, l, v, t);
-    if (!cfg.claim) print_tally(l, v, t);
-    fflush(stdout);
+    if ((code = write_table(&cfg, l, v, t))) goto done;
     compare(&cfg, l, v);
     if (!v->num_rows && (!cfg.runs || *cfg.runs)) problem("%s: no verdicts at all", path);
     code = num_problems ? EXIT_FAILED : EXIT_DONE;
-    if (ferror(stdout)) code = cli_fail(&cfg.common, EXIT_FAILED, "the table could not be written");
 done:
     tally_free(t);
     verdict_rows_free(v);

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "common/atomic_file.h"
+#include "data/json_file.h"
 #include "transformer/backbone.h"
 #include "transformer/tensors.h"
 
@@ -99,7 +100,7 @@ static int write_file(const char *dir, const char *name, int (*body)(FILE *strea
         atomic_file_discard(file);
         return status;
     }
-    status = atomic_file_commit(file, cause, sizeof cause);
+    status = atomic_file_finish(file, path, cause, sizeof cause);
     return status ? refuse(why, status, "%s: %s", path, cause) : GSL_SUCCESS;
 }
 
@@ -271,13 +272,10 @@ int adapter_files_write_decoder(const char *dir, struct decoder_model *model, co
 static int load_config(const char *dir, json_t **out, struct reason why)
 {
     char path[PATH_MAX];
-    json_error_t error;
+    char line[160];
     if (snprintf(path, sizeof path, "%s/adapter_config.json", dir) >= (int)sizeof path) return refuse(why, GSL_EINVAL, "the path is too long");
-    *out = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (!*out) return refuse(why, GSL_EINVAL, "%.150s: %.80s", path, error.text);
-    if (json_is_object(*out)) return GSL_SUCCESS;
-    json_decref(*out);
-    return refuse(why, GSL_EINVAL, "%.150s: not a JSON object", path);
+    const int status = json_object_read(path, out, (struct reason){ line, sizeof line });
+    return status ? refuse(why, status, "%.150s: %s", path, line) : GSL_SUCCESS;
 }
 
 static size_t size_of(const json_t *config, const char *key, size_t missing)

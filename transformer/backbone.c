@@ -1,8 +1,11 @@
 /* Backbones from files: what each family calls its tensors, and the registry of names. */
 #include "transformer/backbone.h"
 
+#include "common/hash.h"
+#include "common/input_file.h"
 #include "common/nearest.h"
 #include "data/folder.h"
+#include "data/json_file.h"
 #include "transformer/backbone_naming.h"
 #include "transformer/onnx.h"
 #include "transformer/tensors_internal.h"
@@ -134,19 +137,6 @@ static size_t number(const json_t *config, const char *key, size_t missing)
     return !value ? missing : n > 0 && n <= 1 << 24 ? (size_t)n : 0;
 }
 
-static json_t *read_json(const char *path, struct reason why)
-{
-    json_error_t error;
-    json_t *json = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (!json) refuse(why, GSL_EINVAL, "%.80s", error.text);
-    else if (!json_is_object(json)) {
-        json_decref(json);
-        json = NULL;
-        refuse(why, GSL_EINVAL, "not a JSON object");
-    }
-    return json;
-}
-
 /* Pixel mean and deviation, from preprocessor_config.json where there is one, else 1/2. */
 static int read_normalisation(const char *dir, struct backbone_config *c, struct reason why)
 {
@@ -154,8 +144,10 @@ static int read_normalisation(const char *dir, struct backbone_config *c, struct
     for (int i = 0; i < 3; i++) c->mean[i] = c->std[i] = 0.5f;
     snprintf(path, sizeof path, "%s/preprocessor_config.json", dir);
     if (access(path, F_OK)) return GSL_SUCCESS;
-    json_t *json = read_json(path, why);
-    int status = json ? GSL_SUCCESS : GSL_EINVAL;
+    char line[200];
+    json_t *json;
+    int status = json_object_read(path, &json, (struct reason){ line, sizeof line });
+    if (status) return refuse(why, status, "preprocessor_config.json: %s", line);
     const json_t *mean = json_object_get(json, "image_mean"), *std = json_object_get(json, "image_std");
     for (size_t i = 0; i < c->channels && i < 3 && !status && mean && std; i++) {
         c->mean[i] = (float)json_number_value(json_array_get(mean, i));
@@ -216,9 +208,10 @@ static int open_directory(struct making *m, const char *dir)
     const struct reason inner = { line, sizeof line };
     if (snprintf(path, sizeof path, "%s/config.json", dir) >= (int)sizeof path - 32) return refuse(m->why, GSL_EINVAL, "the path is too long");
     const struct reason outer = m->why;
-    json_t *json = read_json(path, inner);
-    if (!json) return refuse(outer, GSL_EINVAL, "config.json: %.200s", line);
-    int status = read_config(m, dir, json);
+    json_t *json;
+    int status = json_object_read(path, &json, inner);
+    if (status) return refuse(outer, status, "config.json: %.200s", line);
+    status = read_config(m, dir, json);
     json_decref(json);
     if (status) return status;
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
@@ -309,4 +302,18 @@ int backbone_open(const char *name_or_dir, struct backbone **out, struct reason 
     if (status) backbone_free(m.b);
     else *out = m.b;
     return status;
+}
+
+int backbone_hash(const struct backbone *b, uint64_t *hash, struct reason why)
+{
+    const struct backbone_config *c = &b->config;
+    const double numbers[] = { c->kind, (double)c->num_heads, c->norm_eps, c->pre_norm, (double)c->position_offset, (double)c->patch_size,
+                               (double)c->position_grid, c->mean[0], c->mean[1], c->mean[2], c->std[0], c->std[1], c->std[2] };
+    *hash = hash_bytes(*hash, numbers, sizeof numbers);
+    for (size_t i = 0; i < b->num_tensors; i++) {
+        const struct tensor *t = &b->tensors[i];
+        *hash = hash_bytes(*hash, t->name, strlen(t->name) + 1);
+        *hash = hash_bytes(*hash, t->data, tensor_size(t) * sizeof *t->data);
+    }
+    return b->vocab_path ? input_file_hash(b->vocab_path, hash, why) : GSL_SUCCESS;
 }

@@ -52,6 +52,9 @@ const struct backbone_entry *backbone_list(size_t *count);
 int backbone_open(const char *name_or_dir, struct backbone **out, struct reason why);
 void backbone_free(struct backbone *backbone);                                           /* accepts NULL */
 
+/* Goes on with a hash over weights, configuration and vocabulary. Codes of input_file_hash. */
+int backbone_hash(const struct backbone *backbone, uint64_t *hash, struct reason why);
+
 /* By canonical name; NULL: none. */
 const struct tensor *backbone_tensor(const struct backbone *backbone, const char *name);
 

@@ -92,7 +92,7 @@ static int write_file(const char *dir, const char *name, json_t *json, const str
             snprintf(cause, sizeof cause, "%s", status == GSL_EUNSUP ? "a tensor this family has no name for" : strerror(errno));
             atomic_file_discard(file);
         } else {
-            status = atomic_file_commit(file, cause, sizeof cause);
+            status = atomic_file_finish(file, path, cause, sizeof cause);
         }
     }
     json_decref(json);

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#include "data/json_file.h"
+
 enum { NUM_BYTES = 256, EMPTY = -1 };
 
 /* A pair of tokens that merge. */
@@ -601,14 +603,11 @@ static int read_listing(json_t *root, struct listing *list)
 int bpe_from_json(const char *path, struct bpe **out, struct reason why)
 {
     *out = NULL;
-    json_error_t error;
-    FILE *file = fopen(path, "r");
-    if (!file) return refuse(why, GSL_EFAILED, "cannot be opened");
-    json_t *root = json_loadf(file, JSON_REJECT_DUPLICATES, &error);
-    fclose(file);
-    if (!root) return refuse(why, GSL_EINVAL, "line %d is not JSON", error.line);
+    json_t *root;
+    int status = json_file_read(path, &root, why);
+    if (status) return status;
     struct listing list = { 0 };
-    int status = read_listing(root, &list);
+    status = read_listing(root, &list);
     if (status == GSL_EUNSUP)
         refuse(why, status = GSL_EINVAL,
                "a normaliser, or a pre-tokeniser other than ByteLevel with or without Digits");

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "data/json_file.h"
 #include "transformer/tensors.h"
 
 struct decoder_adapter {
@@ -59,13 +60,10 @@ static int describe(const json_t *root, struct description *d, struct reason why
 
 static int read_config(const char *path, struct description *d, struct reason why)
 {
-    json_error_t error;
-    FILE *file = fopen(path, "r");
-    if (!file) return refuse(why, GSL_EFAILED, "cannot be opened");
-    json_t *root = json_loadf(file, JSON_REJECT_DUPLICATES, &error);
-    fclose(file);
-    if (!root) return refuse(why, GSL_EINVAL, "line %d is not JSON", error.line);
-    const int status = describe(root, d, why);
+    json_t *root;
+    int status = json_object_read(path, &root, why);
+    if (status) return status;
+    status = describe(root, d, why);
     json_decref(root);
     return status;
 }

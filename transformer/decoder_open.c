@@ -15,6 +15,7 @@
 #include "common/nearest.h"
 #include "common/random.h"
 #include "data/folder.h"
+#include "data/json_file.h"
 #include "transformer/tensors.h"
 
 enum { MAX_EXTENT = 1 << 24 };
@@ -286,18 +287,15 @@ static int configure_json(const json_t *root, struct decoder *d, struct reason w
 static int open_directory(const char *folder, struct decoder *d, struct reason why)
 {
     char path[4352], line[256] = "";
-    json_error_t error;
+    const struct reason inner = { line, sizeof line };
     struct tensors *tensors = NULL;
     snprintf(path, sizeof path, "%s/config.json", folder);
-    FILE *file = fopen(path, "r");
-    if (!file) return refuse(why, GSL_EFAILED, "config.json: cannot be opened");
-    json_t *root = json_loadf(file, JSON_REJECT_DUPLICATES, &error);
-    fclose(file);
-    if (!root) return refuse(why, GSL_EINVAL, "config.json: line %d is not JSON", error.line);
-    int status = configure_json(root, d, why);
+    json_t *root;
+    int status = json_object_read(path, &root, inner);
+    if (status) return refuse(why, status, "config.json: %s", line);
+    status = configure_json(root, d, why);
     json_decref(root);
     if (status) return status;
-    const struct reason inner = { line, sizeof line };
     snprintf(path, sizeof path, "%s/tokenizer.json", folder);
     if ((status = bpe_from_json(path, &d->bpe, inner))) return refuse(why, status, "tokenizer.json: %s", line);
     if (bpe_size(d->bpe) > d->config.vocab_size)

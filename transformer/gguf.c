@@ -1,5 +1,6 @@
 #include "transformer/gguf.h"
 
+#include <errno.h>
 #include <gsl/gsl_errno.h>
 #include <math.h>
 #include <stdbool.h>
@@ -243,14 +244,14 @@ int gguf_open(const char *path, struct gguf **out, struct reason why)
     *out = NULL;
     uint64_t size;
     FILE *file = input_file_open(path, &size, why.text, why.size);
-    if (!file) return GSL_EFAILED;
+    if (!file) return input_file_status(errno);
     struct gguf *g = calloc(1, sizeof *g);
     int status = g ? GSL_SUCCESS : refuse(why, GSL_ENOMEM, "out of memory");
     if (!status && (size < 24 || size > SIZE_MAX)) status = refuse(why, GSL_EINVAL, "not a GGUF file: too short");
     if (!status) {
         void *bytes = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fileno(file), 0);
         if (bytes == MAP_FAILED) {
-            status = refuse(why, GSL_EFAILED, "cannot be mapped");
+            status = refuse(why, input_file_status(errno), "cannot be mapped: %s", strerror(errno));
         } else {
             g->bytes = bytes;
             g->size = (size_t)size;

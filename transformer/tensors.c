@@ -3,6 +3,7 @@
 #include "transformer/tensors.h"
 
 #include "common/input_file.h"
+#include "data/json_file.h"
 #include "transformer/tensors_internal.h"
 
 #include <errno.h>
@@ -193,10 +194,10 @@ static int read_header(FILE *file, uint64_t file_bytes, json_t **header, uint64_
     char *text = malloc((size_t)n);
     if (!text) return refuse(why, GSL_ENOMEM, "out of memory");
     int status = GSL_SUCCESS;
-    if (fread(text, 1, (size_t)n, file) != n) status = refuse(why, GSL_EINVAL, "truncated header");
-    json_error_t error;
-    if (!status && !(*header = json_loadb(text, (size_t)n, JSON_REJECT_DUPLICATES, &error)))
-        status = refuse(why, GSL_EINVAL, "header: %.120s", error.text);
+    char line[160];
+    status = input_file_read(file, text, (size_t)n, "truncated header", why);
+    if (!status && (status = json_text_read(text, (size_t)n, header, (struct reason){ line, sizeof line })))
+        refuse(why, status, "header: %s", line);
     if (!status && !json_is_object(*header)) status = refuse(why, GSL_EINVAL, "header is not a JSON object");
     free(text);
     *start = 8 + n;

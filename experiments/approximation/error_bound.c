@@ -161,11 +161,10 @@ static int write_table(const struct config *cfg, const struct units *work, struc
     struct table *t = table_open(&cfg->c, NULL, columns);
     const size_t most = cfg->num_trials * cfg->seq_len;
     double *x[PER_QUERY];
-    for (size_t f = 0; f < PER_QUERY; f++) x[f] = malloc(most * sizeof **x);
-    double *all = malloc(NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg->seq_len * sizeof *all);
-    const bool memory = t && x[0] && x[1] && x[2] && x[3] && all;
-    if (memory) table_note(t, "ratio: max|T - PA| over 2 eps rho/(1 - eps rho) max|v|, ratio_sharp over the sharper bound, of queries with eps rho < 1 (covered)");
-    for (size_t m = 0; m < NUM_MAPS && memory; m++)
+    for (size_t f = 0; f < PER_QUERY; f++) x[f] = cli_need(malloc(most * sizeof **x));
+    double *all = cli_need(malloc(NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg->seq_len * sizeof *all));
+    if (t) table_note(t, "ratio: max|T - PA| over 2 eps rho/(1 - eps rho) max|v|, ratio_sharp over the sharper bound, of queries with eps rho < 1 (covered)");
+    for (size_t m = 0; m < NUM_MAPS && t; m++)
         for (size_t s = 0; s < NUM_SPREADS; s++)
             for (size_t l = 0; l < NUM_LENS; l++) {
                 size_t covered = 0, bad = 0, bad_sharp = 0;
@@ -200,7 +199,7 @@ static int write_table(const struct config *cfg, const struct units *work, struc
                 table_int(t, bad_sharp);
                 table_end_row(t);
             }
-    for (size_t u = 0; u < cfg->num_trials && memory; u++) {
+    for (size_t u = 0; u < cfg->num_trials && t; u++) {
         size_t count = 0;
         for (size_t k = 0; k < NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg->seq_len; k++) {
             const double *cell = units_row(work, u) + k * PER_QUERY;
@@ -210,7 +209,7 @@ static int write_table(const struct config *cfg, const struct units *work, struc
     }
     for (size_t f = 0; f < PER_QUERY; f++) free(x[f]);
     free(all);
-    return t ? table_close(t, memory ? EXIT_DONE : EXIT_FAILED) : EXIT_FAILED;
+    return table_close(t, EXIT_DONE);
 }
 
 int main(int argc, char **argv)
@@ -222,9 +221,9 @@ int main(int argc, char **argv)
                       + (double)prefix_sums_bytes(cfg.seq_len, cfg.dim, 8, 1, 0) + 3.0 * (double)attn_sums_bytes(cfg.seq_len, cfg.dim);
     const size_t width = (size_t)NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg.seq_len * PER_QUERY;
     struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, width, unit);
-    double *medians = malloc(cfg.num_trials * sizeof *medians);
+    double *medians = cli_need(malloc(cfg.num_trials * sizeof *medians));
     free(identity);
-    if (!work || !medians) return EXIT_FAILED;
+    if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < cfg.num_trials; u++) {
         double *row = units_begin(work, u);

@@ -52,13 +52,14 @@ static int cut(const double *M, size_t rows, const double *phi, size_t r, size_t
                const struct attn_sums *input, const struct attn_sums *prefix, double *energy, double *error)
 {
     gsl_matrix *U = gsl_matrix_alloc(rows, d), *V = gsl_matrix_alloc(d, d), *cutZ = gsl_matrix_calloc(r, d);
-    gsl_vector *s = gsl_vector_alloc(d), *work = gsl_vector_alloc(d), *Zv = gsl_vector_alloc(r);
+    gsl_vector *s = gsl_vector_alloc(d), *Zv = gsl_vector_alloc(r);
     const gsl_matrix_const_view whole = gsl_matrix_const_view_array(Z, r, d);
     struct attn_sums sums = { 0 };
-    int status = U && V && cutZ && s && work && Zv ? attn_sums_alloc(&sums, input->num_queries, d) : GSL_ENOMEM;
+    int status = U && V && cutZ && s && Zv ? attn_sums_alloc(&sums, input->num_queries, d) : GSL_ENOMEM;
     if (status) goto done;
     memcpy(U->data, M, rows * d * sizeof *M);
-    if ((status = gsl_linalg_SV_decomp(U, V, s, work))) goto done;
+    /* The other drivers of GSL allocate unchecked. */
+    if ((status = gsl_linalg_SV_decomp_jacobi(U, V, s))) goto done;
     double all = 0.0, part = 0.0;
     for (size_t j = 0; j < d; j++) all += gsl_vector_get(s, j) * gsl_vector_get(s, j);
     for (size_t i = 0, j = 0; i < NUM_RANKS && !status; i++) {
@@ -79,7 +80,6 @@ done:
     gsl_matrix_free(V);
     gsl_matrix_free(cutZ);
     gsl_vector_free(s);
-    gsl_vector_free(work);
     gsl_vector_free(Zv);
     attn_sums_free(&sums);
     return status;

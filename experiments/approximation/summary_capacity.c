@@ -53,12 +53,13 @@ static int residual(const double *A, size_t n, size_t r, const double *B, size_t
     const bool wide = n < r;
     const size_t rows = wide ? r : n, rank = wide ? n : r;
     gsl_matrix *M = gsl_matrix_alloc(rows, rank), *V = gsl_matrix_alloc(rank, rank), *P = gsl_matrix_alloc(rank, cols);
-    gsl_vector *s = gsl_vector_alloc(rank), *work = gsl_vector_alloc(rank);
+    gsl_vector *s = gsl_vector_alloc(rank);
     int status = GSL_ENOMEM;
-    if (!M || !V || !P || !s || !work) goto done;
+    if (!M || !V || !P || !s) goto done;
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < r; j++) gsl_matrix_set(M, wide ? j : i, wide ? i : j, A[i * r + j]);
-    if ((status = gsl_linalg_SV_decomp(M, V, s, work))) goto done;
+    /* The other drivers of GSL allocate unchecked. */
+    if ((status = gsl_linalg_SV_decomp_jacobi(M, V, s))) goto done;
     /* The left singular vectors of A lie in V when A was transposed, else in M. */
     gsl_matrix *U = wide ? V : M;
     for (size_t j = 0; j < rank; j++)
@@ -78,7 +79,6 @@ done:
     gsl_matrix_free(V);
     gsl_matrix_free(P);
     gsl_vector_free(s);
-    gsl_vector_free(work);
     return status;
 }
 

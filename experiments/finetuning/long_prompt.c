@@ -1,5 +1,6 @@
 /* A long prompt in a decoder's cache, replaced head by head: fewer tokens, cluster means, summaries (Z, k),
  * mixtures. Ledger F90-F98. */
+#include <errno.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -14,8 +15,10 @@
 #include "cli/cli.h"
 #include "cli/summary.h"
 #include "cli/units.h"
-#include "common/reason.h"
+#include "common/hash.h"
+#include "common/input_file.h"
 #include "data/folder.h"
+#include "data/json_file.h"
 #include "transformer/decoder.h"
 
 static const char about[] =
@@ -121,6 +124,7 @@ struct study {
     struct decoder *decoder;
     struct document *documents;
     feature_map *maps[NUM_FEATURES];
+    uint64_t text_hash;             /* of the lines read */
     size_t num_methods, num_heads, group, max_rows, max_question;   /* num_heads: layers times key/value heads */
     /* Per document, made by read_document: */
     struct decoder_run **runs;      /* the prompt in its cache */
@@ -174,10 +178,14 @@ static int read_documents(struct study *s, FILE *file, struct reason why)
         if (!(d->prompt = calloc(s->cfg->prompt_len, sizeof *d->prompt)))
             status = refuse(why, GSL_ENOMEM, "out of memory");
         while (!status && count < s->cfg->prompt_len) {
-            json_error_t error;
-            json_t *row = getline(&line, &room, file) > 0 ? json_loads(line, 0, &error) : NULL;
-            status = row ? add_row(s, row, d, &count, why) : refuse(why, GSL_EINVAL,
-                                                                    "too few lines, or a line that is not JSON");
+            json_t *row = NULL;
+            errno = 0;
+            const bool got = getline(&line, &room, file) > 0;
+            if (got) status = json_text_read(line, strlen(line), &row, why);
+            else if (feof(file)) status = refuse(why, GSL_EINVAL, "too few lines");
+            else status = refuse(why, REASON_SYSTEM, "%s", strerror(errno ? errno : EIO));
+            if (!status) status = add_row(s, row, d, &count, why);
+            if (got) s->text_hash = hash_bytes(s->text_hash, line, strlen(line));
             json_decref(row);
         }
         if (!status && !d->num_questions) status = refuse(why, GSL_EINVAL, "a passage longer than the prompt");
@@ -829,7 +837,7 @@ static int study_open(struct study *s)
     char folder[PATH_MAX], path[PATH_MAX + 32], line[PATH_MAX + 256];
     const struct reason why = { line, sizeof line };
     int status = decoder_open(s->cfg->backbone, NULL, &s->decoder, why);
-    if (status) return cli_fail(c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
+    if (status) return cli_fail(c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
     const struct decoder_config *config = &s->decoder->config;
     s->num_heads = config->num_layers * config->kv_heads;
     s->group = config->num_heads / config->kv_heads;
@@ -846,10 +854,11 @@ static int study_open(struct study *s)
     data_folder(s->cfg->dataset, folder);
     snprintf(path, sizeof path, "%s/combined.jsonl", folder);
     FILE *file = fopen(path, "r");
+    if (!file && input_file_status(errno) != GSL_EFAILED) return cli_fail(c, EXIT_FAILED, "%s: %s", path, strerror(errno));
     if (!file) return cli_fail(c, EXIT_DATA, "%s: cannot be read (data/fetch.sh %s fetches it)", path, s->cfg->dataset);
     status = read_documents(s, file, why);
     fclose(file);
-    if (status) return cli_fail(c, EXIT_DATA, "%s: %s", path, line);
+    if (status) return cli_bad_input(c, status, path, line);
     if (s->cfg->prompt_len + s->max_question > config->max_positions)
         return cli_fail(c, EXIT_USAGE, "--prompt-len: %zu and a question exceed the %zu positions of the model",
                         s->cfg->prompt_len, config->max_positions);
@@ -864,12 +873,13 @@ int main(int argc, char **argv)
 {
     struct config cfg = { .dataset = "boolq", .backbone = "smollm2-135m", .num_documents = 8, .prompt_len = 512 };
     cli_parse(argc, argv, about, options, parse, check, &cfg.c);
-    struct study s = { .cfg = &cfg };
+    struct study s = { .cfg = &cfg, .text_hash = HASH_START };
     int code = study_open(&s), status = GSL_SUCCESS;
     struct units *work = NULL;
     if (!code) {
-        char *identity = cli_text("%s %s %zu %zu %d %zu", cfg.dataset, cfg.backbone, cfg.num_documents, cfg.prompt_len,
-                                  cfg.second_order, cfg.distill);
+        const uint64_t weights = hash_bytes(s.text_hash, s.decoder->weights, s.decoder->num_weights * sizeof *s.decoder->weights);
+        char *identity = cli_text("%s %s %016llx %zu %zu %d %zu", cfg.dataset, cfg.backbone, (unsigned long long)weights, cfg.num_documents,
+                                  cfg.prompt_len, cfg.second_order, cfg.distill);
         const size_t width = cfg.distill ? PER_METHOD * NUM_TRAINED : PER_METHOD * s.num_methods + PER_HEAD *
             s.num_heads;
         work = units_open(&cfg.c, identity, "documents", cfg.num_documents, width, 0.0);

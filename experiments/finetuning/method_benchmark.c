@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/hash.h"
 #include "transformer/lm_train.h"
 
 static const char doc[] =
@@ -24,7 +25,7 @@ static const char summary_columns[] =
     "steps_to_half,example_p_vs_first";
 static const char curve_columns[] = "arm,step,time_s,train_loss,val_loss,val_accuracy";
 
-enum { NUM_POINTS = 8, BITS = 32, MAX_ARMS = 64 };
+enum { NUM_POINTS = 8, BITS = 32, MAX_ARMS = 64, MAX_RATES = 64 };
 
 /* What a unit leaves: scalars, the curve, and which test examples were right (32 a number). */
 enum { TEST_ACC, TEST_LOSS, VAL_ACC, VAL_LOSS, TRAIN_LOSS, ADAPTER_PARAMS, HEAD_PARAMS, STEPS, STEP_TIME, FAILED, NUM_SCALARS };
@@ -34,7 +35,7 @@ enum { CURVE_AT = NUM_SCALARS, CORRECT_AT = CURVE_AT + (NUM_POINTS + 2) * POINT_
 struct config {
     struct cli_common c;
     const char *backbone, *task, *rates, *decide;
-    char *arm_list, *summary_out, *curves_out;  /* of a final run */
+    char *arm_list, *summary_out, *curves_out;      /* tables beside --out */
     struct arm arms[MAX_ARMS];
     size_t num_arms, num_trials, epochs, batch, train_size, validation_size, test_size, image_size, max_len;
     int first_layer, last_layer;
@@ -106,8 +107,7 @@ static const char *check(void *config)
     static char line[200];
     char why[160];
     /* The command line stays as it is: tables quote it. */
-    char *list = strdup(cfg->arm_list);
-    if (!list) return "--arms: out of memory";
+    char *list = cli_need(strdup(cfg->arm_list));
     for (char *rest = list, *word; (word = strsep(&rest, ","));) {
         if (cfg->num_arms == MAX_ARMS) {
             free(list);
@@ -120,7 +120,17 @@ static const char *check(void *config)
         }
     }
     free(list);
+    for (size_t a = 0; a < cfg->num_arms; a++)
+        for (size_t b = 0; b < a; b++)
+            if (!strcmp(cfg->arms[a].text, cfg->arms[b].text)) {
+                snprintf(line, sizeof line, "--arms: %s stands there twice", cfg->arms[a].text);
+                return line;
+            }
     if (cfg->rates && cfg->grid) return "--search: given together with --rates";
+    if (!cfg->rates && !cfg->grid) return "--rates: required without --search";
+    if (cfg->grid && cfg->test_size) return "--test-size: has no effect with --search";
+    if (cfg->grid && cfg->decide) return "--decide: has no effect with --search";
+    if (cfg->grid_size > MAX_RATES) return "--search: too many rates";
     return NULL;
 }
 
@@ -130,6 +140,7 @@ struct study {
     struct decoder *decoder;
     struct units *work;
     size_t num_rates, width, test_count;
+    uint64_t task_checksum;
 };
 
 static const double *unit_row(const struct study *s, size_t trial, size_t arm, size_t rate)
@@ -149,6 +160,29 @@ static struct adapter_options arm_options(const struct config *cfg, const struct
 
 /* The examples of a trial, for the backbone or for the decoder. */
 struct data { struct task *task; struct inputs *inputs; struct lm_inputs *texts; };
+
+static void data_free(struct data *d)
+{
+    inputs_free(d->inputs);
+    lm_inputs_free(d->texts);
+    task_free(d->task);
+}
+
+/* Of a trial; the caller frees, also after an error. Exit code, the line printed. */
+static int data_open(const struct study *s, size_t trial, struct data *d)
+{
+    const struct config *cfg = s->cfg;
+    char line[512];
+    const struct reason why = { line, sizeof line };
+    const struct task_options to = { .train_size = cfg->train_size, .validation_size = cfg->validation_size, .test_size = cfg->test_size,
+                                     .seed = cfg->c.seed + trial };
+    const struct inputs_options io = { cfg->max_len, cfg->image_size };
+    *d = (struct data){ .task = NULL };
+    int status = task_open(cfg->task, &to, &d->task, why);
+    if (!status && s->decoder) status = lm_inputs_alloc(s->decoder, d->task, cfg->max_len, 0, &d->texts, why);
+    else if (!status) status = inputs_alloc(s->backbone, d->task, &io, &d->inputs, why);
+    return status ? cli_fail(&cfg->c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", line) : EXIT_DONE;
+}
 
 /* What is trained on them. */
 struct learner { struct model *model; struct decoder_model *decoder; };
@@ -311,20 +345,13 @@ static int check_memory(const struct study *s, const struct data *d)
 static int run_trial(struct study *s, size_t trial)
 {
     struct config *cfg = s->cfg;
-    char line[512];
-    const struct reason why = { line, sizeof line };
     const size_t first = trial * cfg->num_arms * s->num_rates, count = cfg->num_arms * s->num_rates;
-    const struct task_options to = { .train_size = cfg->train_size, .validation_size = cfg->validation_size, .test_size = cfg->test_size,
-                                     .seed = cfg->c.seed + trial };
-    const struct inputs_options io = { cfg->max_len, cfg->image_size };
-    struct data d = { .task = NULL };
+    struct data d;
     const unsigned splits = 1u << TASK_TRAIN | 1u << TASK_VALIDATION | (cfg->grid ? 0u : 1u << TASK_TEST);
-    int code = 0, status = task_open(cfg->task, &to, &d.task, why);
-    if (!status && s->decoder) status = lm_inputs_alloc(s->decoder, d.task, cfg->max_len, 0, &d.texts, why);
-    else if (!status) status = inputs_alloc(s->backbone, d.task, &io, &d.inputs, why);
-    if (status) {
-        task_free(d.task);
-        return cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
+    int code = data_open(s, trial, &d), status;
+    if (code) {
+        data_free(&d);
+        return code;
     }
     code = trial ? 0 : check_memory(s, &d);
     status = code ? GSL_SUCCESS : fill_cache(s, &d, splits);
@@ -335,9 +362,7 @@ static int run_trial(struct study *s, size_t trial)
         double *row = units_begin(s->work, first + u);
         if (row) units_end(s->work, first + u, run_unit(s, &d, trial, &cfg->arms[arm], cfg->grid ? cfg->grid[rate] : cfg->arms[arm].lr, row));
     }
-    inputs_free(d.inputs);
-    lm_inputs_free(d.texts);
-    task_free(d.task);
+    data_free(&d);
     return code ? code : units_status(s->work);
 }
 
@@ -351,7 +376,7 @@ static int write_search(const struct study *s)
     table_note(t, "mean over trials of the last evaluation on the validation set; chosen: highest accuracy, of equals the lowest loss");
     for (size_t a = 0; a < cfg->num_arms; a++) {
         size_t best = 0;
-        double accuracy[64], loss[64];
+        double accuracy[MAX_RATES], loss[MAX_RATES];
         for (size_t r = 0; r < s->num_rates; r++) {
             accuracy[r] = loss[r] = 0.0;
             for (size_t k = 0; k < cfg->num_trials; k++) {
@@ -444,6 +469,7 @@ static int write_rows(const struct study *s)
 static int write_summary(const struct study *s)
 {
     const struct config *cfg = s->cfg;
+    if (!cfg->summary_out) return EXIT_DONE;
     struct table *t = table_open(&cfg->c, cfg->summary_out, summary_columns);
     if (t) table_note(t, "over %zu trials; ci: 95%% Student t; steps_to_half: to a training loss of ln(classes)/2; example_p_vs_first: sign test over test "
                          "examples against the first arm", cfg->num_trials);
@@ -476,6 +502,7 @@ static int write_summary(const struct study *s)
 static int write_curves(const struct study *s)
 {
     const struct config *cfg = s->cfg;
+    if (!cfg->curves_out) return EXIT_DONE;
     struct table *t = table_open(&cfg->c, cfg->curves_out, curve_columns);
     for (size_t a = 0; t && a < cfg->num_arms; a++)
         for (size_t i = 0; i < NUM_POINTS + 2; i++) {
@@ -514,30 +541,63 @@ static double slope_of(const struct study *s, size_t trial, enum adapter_method 
     return c1;
 }
 
-/* "CLAIM/row:KIND:ARM~ARM": the number of each trial, and its interval. */
-static int decide(const struct study *s, struct verdicts *v, char *word)
+/* One word of --decide, cut in place. */
+struct decision { const char *claim, *row; enum { ACCURACY, LOSS, STEPS_TO_HALF, SECONDS, SLOPE, NUM_KINDS } kind; int a, b; enum adapter_method method; };
+
+/* "CLAIM/row:KIND:ARM~ARM". Exit code, the line printed. */
+static int parse_decision(const struct config *cfg, char *word, struct decision *d)
 {
-    const struct config *cfg = s->cfg;
-    char *claim = strsep(&word, "/"), *row = strsep(&word, ":"), *kind = strsep(&word, ":"), *second = word ? strchr(word, '~') : NULL;
+    static const char *const kinds[NUM_KINDS] = { "accuracy", "loss", "steps", "seconds", "slope" };
+    d->claim = strsep(&word, "/");
+    d->row = strsep(&word, ":");
+    const char *kind = strsep(&word, ":");
+    char *second = word ? strchr(word, '~') : NULL;
     if (second) *second++ = '\0';
-    if (!claim || !row || !kind || !word) return cli_fail(&cfg->c, EXIT_USAGE, "--decide: not CLAIM/row:KIND:ARM[~ARM]");
-    const int a = arm_index(cfg, word), b = second ? arm_index(cfg, second) : -1;
-    enum adapter_method method = ADAPTER_PTUNING;
-    const bool slope = !strcmp(kind, "slope");
-    if (slope ? adapter_method_parse(word, &method) != 0 : a < 0 || b < 0) return cli_fail(&cfg->c, EXIT_USAGE, "--decide: %s/%s names no arm", claim, row);
+    if (!d->row || !kind || !word) return cli_fail(&cfg->c, EXIT_USAGE, "--decide: not CLAIM/row:KIND:ARM[~ARM]");
+    int k = 0;
+    while (k < NUM_KINDS && strcmp(kind, kinds[k])) k++;
+    if (k == NUM_KINDS) return cli_fail(&cfg->c, EXIT_USAGE, "--decide: %s is not accuracy, loss, steps, seconds or slope", kind);
+    d->kind = k;
+    d->a = arm_index(cfg, word);
+    d->b = second ? arm_index(cfg, second) : -1;
+    if (k == SLOPE ? adapter_method_parse(word, &d->method) != 0 : d->a < 0 || d->b < 0)
+        return cli_fail(&cfg->c, EXIT_USAGE, "--decide: %s/%s names no arm", d->claim, d->row);
+    return EXIT_DONE;
+}
+
+/* The number of each trial, and its interval. */
+static void decide(const struct study *s, struct verdicts *v, const struct decision *d)
+{
     double x[1000];
-    for (size_t k = 0; k < cfg->num_trials; k++) {
-        if (slope) x[k] = slope_of(s, k, method);
-        else if (!strcmp(kind, "accuracy")) x[k] = unit_row(s, k, (size_t)a, 0)[TEST_ACC] - unit_row(s, k, (size_t)b, 0)[TEST_ACC];
-        else if (!strcmp(kind, "loss")) x[k] = unit_row(s, k, (size_t)a, 0)[TEST_LOSS] - unit_row(s, k, (size_t)b, 0)[TEST_LOSS];
-        else if (!strcmp(kind, "steps")) x[k] = to_half(s, k, (size_t)a, POINT_STEP) / to_half(s, k, (size_t)b, POINT_STEP);
-        else if (!strcmp(kind, "seconds")) x[k] = unit_row(s, k, (size_t)a, 0)[STEP_TIME] / unit_row(s, k, (size_t)b, 0)[STEP_TIME];
-        else return cli_fail(&cfg->c, EXIT_USAGE, "--decide: %s is not accuracy, loss, steps, seconds or slope", kind);
+    for (size_t k = 0; k < s->cfg->num_trials; k++) {
+        const double *a = d->a < 0 ? NULL : unit_row(s, k, (size_t)d->a, 0), *b = d->b < 0 ? NULL : unit_row(s, k, (size_t)d->b, 0);
+        switch (d->kind) {
+        case ACCURACY: x[k] = a[TEST_ACC] - b[TEST_ACC]; break;
+        case LOSS: x[k] = a[TEST_LOSS] - b[TEST_LOSS]; break;
+        case STEPS_TO_HALF: x[k] = to_half(s, k, (size_t)d->a, POINT_STEP) / to_half(s, k, (size_t)d->b, POINT_STEP); break;
+        case SECONDS: x[k] = a[STEP_TIME] / b[STEP_TIME]; break;
+        default: x[k] = slope_of(s, k, d->method);
+        }
     }
-    struct interval mean = { NAN, NAN, NAN, cfg->num_trials };
-    stats_mean(x, cfg->num_trials, 0.999, &mean);
-    verdicts_add(v, claim, row, mean);
-    return 0;
+    struct interval mean = { NAN, NAN, NAN, s->cfg->num_trials };
+    stats_mean(x, s->cfg->num_trials, 0.999, &mean);
+    verdicts_add(v, d->claim, d->row, mean);
+}
+
+/* Every word of --decide: with v NULL only checked, else decided. Exit code, the line printed. */
+static int decide_all(const struct study *s, struct verdicts *v)
+{
+    char *list = cli_text("%s", s->cfg->decide ? s->cfg->decide : ""), stem[256];
+    cli_stem(&s->cfg->c, stem, sizeof stem);
+    int code = EXIT_DONE;
+    for (char *rest = list, *word; !code && (word = strsep(&rest, ","));) {
+        struct decision d;
+        if (!*word || (code = parse_decision(s->cfg, word, &d))) continue;
+        if (v) decide(s, v, &d);
+        else code = verdicts_check_row(&s->cfg->c, stem, d.claim, d.row);
+    }
+    free(list);
+    return code;
 }
 
 static int write_results(const struct study *s)
@@ -547,30 +607,69 @@ static int write_results(const struct study *s)
     cli_stem(&cfg->c, stem, sizeof stem);
     int code = write_summary(s);
     if (!code) code = write_curves(s);
-    struct verdicts *v = verdicts_open(&cfg->c, stem);
-    char *list = strdup(cfg->decide ? cfg->decide : "");
-    if (!list) code = cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
-    for (char *rest = list, *word; !code && list && (word = strsep(&rest, ","));)
-        if (*word) code = decide(s, v, word);
-    free(list);
+    struct verdicts *v = code ? NULL : verdicts_open(&cfg->c, stem);
+    if (!code && v) code = decide_all(s, v);
     code = verdicts_close(v, code);
     return code ? code : write_rows(s);
 }
 
 /* ---- start ----------------------------------------------------------------------------------------------------------------- */
 
+/* What a run of hours would otherwise end with. Exit code, the line printed. */
+static int check_first(const struct study *s, const struct data *d)
+{
+    struct config *cfg = s->cfg;
+    char line[256];
+    const bool images = s->backbone && s->backbone->config.kind == BACKBONE_VIT;
+    if (images && cfg->max_len) return cli_fail(&cfg->c, EXIT_USAGE, "--max-len: has no effect with %s, a backbone of images", cfg->backbone);
+    if (!images && cfg->image_size) return cli_fail(&cfg->c, EXIT_USAGE, "--image-size: has no effect with %s, a backbone of texts", cfg->backbone);
+    for (size_t a = 0; a < cfg->num_arms; a++) {
+        const struct adapter_options o = arm_options(cfg, &cfg->arms[a]);
+        struct learner l;
+        const int status = learner_alloc(s, d, &o, 1, &l, (struct reason){ line, sizeof line });
+        if (!status) learner_free(&l);
+        else return cli_fail(&cfg->c, status == GSL_EINVAL ? EXIT_USAGE : EXIT_FAILED, "%s: %s", cfg->arms[a].text, line);
+    }
+    return decide_all(s, NULL);
+}
+
 static int open_task_once(struct study *s)
 {
     struct config *cfg = s->cfg;
+    struct data d;
+    int code = data_open(s, 0, &d);
+    if (!code) {
+        s->test_count = d.task->sets[TASK_TEST].count;
+        for (size_t a = 0; a < cfg->num_arms; a++) cfg->arms[a].classes = (double)d.task->num_classes;
+        s->task_checksum = d.task->checksum;
+        code = check_first(s, &d);
+    }
+    data_free(&d);
+    return code;
+}
+
+/* What the rows depend on; the caller frees. NULL, the line printed, when a file cannot be read. */
+static char *identity_of(const struct study *s)
+{
+    const struct config *cfg = s->cfg;
     char line[512];
-    const struct task_options to = { .train_size = cfg->train_size, .validation_size = cfg->validation_size, .test_size = cfg->test_size, .seed = cfg->c.seed };
-    struct task *task;
-    const int status = task_open(cfg->task, &to, &task, (struct reason){ line, sizeof line });
-    if (status) return cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
-    s->test_count = task->sets[TASK_TEST].count;
-    for (size_t a = 0; a < cfg->num_arms; a++) cfg->arms[a].classes = (double)task->num_classes;
-    task_free(task);
-    return 0;
+    uint64_t hash = HASH_START;
+    if (s->decoder) hash = hash_bytes(hash, s->decoder->weights, s->decoder->num_weights * sizeof *s->decoder->weights);
+    else if (backbone_hash(s->backbone, &hash, (struct reason){ line, sizeof line })) {
+        cli_fail(&cfg->c, EXIT_FAILED, "%s", line);
+        return NULL;
+    }
+    char *text = cli_text("%s %016llx %s %016llx %zu %zu %zu %zu %zu %zu %zu %zu %d %d %.17g %d %zu |", cfg->backbone, (unsigned long long)hash, cfg->task,
+                          (unsigned long long)s->task_checksum, cfg->num_trials, cfg->epochs, cfg->batch, cfg->train_size, cfg->validation_size,
+                          cfg->test_size, cfg->image_size, cfg->max_len, cfg->first_layer, cfg->last_layer, cfg->head_lr,
+                          cfg->unrotated, cfg->decode);
+    for (size_t i = 0; i < cfg->num_arms + cfg->grid_size; i++) {
+        char *longer = i < cfg->num_arms ? cli_text("%s %s %.17g", text, cfg->arms[i].text, cfg->grid ? 0.0 : cfg->arms[i].lr)
+                                         : cli_text("%s %.17g", text, cfg->grid[i - cfg->num_arms]);
+        free(text);
+        text = longer;
+    }
+    return text;
 }
 
 int main(int argc, char **argv)
@@ -581,7 +680,6 @@ int main(int argc, char **argv)
     char line[512];
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     struct study s = { .cfg = &cfg, .num_rates = cfg.grid ? cfg.grid_size : 1 };
-    if (!cfg.grid && !cfg.rates) return cli_fail(&cfg.c, EXIT_USAGE, "--rates: required without --search");
     int code = cfg.rates ? arms_read_rates(&cfg.c, cfg.rates, cfg.backbone, cfg.task, cfg.arms, cfg.num_arms) : 0;
     if (code) return code;
     if (!cfg.grid) {
@@ -593,22 +691,10 @@ int main(int argc, char **argv)
     if (cfg.unrotated && !is_decoder) return cli_fail(&cfg.c, EXIT_USAGE, "--unrotated: has no effect with %s", cfg.backbone);
     const int status = is_decoder ? decoder_open(cfg.backbone, NULL, &s.decoder, why)
                                   : backbone_open(cfg.backbone, &s.backbone, why);
-    if (status) return cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", cfg.backbone, line);
+    if (status) return cli_fail(&cfg.c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", cfg.backbone, line);
     if (!(code = open_task_once(&s))) {
         s.width = CORRECT_AT + (s.test_count + BITS - 1) / BITS;
-        char *identity = cli_text("%s %s %zu %zu %zu %zu %zu %zu %zu %zu %d %d %.17g %d %zu %zu |", cfg.backbone, cfg.task, cfg.num_trials, cfg.epochs, cfg.batch,
-                                  cfg.train_size, cfg.validation_size, cfg.test_size, cfg.image_size, cfg.max_len, cfg.first_layer, cfg.last_layer, cfg.head_lr,
-                                  cfg.unrotated, cfg.decode, s.num_rates);
-        for (size_t a = 0; a < cfg.num_arms && identity; a++) {
-            char *longer = cli_text("%s %s %.17g", identity, cfg.arms[a].text, cfg.arms[a].lr);
-            free(identity);
-            identity = longer;
-        }
-        for (size_t r = 0; r < cfg.grid_size && identity; r++) {
-            char *longer = cli_text("%s %.17g", identity, cfg.grid[r]);
-            free(identity);
-            identity = longer;
-        }
+        char *identity = identity_of(&s);
         s.work = identity ? units_open(&cfg.c, identity, "trainings", cfg.num_trials * cfg.num_arms * s.num_rates, s.width, 0.0) : NULL;
         free(identity);
         code = s.work ? 0 : EXIT_FAILED;
@@ -620,5 +706,7 @@ int main(int argc, char **argv)
     free(cfg.summary_out);
     backbone_free(s.backbone);
     decoder_free(s.decoder);
+    free(cfg.summary_out);
+    free(cfg.curves_out);
     return code;
 }

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/hash.h"
 #include "common/random.h"
 #include "prefix_ntk/ntk_layer.h"
 #include "prefix_ntk/prefix_descent.h"
@@ -267,8 +268,8 @@ static int report(const struct config *cfg, const struct units *work)
     const size_t n = cfg->num_trials;
     char stem[256], row[128];
     cli_stem(&cfg->c, stem, sizeof stem);
-    double *x = malloc(cfg->num_lens * sizeof *x), *y = malloc(n * cfg->num_lens * sizeof *y), *z = malloc(n * sizeof *z);
-    struct table *t = x && y && z ? table_open(&cfg->c, NULL, columns) : NULL;
+    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)), *y = cli_need(malloc(n * cfg->num_lens * sizeof *y)), *z = cli_need(malloc(n * sizeof *z));
+    struct table *t = table_open(&cfg->c, NULL, columns);
     struct verdicts *v = t ? verdicts_open(&cfg->c, stem) : NULL;
     int code = t ? 0 : EXIT_FAILED;
     if (t) table_note(t, "task=%s num_samples=%zu num_steps=%zu; a trial is a block, a head and an example; ci: 95%% Student t", cfg->task, cfg->num_samples, cfg->num_steps);
@@ -291,10 +292,8 @@ static int report(const struct config *cfg, const struct units *work)
         }
         for (size_t k = 0; k < n; k++)
             for (size_t i = 0; i < cfg->num_lens; i++) y[k * cfg->num_lens + i] = result(cfg, work, k, l, i)[ERROR];
-        struct interval slope = { NAN, NAN, NAN, n };
-        if (cfg->num_lens < 2 || stats_loglog_slope(x, y, cfg->num_lens, n, 0.999, &slope)) slope = (struct interval){ NAN, NAN, NAN, n };
         snprintf(row, sizeof row, "%s-slope-%s", cfg->rows, cli_sign_names[laws[l]]);
-        verdicts_add(v, "F73", row, slope);
+        verdicts_add(v, "F73", row, cli_exponent(x, y, cfg->num_lens, n, 0.999));
         for (size_t k = 0; k < n; k++) z[k] = result(cfg, work, k, l, cfg->num_lens - 1)[RATIO];
         snprintf(row, sizeof row, "%s-prediction-%s", cfg->rows, cli_sign_names[laws[l]]);
         verdicts_add(v, "F73", row, cli_mean(z, n, 0.999));
@@ -322,6 +321,21 @@ static double unit_bytes(const struct config *cfg, const struct backbone *b)
          + (double)prefix_descent_bytes(longest, h, cfg->num_samples, 1);
 }
 
+/* Whether the ledger has the rows that --rows names. Exit code, the line printed. */
+static int check_rows(const struct config *cfg)
+{
+    static const char *const words[] = { "slope", "prediction" };
+    char row[128], stem[256];
+    cli_stem(&cfg->c, stem, sizeof stem);
+    snprintf(row, sizeof row, "%s-spread", cfg->rows);
+    int code = verdicts_check_row(&cfg->c, stem, "F73", row);
+    for (int i = 0; i < 2 * NUM_LAWS && !code; i++) {
+        snprintf(row, sizeof row, "%s-%s-%s", cfg->rows, words[i % 2], cli_sign_names[laws[i / 2]]);
+        code = verdicts_check_row(&cfg->c, stem, "F73", row);
+    }
+    return code;
+}
+
 int main(int argc, char **argv)
 {
     static size_t default_lens[] = { 256, 1024, 4096 };
@@ -336,12 +350,16 @@ int main(int argc, char **argv)
     struct backbone *b = NULL;
     struct task *task = NULL;
     struct inputs *inputs = NULL;
-    int status = backbone_open(cfg.backbone, &b, why);
-    if (!status) status = task_open(cfg.task, &to, &task, why);
-    if (!status) status = inputs_alloc(b, task, &io, &inputs, why);
-    int code = status ? cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line) : 0;
-    char *identity = cli_text("%s %s %zu %zu %zu %.17g |", cfg.backbone, cfg.task, cfg.num_samples, cfg.num_trials, cfg.num_steps, cfg.spread);
-    identity = identity ? cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens) : NULL;
+    uint64_t hash = HASH_START;
+    int code = check_rows(&cfg);
+    int status = code ? GSL_SUCCESS : backbone_open(cfg.backbone, &b, why);
+    if (!code && !status) status = task_open(cfg.task, &to, &task, why);
+    if (!code && !status) status = inputs_alloc(b, task, &io, &inputs, why);
+    if (!code && !status) status = backbone_hash(b, &hash, why);
+    if (status) code = cli_fail(&cfg.c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
+    char *identity = code ? NULL : cli_text("%s %016llx %s %016llx %zu %zu %zu %.17g |", cfg.backbone, (unsigned long long)hash, cfg.task,
+                                            (unsigned long long)task->checksum, cfg.num_samples, cfg.num_trials, cfg.num_steps, cfg.spread);
+    if (!code) identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
     const size_t width = FIRST_RESULT + NUM_LAWS * cfg.num_lens * NUM_RESULTS;
     struct units *work = !code && identity ? units_open(&cfg.c, identity, "heads", cfg.num_trials, width, code ? 0.0 : unit_bytes(&cfg, b)) : NULL;
     free(identity);

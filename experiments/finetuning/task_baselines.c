@@ -29,6 +29,7 @@ struct set { char backbone[64], task[64]; size_t train_size; };
 
 struct config {
     struct cli_common c;
+    const char *backbone;           /* given last, and not used by a --task yet */
     struct set sets[MAX_SETS];
     size_t num_sets, num_trials, validation_size, test_size;
 };
@@ -51,8 +52,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     struct config *cfg = state->input;
     static const char *backbone = "vit-fashion";
     switch (key) {
-    case KEY_BACKBONE: backbone = arg; return 0;
+    case KEY_BACKBONE: cfg->backbone = backbone = arg; return 0;
     case KEY_TASK:
+        cfg->backbone = NULL;
         if (cfg->num_sets == MAX_SETS || strlen(arg) >= sizeof cfg->sets->task || strlen(backbone) >= sizeof cfg->sets->backbone)
             argp_failure(state, EXIT_USAGE, 0, "--task: too many or too long");
         struct set *set = &cfg->sets[cfg->num_sets++];
@@ -68,6 +70,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_TEST: return cli_parse_size(state, key, arg, 0, 1u << 30, &cfg->test_size);
     default: return ARGP_ERR_UNKNOWN;
     }
+}
+
+static const char *check(void *config)
+{
+    const struct config *cfg = config;
+    return cfg->backbone ? "--backbone: no --task behind it" : NULL;
 }
 
 /* ---- logistic regression --------------------------------------------------------------------------------------- */
@@ -273,19 +281,27 @@ static int frozen_features(const struct backbone *b, const struct task *task, st
 
 /* ---- run ---------------------------------------------------------------------------------------------------------------- */
 
-static int run_unit(const struct config *cfg, const struct set *set, size_t trial, double *out, struct reason why)
+/* The backbone, the task as trial `trial` draws it, and its inputs; the caller frees all three, also after an error. */
+static int open_set(const struct config *cfg, const struct set *set, size_t trial, struct backbone **b, struct task **task, struct inputs **inputs,
+                    struct reason why)
 {
     const struct task_options to = { .train_size = set->train_size, .validation_size = cfg->validation_size, .test_size = cfg->test_size,
                                      .seed = cfg->c.seed + trial };
     const struct inputs_options io = { 0, 0 };
+    int status = backbone_open(set->backbone, b, why);
+    if (!status) status = task_open(set->task, &to, task, why);
+    if (!status) status = inputs_alloc(*b, *task, &io, inputs, why);
+    return status;
+}
+
+static int run_unit(const struct config *cfg, const struct set *set, size_t trial, double *out, struct reason why)
+{
     struct backbone *b = NULL;
     struct task *task = NULL;
     struct inputs *inputs = NULL;
     struct features raw = { { NULL } }, frozen = { { NULL } };
     int32_t label;
-    int status = backbone_open(set->backbone, &b, why);
-    if (!status) status = task_open(set->task, &to, &task, why);
-    if (!status) status = inputs_alloc(b, task, &io, &inputs, why);
+    int status = open_set(cfg, set, trial, &b, &task, &inputs, why);
     if (!status) {
         const size_t raw_dim = task->modality == TASK_IMAGE ? task->height * task->width * task->channels : WORDS;
         const double each = features_bytes(task, raw_dim) + features_bytes(task, b->config.hidden);
@@ -298,7 +314,7 @@ static int run_unit(const struct config *cfg, const struct set *set, size_t tria
         if (!status) status = regress(&raw, task, &out[RAW]);
         if (!status) status = frozen_features(b, task, inputs, 1, &frozen);
         if (!status) status = regress(&frozen, task, &out[FROZEN]);
-        if (status) refuse(why, status, "%s", gsl_strerror(status));
+        if (status) refuse(why, status, "%s", status == GSL_ENOMEM ? "out of memory" : gsl_strerror(status));
     }
     features_free(&raw);
     features_free(&frozen);
@@ -306,6 +322,36 @@ static int run_unit(const struct config *cfg, const struct set *set, size_t tria
     task_free(task);
     backbone_free(b);
     return status;
+}
+
+/* Whether every set can be opened, and what the rows depend on; the caller frees. Exit code, the line printed. */
+static int identity_of(const struct config *cfg, char **out)
+{
+    char *text = cli_text("%zu %zu %zu |", cfg->num_trials, cfg->validation_size, cfg->test_size), line[512];
+    const struct reason why = { line, sizeof line };
+    int code = EXIT_DONE;
+    for (size_t s = 0; s < cfg->num_sets && !code; s++) {
+        const struct set *set = &cfg->sets[s];
+        struct backbone *b = NULL;
+        struct task *task = NULL;
+        struct inputs *inputs = NULL;
+        uint64_t hash = HASH_START;
+        int status = open_set(cfg, set, 0, &b, &task, &inputs, why);
+        if (!status) status = backbone_hash(b, &hash, why);
+        if (status) {
+            code = cli_bad_input(&cfg->c, status, set->backbone, line);
+        } else {
+            char *longer = cli_text("%s %s %016llx %s %016llx %zu", text, set->backbone, (unsigned long long)hash, set->task,
+                                    (unsigned long long)task->checksum, set->train_size);
+            free(text);
+            text = longer;
+        }
+        inputs_free(inputs);
+        task_free(task);
+        backbone_free(b);
+    }
+    *out = text;
+    return code;
 }
 
 static int write_table(const struct config *cfg, const struct units *work)
@@ -317,8 +363,7 @@ static int write_table(const struct config *cfg, const struct units *work)
         for (int k = 0; k < NUM_BASELINES; k++) {
             double x[1000];
             for (size_t r = 0; r < cfg->num_trials; r++) x[r] = units_row(work, s * cfg->num_trials + r)[k];
-            struct interval mean = { NAN, NAN, NAN, 0 };
-            stats_mean(x, cfg->num_trials, 0.95, &mean);
+            const struct interval mean = cli_mean(x, cfg->num_trials, 0.95);
             table_text(t, cfg->sets[s].backbone);
             table_text(t, cfg->sets[s].task);
             table_int(t, cfg->sets[s].train_size);
@@ -335,31 +380,27 @@ static int write_table(const struct config *cfg, const struct units *work)
 int main(int argc, char **argv)
 {
     static struct config cfg = { .num_trials = 5, .validation_size = 300 };
-    cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
+    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     if (!cfg.num_sets) {
         cfg.num_sets = 1;
         cfg.sets[0] = (struct set){ "vit-fashion", "shapes", 1000 };
     }
-    char *identity = cli_text("%zu %zu %zu |", cfg.num_trials, cfg.validation_size, cfg.test_size);
-    for (size_t s = 0; s < cfg.num_sets && identity; s++) {
-        char *longer = cli_text("%s %s %s %zu", identity, cfg.sets[s].backbone, cfg.sets[s].task, cfg.sets[s].train_size);
-        free(identity);
-        identity = longer;
-    }
+    char *identity;
+    int code = identity_of(&cfg, &identity);
     const size_t count = cfg.num_sets * cfg.num_trials;
-    struct units *work = identity ? units_open(&cfg.c, identity, "regressions", count, NUM_BASELINES, 0.0) : NULL;
+    struct units *work = code ? NULL : units_open(&cfg.c, identity, "regressions", count, NUM_BASELINES, 0.0);
     free(identity);
-    int code = work ? 0 : EXIT_FAILED;
+    if (!work) return code ? code : EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < (code ? 0 : count); u++) {
+    for (size_t u = 0; u < count; u++) {
         char line[512];
         double *row = units_begin(work, u);
         if (!row) continue;
         const int status = run_unit(&cfg, &cfg.sets[u / cfg.num_trials], u % cfg.num_trials, row, (struct reason){ line, sizeof line });
-        if (status) cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
-        units_end(work, u, status);
+        if (status) units_refuse(work, u, status, line);
+        else units_end(work, u, status);
     }
-    if (!code) code = units_status(work);
+    code = units_status(work);
     if (!code) code = write_table(&cfg, work);
     return units_close(work, code);
 }

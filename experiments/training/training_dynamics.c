@@ -56,7 +56,7 @@ static const struct argp_option options[] = {
     { "pred-out", KEY_PRED_OUT, "FILE", 0, "write the outputs there, trial 0, longest prefix", 2 },
     { "prefix-out", KEY_PREFIX_OUT, "FILE", 0, "write the trained tokens, trial 0, longest prefix", 2 },
     { "sign-values-out", KEY_SIGNS_OUT, "FILE", 0, "write their signs", 2 },
-    { "curve-out", KEY_CURVE_OUT, "FILE", 0, "write the loss curves: every early step, then a growing stride, and the last", 2 },
+    { "curve-out", KEY_CURVE_OUT, "FILE", CLI_TABLE, "write the loss curves: every early step, then a growing stride, and the last", 2 },
     { "tables", KEY_TABLES, NULL, 0, "the same as --curve-out OUT_curve.csv", 2 },
     CLI_SHARD_OPTION,
     { 0 }
