@@ -25,7 +25,7 @@ runs_prepare() {
     (cd "$work/results" && "$build/bin/parameter_count" --quiet --out parameter_count.csv --verdicts verdicts.csv --ledger ../notes.md) || return 1
     rm -f "$work"/results/*.lock
     (cd "$work" && "$build/bin/finetune" --backbone vit $shapes --method ptuning --prefix-len 2 --epochs 1 --threads 1 --quiet --out trained &&
-        "$build/bin/method_benchmark" --backbone vit --task shapes --train-size 20 --validation-size 10 --arms head,ntk --search 0.01 \
+        "$build/bin/method_benchmark" --backbone vit --task shapes --train-size 20 --validation-size 10 --arms head,ptuning,ntk --search 0.01 \
             --num-trials 1 --epochs 1 --threads 1 --quiet --out rates.csv && sed -i 's/^vit,/..\/vit,/' rates.csv)
 }
 
@@ -61,6 +61,8 @@ arguments() {
     real_prefix_training) echo "--num-samples 3 --dim 2 --prefix-len 1,2 --num-data 2 --num-steps 3 --tables --out out.csv" ;;
     prefix_scaling) echo "--num-samples 2 --dim 2 --num-test 2 --prefix-len 16,32 --num-trials 2 --num-steps 20 --out out.csv" ;;
     real_layer_training) echo "--num-samples 2 --dim 3 --seq-len 4 --prefix-len 16,32 --num-trials 2 --num-steps 6 --early-steps 3 --out out.csv" ;;
+    released_kernel) echo "--num-trials 2 --adam-steps 4 --out out.csv" ;;
+    summary_training) echo "--num-trials 2 --num-starts 1 --max-iterations 4 --out out.csv" ;;
     polynomial_degree | parameter_count) echo "--out out.csv" ;;
     finetune) echo "--backbone ../vit $shapes --method ntk --epochs 2 --out out" ;;
     finetune:texts) echo "--backbone ../bert --train ../own.csv --test ../own.csv --method ptuning --prefix-len 2 --epochs 1 --out out" ;;
@@ -73,6 +75,8 @@ arguments() {
     method_benchmark:search) echo "--backbone ../vit --task shapes --train-size 20 --validation-size 10 --arms head,ntk --search 0.1,0.01 --num-trials 1 --epochs 1 --out out.csv" ;;
     task_baselines) echo "--backbone ../vit --task shapes --train-size 20 --validation-size 10 --test-size 10 --num-trials 1 --out out.csv" ;;
     pretrained_layer_kernel) echo "--backbone ../vit --task shapes --rows minilm --num-trials 2 --num-samples 2 --num-steps 4 --prefix-len 16,32 --out out.csv" ;;
+    decode_cost) echo "--backbone ../lm.gguf --prefix-len 16,32 --num-rounds 1 --out out.csv" ;;
+    prefix_conversion) echo "--backbone ../vit $shapes --features elu1,taylor:1 --rates ../rates.csv --num-trials 1 --epochs 1 --out out.csv" ;;
     long_prompt) echo "--backbone ../lm.gguf --num-documents 2 --prompt-len 256 --out out.csv" ;;
     compare) echo "--a ../results --b ../results --out out.csv" ;;
     verify) echo "--results ../results --ledger ../notes.md --claim M3 --profile smoke --out out.txt" ;;
@@ -87,9 +91,10 @@ arguments() {
 runs="attend attend:exact ntk_predict prefix_to_summary prefix_to_summary:adapter ntk_convergence training_dynamics ntk_freezing ntk_spectrum
     ntk_prefix_needed ntk_rank ntk_real_layer score_concentration prefix_gradient attention_error prefix_effect_trap gaussian_prefix_limit
     score_centring approximation_crossover error_bound low_rank_summary summary_capacity ntk_features attention_cost training_contraction
-    training_laziness kernel_perturbation prefix_threshold theorem_constants contraction_violations real_prefix_training prefix_scaling real_layer_training polynomial_degree parameter_count finetune
+    training_laziness kernel_perturbation prefix_threshold theorem_constants contraction_violations real_prefix_training prefix_scaling real_layer_training polynomial_degree parameter_count released_kernel
+    summary_training finetune
     finetune:texts finetune:adapter embed embed:images lm pretrain method_benchmark method_benchmark:search task_baselines
-    pretrained_layer_kernel long_prompt compare verify report ledger bench_gram bench_descent bench_finetune"
+    pretrained_layer_kernel long_prompt decode_cost prefix_conversion compare verify report ledger bench_gram bench_descent bench_finetune"
 # Only programs that decide rows take the ledger.
 verdicts() {
     case $1 in

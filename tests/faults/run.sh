@@ -30,7 +30,7 @@ done
 # A file without what is measured and differs from run to run: metadata lines (which name the options), times, sizes in memory.
 steady() {
     case $program in
-    attention_cost | bench_*) awk -F, '!/^# / { print $1, NF }' "$1" ;;
+    attention_cost | decode_cost | bench_*) awk -F, '!/^# / { print $1, NF }' "$1" ;;
     finetune | method_benchmark)
         case $1 in
         *.csv) awk -F, '/^#/ { next } !n { n = NF; for (i = 1; i <= n; i++) timed[i] = $i ~ /time_s$/ }
@@ -44,7 +44,7 @@ steady() {
 # sum FOLDER: what lies in it, the state of finished work aside.
 sum() {
     (cd "$1" && files=$(find . -type f ! -name '*.state' ! -name '*.state.*' ! -name '*.lock' | sort) && echo $files && case $program in
-        attention_cost | bench_* | finetune | method_benchmark) for f in $files; do steady "$f"; done ;;
+        attention_cost | decode_cost | bench_* | finetune | method_benchmark) for f in $files; do steady "$f"; done ;;
         *) cat $files < /dev/null | grep -av '^# ' ;;
         esac | cksum)
 }
