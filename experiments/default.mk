@@ -1,6 +1,6 @@
 # Options of each run in the default profile, 15 minutes on 2 cores in all: ARGS_<run> := ...
 
-# The kernel of a prefix: 2 minutes.
+# The kernel of a prefix: 1 minute.
 ARGS_ntk_convergence       := --kernel full,key --signs random,positive,mirrored --num-samples 16 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384,65536 --num-data 24 --num-trials 11 --tables
 ARGS_ntk_convergence_mnist := --dataset mnist --num-samples 32 --dim 10 --kernel full,key --signs random,positive --sigma 0.5 --prefix-len 256,1024,4096,16384 --num-data 20 --num-trials 4 --tables
 ARGS_prefix_gradient       :=
@@ -38,7 +38,7 @@ ARGS_ntk_features            :=
 ARGS_released_kernel         :=
 ARGS_summary_training        :=
 
-# Training dynamics: 3 minutes.
+# Training dynamics: 2 minutes.
 ARGS_training_dynamics    := --num-samples 4 --dim 8 --sigma 1 --prefix-len 16,64,256,1024,4096,16384,65536,100000 --num-trials 6 --num-steps 200000 --stop-ratio 1e-20 --tables
 ARGS_training_contraction := --num-trials 24 --num-steps 2000 --prefix-len 4096 --tables
 ARGS_contraction_violations := --num-data 200 --prefix-len 8192
