@@ -70,6 +70,7 @@ enum {
     GROWTH,
     CRITICAL,
     CRITICAL_UNITS,
+    STEP_FACTOR,
     STABLE,
     RUN,
     STEPS,
@@ -323,6 +324,8 @@ static int run_unit(const struct config *cfg, size_t unit, double *out)
     if (!status) status = growth_in_sigma(&p, &out[GROWTH]);
     if (!status) status = shift_factor(cfg, &p, &out[SHIFT]);
     if (!status) status = step_sizes(cfg, &p, &out[CRITICAL], &out[CRITICAL_UNITS], &out[STABLE]);
+    /* T11: what stands in place of poly(n, d) e^{O(B)} where lambda_min(H*)/(m poly e^{O(B)}) is the largest stable step. */
+    out[STEP_FACTOR] = out[LAMBDA_KEY] / out[CRITICAL];
     if (!status) status = needed_len(cfg, &p, &out[NEEDED_LEN]);
     if (!status) status = run_descent(cfg, &p, p.len, TARGET_RATIO, MAX_STEPS, &run);
     if (status) goto done;
@@ -483,6 +486,7 @@ static int write_verdicts(const struct study *s)
     write_exponents(s, v, "T4", CLOSE, false);
     write_exponents(s, v, "T5", SHIFT, false);
     write_exponents(s, v, "T8", STEPS_FACTOR, false);
+    write_exponents(s, v, "T11", STEP_FACTOR, false);
     write_exponents(s, v, "T12", NEEDED_LEN, true);
     free(x);
     return verdicts_close(v, 0);
