@@ -324,7 +324,7 @@ static int run_unit(const struct config *cfg, size_t unit, double *out)
     if (!status) status = growth_in_sigma(&p, &out[GROWTH]);
     if (!status) status = shift_factor(cfg, &p, &out[SHIFT]);
     if (!status) status = step_sizes(cfg, &p, &out[CRITICAL], &out[CRITICAL_UNITS], &out[STABLE]);
-    /* T11: what stands in place of poly(n, d) e^{O(B)} where lambda_min(H*)/(m poly e^{O(B)}) is the largest stable step. */
+    /* T11: what stands in place of poly(n, d) e^{O(B)} where the theorem's step is the largest stable one. */
     out[STEP_FACTOR] = out[LAMBDA_KEY] / out[CRITICAL];
     if (!status) status = needed_len(cfg, &p, &out[NEEDED_LEN]);
     if (!status) status = run_descent(cfg, &p, p.len, TARGET_RATIO, MAX_STEPS, &run);
