@@ -205,6 +205,10 @@ expected: $(TABLES) ## keep the profile's verdicts as those to compare with
 .PHONY: ledger
 ledger: $(BUILD)/bin/ledger ## write verdicts and numbers of the default profile into paper_notes.md
 	$(BUILD)/bin/ledger --ledger paper_notes.md --results $(BUILD)/default/results --out paper_notes.md
+	@$(MAKE) --no-print-directory answer
+.PHONY: answer
+answer: ## write the ledger's verdicts and numbers into the README's answer
+	experiments/answer.sh > README.md.part && mv README.md.part README.md
 
 .PHONY: history rules-check
 history: ## write every rule, instance and value ever committed into docs/rules_history.md

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs what the README shows: the commands of its section on programs, and the C program of its section on the library,
-# compiled with pkg-config against an installed library, and its
-# Python example, where the package can be installed.
+# Runs what the README shows: the commands of its section on programs, the C programs of its sections on the library,
+# compiled with pkg-config against an installed library, and its Python example, where the package can be installed. Its
+# answer must be the ledger's.
 #
 #   tests/readme.sh            after `make all`; works in a folder of its own
 set -eu
@@ -29,6 +29,10 @@ block "Fine-tuning" sh > finetuning.sh
 sh -eu finetuning.sh > finetuning.log 2>&1 || { cat finetuning.log >&2; exit 1; }
 echo "readme: the commands run"
 
+(cd "$root" && experiments/answer.sh) > answer.md
+cmp -s answer.md "$root/README.md" || { echo "readme: the answer is not the ledger's (make answer)" >&2; exit 1; }
+echo "readme: the answer is the ledger's"
+
 block "The library" c > example.c
 [ -s example.c ] || { echo "readme: no example in the section on the library" >&2; exit 1; }
 make -s -C "$root" install PREFIX="$work/installed" > install.log
@@ -36,7 +40,13 @@ make -s -C "$root" install PREFIX="$work/installed" > install.log
 gcc -std=c11 -Wall -Wextra -Werror -o example example.c \
     $(PKG_CONFIG_PATH=installed/lib/pkgconfig pkg-config --cflags --libs prefix_ntk) -lm
 LD_LIBRARY_PATH=installed/lib ./example
-echo "readme: the library's example runs"
+block "The theory library" c > theory.c
+[ -s theory.c ] || { echo "readme: no example in the section on the theory library" >&2; exit 1; }
+# shellcheck disable=SC2046
+gcc -std=c11 -Wall -Wextra -Werror -o theory theory.c \
+    $(PKG_CONFIG_PATH=installed/lib/pkgconfig pkg-config --cflags --libs prefix_ntk) -lm
+LD_LIBRARY_PATH=installed/lib ./theory
+echo "readme: the library's examples run"
 
 # The package is installed where `make python-test` did, when it did.
 make -s -C "$root" python-test
