@@ -19,5 +19,6 @@ do for [panel=1:2] {
     set title (panel == 1 ? 'by the limit kernels' : 'in a descent')
     plot csv using (log(column('sigma'))):(log(column('num_samples')) + 0.3 * log(column('dim'))):(0.16):(0.09):name:xtic(sprintf('%g', column('sigma'))):ytic(sprintf('n = %d, d = %d', column('num_samples'), column('dim'))) with boxxyerror fc palette, \
          '' using (log(column('sigma'))):(log(column('num_samples')) + 0.3 * log(column('dim'))):(sprintf('%.0f', 100 * column(name))) with labels
+    load 'plots/axes.gp'
 }
 unset multiplot

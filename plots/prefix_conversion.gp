@@ -12,6 +12,7 @@ set xrange [-0.6:*]
 set xtics rotate by 0 nomirror
 unset key
 plot csv using 0:'test_accuracy':'test_accuracy_ci_lo':'test_accuracy_ci_hi':xtic(stringcolumn('replacement')) with yerrorbars lt 1 ps 1.2
+load 'plots/axes.gp'
 # Mass and spread by block.
 set lmargin at screen 0.60
 set rmargin at screen 0.97
@@ -24,4 +25,5 @@ set key top left
 plot layers using 'layer':'mass':'mass_ci_lo':'mass_ci_hi' with yerrorbars lt 2 ps 1.1 title 'share of the softmax', \
      layers using 'layer':'spread':'spread_ci_lo':'spread_ci_hi' with yerrorbars lt 3 ps 1.1 title 'standard deviation of the scores', \
      1.18 with lines lt 7 dt 2 title '1.18'
+load 'plots/axes.gp'
 unset multiplot

@@ -10,3 +10,4 @@ set xlabel 'prefix length m'
 set ylabel 'loss / loss of F = 0'
 plot csv using 'prefix_len':'train_mean' with linespoints lt 1 title 'training queries', \
      csv using 'prefix_len':'heldout_mean':'heldout_ci_lo':'heldout_ci_hi' with yerrorlines lt 2 title 'unseen queries'
+load 'plots/axes.gp'
