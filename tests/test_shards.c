@@ -22,8 +22,6 @@ static const char *const cases[][24] = {
     { "low_rank_summary", "--num-trials", "4", "--prefix-len", "64" },
     { "ntk_features", "--num-trials", "2", "--num-fit", "50" },
     { "prefix_effect_trap", "--num-trials", "2", "--prefix-len", "64" },
-    { "released_kernel", "--num-trials", "3", "--adam-steps", "3" },
-    { "summary_training", "--num-trials", "3", "--num-starts", "1", "--max-iterations", "5" },
     { "score_centring", "--num-trials", "2", "--prefix-len", "64" },
     { "summary_capacity", "--num-trials", "4" },
     { "ntk_convergence", "--num-samples", "3", "--dim", "2", "--prefix-len", "8,32", "--num-trials", "4", "--limit-out", "@L.npy",
@@ -51,9 +49,9 @@ static const char *const cases[][24] = {
     { "released_kernel", "--num-trials", "2", "--adam-steps", "5" },
     { "summary_training", "--num-trials", "2", "--num-starts", "1" },
     { "method_benchmark", "--task", "shapes", "--arms", "head,lora", "--num-trials", "2", "--search", "0.01", "--train-size", "16",
-      "--validation-size", "8", "--test-size", "8", "--epochs", "1", "--threads", "1" },
+      "--validation-size", "8", "--epochs", "1", "--threads", "1" },
 };
-enum { NUM_CASES = sizeof cases / sizeof *cases, SMALL_CASE = 12, MAX_WORDS = 40 };
+enum { NUM_CASES = sizeof cases / sizeof *cases, SMALL_CASE = 10, MAX_WORDS = 40 };
 
 /* Runs a case with `more` options (NULL-terminated) into NAME.csv. */
 static struct outcome run(void *state, size_t c, const char *name, const char *const *more)
