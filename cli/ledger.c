@@ -225,6 +225,7 @@ struct ledger *ledger_read(const char *path, char *error, size_t error_size)
     l->storage = text;
     struct parser p = { .l = l, .path = path, .error = error, .error_size = error_size,
                         .section = "", .subsection = "" };
+    errno = EINVAL;
     if (parse(&p, text) || check_sources(&p) || check_classes(&p)) {
         ledger_free(l);
         return NULL;

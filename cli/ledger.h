@@ -50,7 +50,7 @@ struct ledger {
 
 /* Reads and checks the file: ids and rows unique, every rule a margin, every
  * verdict a known one or blank. Returns NULL and, in error (error_size bytes), one
- * line naming file and line. The caller frees with ledger_free. */
+ * line naming file and line; errno is for text_file_code. The caller frees with ledger_free. */
 struct ledger *ledger_read(const char *path, char *error, size_t error_size);
 void ledger_free(struct ledger *l);
 

@@ -4,6 +4,7 @@
 #include "common/input_file.h"
 
 #include <errno.h>
+#include <gsl/gsl_errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,11 @@ char *text_file_read(const char *path)
     }
     text[used] = '\0';
     return text;
+}
+
+int text_file_code(void)
+{
+    return input_file_status(errno) == GSL_EFAILED ? EXIT_DATA : EXIT_FAILED;
 }
 
 int text_file_input(const struct cli_common *cfg, const char *path, size_t most, char **text, size_t *len)

@@ -7,6 +7,10 @@
  * cannot be read, EINVAL when it holds a NUL. */
 char *text_file_read(const char *path);
 
+/* Exit code of a reader on top of it that has just failed, by errno: EXIT_FAILED where memory or the system did, else
+ * EXIT_DATA. */
+int text_file_code(void);
+
 /* A user's text whole, NUL-terminated, of at most `most` bytes; the caller frees it, also after an error. It may hold NULs. Exit code, the line
  * printed. */
 int text_file_input(const struct cli_common *cfg, const char *path, size_t most, char **text, size_t *len);

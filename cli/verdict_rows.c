@@ -94,6 +94,7 @@ struct verdict_rows *verdict_rows_read(const char *path, char *error, size_t err
     v->storage = text_file_read(path);
     if (!v->storage && errno == ENOENT) return v;
     if (!v->storage) snprintf(error, error_size, "%s: %s", path, strerror(errno));
+    else errno = EINVAL;
     if (!v->storage || parse(v, path, error, error_size)) {
         verdict_rows_free(v);
         return NULL;

@@ -1,4 +1,5 @@
 /* Word problems whose answers are written out: ASDiv (a number) and GSM8K (a solution that ends in a number). */
+#include "data/json_file.h"
 #include "data/task_internal.h"
 
 #include <ctype.h>
@@ -82,13 +83,14 @@ int task_source_answers(const char *name, const struct task_options *options, st
     size_t room = 0, at = 0;
     while (!status && getline(&line, &room, file) > 0) {
         at++;
-        json_t *row = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
-        status = row ? add_problem(row, !strcmp(name, "asdiv"), task, e) : GSL_EINVAL;
+        json_t *row;
+        status = json_text_read(line, strlen(line), &row, why);
+        if (!status) status = add_problem(row, !strcmp(name, "asdiv"), task, e);
         json_decref(row);
     }
     if (status == GSL_ENOMEM) refuse(why, status, "out of memory");
     else if (status) refuse(why, status, "test.jsonl: line %zu is no problem", at);
-    else if (ferror(file)) status = refuse(why, REASON_SYSTEM, "test.jsonl: %s", strerror(errno));
+    else if (!feof(file)) status = refuse(why, REASON_SYSTEM, "test.jsonl: %s", strerror(errno));
     free(line);
     fclose(file);
     return status ? status : examples_drop_repeats(e, &task->num_dropped);

@@ -20,7 +20,7 @@ runs_prepare() {
     cp "$root/paper_notes.md" "$work/notes.md"
     printf 'the cat sat on dog.\ndog sat\n' > "$work/words.txt"
     printf 'hello\nhell' > "$work/hello.txt"
-    { echo text,label; for i in 1 2 3 4 5 6 7 8 9; do printf 'the cat sat,mews\ndog sat on,barks\n'; done; } > "$work/own.csv"
+    awk 'BEGIN { print "text,label"; for (i = 0; i < 60; i++) printf "the %s sat on %d,%s\n", i % 2 ? "dog" : "cat", i, i % 2 ? "barks" : "mews" }' > "$work/own.csv"
     mkdir "$work/results" "$work/figures" || return 1
     (cd "$work/results" && "$build/bin/parameter_count" --quiet --out parameter_count.csv --verdicts verdicts.csv --ledger ../notes.md) || return 1
     rm -f "$work"/results/*.lock
@@ -91,10 +91,11 @@ arguments() {
 runs="attend attend:exact ntk_predict prefix_to_summary prefix_to_summary:adapter ntk_convergence training_dynamics ntk_freezing ntk_spectrum
     ntk_prefix_needed ntk_rank ntk_real_layer score_concentration prefix_gradient attention_error prefix_effect_trap gaussian_prefix_limit
     score_centring approximation_crossover error_bound low_rank_summary summary_capacity ntk_features attention_cost training_contraction
-    training_laziness kernel_perturbation prefix_threshold theorem_constants contraction_violations real_prefix_training prefix_scaling real_layer_training polynomial_degree parameter_count released_kernel
-    summary_training finetune
-    finetune:texts finetune:adapter embed embed:images lm pretrain method_benchmark method_benchmark:search task_baselines
+    training_laziness kernel_perturbation prefix_threshold theorem_constants contraction_violations real_prefix_training prefix_scaling
+    real_layer_training polynomial_degree parameter_count released_kernel summary_training finetune finetune:texts
+    finetune:adapter embed embed:images lm pretrain method_benchmark method_benchmark:search task_baselines
     pretrained_layer_kernel long_prompt decode_cost prefix_conversion compare verify report ledger bench_gram bench_descent bench_finetune"
+
 # Only programs that decide rows take the ledger.
 verdicts() {
     case $1 in

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/text_file.h"
 #include "cli/verdict_rows.h"
 
 static const char doc[] =
@@ -57,7 +58,7 @@ static int read_rows(const struct config *cfg, const char *folder, struct verdic
     if (snprintf(path, sizeof path, "%s/verdicts.csv", folder) >= (int)sizeof path)
         return cli_fail(&cfg->c, EXIT_USAGE, "%s: too long", folder);
     *rows = verdict_rows_read(path, error, sizeof error);
-    if (!*rows) return cli_fail(&cfg->c, EXIT_DATA, "%s", error);
+    if (!*rows) return cli_fail(&cfg->c, text_file_code(), "%s", error);
     if (!(*rows)->num_rows) return cli_fail(&cfg->c, EXIT_DATA, "%s: no verdicts", path);
     return EXIT_DONE;
 }

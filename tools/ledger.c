@@ -1,6 +1,7 @@
 /* Writes the columns `verdict` and `measured` of the ledger's tables from the rows
  * of a profile (verdicts.csv). Rows that the profile did not produce, and every
  * other line, stay as they are. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,9 +75,11 @@ int main(int argc, char **argv)
     struct verdict_rows *v = NULL;
     struct ledger *l = ledger_read(cfg.common.ledger, error, sizeof error);
     char *text = l ? text_file_read(cfg.common.ledger) : NULL;
-    int code = EXIT_DATA;
-    if (!text) { cli_fail(&cfg.common, code, "%s", l ? "the ledger went away" : error); goto done; }
+    int code = text ? EXIT_DATA : text_file_code();
+    if (!text && l) snprintf(error, sizeof error, "%s: %s", cfg.common.ledger, strerror(errno));
+    if (!text) { cli_fail(&cfg.common, code, "%s", error); goto done; }
     v = verdict_rows_read(path, error, sizeof error);
+    if (!v) code = text_file_code();
     if (!v) { cli_fail(&cfg.common, code, "%s", error); goto done; }
     if (!v->num_rows) { cli_fail(&cfg.common, code, "%s: no verdicts", path); goto done; }
     if (atomic_file_open(cfg.common.out, &file, error, sizeof error)) {

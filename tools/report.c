@@ -1,11 +1,13 @@
 /* The report of a profile as one Markdown page for pandoc; its parts are in report/. */
 #include <errno.h>
+#include <gsl/gsl_errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/atomic_file.h"
 #include "cli/cli.h"
 #include "cli/text_file.h"
+#include "data/json_file.h"
 #include "prefix_ntk/version.h"
 #include "report/page.h"
 
@@ -78,7 +80,8 @@ static void material_free(struct material *m)
 static int read_text(const struct config *cfg, const char *path, char **text)
 {
     if (!path || (*text = text_file_read(path))) return EXIT_DONE;
-    return cli_fail(&cfg->common, EXIT_DATA, "%s: %s", path, strerror(errno));
+    const int error = errno, code = text_file_code();
+    return cli_fail(&cfg->common, code, "%s: %s", path, strerror(error));
 }
 
 static int read_runs(const struct config *cfg, struct material *m)
@@ -99,7 +102,7 @@ static int read_material(const struct config *cfg, struct material *m)
     snprintf(path, sizeof path, "%s/verdicts.csv", cfg->results);
     m->ledger = ledger_read(cfg->common.ledger, error, sizeof error);
     m->verdicts = m->ledger ? verdict_rows_read(path, error, sizeof error) : NULL;
-    if (!m->verdicts) return cli_fail(&cfg->common, EXIT_DATA, "%s", error);
+    if (!m->verdicts) return cli_fail(&cfg->common, text_file_code(), "%s", error);
     if (headlines_check(m->ledger, error, sizeof error))
         return cli_fail(&cfg->common, EXIT_DATA, "%s: %s", cfg->common.ledger, error);
     m->tally = tally_make(m->ledger, m->verdicts, cfg->runs ? cfg->runs : "");
@@ -119,7 +122,10 @@ static int read_material(const struct config *cfg, struct material *m)
     p->verdicts = m->verdicts;
     p->tally = m->tally;
     p->history = m->history;
-    p->provenance = json_load_file(path, 0, NULL);
+    /* A page may do without. */
+    char line[256];
+    const int status = json_file_read(path, &p->provenance, (struct reason){ line, sizeof line });
+    if (!code && status && status != GSL_EFAILED) code = cli_bad_input(&cfg->common, status, path, line);
     return code;
 }
 

@@ -20,6 +20,7 @@
 #include "common/stats.h"
 #include "cli/cli.h"
 #include "cli/ledger.h"
+#include "cli/text_file.h"
 #include "cli/tally.h"
 #include "cli/verdict_rows.h"
 
@@ -302,7 +303,7 @@ int main(int argc, char **argv)
     struct ledger *l = ledger_read(cfg.common.ledger, error, sizeof error);
     struct verdict_rows *v = l ? verdict_rows_read(path, error, sizeof error) : NULL;
     struct tally *t = NULL;
-    int code = EXIT_DATA;
+    int code = v ? EXIT_DONE : text_file_code();
     if (!v) { cli_fail(&cfg.common, code, "%s", error); goto done; }
     if (cfg.claim && !ledger_entry(l, cfg.claim)) {
         code = cli_fail(&cfg.common, EXIT_USAGE, "--claim: %s has no entry \"%s\"", cfg.common.ledger, cfg.claim);
