@@ -451,10 +451,42 @@ static void test_golden(void **state)
     decoder_free(d);
 }
 
+/* Law: token by token, behind more tokens than one task of a step takes, gives what several at once give. */
+static void test_long_prefix(void **state)
+{
+    (void)state;
+    enum { LONG = 2500, HALF = 1024 };
+    struct decoder *d = make();
+    struct decoder_piece pieces[PIECES];
+    float *numbers = malloc(2 * LONG * 8 * sizeof *numbers);
+    double *x = malloc(2 * LONG * 8 * sizeof *x);
+    assert_true(numbers && x);
+    random_normal(20240614, RANDOM_OTHER, 9, 0, x, 2 * LONG * 8);
+    for (size_t i = 0; i < 2 * LONG * 8; i++) numbers[i] = (float)x[i];
+    memset(pieces, 0, sizeof pieces);
+    for (size_t i = 0; i < PIECES; i++)
+        pieces[i] = (struct decoder_piece){ .len = i % 2 ? HALF : LONG - i, .K = numbers + 8 * i, .V = numbers +
+            LONG * 8 };
+    pieces[PIECES - 1].len = 0;
+    const struct decoder_prefix prefix = { DECODER_ROTATED, 7, pieces };
+    static float one[LEN * 24], all[LEN * 24];
+    double want[LEN * 24];
+    for (int threads = 1; threads <= 2; threads++) {
+        read_text(d, &prefix, 1, threads, one);
+        read_text(d, &prefix, LEN, 1, all);
+        for (size_t i = 0; i < LEN * 24; i++) want[i] = (double)all[i];
+        CHECK_LESS(largest_difference(one, want, LEN * 24), ATOL_FLOAT);
+    }
+    free(numbers);
+    free(x);
+    decoder_free(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward), cmocka_unit_test(test_threads), cmocka_unit_test(test_prefix),
+            cmocka_unit_test(test_long_prefix),
         cmocka_unit_test(test_negative_mass), cmocka_unit_test(test_context), cmocka_unit_test(test_refuses),
         cmocka_unit_test(test_log_softmax), cmocka_unit_test(test_golden),
     };

@@ -19,7 +19,8 @@ struct decoder_run {
     int num_threads;
     float *memory, *x, *h, *qkv, *q_raw, *attended, *gate_up, *turn, *k, *v;
     attn_row *rows;
-    float *prefix_work;
+    float *prefix_work, *few;
+    struct decoder_keys *keys;      /* (kv_heads) of the block under way */
     size_t prefix_room;
     void *work;                     /* of the attention */
     size_t work_bytes;
@@ -171,6 +172,27 @@ static void by_rows(struct rows_job *job, void (*task)(void *, size_t, int))
 
 /* ---- one block ---------------------------------------------------------------------------------------- */
 
+/* Of one token: the keys and values of the text, then what stands in front of it. */
+static int attend_one(struct decoder_run *run, size_t layer, const struct attn_shape *shape, struct attn_in q,
+                      struct attn_in raw, struct attn_out out)
+{
+    const struct decoder_config *c = &run->decoder->config;
+    for (size_t g = 0; g < c->kv_heads; g++) {
+        const size_t at = (layer * c->kv_heads + g) * run->max_len * c->head_dim;
+        run->keys[g] = (struct decoder_keys){ run->k + at, run->v + at, run->len + 1 };
+    }
+    decoder_few_start(c, out, run->rows);
+    decoder_few_merge(c, run->keys, q.data, q.head, out, run->rows, run->few, run->num_threads);
+    const struct attn_in front = run->prefix && run->prefix->rotation == DECODER_UNROTATED ? raw : q;
+    int status = GSL_SUCCESS;
+    if (run->prefix)
+        status = decoder_prefix_merge(c, run->prefix, layer, 1, front, out, run->rows, run->prefix_work,
+                                      run->num_threads);
+    if (!status) status = attn_partial_finish(shape, out, run->rows, NULL);
+    if (!status && run->prefix) status = decoder_prefix_beside(c, run->prefix, layer, 1, front, out, run->prefix_work);
+    return status;
+}
+
 static int attend(struct decoder_run *run, size_t layer, size_t n)
 {
     const struct decoder_config *c = &run->decoder->config;
@@ -183,11 +205,12 @@ static int attend(struct decoder_run *run, size_t layer, size_t n)
     const struct attn_in k = { run->k + at, 0, (ptrdiff_t)(run->max_len * dim), d }, v = { run->v + at, 0, k.head, d };
     const struct attn_out out = { run->attended, 0, d, q_width };
     const float scale = 1.0f / sqrtf((float)dim);
+    const struct attn_in raw = { run->q_raw, 0, d, q_width };
+    if (n == 1) return attend_one(run, layer, &shape, q, raw, out);
     const size_t needed = attn_exact_forward_workspace(&shape, 0, run->num_threads);
     void *work = needed <= run->work_bytes ? run->work : NULL;
     if (!run->prefix)
         return attn_exact_forward(&shape, scale, q, k, v, NULL, out, NULL, work, needed, run->num_threads, NULL);
-    const struct attn_in raw = { run->q_raw, 0, d, q_width };
     int status = attn_partial_forward(&shape, scale, q, k, v, NULL, out, run->rows, work, needed, run->num_threads);
     if (!status)
         status = decoder_prefix_merge(c, run->prefix, layer, n, run->prefix->rotation == DECODER_ROTATED ? q : raw, out,
@@ -327,9 +350,9 @@ static size_t lay_out(const struct decoder_config *c, size_t max_len, size_t max
                              max_chunk * (q_width + 2 * c->kv_heads * c->head_dim),
                              max_chunk * q_width, max_chunk * q_width, max_chunk * 2 * c->mlp_dim,
                              max_chunk * c->head_dim,
-                             max_chunk * c->num_heads * 2, kv, kv };
+                             max_chunk * c->num_heads * 2, kv, kv, decoder_few_floats(c, max_len) };
     float **const places[] = { &run->x, &run->h, &run->qkv, &run->q_raw, &run->attended, &run->gate_up, &run->turn,
-                               NULL, &run->k, &run->v };
+                               NULL, &run->k, &run->v, &run->few };
     size_t at = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         if (run->memory && places[i]) *places[i] = run->memory + at;
@@ -374,7 +397,8 @@ int decoder_run_alloc(const struct decoder *decoder, const struct decoder_prefix
     run->work_bytes = attention_bytes(c, max_len, max_chunk, num_threads);
     run->memory = malloc(lay_out(c, max_len, max_chunk, run) * sizeof *run->memory);
     run->work = malloc(run->work_bytes + 1);
-    if (!run->memory || !run->work) {
+    run->keys = calloc(c->kv_heads, sizeof *run->keys);
+    if (!run->memory || !run->work || !run->keys) {
         decoder_run_free(run);
         return GSL_ENOMEM;
     }
@@ -388,6 +412,7 @@ void decoder_run_free(struct decoder_run *run)
     if (!run) return;
     free(run->memory);
     free(run->prefix_work);
+    free(run->keys);
     free(run->work);
     free(run);
 }

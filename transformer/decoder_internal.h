@@ -20,6 +20,15 @@ int decoder_prefix_beside(const struct decoder_config *config, const struct deco
                           size_t n, struct attn_in q, struct attn_out out, float *work);
 size_t decoder_prefix_floats(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t n);
 
+/* Keys and values of one key/value head, (len, head_dim) each. */
+struct decoder_keys { const float *K, *V; size_t len; };
+/* Merges what one query of every head (head stride q_head) gets from the keys (kv_heads) into values and rows
+ * (num_heads), which decoder_few_start makes those of no key. work: decoder_few_floats of the longest. */
+void decoder_few_start(const struct decoder_config *config, struct attn_out values, attn_row *rows);
+void decoder_few_merge(const struct decoder_config *config, const struct decoder_keys *keys, const float *q,
+                       ptrdiff_t q_head, struct attn_out values, attn_row *rows, float *work, int num_threads);
+size_t decoder_few_floats(const struct decoder_config *config, size_t len);
+
 /* cos and sin of every pair at positions first .. first + n - 1: (n, head_dim), for ops_turn. */
 void decoder_turns(const struct decoder_config *config, size_t first, size_t n, float *turn);
 /* out = x factor weight over one row; returns factor = 1 / sqrt(mean x^2 + eps). */

@@ -94,6 +94,9 @@ static int summary(const struct job *job, size_t index)
     return GSL_SUCCESS;
 }
 
+/* Floats that hold a struct decoder_keys. */
+enum { KEYS_FLOATS = (sizeof(struct decoder_keys) + sizeof(float) - 1) / sizeof(float) };
+
 size_t decoder_prefix_floats(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t n)
 {
     const size_t group = config->num_heads / config->kv_heads;
@@ -104,7 +107,11 @@ size_t decoder_prefix_floats(const struct decoder_config *config, const struct d
         if (tokens > most) most = tokens;
         if (features > most) most = features;
     }
-    const size_t floats = n * (most + group * (config->head_dim + 2));
+    size_t floats = n * (most + group * (config->head_dim + 2)), longest = 0;
+    for (size_t i = 0; prefix && i < config->num_layers * config->kv_heads; i++)
+        if (prefix->pieces[i].len > longest) longest = prefix->pieces[i].len;
+    /* One query: its partial results come before the work of the pieces. */
+    floats += decoder_few_floats(config, longest) + config->kv_heads * KEYS_FLOATS;
     size_t bytes = 0;
     for (size_t i = 0; prefix && i < config->num_layers * config->kv_heads; i++) {
         const struct decoder_piece *p = &prefix->pieces[i];
@@ -114,21 +121,36 @@ size_t decoder_prefix_floats(const struct decoder_config *config, const struct d
     return floats > bytes / sizeof(float) ? floats : bytes / sizeof(float) + 1;
 }
 
+/* One query of every head against the unweighted tokens of a layer; the floats of `work` they leave in use. */
+static size_t merge_tokens(const struct decoder_config *c, const struct decoder_prefix *prefix, size_t layer,
+                           struct attn_in q, struct attn_out values, attn_row *rows, float *work, int num_threads)
+{
+    struct decoder_keys *keys = (struct decoder_keys *)work;
+    for (size_t g = 0; g < c->kv_heads; g++) {
+        const struct decoder_piece *p = &prefix->pieces[layer * c->kv_heads + g];
+        keys[g] = (struct decoder_keys){ p->K, p->V, p->log_weight ? 0 : p->len };
+    }
+    const size_t used = c->kv_heads * KEYS_FLOATS;
+    decoder_few_merge(c, keys, q.data, q.head, values, rows, work + used, num_threads);
+    return used;
+}
+
 int decoder_prefix_merge(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t layer,
                          size_t n,
                          struct attn_in q, struct attn_out values, attn_row *rows, float *work, int num_threads)
 {
     const size_t group = config->num_heads / config->kv_heads, dim = config->head_dim;
     const struct attn_shape shape = { 1, group, 1, n, 0, dim, 0, NULL }, one = { 1, 1, 1, n, 0, dim, 0, NULL };
-    float *from = work, *scratch = work + n * group * (dim + 2);
-    attn_row *from_rows = (attn_row *)(work + n * group * dim);
+    const size_t apart = n == 1 ? merge_tokens(config, prefix, layer, q, values, rows, work, num_threads) : 0;
+    float *from = work + apart, *scratch = from + n * group * (dim + 2);
+    attn_row *from_rows = (attn_row *)(from + n * group * dim);
     for (size_t g = 0; g < config->kv_heads; g++) {
         const struct decoder_piece *p = &prefix->pieces[layer * config->kv_heads + g];
         const ptrdiff_t first = (ptrdiff_t)(g * group);
         struct attn_in q_group = { q.data + first * q.head, 0, q.head, q.row };
         struct attn_out into = { values.data + first * values.head, 0, values.head, values.row };
         attn_row *into_rows = rows + (size_t)first * n;
-        if (p->len && !p->log_weight) {
+        if (n > 1 && p->len && !p->log_weight) {
             const struct attn_in K = { p->K, 0, 0, (ptrdiff_t)dim }, V = { p->V, 0, 0, (ptrdiff_t)dim };
             const struct attn_prefix tokens = { p->len, K, V, NULL };
             const struct attn_out out = attn_dense_out(from, group, n, dim);
