@@ -1,6 +1,5 @@
 /* One query per head against many keys: a step of decoding. The work is to read keys and values once, so heads and
- * stretches of keys are the tasks, and products are those of a matrix and a vector. */
-#include <cblas.h>
+ * stretches of keys are the tasks. */
 #include <math.h>
 #include <string.h>
 
@@ -10,8 +9,8 @@
 
 static const double LOG2E = 1.4426950408889634074;
 
-/* Keys of a task: their values lie in the second-level cache while the queries of the group take turns. */
-enum { KEYS_TASK = 1024 };
+/* Keys of a task, and queries of a group that take turns at each stretch of them. */
+enum { KEYS_TASK = 1024, MOST_QUERIES = 8 };
 
 static size_t num_blocks(size_t len) { return (len + KEYS_TASK - 1) / KEYS_TASK; }
 
@@ -32,6 +31,20 @@ static size_t head_of(const struct job *job, size_t task, size_t *first)
     return g;
 }
 
+/* Scores become weights relative to 2^row[0], an integer power (attn_partial_merge); row[1] is their sum. */
+static void weigh(const struct ops_kernels *k, float *s, size_t n, float *row)
+{
+    float top = -INFINITY;
+    for (size_t j = 0; j < n; j++)
+        if (!(s[j] <= top)) top = s[j];
+    const float mass = k->exp_row(n, top, s);
+    const double exponent = (double)top * LOG2E, shift = ceil(exponent);
+    const float factor = (float)exp2(exponent - shift);
+    for (size_t j = 0; j < n; j++) s[j] *= factor;
+    row[0] = (float)shift;
+    row[1] = factor * mass;
+}
+
 static void attend_task(void *context, size_t task, int thread)
 {
     const struct job *job = context;
@@ -42,25 +55,16 @@ static void attend_task(void *context, size_t task, int thread)
     const struct decoder_keys *keys = &job->keys[g];
     const size_t n = keys->len - first < KEYS_TASK ? keys->len - first : KEYS_TASK;
     const float scale = 1.0f / sqrtf((float)dim);
-    float s[KEYS_TASK];
+    const struct ops_kernels *k = ops_current();
+    float s[KEYS_TASK * MOST_QUERIES];
     (void)thread;
-    for (size_t h = 0; h < group; h++) {
-        const float *q = job->q + (ptrdiff_t)(g * group + h) * job->q_head;
-        float *values = job->partial + (task * group + h) * (dim + 2), top = -INFINITY;
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, (blasint)n, (blasint)dim, scale, keys->K + first * dim, (blasint)dim,
-                    q,
-                    1, 0.0f, s, 1);
-        for (size_t j = 0; j < n; j++)
-            if (!(s[j] <= top)) top = s[j];
-        const float mass = ops_current()->exp_row(n, top, s);
-        /* Shifts are integers in base 2 (attn_partial_merge). */
-        const double exponent = (double)top * LOG2E, shift = ceil(exponent);
-        const float factor = (float)exp2(exponent - shift);
-        cblas_sgemv(CblasRowMajor, CblasTrans, (blasint)n, (blasint)dim, factor, keys->V + first * dim, (blasint)dim,
-                    s, 1,
-                    0.0f, values, 1);
-        values[dim] = (float)shift;
-        values[dim + 1] = factor * mass;
+    for (size_t at = 0; at < group; at += MOST_QUERIES) {
+        const size_t num = group - at < MOST_QUERIES ? group - at : MOST_QUERIES;
+        float *values = job->partial + (task * group + at) * (dim + 2);
+        k->few_scores(num, n, dim, scale, job->q + (ptrdiff_t)(g * group + at) * job->q_head, (size_t)job->q_head,
+                      keys->K + first * dim, s, KEYS_TASK);
+        for (size_t h = 0; h < num; h++) weigh(k, s + h * KEYS_TASK, n, values + h * (dim + 2) + dim);
+        k->few_values(num, n, dim, s, KEYS_TASK, keys->V + first * dim, values, dim + 2);
     }
 }
 
