@@ -20,7 +20,10 @@ void prompt_distilled_free(struct prompt_distilled *d)
     free(d);
 }
 
-const struct decoder_piece *prompt_distilled_pieces(const struct prompt_distilled *d) { return d->view->prefix->pieces; }
+const struct decoder_piece *prompt_distilled_pieces(const struct prompt_distilled *d)
+{
+    return d->view->prefix->pieces;
+}
 
 int prompt_teach(const struct decoder *d, struct decoder_run *run, size_t prompt_len, const struct prompt_text *texts,
                  size_t num_texts, float *logprobs, int num_threads)

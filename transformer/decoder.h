@@ -58,7 +58,8 @@ struct decoder {
  * Hugging Face directory: config.json of model_type llama, model.safetensors, tokenizer.json. Quantised weights become
  * float32. GSL_EFAILED cannot be read, GSL_EINVAL bad data, GSL_ENOMEM; *why names the file. */
 int decoder_open(const char *name_or_path, const char *cache_dir, struct decoder **out, struct reason why);
-/* Whether a name or path is a decoder's: smollm2-135m, a file that begins as GGUF does, a folder whose config.json says llama. */
+/* Whether a name or path is a decoder's: smollm2-135m, a file that begins as GGUF does, a folder whose config.json
+ * says llama. */
 int decoder_is(const char *name_or_path);
 void decoder_free(struct decoder *decoder);             /* accepts NULL */
 /* Random weights, for tests: matrices N(0, scale^2 / columns), norms 1 + N(0, 0.1^2), tied output. */

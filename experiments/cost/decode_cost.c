@@ -11,8 +11,8 @@
 #include "transformer/decoder.h"
 
 static const char doc[] =
-    "Times one step of decoding (a token read, the next one's logits) behind prompts of several lengths: exact keys and "
-    "values, a summary of them, none. All take turns in each round. Keys and values are random: the time does not "
+    "Times one step of decoding (a token read, the next one's logits) behind prompts of several lengths: exact keys "
+    "and values, a summary of them, none. All take turns in each round. Keys and values are random: the time does not "
     "depend on them.";
 static const char columns[] =
     "method,prefix_len,threads,step_s,step_ci_lo,step_ci_hi,tokens_per_s,prefix_bytes,read_gb_per_s";

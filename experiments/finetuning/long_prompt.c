@@ -52,8 +52,8 @@ static const struct argp_option options[] = {
     { "second-order", KEY_SECOND_ORDER, NULL, 0, "also the plug-in of taylor:2, which takes the bytes of 1089 tokens",
       1 },
     { "distill", KEY_DISTILL, "N", 0,
-      "only what is trained for N steps: keys and values, and a summary, of equal bytes, on next-token distributions of "
-      "questions of other documents", 1 },
+      "only what is trained for N steps: keys and values, and a summary, of equal bytes, on next-token "
+      "distributions of questions of other documents", 1 },
     CLI_SHARD_OPTION,
     { 0 }
 };
