@@ -131,8 +131,11 @@ static void number_format(double x, int top, int digits, bool scientific, char *
     if (isnan(x)) snprintf(text, size, "?");
     else if (isinf(x)) snprintf(text, size, "%s", x < 0.0 ? "-∞" : "∞");
     else if (x == 0.0) snprintf(text, size, "0");
-    else if (!scientific) snprintf(text, size, "%.*f", digits - 1 - top > 0 ? digits - 1 - top : 0, x);
-    else {
+    else if (!scientific) {
+        const int decimals = digits - 1 - top > 0 ? digits - 1 - top : 0;
+        /* What rounds to 0 has no sign. */
+        snprintf(text, size, "%.*f", decimals, fabs(x) < 0.5 * pow(10.0, -decimals) ? 0.0 : x);
+    } else {
         char raw[48];
         snprintf(raw, sizeof raw, "%.*e", digits - 1, x);
         char *e = strchr(raw, 'e');
