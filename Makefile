@@ -165,10 +165,12 @@ mpi-test: $(BUILD)/tests/test_processes $(addprefix $(BUILD)/bin/,ntk_convergenc
 .PHONY: python-test wheel
 python-test: $(SHARED) ## test the Python package in a virtual environment of its own (fetches NumPy if it is not there)
 	@BUILD="$$(cd $(BUILD) && pwd)" tests/python.sh
-wheel: $(SHARED) ## build/wheel/*.whl, the Python package with the shared object inside
+wheel: $(SHARED) ## build/wheel/*.whl, the Python package with the shared object inside; with auditwheel one that has GSL and OpenBLAS, too
 	@mkdir -p $(BUILD)/wheel
 	BUILD="$$(cd $(BUILD) && pwd)" python3 -m pip wheel -q --no-deps --wheel-dir $(BUILD)/wheel ./python
-	@ls $(BUILD)/wheel/*.whl
+	@# Tagged manylinux, for machines without these libraries; to be passed on under the GPL (NOTICE).
+	@! command -v auditwheel > /dev/null || auditwheel repair --wheel-dir $(BUILD)/wheel/manylinux $(BUILD)/wheel/prefix_ntk-$(VERSION)-*linux_*.whl
+	@ls $(BUILD)/wheel/*.whl $(BUILD)/wheel/manylinux/*.whl 2> /dev/null || true
 
 .PHONY: claim
 claim: $(CLAIM_FILES) $(BUILD)/bin/verify ## the runs, figures and verdicts of one claim: make claim ID=T7
@@ -261,7 +263,7 @@ uninstall: ## remove what install put there
 
 # What people run on their own arrays and texts, as far as this tree has it.
 USER_PROGRAMS := $(filter $(EXPERIMENTS) $(TOOLS),ntk_convergence training_dynamics ntk_predict attend prefix_to_summary \
-  attention_error attention_cost finetune embed lm compare)
+  attention_error attention_cost finetune embed lm)
 MAN_PAGES     := $(USER_PROGRAMS:%=$(BUILD)/man/%.1)
 
 .PHONY: man install-programs uninstall-programs

@@ -25,4 +25,4 @@ _prefix_ntk() {
     fi
 }
 complete -F _prefix_ntk ntk_convergence training_dynamics ntk_predict attend prefix_to_summary attention_error attention_cost \
-    finetune embed lm compare
+    finetune embed lm
