@@ -5,6 +5,7 @@
  * Keys carry log-scales l_j and the state its own; row i works in units of e^{M_i}, M_i
  * the largest scale it sees, so that neither end of favor's range is lost. The
  * queries' scales cancel in N/D. */
+#include "prefix_ntk/attention_f64.h"
 #include "prefix_ntk/linear.h"
 
 #include <cblas.h>
@@ -19,7 +20,7 @@
 #include "attention/call.h"
 #include "attention/feature_internal.h"
 #include "attention/linear_state.h"
-#include "attention/linear_wide.h"
+#include "attention/dense_sums.h"
 #include "common/parallel.h"
 
 enum { CHUNK = 64 };
@@ -48,7 +49,7 @@ struct job {
     const struct attn_shape *shape;
     const feature_map *map;
     const struct attn_summary *summary;   /* in float32, or ... */
-    const struct attn_wide_summary *wide; /* ... in double */
+    const struct attn_summary_f64 *wide; /* ... in double */
     size_t summary_heads;                 /* 0: no prefix */
     struct attn_in q, k, v;
     struct attn_out out;                  /* data NULL: not wanted */
@@ -179,7 +180,7 @@ static void start_state(const struct head *head)
     if (job->wide) {
         const size_t at = head->b * job->wide->batch + head->zh * job->wide->head, size = state->feat_dim * cols;
         memcpy(state->Zk, job->wide->Zk + at * size, size * sizeof(double));
-        state->scale = job->wide->scale[at];
+        state->scale = job->wide->log_scale[at];
         return;
     }
     const float *mass = row_in(job->summary->kvec, head->b, head->zh, 0);
@@ -451,7 +452,7 @@ static int key_gradients(const struct head *head, bool add)
         status = add_queries(head, 0, pending);
         double *to = job->dZk + (head->b * job->summary_heads + head->zh) * r * cols;
         /* The stored numbers are e^{-scale} times the true ones. */
-        const double scale = job->wide ? job->wide->scale[head->b * job->wide->batch + head->zh * job->wide->head] : 0.0;
+        const double scale = job->wide ? job->wide->log_scale[head->b * job->wide->batch + head->zh * job->wide->head] : 0.0;
         const double factor = t->state.scale > -HUGE_VAL && scale > -HUGE_VAL ? exp(t->state.scale + scale) : 0.0;
         for (size_t e = 0; e < r * cols; e++) to[e] += factor * t->state.Zk[e];
     }
@@ -496,7 +497,7 @@ static void write_summary_gradients(const struct job *job)
 /* The same into the double summaries' own indexing. */
 static void write_wide_gradient(const struct job *job)
 {
-    const struct attn_wide_summary *wide = job->wide;
+    const struct attn_summary_f64 *wide = job->wide;
     const size_t size = job->map->feat_dim * (job->map->dim + 1), heads = job->summary_heads;
     for (size_t b = 0; b < job->shape->batch; b++)
         for (size_t h = 0; h < heads; h++) {
@@ -530,8 +531,9 @@ static int set_up_narrow(struct job *job, const struct attn_shape *s, const stru
     return set_up(job, s, summary->map, summary->Z.data ? summary->heads : 0);
 }
 
-static int set_up_wide(struct job *job, const struct attn_shape *s, const struct attn_wide_summary *wide)
+static int set_up_wide(struct job *job, const struct attn_shape *s, const struct attn_summary_f64 *wide)
 {
+    if (!wide || (wide->Zk && !wide->log_scale)) return GSL_EINVAL;
     job->wide = wide;
     return set_up(job, s, wide->map, wide->Zk ? wide->heads : 0);
 }
@@ -615,15 +617,17 @@ int attn_linear_backward(const struct attn_shape *shape, struct attn_in q, struc
 
 /* ---- in double ------------------------------------------------------------------------ */
 
-int attn_wide_linear(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
-                     const struct attn_wide_summary *summary, struct attn_out out, struct attn_in d_out,
-                     const struct attn_wide_grads *grads, int num_threads, struct attn_failure *failure)
+int attn_linear_f64(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
+                     const struct attn_summary_f64 *summary, struct attn_out out, struct attn_in d_out,
+                     const struct attn_grads_f64 *grads, int num_threads, struct attn_failure *failure)
 {
     struct job job = { .q = q, .k = k, .v = v, .out = out, .d_out = d_out };
     const struct attn_ntk_grads narrow = grads ? (struct attn_ntk_grads){ .q = grads->q, .k = grads->k, .v = grads->v }
                                                : (struct attn_ntk_grads){ 0 };
     const int status = set_up_wide(&job, shape, summary);
     if (status) return status;
+    if (attn_call_status(shape, 0, 0, q, k, v, out.data, num_threads)) return GSL_EINVAL;
+    if (grads && (!d_out.data || !grads->q.data || (shape->len_k && (!grads->k.data || !grads->v.data)))) return GSL_EINVAL;
     if (grads) {
         job.grads = &narrow;
         job.wide_dZk = grads->dZk;
@@ -631,17 +635,19 @@ int attn_wide_linear(const struct attn_shape *shape, struct attn_in q, struct at
     return run(&job, NULL, 0, num_threads, failure);
 }
 
-int attn_wide_ntk(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
-                  const struct attn_wide_summary *summary, struct attn_out out, struct attn_in d_out,
-                  const struct attn_wide_grads *grads, int num_threads, struct attn_failure *failure)
+int attn_ntk_f64(const struct attn_shape *shape, struct attn_in q, struct attn_in k, struct attn_in v,
+                  const struct attn_summary_f64 *summary, struct attn_out out, struct attn_in d_out,
+                  const struct attn_grads_f64 *grads, int num_threads, struct attn_failure *failure)
 {
     struct job job = { .q = q, .k = k, .v = v, .out = out, .d_out = d_out };
     const struct attn_ntk_grads feature_part = { .q = grads ? grads->q : (struct attn_out){ 0 } };
     struct attn_dense dense;
     attn_row *rows = NULL;
     int status = set_up_wide(&job, shape, summary);
-    if (!status) status = attn_dense_alloc(shape, &dense);
     if (status) return status;
+    if (attn_call_status(shape, 0, 0, q, k, v, out.data, num_threads)) return GSL_EINVAL;
+    if (grads && (!d_out.data || !grads->q.data || (shape->len_k && (!grads->k.data || !grads->v.data)))) return GSL_EINVAL;
+    if ((status = attn_dense_alloc(shape, &dense))) return status;
     status = attn_dense_forward(shape, q, k, v, NULL, &dense, num_threads);
     if (!status && grads) {
         rows = malloc(shape->batch * shape->heads * shape->len_q * sizeof *rows);
@@ -662,10 +668,10 @@ int attn_wide_ntk(const struct attn_shape *shape, struct attn_in q, struct attn_
     return status;
 }
 
-size_t attn_wide_bytes(const struct attn_shape *shape, const struct attn_wide_summary *summary, int backward,
+size_t attn_summary_f64_bytes(const struct attn_shape *shape, const struct attn_summary_f64 *summary, int backward,
                        int num_threads)
 {
     struct job job = { 0 };
     if (set_up_wide(&job, shape, summary)) return 0;
-    return bytes_needed(&job, backward != 0, num_threads) + attn_wide_exact_bytes(shape, backward);
+    return bytes_needed(&job, backward != 0, num_threads) + attn_exact_f64_bytes(shape, backward);
 }

@@ -8,16 +8,16 @@
 #include <string.h>
 
 #include "attention/linear_state.h"
-#include "attention/linear_wide.h"
 #include "common/isa.h"
 #include "common/random.h"
+#include "prefix_ntk/attention_f64.h"
 #include "prefix_ntk/linear.h"
 #include "prefix_ntk/summary.h"
 #include "tests/support/check.h"
 
-enum entry { EXACT, PACKED, NTK, LINEAR, WIDE_EXACT, WIDE_NTK, WIDE_LINEAR, WIDE_SCORES, WIDE_SCORES_LINEAR, NUM_ENTRIES };
+enum entry { EXACT, PACKED, NTK, LINEAR, F64_EXACT, F64_NTK, F64_LINEAR, F64_SCORES, F64_SCORES_LINEAR, NUM_ENTRIES };
 static const char *const entry_names[] = {
-    "exact", "packed", "ntk", "linear", "wide exact", "wide ntk", "wide linear", "wide scores", "wide scores linear"
+    "exact", "packed", "ntk", "linear", "f64 exact", "f64 ntk", "f64 linear", "f64 scores", "f64 scores linear"
 };
 static const char *const maps[] = { "elu1", "taylor:2", "cheb:2", "minimax:2", "split:2", "favor:16", "favor-orth:16" };
 enum { NUM_MAPS = sizeof maps / sizeof *maps };
@@ -43,7 +43,7 @@ struct result {
     size_t n[8];
 };
 
-static bool uses_map(enum entry e) { return e != EXACT && e != PACKED && e != WIDE_EXACT; }
+static bool uses_map(enum entry e) { return e != EXACT && e != PACKED && e != F64_EXACT; }
 
 static void problem_make(struct problem *p, enum entry entry, const char *map, size_t d, size_t len_k, int causal)
 {
@@ -111,10 +111,10 @@ static void run(struct problem *p, struct result *r)
     const struct attn_summary summary = { p->map, 2, attn_dense_in(p->x[Z], 2, p->r, d), attn_dense_in(p->x[KVEC], 2, 1, p->r) };
     const struct attn_exact_grads exact = { dq, dk, dv, dpk, dpv };
     const struct attn_ntk_grads ntk = { dq, dk, dv, attn_dense_out(r->dZ, 2, p->r, d), attn_dense_out(r->dkvec, 2, 1, p->r) };
-    const struct attn_wide_summary wide = { p->map, 2, p->Zk, p->scale, 2, 1 };
+    const struct attn_summary_f64 wide = { p->map, 2, p->Zk, p->scale, 2, 1 };
     double *dZk = calloc(4 * p->r * (d + 1), sizeof *dZk);
-    const struct attn_wide_grads wide_grads = { dq, dk, dv, dZk };
-    const struct attn_score_grads score = { dq, dk, dv, dpk, dpv };
+    const struct attn_grads_f64 wide_grads = { dq, dk, dv, dZk };
+    const struct attn_exact_grads score = { dq, dk, dv, dpk, dpv };
     const float scale = (float)(1.0 / sqrt((double)d));
     attn_row *rows = malloc(2 * 2 * 40 * sizeof *rows);
     switch (p->entry) {
@@ -130,13 +130,13 @@ static void run(struct problem *p, struct result *r)
         r->status = attn_linear_forward(s, q, k, v, &summary, out, NULL, 0, p->threads, &r->where);
         r->backward_status = attn_linear_backward(s, q, k, v, &summary, g, &ntk, NULL, 0, p->threads);
         break;
-    case WIDE_EXACT: r->status = attn_wide_exact(s, q, k, v, &prefix, out, g, &exact, p->threads, &r->where); break;
-    case WIDE_NTK: r->status = attn_wide_ntk(s, q, k, v, &wide, out, g, &wide_grads, p->threads, &r->where); break;
-    case WIDE_LINEAR: r->status = attn_wide_linear(s, q, k, v, &wide, out, g, &wide_grads, p->threads, &r->where); break;
+    case F64_EXACT: r->status = attn_exact_f64(s, q, k, v, &prefix, out, g, &exact, p->threads, &r->where); break;
+    case F64_NTK: r->status = attn_ntk_f64(s, q, k, v, &wide, out, g, &wide_grads, p->threads, &r->where); break;
+    case F64_LINEAR: r->status = attn_linear_f64(s, q, k, v, &wide, out, g, &wide_grads, p->threads, &r->where); break;
     default:
-        r->status = attn_wide_scores(s, q, k, v, &prefix, p->map, p->entry == WIDE_SCORES_LINEAR, out, g, &score, p->threads, &r->where);
+        r->status = attn_scores_f64(s, q, k, v, &prefix, p->map, p->entry == F64_SCORES_LINEAR, out, g, &score, p->threads, &r->where);
     }
-    for (size_t row = 0; p->entry == WIDE_NTK && row < p->size[KVEC]; row++) {
+    for (size_t row = 0; p->entry == F64_NTK && row < p->size[KVEC]; row++) {
         for (size_t c = 0; c < d; c++) r->dZ[row * d + c] = (float)dZk[row * (d + 1) + c];
         r->dkvec[row] = (float)dZk[row * (d + 1) + d];
     }
@@ -255,7 +255,7 @@ static void every_map_and_entry(void **state)
         for (int e = 0; e < NUM_ENTRIES; e++)
             for (int m = 0; m < (uses_map((enum entry)e) ? NUM_MAPS : 1); m++) {
                 const char *map = uses_map((enum entry)e) ? maps[m] : NULL;
-                if (e >= WIDE_SCORES && (m == 0 || m > 4)) continue;         /* polynomials only */
+                if (e >= F64_SCORES && (m == 0 || m > 4)) continue;         /* polynomials only */
                 for (int causal = 0; causal < 2; causal++) {
                     try_problem((enum entry)e, map, 16, 50, causal);
                     try_problem((enum entry)e, map, 5, 41, causal);
@@ -377,8 +377,13 @@ static void impossible_shapes(void **state)
     const struct attn_in in = attn_dense_in(x, 1, 1, 4);
     const struct attn_out out = attn_dense_out(x + 32, 1, 1, 4);
     const struct attn_summary z = { map, 1, attn_dense_in(x, 1, 4, 4), attn_dense_in(x, 1, 1, 4) };
-    const struct attn_exact_grads exact = { .q = out };
+    const struct attn_exact_grads exact = { .q = out }, none = { 0 };
     const struct attn_ntk_grads ntk = { .q = out };
+    const double Zk[4 * 5] = { 0.5 }, scale = 0.0;
+    const struct attn_summary_f64 wide = { map, 1, Zk, &scale, 0, 0 }, no_scale = { map, 1, Zk, NULL, 0, 0 };
+    feature_map *polynomial, *other;
+    assert_int_equal(feature_parse("taylor:1", 4, 0.0, 1, NULL, &polynomial), GSL_SUCCESS);
+    assert_int_equal(feature_parse("taylor:1", 3, 0.0, 1, NULL, &other), GSL_SUCCESS);
     attn_row row = { 0.0f, 1.0f };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const struct attn_shape *s = &shapes[i];
@@ -394,6 +399,13 @@ static void impossible_shapes(void **state)
         assert_int_equal(attn_ntk_backward(s, 0.5f, in, in, in, &z, in, &row, in, &ntk, NULL, 0, 1), GSL_EINVAL);
         assert_int_equal(attn_linear_forward(s, in, in, in, &z, out, NULL, 0, 1, NULL), GSL_EINVAL);
         assert_int_equal(attn_linear_backward(s, in, in, in, &z, in, &ntk, NULL, 0, 1), GSL_EINVAL);
+        assert_int_equal(attn_exact_f64_bytes(s, 1), 0);
+        assert_int_equal(attn_summary_f64_bytes(s, &wide, 1, 1), 0);
+        assert_int_equal(attn_scores_f64_bytes(s, 3, 1, 1), 0);
+        assert_int_equal(attn_exact_f64(s, in, in, in, NULL, out, in, NULL, 1, NULL), GSL_EINVAL);
+        assert_int_equal(attn_ntk_f64(s, in, in, in, &wide, out, in, NULL, 1, NULL), GSL_EINVAL);
+        assert_int_equal(attn_linear_f64(s, in, in, in, &wide, out, in, NULL, 1, NULL), GSL_EINVAL);
+        assert_int_equal(attn_scores_f64(s, in, in, in, NULL, polynomial, 0, out, in, NULL, 1, NULL), GSL_EINVAL);
     }
     const struct attn_shape small = { 1, 1, 1, 1, 1, 4, 0, NULL };
     const struct attn_prefix prefix = { huge, in, in, NULL };
@@ -402,7 +414,18 @@ static void impossible_shapes(void **state)
     /* Any number of threads: only as many as there can be have scratch. */
     assert_true(attn_exact_forward_workspace(&small, 0, INT_MAX) == attn_exact_forward_workspace(&small, 0, 256));
     assert_int_equal(attn_exact_forward(&small, 0.5f, in, in, in, NULL, out, NULL, NULL, 0, INT_MAX, NULL), GSL_SUCCESS);
+    /* The calls in double: what must be given, and what does not fit. */
+    assert_int_equal(attn_exact_f64(&small, in, in, in, &prefix, out, in, NULL, 1, NULL), GSL_EINVAL);
+    assert_int_equal(attn_exact_f64(&small, in, in, in, NULL, out, in, &none, 1, NULL), GSL_EINVAL);
+    assert_int_equal(attn_exact_f64(&small, in, in, in, NULL, out, in, NULL, 0, NULL), GSL_EINVAL);
+    assert_int_equal(attn_ntk_f64(&small, in, in, in, NULL, out, in, NULL, 1, NULL), GSL_EINVAL);
+    assert_int_equal(attn_linear_f64(&small, in, in, in, &no_scale, out, in, NULL, 1, NULL), GSL_EINVAL);
+    assert_int_equal(attn_scores_f64(&small, in, in, in, NULL, map, 0, out, in, NULL, 1, NULL), GSL_EINVAL);
+    assert_int_equal(attn_scores_f64(&small, in, in, in, NULL, other, 0, out, in, NULL, 1, NULL), GSL_EBADLEN);
+    assert_int_equal(attn_scores_f64(&small, in, in, in, NULL, polynomial, 0, out, in, NULL, 1, NULL), GSL_SUCCESS);
     feature_map_free(map);
+    feature_map_free(polynomial);
+    feature_map_free(other);
 }
 
 int main(void)

@@ -11,10 +11,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "attention/linear_state.h"
-#include "attention/linear_wide.h"
 #include "common/array_file.h"
 #include "prefix_ntk/attention.h"
+#include "prefix_ntk/attention_f64.h"
 #include "prefix_ntk/feature.h"
 #include "prefix_ntk/summary.h"
 #include "processes/processes.h"
@@ -270,7 +269,7 @@ struct summaries {
     size_t rank;                        /* of Z as written */
     size_t batch, heads, feat_dim, cols;
     double *Zk, *scale;
-    struct attn_wide_summary wide;
+    struct attn_summary_f64 wide;
 };
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -311,7 +310,7 @@ static void lay_out_summaries(const struct inputs *in, const feature_map *map, s
     s->heads = larger(pk->path ? pk->heads : 1, z->path ? z->heads : 1);
     s->rank = larger(pk->path ? pk->a.rank : 2, z->path ? z->a.rank : 2);
     /* A single head on the grid serves all of them. */
-    s->wide = (struct attn_wide_summary){ .map = map, .heads = s->heads > 1 ? s->heads : in->shape.kv_heads,
+    s->wide = (struct attn_summary_f64){ .map = map, .heads = s->heads > 1 ? s->heads : in->shape.kv_heads,
                                           .batch = s->batch > 1 ? s->heads : 0, .head = s->heads > 1 ? 1 : 0 };
 }
 
@@ -337,14 +336,14 @@ static int fill_summary(const struct config *cfg, const struct inputs *in, struc
     }
     if (z->path) {
         const size_t from = ((z->batch > 1 ? b : 0) * z->heads + covering(h, s->heads, z->heads)) * r;
-        struct linear_state state = { r, d, s->scale[at], Zk };
-        linear_state_rescale(&state, fmax(state.scale, 0.0));
-        const double factor = exp(-state.scale);
+        /* The given numbers have scale 0: the larger of both scales holds the sum. */
+        const double scale = fmax(s->scale[at], 0.0), keep = exp(s->scale[at] - scale), factor = exp(-scale);
         for (size_t a = 0; a < r; a++) {
-            for (size_t c = 0; c < d; c++) Zk[a * cols + c] += factor * z->a.f64[(from + a) * d + c];
-            Zk[a * cols + d] += factor * kvec->a.f64[from + a];
+            double *row = Zk + a * cols;
+            for (size_t c = 0; c < d; c++) row[c] = keep * row[c] + factor * z->a.f64[(from + a) * d + c];
+            row[d] = keep * row[d] + factor * kvec->a.f64[from + a];
         }
-        s->scale[at] = state.scale;
+        s->scale[at] = scale;
     }
     return EXIT_DONE;
 }
@@ -374,7 +373,7 @@ static int make_summaries(const struct config *cfg, const struct inputs *in, con
     free(Z_of);
     free(k_of);
     s->wide.Zk = s->Zk;
-    s->wide.scale = s->scale;
+    s->wide.log_scale = s->scale;
     return code;
 }
 
@@ -475,7 +474,7 @@ static int run_exact(const struct config *cfg, const struct inputs *in, struct o
     const struct attn_exact_grads grads = { out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
                                             out_like(&in->t[V], o->grads[V]), out_like(&in->t[PREFIX_K], o->grads[PREFIX_K]),
                                             out_like(&in->t[PREFIX_V], o->grads[PREFIX_V]) };
-    return attn_wide_exact(&in->shape, view(&in->t[Q]), view(&in->t[K]), view(&in->t[V]), &in->prefix,
+    return attn_exact_f64(&in->shape, view(&in->t[Q]), view(&in->t[K]), view(&in->t[V]), &in->prefix,
                            out_like(&in->t[Q], o->result), view(&in->t[GRAD]), cfg->grads ? &grads : NULL, cfg->c.threads,
                            failure);
 }
@@ -483,10 +482,10 @@ static int run_exact(const struct config *cfg, const struct inputs *in, struct o
 static int run_scores(const struct config *cfg, const struct inputs *in, const feature_map *map, struct outputs *o,
                       struct attn_failure *failure)
 {
-    const struct attn_score_grads grads = { out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
+    const struct attn_exact_grads grads = { out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
                                             out_like(&in->t[V], o->grads[V]), out_like(&in->t[PREFIX_K], o->grads[PREFIX_K]),
                                             out_like(&in->t[PREFIX_V], o->grads[PREFIX_V]) };
-    return attn_wide_scores(&in->shape, view(&in->t[Q]), view(&in->t[K]), view(&in->t[V]), &in->prefix, map,
+    return attn_scores_f64(&in->shape, view(&in->t[Q]), view(&in->t[K]), view(&in->t[V]), &in->prefix, map,
                             cfg->method == LINEAR, out_like(&in->t[Q], o->result), view(&in->t[GRAD]),
                             cfg->grads ? &grads : NULL, cfg->c.threads, failure);
 }
@@ -540,9 +539,9 @@ static int spread_gradients(const struct config *cfg, const struct inputs *in, c
 static int run_features(const struct config *cfg, const struct inputs *in, const feature_map *map,
                         const struct summaries *s, struct outputs *o, struct attn_failure *failure)
 {
-    const struct attn_wide_grads grads = { out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
+    const struct attn_grads_f64 grads = { out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
                                            out_like(&in->t[V], o->grads[V]), o->dZk };
-    int status = (cfg->method == LINEAR ? attn_wide_linear : attn_wide_ntk)(
+    int status = (cfg->method == LINEAR ? attn_linear_f64 : attn_ntk_f64)(
         &in->shape, view(&in->t[Q]), view(&in->t[K]), view(&in->t[V]), &s->wide, out_like(&in->t[Q], o->result),
         view(&in->t[GRAD]), cfg->grads ? &grads : NULL, cfg->c.threads, failure);
     if (!status && cfg->grads && has_summary(in)) status = spread_gradients(cfg, in, map, s, o);
@@ -582,7 +581,7 @@ static int run_unit(const struct config *cfg, const struct inputs *in, const fea
         const size_t state = b * s->wide.batch + (by_query ? kv * group : kv) * s->wide.head;
         its.wide.heads = by_query ? group : 1;
         its.wide.Zk += state * s->feat_dim * s->cols;
-        its.wide.scale += state;
+        its.wide.log_scale += state;
         its.wide.batch = 0;
     }
     const int status = run_all(cfg, &one, map, &its, listed, &part, failure);
@@ -661,11 +660,11 @@ static int memory_needed(const struct config *cfg, const struct inputs *in, cons
     double bytes = (double)in->t[Q].a.size * 4.0;
     for (int i = Q; cfg->grads && i <= PREFIX_V; i++) bytes += (double)in->t[i].a.size * 4.0;
     if (cfg->method == EXACT) {
-        bytes += (double)attn_wide_exact_bytes(&in->shape, cfg->grads != NULL);
+        bytes += (double)attn_exact_f64_bytes(&in->shape, cfg->grads != NULL);
     } else if (!listed) {
-        bytes += (double)attn_wide_scores_bytes(&in->shape, m, cfg->grads != NULL, cfg->c.threads);
+        bytes += (double)attn_scores_f64_bytes(&in->shape, m, cfg->grads != NULL, cfg->c.threads);
     } else {
-        bytes += (double)attn_wide_bytes(&in->shape, &s->wide, cfg->grads != NULL, cfg->c.threads);
+        bytes += (double)attn_summary_f64_bytes(&in->shape, &s->wide, cfg->grads != NULL, cfg->c.threads);
         bytes += (double)(s->batch * s->heads * (cfg->grads ? 2 : 1) + 1) * (double)s->feat_dim * (double)s->cols * 8.0;
         if (has_summary(in))
             bytes += (double)attn_fold_bytes(s->feat_dim, s->cols) + (double)attn_fold_workspace(map, s->cols, cfg->c.threads);

@@ -1,5 +1,5 @@
 /* The softmax part of attention in blocks of keys, summed in double. */
-#include "attention/linear_wide.h"
+#include "attention/dense_sums.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -7,6 +7,7 @@
 
 #include "attention/call.h"
 #include "common/parallel.h"
+#include "prefix_ntk/attention_f64.h"
 
 /* Keys per block: float32 sums of so many values lose 4e-7 of their size. */
 enum { BLOCK = 256 };
@@ -169,14 +170,18 @@ int attn_dense_backward(const struct attn_shape *s, struct attn_in q, struct att
     return status;
 }
 
-int attn_wide_exact(const struct attn_shape *s, struct attn_in q, struct attn_in k, struct attn_in v,
+int attn_exact_f64(const struct attn_shape *s, struct attn_in q, struct attn_in k, struct attn_in v,
                     const struct attn_prefix *prefix, struct attn_out out, struct attn_in d_out,
                     const struct attn_exact_grads *grads, int num_threads, struct attn_failure *failure)
 {
+    int status = attn_call_status(s, prefix ? prefix->len : 0, 0, q, k, v, out.data, num_threads);
+    if (!status && grads && (!d_out.data || !grads->q.data)) status = GSL_EINVAL;
+    if (!status && prefix && prefix->len && (prefix->packed || !prefix->k.data || !prefix->v.data)) status = GSL_EINVAL;
+    if (status) return status;
     const size_t d = s->head_dim, n = num_rows(s);
     struct attn_dense dense;
     attn_row *rows = grads ? malloc(n * sizeof *rows) : NULL;
-    int status = attn_dense_alloc(s, &dense);
+    status = attn_dense_alloc(s, &dense);
     if (!status && grads && !rows) status = GSL_ENOMEM;
     if (!status) status = attn_dense_forward(s, q, k, v, prefix, &dense, num_threads);
     bool bad = false;
@@ -199,8 +204,9 @@ int attn_wide_exact(const struct attn_shape *s, struct attn_in q, struct attn_in
     return status;
 }
 
-size_t attn_wide_exact_bytes(const struct attn_shape *s, int backward)
+size_t attn_exact_f64_bytes(const struct attn_shape *s, int backward)
 {
+    if (attn_shape_status(s, 0, 0)) return 0;
     const size_t n = num_rows(s), d = s->head_dim;
     return n * ((d + 2) * sizeof(double) + d * sizeof(float) + sizeof(attn_row)) +
            (backward ? n * (d * sizeof(float) + sizeof(attn_row)) : 0);

@@ -1,5 +1,5 @@
 /* Polynomial maps on the scores themselves: what features would give, without them. */
-#include "attention/linear_wide.h"
+#include "attention/dense_sums.h"
 
 #include <cblas.h>
 #include <gsl/gsl_errno.h>
@@ -12,6 +12,7 @@
 
 #include "attention/call.h"
 #include "common/parallel.h"
+#include "prefix_ntk/attention_f64.h"
 
 enum { ROWS = 64, KEYS = 256 };
 
@@ -23,7 +24,7 @@ struct job {
     bool linear;
     struct attn_out out;
     struct attn_in d_out;
-    const struct attn_score_grads *grads;
+    const struct attn_exact_grads *grads;
     double scale;
     const struct attn_dense *dense;      /* ntk: sums over the input keys */
     attn_row *rows_out;
@@ -227,20 +228,32 @@ static void run_unit(void *context, size_t unit, int thread)
         }
 }
 
-size_t attn_wide_scores_bytes(const struct attn_shape *s, size_t prefix_len, int backward, int num_threads)
+size_t attn_scores_f64_bytes(const struct attn_shape *s, size_t prefix_len, int backward, int num_threads)
 {
+    if (attn_shape_status(s, prefix_len, 0) || num_threads < 1) return 0;
+    num_threads = used_threads(num_threads);
     const size_t d = s->head_dim;
     size_t doubles = scratch_doubles(d) * (size_t)num_threads;
     if (backward) doubles += (s->batch * s->kv_heads * prefix_len + (size_t)num_threads * s->len_k) * 2 * d;
-    return doubles * sizeof(double) + attn_wide_exact_bytes(s, backward);
+    return doubles * sizeof(double) + attn_exact_f64_bytes(s, backward);
 }
 
-int attn_wide_scores(const struct attn_shape *s, struct attn_in q, struct attn_in k, struct attn_in v,
+int attn_scores_f64(const struct attn_shape *s, struct attn_in q, struct attn_in k, struct attn_in v,
                      const struct attn_prefix *prefix, const feature_map *map, int linear,
-                     struct attn_out out, struct attn_in d_out, const struct attn_score_grads *grads,
+                     struct attn_out out, struct attn_in d_out, const struct attn_exact_grads *grads,
                      int num_threads, struct attn_failure *failure)
 {
-    if (!feature_is_polynomial(map)) return GSL_EINVAL;
+    const size_t prefix_len = prefix ? prefix->len : 0;
+    const struct attn_prefix none = { 0 };
+    if (attn_call_status(s, prefix_len, 0, q, k, v, out.data, num_threads) || !map || !feature_is_polynomial(map))
+        return GSL_EINVAL;
+    if (prefix_len && (prefix->packed || !prefix->k.data || !prefix->v.data)) return GSL_EINVAL;
+    if (grads && (!d_out.data || !grads->q.data || (s->len_k && (!grads->k.data || !grads->v.data)) ||
+                  (prefix_len && (!grads->prefix_k.data || !grads->prefix_v.data))))
+        return GSL_EINVAL;
+    if (feature_head_dim(map) != s->head_dim) return GSL_EBADLEN;
+    if (!prefix) prefix = &none;
+    num_threads = used_threads(num_threads);
     const size_t d = s->head_dim, rows = s->batch * s->heads * s->len_q, units = s->batch * s->kv_heads;
     struct job job = { .shape = s, .map = map, .prefix = prefix, .q = q, .k = k, .v = v, .linear = linear != 0, .out = out,
                        .d_out = d_out, .grads = grads, .scale = 1.0 / sqrt((double)d), .first_bad = SIZE_MAX };
