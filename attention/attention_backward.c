@@ -121,7 +121,8 @@ static void prepare_rows(const struct backward_job *job, struct attn_grad_rows r
     const struct attn_shape *s = job->shape;
     const struct attn_grad_source from = {
         .head_dim = s->head_dim, .q = row_in(job->q, b, h, i0), .out = row_in(job->out, b, h, i0),
-        .d_out = row_in(job->d_out, b, h, i0), .q_row = job->q.row, .out_row = job->out.row, .d_out_row = job->d_out.row,
+        .d_out = row_in(job->d_out, b, h, i0), .q_row = job->q.row, .out_row = job->out.row,
+            .d_out_row = job->d_out.row,
         .scale2 = job->scale2, .stats = job->rows + (b * s->heads + h) * s->len_q + i0
     };
     job->kernels->grad_prepare(&rows, &from);
@@ -146,7 +147,8 @@ static bool writes_dZ(const struct backward_job *job)
 {
     const struct attn_shape *s = job->shape;
     return job->dZ.data && job->plan.row_chunks == 1 && job->summary->heads == s->heads &&
-           s->head_dim == attn_padded(s->head_dim) && (job->dZ.batch || s->batch == 1) && (job->dZ.head || s->heads == 1);
+           s->head_dim == attn_padded(s->head_dim) && (job->dZ.batch || s->batch == 1) && (job->dZ.head ||
+                                                                                           s->heads == 1);
 }
 
 /* Rows i0 .. i0+rows.rows-1 (ATTN_GRAD_QUERIES at most) of one head through the features:
@@ -164,7 +166,8 @@ static int feature_rows(struct backward_job *job, struct backward_thread *mine, 
         .rows = rows.rows, .head_dim = d, .feat_dim = r, .q = row_in(job->q, b, h, i0), .q_row = job->q.row,
         .g = rows.g, .shift = rows.shift, .delta = rows.delta, .phi = mine->phi, .elu1 = job->elu1,
         .Z = row_in(z->Z, b, zh, 0), .Z_row = z->Z.row, .kvec = row_in(z->kvec, b, zh, 0), .dphi = mine->dphi,
-        .dq = rows.dq, .dq_scale = dq_scale, .dZ = direct ? row_out(job->dZ, b, h, 0) : job->dZ_chunks + slot * r * padded,
+        .dq = rows.dq, .dq_scale = dq_scale, .dZ = direct ? row_out(job->dZ, b, h,
+                                                                    0) : job->dZ_chunks + slot * r * padded,
         .dZ_row = direct ? job->dZ.row : (ptrdiff_t)padded, .dk = job->dk_chunks + slot * r,
         .first = i0 % job->plan.chunk_rows == 0, .scratch = mine->feature_scratch
     };
@@ -184,7 +187,8 @@ static int feature_rows(struct backward_job *job, struct backward_thread *mine, 
     job->kernels->feature_backward(&f);
     for (size_t i = 0; i < rows.rows * padded; i++) rows.dq[i] *= dq_scale;
     return feature_backward_f32(z->map, FEATURE_QUERY, rows.rows, mine->x, d, mine->dphi,
-                                ceil_div(r, ATTN_PANEL) * ATTN_PANEL, mine->phi_log, rows.dq, padded, 1, 1, mine->feature);
+                                ceil_div(r, ATTN_PANEL) * ATTN_PANEL, mine->phi_log, rows.dq, padded, 1, 1,
+                                    mine->feature);
 }
 
 static void backward_task(void *context, size_t task, int thread)
@@ -198,7 +202,8 @@ static void backward_task(void *context, size_t task, int thread)
     const size_t d = s->head_dim, padded = attn_padded(d), m = job->prefix_len, room = plan->prefix_room;
     const size_t lo = chunk * plan->chunk_keys, hi = lo + plan->chunk_keys, used = input_keys(s, b);
     const size_t prefix_lo = least(lo, m), prefix_hi = least(hi, m);
-    const size_t input_lo = least(lo > room ? lo - room : 0, s->len_k), input_hi = least(hi > room ? hi - room : 0, s->len_k);
+    const size_t input_lo = least(lo > room ? lo - room : 0, s->len_k), input_hi = least(hi > room ? hi - room : 0,
+                                                                                         s->len_k);
 
     for (size_t g = 0; g < group; g++) {
         const size_t h = kv * group + g, head = b * s->heads + h;
@@ -224,7 +229,8 @@ static void backward_task(void *context, size_t task, int thread)
         /* All keys are here: dq is complete but for the features, of which the rows are at hand. */
         for (size_t i0 = 0; i0 < s->len_q && job->feat_dim; i0 += ATTN_GRAD_QUERIES) {
             const struct attn_grad_rows part = {
-                least(ATTN_GRAD_QUERIES, s->len_q - i0), NULL, rows.g + i0 * padded, rows.dq + i0 * padded, rows.shift + i0,
+                least(ATTN_GRAD_QUERIES, s->len_q - i0), NULL, rows.g + i0 * padded, rows.dq + i0 * padded,
+                    rows.shift + i0,
                 rows.delta + i0
             };
             note_status(&job->status, feature_rows(job, mine, part, head, i0, job->scale));
@@ -311,7 +317,8 @@ static void summary_task(void *context, size_t task, int thread)
             for (size_t b = b0; b < (over_batch ? s->batch : b0 + 1); b++)
                 for (size_t h = h0 * group; h < (over_heads ? s->heads : (h0 + 1) * group); h++)
                     for (size_t chunk = 0; chunk < job->plan.row_chunks; chunk++) {
-                        const float *from = chunks + ((b * s->heads + h) * job->plan.row_chunks + chunk) * slot + row * stride;
+                        const float *from =
+                            chunks + ((b * s->heads + h) * job->plan.row_chunks + chunk) * slot + row * stride;
 #pragma omp simd
                         for (size_t c = 0; c < n; c++) to[c] += from[c];
                     }
@@ -339,7 +346,8 @@ static int backward_run(struct backward_job *job, void *work, size_t work_bytes,
     share(s, &job->dpk, num_threads);
     share(s, &job->dpv, num_threads);
     if (job->feat_dim)
-        parallel_for(s->batch * job->summary->heads * ceil_div(job->feat_dim, SUMMARY_RUN), num_threads, summary_task, job);
+        parallel_for(s->batch * job->summary->heads * ceil_div(job->feat_dim, SUMMARY_RUN), num_threads,
+                     summary_task, job);
     free(owned);
     return atomic_load(&job->status);
 }

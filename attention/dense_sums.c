@@ -98,7 +98,8 @@ int attn_dense_forward(const struct attn_shape *s, struct attn_in q, struct attn
     int status = values && rows && lengths && work ? GSL_SUCCESS : GSL_ENOMEM;
     const struct attn_out to = attn_dense_out(values, s->heads, s->len_q, d);
     for (size_t j = 0; j < prefix_len && !status; j += BLOCK) {
-        const struct attn_prefix part = { least(BLOCK, prefix_len - j), from_row(prefix->k, j), from_row(prefix->v, j), NULL };
+        const struct attn_prefix part = { least(BLOCK, prefix_len - j), from_row(prefix->k, j), from_row(prefix->v,
+                                                                                                         j), NULL };
         status = attn_partial_forward(&alone, scale, q, k, v, &part, to, rows, work, bytes, num_threads);
         if (!status) merge(s, dense, values, (const attn_row *)rows, num_threads);
     }
@@ -161,7 +162,8 @@ int attn_dense_backward(const struct attn_shape *s, struct attn_in q, struct att
     float *part = malloc(num_rows(s) * d * sizeof *part);
     if (!part) return GSL_ENOMEM;
     const struct attn_exact_grads grads = { .q = attn_dense_out(part, s->heads, s->len_q, d), .k = dk, .v = dv };
-        const int status = attn_exact_backward(s, scale, q, k, v, NULL, as_input(out), rows, d_out, &grads, NULL, 0, num_threads);
+        const int status = attn_exact_backward(s, scale, q, k, v, NULL, as_input(out), rows, d_out, &grads, NULL, 0,
+                                               num_threads);
     for (size_t i = 0; !status && i < num_rows(s); i++) {
         float *to = row_out(dq, i / (s->heads * s->len_q), i / s->len_q % s->heads, i % s->len_q);
         for (size_t c = 0; c < d; c++) to[c] += part[i * d + c];
@@ -197,7 +199,8 @@ int attn_exact_f64(const struct attn_shape *s, struct attn_in q, struct attn_in 
     }
     attn_dense_free(&dense);
         if (!status && grads)
-        status = attn_exact_backward(s, (float)(1.0 / sqrt((double)d)), q, k, v, prefix, as_input(out), (const attn_row *)rows,
+        status = attn_exact_backward(s, (float)(1.0 / sqrt((double)d)), q, k, v, prefix, as_input(out),
+                                     (const attn_row *)rows,
                                      d_out, grads, NULL, 0, num_threads);
     if (!status && bad) status = GSL_EDOM;
     free(rows);

@@ -100,7 +100,8 @@ static void product_group(size_t rows, size_t cols, size_t kc, const float *A, p
 }
 
 /* C (rows, cols) += A B, or = with from_zero. */
-static __attribute__((unused)) void product(size_t rows, size_t cols, size_t kc, const float *A, ptrdiff_t a_row, ptrdiff_t a_k,
+static __attribute__((unused)) void product(size_t rows, size_t cols, size_t kc, const float *A, ptrdiff_t a_row,
+                                            ptrdiff_t a_k,
                     const float *B, ptrdiff_t b_row, float *C, ptrdiff_t c_row, const float *alpha)
 {
     const size_t step = tile_rows(cols);

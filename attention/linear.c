@@ -100,7 +100,8 @@ static void lay_out_all(struct job *job, bool backward, int num_threads, struct 
         struct scratch measured;
         lay_out(job, backward, job->threads ? &job->threads[t] : &measured, a);
     }
-    job->dZk = backward ? arena_doubles(a, s->batch * job->summary_heads * job->map->feat_dim * (s->head_dim + 1)) : NULL;
+    job->dZk = backward ? arena_doubles(a,
+                                        s->batch * job->summary_heads * job->map->feat_dim * (s->head_dim + 1)) : NULL;
 }
 
 /* ---- one head ------------------------------------------------------------------- */
@@ -136,7 +137,8 @@ static int load_queries(const struct head *head, size_t begin, size_t count)
     q->count = count;
     for (size_t i = 0; i < count; i++)
         q->bad[i] = !widen_finite(row_in(head->job->q, head->b, head->h, begin + i), d, q->x + i * d);
-    return feature_forward_f64(map, FEATURE_QUERY, count, q->x, d, q->phi, map->feat_dim, q->log_scale, 1, head->t->feature);
+    return feature_forward_f64(map, FEATURE_QUERY, count, q->x, d, q->phi, map->feat_dim, q->log_scale, 1,
+                               head->t->feature);
 }
 
 /* A key or value that is not finite counts as zeros. `poison`: the mass feature NaN instead, so that
@@ -155,9 +157,11 @@ static int load_keys(const struct head *head, size_t begin, size_t count, bool p
         k->values[j * cols + d] = 1.0;
         k->bad[j] = !key || !value;
     }
-    int status = feature_forward_f64(map, FEATURE_VALUE, count, k->x, d, k->phi, map->feat_dim, k->log_scale, 1, head->t->feature);
+    int status = feature_forward_f64(map, FEATURE_VALUE, count, k->x, d, k->phi, map->feat_dim, k->log_scale, 1,
+                                     head->t->feature);
     if (!status && job->differ)
-        status = feature_forward_f64(map, FEATURE_MASS, count, k->x, d, k->mass, map->feat_dim, k->log_scale, 1, head->t->feature);
+        status = feature_forward_f64(map, FEATURE_MASS, count, k->x, d, k->mass, map->feat_dim, k->log_scale, 1,
+                                     head->t->feature);
     for (size_t j = 0; !status && j < count; j++) {
         if (!k->bad[j]) continue;
         double *phi = k->phi + j * map->feat_dim, *mass = job->differ ? k->mass + j * map->feat_dim : phi;
@@ -435,7 +439,8 @@ static int key_gradients(const struct head *head, bool add)
                                       t->feature);
         status = go_on_after(job, status);
         if (!status && job->differ)
-            status = feature_backward_f64(map, FEATURE_MASS, count, t->k.x, d, t->dmass, r, t->k.log_scale, t->dx, d, 1, 1,
+            status = feature_backward_f64(map, FEATURE_MASS, count, t->k.x, d, t->dmass, r, t->k.log_scale, t->dx, d,
+                                          1, 1,
                                           t->feature);
         status = go_on_after(job, status);
         for (size_t j = 0; !status && j < count; j++) {
@@ -452,7 +457,8 @@ static int key_gradients(const struct head *head, bool add)
         status = add_queries(head, 0, pending);
         double *to = job->dZk + (head->b * job->summary_heads + head->zh) * r * cols;
         /* The stored numbers are e^{-scale} times the true ones. */
-        const double scale = job->wide ? job->wide->log_scale[head->b * job->wide->batch + head->zh * job->wide->head] : 0.0;
+        const double scale =
+            job->wide ? job->wide->log_scale[head->b * job->wide->batch + head->zh * job->wide->head] : 0.0;
         const double factor = t->state.scale > -HUGE_VAL && scale > -HUGE_VAL ? exp(t->state.scale + scale) : 0.0;
         for (size_t e = 0; e < r * cols; e++) to[e] += factor * t->state.Zk[e];
     }
@@ -545,18 +551,21 @@ static size_t bytes_needed(struct job *job, bool backward, int num_threads)
     return workspace_bytes(a.used);
 }
 
-static size_t workspace(const struct attn_shape *shape, const struct attn_summary *summary, int num_threads, bool backward)
+static size_t workspace(const struct attn_shape *shape, const struct attn_summary *summary, int num_threads,
+                        bool backward)
 {
     struct job job = { 0 };
     return num_threads < 1 || set_up_narrow(&job, shape, summary) ? 0 : bytes_needed(&job, backward, num_threads);
 }
 
-size_t attn_linear_forward_workspace(const struct attn_shape *shape, const struct attn_summary *summary, int num_threads)
+size_t attn_linear_forward_workspace(const struct attn_shape *shape, const struct attn_summary *summary,
+                                     int num_threads)
 {
     return workspace(shape, summary, num_threads, false);
 }
 
-size_t attn_linear_backward_workspace(const struct attn_shape *shape, const struct attn_summary *summary, int num_threads)
+size_t attn_linear_backward_workspace(const struct attn_shape *shape, const struct attn_summary *summary,
+                                      int num_threads)
 {
     return workspace(shape, summary, num_threads, true);
 }
@@ -627,7 +636,8 @@ int attn_linear_f64(const struct attn_shape *shape, struct attn_in q, struct att
     const int status = set_up_wide(&job, shape, summary);
     if (status) return status;
     if (attn_call_status(shape, 0, 0, q, k, v, out.data, num_threads)) return GSL_EINVAL;
-    if (grads && (!d_out.data || !grads->q.data || (shape->len_k && (!grads->k.data || !grads->v.data)))) return GSL_EINVAL;
+    if (grads && (!d_out.data || !grads->q.data || (shape->len_k && (!grads->k.data ||
+                                                                     !grads->v.data)))) return GSL_EINVAL;
     if (grads) {
         job.grads = &narrow;
         job.wide_dZk = grads->dZk;
@@ -646,7 +656,8 @@ int attn_ntk_f64(const struct attn_shape *shape, struct attn_in q, struct attn_i
     int status = set_up_wide(&job, shape, summary);
     if (status) return status;
     if (attn_call_status(shape, 0, 0, q, k, v, out.data, num_threads)) return GSL_EINVAL;
-    if (grads && (!d_out.data || !grads->q.data || (shape->len_k && (!grads->k.data || !grads->v.data)))) return GSL_EINVAL;
+    if (grads && (!d_out.data || !grads->q.data || (shape->len_k && (!grads->k.data ||
+                                                                     !grads->v.data)))) return GSL_EINVAL;
     if ((status = attn_dense_alloc(shape, &dense))) return status;
     status = attn_dense_forward(shape, q, k, v, NULL, &dense, num_threads);
     if (!status && grads) {

@@ -255,7 +255,8 @@ int attn_scores_f64(const struct attn_shape *s, struct attn_in q, struct attn_in
     if (!prefix) prefix = &none;
     num_threads = used_threads(num_threads);
     const size_t d = s->head_dim, rows = s->batch * s->heads * s->len_q, units = s->batch * s->kv_heads;
-    struct job job = { .shape = s, .map = map, .prefix = prefix, .q = q, .k = k, .v = v, .linear = linear != 0, .out = out,
+    struct job job = { .shape = s, .map = map, .prefix = prefix, .q = q, .k = k, .v = v, .linear = linear != 0,
+                       .out = out,
                        .d_out = d_out, .grads = grads, .scale = 1.0 / sqrt((double)d), .first_bad = SIZE_MAX };
     struct attn_dense dense = { NULL, NULL };
     attn_row *whole = NULL;
@@ -263,7 +264,8 @@ int attn_scores_f64(const struct attn_shape *s, struct attn_in q, struct attn_in
     int status = GSL_ENOMEM;
     if (!scratch) goto done;
     if (grads && prefix->len && !(job.prefix_grads = malloc(units * prefix->len * 2 * d * sizeof(double)))) goto done;
-    if (grads && linear && s->len_k && !(job.key_grads = malloc((size_t)num_threads * s->len_k * 2 * d * sizeof(double))))
+    if (grads && linear && s->len_k &&
+        !(job.key_grads = malloc((size_t)num_threads * s->len_k * 2 * d * sizeof(double))))
         goto done;
     if (!linear) {
         if (grads && !(whole = malloc(rows * sizeof *whole))) goto done;
@@ -281,7 +283,8 @@ int attn_scores_f64(const struct attn_shape *s, struct attn_in q, struct attn_in
         sum_shared_f64(s, s->kv_heads, prefix->len, d, job.prefix_grads + d, 2 * d, grads->prefix_v);
     }
     if (!linear) {
-        const int own = attn_dense_backward(s, q, k, v, out, (const attn_row *)whole, d_out, grads->q, grads->k, grads->v,
+        const int own = attn_dense_backward(s, q, k, v, out, (const attn_row *)whole, d_out, grads->q, grads->k,
+                                            grads->v,
                                             num_threads);
         status = own ? own : status;
     }

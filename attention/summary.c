@@ -110,7 +110,8 @@ enum { SAVED_FAMILY, SAVED_ORDER, SAVED_DIM, SAVED_FEATURES, SAVED_VALUES, SAVED
 static void sizes_of(const struct attn_fold *fold, uint64_t sizes[SAVED_SIZES])
 {
     const feature_map *map = fold->map;
-    const uint64_t all[SAVED_SIZES] = { (uint64_t)map->spec.family, map->spec.order, map->dim, map->feat_dim, fold->value_dim,
+    const uint64_t all[SAVED_SIZES] = { (uint64_t)map->spec.family, map->spec.order, map->dim, map->feat_dim,
+                                        fold->value_dim,
                                         fold->lanes, fold->count, fold->next_block };
     memcpy(sizes, all, sizeof all);
 }

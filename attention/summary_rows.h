@@ -179,7 +179,8 @@ int NAME(attn_fold_backward)(const feature_map *map, size_t value_dim, size_t n,
     if (num_threads > MAX_LANES) num_threads = MAX_LANES;
     void *own = work ? NULL : malloc(attn_fold_workspace(map, value_dim, num_threads));
     if (!work && !own) return GSL_ENOMEM;
-    struct NAME(backward_job) job = { map, value_dim, n, K, V, ldk, ldv, dZ, dkvec, log_scale, dK, dV, lddk, lddv, accumulate,
+    struct NAME(backward_job) job = { map, value_dim, n, K, V, ldk, ldv, dZ, dkvec, log_scale, dK, dV, lddk, lddv,
+                                      accumulate,
                                       feature_sides_differ(map), aligned(work ? work : own), GSL_SUCCESS };
     const size_t block = attn_fold_block(map);
     parallel_for((n + block - 1) / block, num_threads, NAME(backward_task), &job);
