@@ -122,7 +122,7 @@ static void prepare_rows(const struct backward_job *job, struct attn_grad_rows r
     const struct attn_grad_source from = {
         .head_dim = s->head_dim, .q = row_in(job->q, b, h, i0), .out = row_in(job->out, b, h, i0),
         .d_out = row_in(job->d_out, b, h, i0), .q_row = job->q.row, .out_row = job->out.row,
-            .d_out_row = job->d_out.row,
+        .d_out_row = job->d_out.row,
         .scale2 = job->scale2, .stats = job->rows + (b * s->heads + h) * s->len_q + i0
     };
     job->kernels->grad_prepare(&rows, &from);
@@ -147,8 +147,8 @@ static bool writes_dZ(const struct backward_job *job)
 {
     const struct attn_shape *s = job->shape;
     return job->dZ.data && job->plan.row_chunks == 1 && job->summary->heads == s->heads &&
-           s->head_dim == attn_padded(s->head_dim) && (job->dZ.batch || s->batch == 1) && (job->dZ.head ||
-                                                                                           s->heads == 1);
+           s->head_dim == attn_padded(s->head_dim) && (job->dZ.batch || s->batch == 1)
+           && (job->dZ.head || s->heads == 1);
 }
 
 /* Rows i0 .. i0+rows.rows-1 (ATTN_GRAD_QUERIES at most) of one head through the features:
@@ -166,8 +166,8 @@ static int feature_rows(struct backward_job *job, struct backward_thread *mine, 
         .rows = rows.rows, .head_dim = d, .feat_dim = r, .q = row_in(job->q, b, h, i0), .q_row = job->q.row,
         .g = rows.g, .shift = rows.shift, .delta = rows.delta, .phi = mine->phi, .elu1 = job->elu1,
         .Z = row_in(z->Z, b, zh, 0), .Z_row = z->Z.row, .kvec = row_in(z->kvec, b, zh, 0), .dphi = mine->dphi,
-        .dq = rows.dq, .dq_scale = dq_scale, .dZ = direct ? row_out(job->dZ, b, h,
-                                                                    0) : job->dZ_chunks + slot * r * padded,
+        .dq = rows.dq, .dq_scale = dq_scale,
+        .dZ = direct ? row_out(job->dZ, b, h, 0) : job->dZ_chunks + slot * r * padded,
         .dZ_row = direct ? job->dZ.row : (ptrdiff_t)padded, .dk = job->dk_chunks + slot * r,
         .first = i0 % job->plan.chunk_rows == 0, .scratch = mine->feature_scratch
     };
@@ -188,7 +188,7 @@ static int feature_rows(struct backward_job *job, struct backward_thread *mine, 
     for (size_t i = 0; i < rows.rows * padded; i++) rows.dq[i] *= dq_scale;
     return feature_backward_f32(z->map, FEATURE_QUERY, rows.rows, mine->x, d, mine->dphi,
                                 ceil_div(r, ATTN_PANEL) * ATTN_PANEL, mine->phi_log, rows.dq, padded, 1, 1,
-                                    mine->feature);
+                                mine->feature);
 }
 
 static void backward_task(void *context, size_t task, int thread)
@@ -202,8 +202,8 @@ static void backward_task(void *context, size_t task, int thread)
     const size_t d = s->head_dim, padded = attn_padded(d), m = job->prefix_len, room = plan->prefix_room;
     const size_t lo = chunk * plan->chunk_keys, hi = lo + plan->chunk_keys, used = input_keys(s, b);
     const size_t prefix_lo = least(lo, m), prefix_hi = least(hi, m);
-    const size_t input_lo = least(lo > room ? lo - room : 0, s->len_k), input_hi = least(hi > room ? hi - room : 0,
-                                                                                         s->len_k);
+    const size_t input_lo = least(lo > room ? lo - room : 0, s->len_k);
+    const size_t input_hi = least(hi > room ? hi - room : 0, s->len_k);
 
     for (size_t g = 0; g < group; g++) {
         const size_t h = kv * group + g, head = b * s->heads + h;
@@ -230,7 +230,7 @@ static void backward_task(void *context, size_t task, int thread)
         for (size_t i0 = 0; i0 < s->len_q && job->feat_dim; i0 += ATTN_GRAD_QUERIES) {
             const struct attn_grad_rows part = {
                 least(ATTN_GRAD_QUERIES, s->len_q - i0), NULL, rows.g + i0 * padded, rows.dq + i0 * padded,
-                    rows.shift + i0,
+                rows.shift + i0,
                 rows.delta + i0
             };
             note_status(&job->status, feature_rows(job, mine, part, head, i0, job->scale));

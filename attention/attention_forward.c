@@ -30,8 +30,8 @@ static struct forward_plan plan_forward(const struct attn_shape *s, size_t prefi
     size_t blocks = ceil_div(s->len_q, ATTN_QUERIES);
     /* With few heads split the keys, which costs least, ... */
     const bool split = !feat_dim && keys >= 2 * SPLIT_KEYS;
-    if (!split && heads * blocks < ENOUGH_TASKS) blocks = most(blocks, least(ceil_div(ENOUGH_TASKS, heads),
-                                                                             s->len_q / 96));
+    if (!split && heads * blocks < ENOUGH_TASKS)
+        blocks = most(blocks, least(ceil_div(ENOUGH_TASKS, heads), s->len_q / 96));
     plan.block_rows = ceil_div(ceil_div(s->len_q, blocks), 6) * 6;
     plan.blocks = ceil_div(s->len_q, plan.block_rows);
     /* ... or cut the queries finer, down to 96 rows. (A summary needs the shift of all keys.) */
@@ -214,8 +214,8 @@ static int exact_forward(const struct attn_shape *shape, float scale, struct att
                          struct attn_in v, const struct attn_prefix *prefix, struct attn_out out, attn_row *rows,
                          bool partial, void *work, size_t work_bytes, int num_threads, struct attn_failure *failure)
 {
-    int status = isfinite(scale) ? attn_call_status(shape, prefix ? prefix->len : 0, 0, q, k, v, out.data,
-                                                    num_threads) : GSL_EINVAL;
+    int status = attn_call_status(shape, prefix ? prefix->len : 0, 0, q, k, v, out.data, num_threads);
+    if (!isfinite(scale)) status = GSL_EINVAL;
     if (!status) status = prefix_status(shape, prefix, false);
     if (status) return status;
     struct forward_job job = {

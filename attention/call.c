@@ -15,8 +15,8 @@ enum { MAX_DIM = 1 << 24 };
 static bool fits(size_t a, size_t b, size_t c, size_t d)
 {
     size_t n;
-    return !__builtin_mul_overflow(a, b, &n) && !__builtin_mul_overflow(n, c, &n) && !__builtin_mul_overflow(n, d,
-                                                                                                             &n) &&
+    return !__builtin_mul_overflow(a, b, &n) && !__builtin_mul_overflow(n, c, &n) &&
+           !__builtin_mul_overflow(n, d, &n) &&
            n <= MAX_ELEMENTS;
 }
 
@@ -30,8 +30,8 @@ int attn_shape_status(const struct attn_shape *s, size_t prefix_len, size_t feat
     if (s->head_dim > MAX_DIM || __builtin_add_overflow(s->len_k, prefix_len, &keys)) return GSL_EINVAL;
     /* Rows are padded to 16 numbers, keys to a tile of 128. */
     if (!fits(s->batch, s->heads, s->len_q, s->head_dim + 15) || keys > MAX_ELEMENTS ||
-        !fits(s->batch, s->heads, keys + 255, s->head_dim + 15) || !fits(s->batch, s->heads, feat_dim + 63,
-                                                                         s->head_dim + 15))
+        !fits(s->batch, s->heads, keys + 255, s->head_dim + 15) ||
+        !fits(s->batch, s->heads, feat_dim + 63, s->head_dim + 15))
         return GSL_EINVAL;
     return GSL_SUCCESS;
 }
@@ -119,8 +119,7 @@ static void share_task(void *context, size_t task, int thread)
 }
 
 void sum_shared(const struct attn_shape *s, size_t heads, size_t len, size_t dim, struct attn_in from,
-                struct attn_out to,
-                int num_threads)
+                struct attn_out to, int num_threads)
 {
     struct share_job job = { from, to, s->batch, heads, len, dim, s->batch > 1 && !to.batch, heads > 1 && !to.head };
     parallel_for((job.over_batch ? 1 : s->batch) * (job.over_heads ? 1 : heads) * len, num_threads, share_task, &job);

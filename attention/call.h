@@ -138,8 +138,7 @@ static inline bool widen_finite(const float *from, size_t n, double *to)
 /* Rows of `to` become sums, in order, over the batch entries and heads of `from` that the view
  * shares (strides 0). Both have s->batch entries, `heads` heads, len rows of dim numbers. */
 void sum_shared(const struct attn_shape *s, size_t heads, size_t len, size_t dim, struct attn_in from,
-                struct attn_out to,
-                int num_threads);
+                struct attn_out to, int num_threads);
 
 /* The same from doubles without gaps: rows of `stride` numbers of which `dim` are taken. */
 void sum_shared_f64(const struct attn_shape *s, size_t heads, size_t len, size_t dim, const double *from, size_t stride,

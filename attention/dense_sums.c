@@ -98,8 +98,8 @@ int attn_dense_forward(const struct attn_shape *s, struct attn_in q, struct attn
     int status = values && rows && lengths && work ? GSL_SUCCESS : GSL_ENOMEM;
     const struct attn_out to = attn_dense_out(values, s->heads, s->len_q, d);
     for (size_t j = 0; j < prefix_len && !status; j += BLOCK) {
-        const struct attn_prefix part = { least(BLOCK, prefix_len - j), from_row(prefix->k, j), from_row(prefix->v,
-                                                                                                         j), NULL };
+        const struct attn_prefix part = { least(BLOCK, prefix_len - j), from_row(prefix->k, j),
+                                          from_row(prefix->v, j), NULL };
         status = attn_partial_forward(&alone, scale, q, k, v, &part, to, rows, work, bytes, num_threads);
         if (!status) merge(s, dense, values, (const attn_row *)rows, num_threads);
     }

@@ -334,7 +334,8 @@ int feature_map_equal(const feature_map *a, const feature_map *b)
     if (a == b) return 1;
     return a->spec.family == b->spec.family && a->spec.order == b->spec.order && a->dim == b->dim &&
            a->feat_dim == b->feat_dim && a->degree == b->degree && !memcmp(a->value, b->value, sizeof a->value) &&
-           !memcmp(a->mass, b->mass, sizeof a->mass) && !a->omega == !b->omega && (!a->omega || !memcmp(a->omega, b->omega, omega_bytes(a)));
+           !memcmp(a->mass, b->mass, sizeof a->mass) && !a->omega == !b->omega &&
+           (!a->omega || !memcmp(a->omega, b->omega, omega_bytes(a)));
 }
 
 uint64_t feature_map_identity(const feature_map *map)

@@ -100,8 +100,8 @@ static void lay_out_all(struct job *job, bool backward, int num_threads, struct 
         struct scratch measured;
         lay_out(job, backward, job->threads ? &job->threads[t] : &measured, a);
     }
-    job->dZk = backward ? arena_doubles(a,
-                                        s->batch * job->summary_heads * job->map->feat_dim * (s->head_dim + 1)) : NULL;
+    const size_t gradients = s->batch * job->summary_heads * job->map->feat_dim * (s->head_dim + 1);
+    job->dZk = backward ? arena_doubles(a, gradients) : NULL;
 }
 
 /* ---- one head ------------------------------------------------------------------- */
@@ -440,8 +440,7 @@ static int key_gradients(const struct head *head, bool add)
         status = go_on_after(job, status);
         if (!status && job->differ)
             status = feature_backward_f64(map, FEATURE_MASS, count, t->k.x, d, t->dmass, r, t->k.log_scale, t->dx, d,
-                                          1, 1,
-                                          t->feature);
+                                          1, 1, t->feature);
         status = go_on_after(job, status);
         for (size_t j = 0; !status && j < count; j++) {
             float *dk = job->grads->k.data ? row_out(job->grads->k, head->b, head->kv, j0 + j) : NULL;
@@ -636,8 +635,8 @@ int attn_linear_f64(const struct attn_shape *shape, struct attn_in q, struct att
     const int status = set_up_wide(&job, shape, summary);
     if (status) return status;
     if (attn_call_status(shape, 0, 0, q, k, v, out.data, num_threads)) return GSL_EINVAL;
-    if (grads && (!d_out.data || !grads->q.data || (shape->len_k && (!grads->k.data ||
-                                                                     !grads->v.data)))) return GSL_EINVAL;
+    if (grads && (!d_out.data || !grads->q.data || (shape->len_k && (!grads->k.data || !grads->v.data))))
+        return GSL_EINVAL;
     if (grads) {
         job.grads = &narrow;
         job.wide_dZk = grads->dZk;
@@ -656,8 +655,8 @@ int attn_ntk_f64(const struct attn_shape *shape, struct attn_in q, struct attn_i
     int status = set_up_wide(&job, shape, summary);
     if (status) return status;
     if (attn_call_status(shape, 0, 0, q, k, v, out.data, num_threads)) return GSL_EINVAL;
-    if (grads && (!d_out.data || !grads->q.data || (shape->len_k && (!grads->k.data ||
-                                                                     !grads->v.data)))) return GSL_EINVAL;
+    if (grads && (!d_out.data || !grads->q.data || (shape->len_k && (!grads->k.data || !grads->v.data))))
+        return GSL_EINVAL;
     if ((status = attn_dense_alloc(shape, &dense))) return status;
     status = attn_dense_forward(shape, q, k, v, NULL, &dense, num_threads);
     if (!status && grads) {
