@@ -14,7 +14,7 @@ static unsigned methods_of(const char *key)
            SUMMARY = NTK | 1u << ADAPTER_PREFIX_PLUS };
     static const struct { const char *key; unsigned methods; } keys[] = {
         { "rank", LORA }, { "alpha", LORA }, { "prefix_len", PREFIX }, { "init_scale", PREFIX }, { "reparameterise", 1u << ADAPTER_PTUNING },
-        { "feature", SUMMARY }, { "bound", SUMMARY }, { "z_rank", SUMMARY }, { "k_mode", NTK }, { "start_mass", NTK }, { "units", NTK },
+        { "feature", SUMMARY }, { "bound", SUMMARY }, { "z_rank", SUMMARY }, { "whiten", SUMMARY }, { "k_mode", NTK }, { "start_mass", NTK }, { "units", NTK },
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (!strcmp(keys[i].key, key)) return keys[i].methods;

@@ -31,7 +31,7 @@ need() {
     case $1 in
     synthetic | shapes | vit-fashion) ;;
     sent3-* | emoji9-*) datasets="$datasets ${1%%-*}" ;;
-    super-*) datasets="$datasets wordnet" ;;
+    super-* | wic-wn | word-order) datasets="$datasets wordnet" ;;
     *) datasets="$datasets $1" ;;
     esac
 }

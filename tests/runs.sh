@@ -75,8 +75,8 @@ arguments() {
     method_benchmark:search) echo "--backbone ../vit --task shapes --train-size 20 --validation-size 10 --arms head,ntk --search 0.1,0.01 --num-trials 1 --epochs 1 --out out.csv" ;;
     task_baselines) echo "--backbone ../vit --task shapes --train-size 20 --validation-size 10 --test-size 10 --num-trials 1 --out out.csv" ;;
     pretrained_layer_kernel) echo "--backbone ../vit --task shapes --rows minilm --num-trials 2 --num-samples 2 --num-steps 4 --prefix-len 16,32 --out out.csv" ;;
-    decode_cost) echo "--backbone ../lm.gguf --prefix-len 16,32 --num-rounds 1 --out out.csv" ;;
-    prefix_conversion) echo "--backbone ../vit $shapes --features elu1,taylor:1 --rates ../rates.csv --num-trials 1 --epochs 1 --out out.csv" ;;
+    decode_cost) echo "--backbone ../lm.gguf --prefix-len 16,32 --num-rounds 3 --out out.csv" ;;
+    prefix_conversion) echo "--backbone ../vit $shapes --features elu1,taylor:1 --rates ../rates.csv --num-trials 2 --epochs 1 --out out.csv" ;;
     long_prompt) echo "--backbone ../lm.gguf --num-documents 2 --prompt-len 256 --out out.csv" ;;
     compare) echo "--a ../results --b ../results --out out.csv" ;;
     verify) echo "--results ../results --ledger ../notes.md --claim M3 --profile smoke --out out.txt" ;;

@@ -190,8 +190,7 @@ static void add_ratio(struct verdicts *v, const struct bench *b, const char *row
 int main(int argc, char **argv)
 {
     static size_t lens[] = { LEDGER_SHORT, 2048, LEDGER_LONG };
-    static struct config cfg = { .backbone = "smollm2-135m", .feature = "elu1", .prefix_lens = lens,
-        .num_prefix_lens = 3,
+    static struct config cfg = { .backbone = "smollm2-135m", .feature = "elu1", .prefix_lens = lens, .num_prefix_lens = 3,
                                  .num_rounds = 15 };
     static struct bench b = { .cfg = &cfg };
     char line[512];
@@ -206,12 +205,13 @@ int main(int argc, char **argv)
             code = cli_status(&cfg.c, time_arm(&b, &b.arms[i], round ? round - 1 : 0), "a step");
         if (!code) code = cli_interrupted();
     }
+    cli_outputs_begin(&cfg.c);
     if (!code) code = write_table(&b);
     struct verdicts *v = verdicts_open(&cfg.c, "decode_cost");
     const struct arm *exact = find(&b, EXACT, LEDGER_LONG);
     add_ratio(v, &b, "summary-flat", find(&b, SUMMARY, LEDGER_LONG), find(&b, SUMMARY, LEDGER_SHORT));
     add_ratio(v, &b, "exact-grows", exact, find(&b, SUMMARY, LEDGER_LONG));
-    code = verdicts_close(v, code);
+    code = cli_outputs_end(&cfg.c, verdicts_close(v, code));
     for (size_t i = 0; i < b.num_arms; i++) free(b.arms[i].pieces);
     decoder_run_free(b.run);
     free(b.numbers);

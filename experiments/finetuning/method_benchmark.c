@@ -702,8 +702,6 @@ int main(int argc, char **argv)
         if (!code) code = cfg.grid ? write_search(&s) : write_results(&s);
         code = units_close(s.work, code);
     }
-    free(cfg.curves_out);
-    free(cfg.summary_out);
     backbone_free(s.backbone);
     decoder_free(s.decoder);
     free(cfg.summary_out);
