@@ -27,6 +27,7 @@ enum { VW = 4, NV = 2 };
 
 typedef float vf __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t vi __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t vu __attribute__((vector_size(4 * WIDTH)));
 typedef float vf_any __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
@@ -106,7 +107,8 @@ INLINE vf vexp2(vf x)
     p = p * f + splat(0x1.ebfbe045f4d3cp-3f);
     p = p * f + splat(0x1.62e430d034702p-1f);
     p = p * f + splat(1.0f);
-    const vi bits = (vi)p + ((vi)n << 23);
+    /* Unsigned: for a NaN the sum wraps, and the last line puts it right. */
+    const vi bits = (vi)((vu)p + ((vu)n << 23));
     return (vf)((bits & ~(x <= splat(-125.0f))) | (x != x));
 #endif
 }
