@@ -130,39 +130,21 @@ void adapter_close(struct adapter *a)
 {
     if (!a->ops) return;
     if (a->ops->close) a->ops->close(a);
-    for (size_t i = 0; i < a->num_parameters; i++) {
-        free((char *)a->parameters[i].name);
-        free(a->parameters[i].value);
-        free(a->parameters[i].grad);
-    }
-    free(a->parameters);
+    parameters_free(&a->parameters);
     *a = (struct adapter){ 0 };
 }
 
 float *adapter_parameter(struct adapter *a, size_t layer, const char *name, size_t rows, size_t cols, int decay,
                          int trained, float **grad)
 {
-    if (a->num_parameters == a->room) {
-        const size_t room = a->room ? 2 * a->room : 64;
-        struct parameter *more = realloc(a->parameters, room * sizeof *more);
-        if (!more) return NULL;
-        a->parameters = more;
-        a->room = room;
-    }
     char text[64];
     snprintf(text, sizeof text, "layer.%zu.%s", layer, name);
-    struct parameter p = { .name = strdup(text), .value = calloc(rows * cols, sizeof(float)),
-                           .grad = trained ? calloc(rows * cols, sizeof(float)) : NULL, .rows = rows, .cols = cols,
-                           .decay = decay, .group = PARAM_ADAPTER };
-    if (!p.name || !p.value || (trained && !p.grad)) {
-        free((char *)p.name);
-        free(p.value);
-        free(p.grad);
-        return NULL;
-    }
-    a->parameters[a->num_parameters++] = p;
-    if (grad) *grad = p.grad;
-    return p.value;
+    float *value = parameters_array(&a->parameters, rows * cols);
+    float *d_value = value && trained ? parameters_array(&a->parameters, rows * cols) : NULL;
+    if (!value || (trained && !d_value)) return NULL;
+    if (parameters_add(&a->parameters, text, value, d_value, rows, cols, decay, PARAM_ADAPTER)) return NULL;
+    if (grad) *grad = d_value;
+    return value;
 }
 
 void adapter_projection(const struct adapter *a, enum projection which, size_t *out, size_t *in)

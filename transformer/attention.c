@@ -330,14 +330,15 @@ double attention_unit(double mean, double geometric)
 static int add_moment(const struct encoder *e, const struct block_state *state, const feature_map *map, size_t head,
                       const double *log_weight, float *phi, double *moment)
 {
-    const size_t h = e->hidden, r = feature_dim(map);
-    for (size_t i = 0; i < e->packing.rows; i++) {
-        const float *q = state->qkv + i * 3 * h + head * e->head_dim;
-        const int status = feature_forward_f32(map, FEATURE_QUERY, 1, q, 3 * h, phi, r, NULL, 1, NULL);
-        if (status) return status;
+    const size_t h = e->hidden, r = feature_dim(map), rows = e->packing.rows;
+    const float *q = state->qkv + head * e->head_dim;
+    const int status = feature_forward_f32(map, FEATURE_QUERY, rows, q, 3 * h, phi, r, NULL, 1, NULL);
+    if (status) return status;
+    for (size_t i = 0; i < rows; i++) {
         const double w = log_weight ? exp(2.0 * log_weight[i]) : 1.0;
-        for (size_t a = 0; a < r; a++)
-            for (size_t b = 0; b < r; b++) moment[a * r + b] += w * (double)phi[a] * (double)phi[b] / (double)e->packing.rows;
+        const float *row = phi + i * r;
+        for (size_t f = 0; f < r; f++)
+            for (size_t g = 0; g < r; g++) moment[f * r + g] += w * (double)row[f] * (double)row[g] / (double)rows;
     }
     return GSL_SUCCESS;
 }
@@ -349,7 +350,7 @@ int attention_scales(const struct encoder *e, const struct block_state *state, c
     const size_t h = e->hidden, d = e->head_dim, r = moment ? feature_dim(map) : 0;
     const double scale = 1.0 / sqrt((double)d);
     double *logs = malloc(p->rows * sizeof *logs);
-    float *phi = malloc((r + 1) * sizeof *phi);
+    float *phi = malloc((p->rows * r + 1) * sizeof *phi);
     int status = logs && phi ? GSL_SUCCESS : GSL_ENOMEM;
     if (moment) memset(moment, 0, e->heads * r * r * sizeof *moment);
     for (size_t head = 0; head < e->heads && !status; head++) {

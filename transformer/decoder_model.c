@@ -17,44 +17,11 @@ static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
 /* ---- arrays and parameters -------------------------------------------------------------------------------- */
 
-/* n zeros owned by the model, NULL: no memory. */
-static float *own(struct decoder_model *m, size_t n)
-{
-    if (m->num_owned == m->owned_room) {
-        const size_t room = m->owned_room ? 2 * m->owned_room : 64;
-        void **more = realloc(m->owned, room * sizeof *more);
-        if (!more) return NULL;
-        m->owned = more;
-        m->owned_room = room;
-    }
-    float *array = calloc(n ? n : 1, sizeof *array);
-    if (!array) return NULL;
-    m->owned[m->num_owned++] = array;
-    m->owned_bytes += n * sizeof *array;
-    return array;
-}
-
-static int add_parameter(struct decoder_model *m, const char *name, float *value, float *grad, size_t rows, size_t cols,
-                         enum parameter_group group)
-{
-    if (m->num_parameters == m->room) {
-        const size_t room = m->room ? 2 * m->room : 64;
-        struct parameter *more = realloc(m->parameters, room * sizeof *more);
-        if (!more) return GSL_ENOMEM;
-        m->parameters = more;
-        m->room = room;
-    }
-    char *copy = strdup(name);
-    if (!copy) return GSL_ENOMEM;
-    m->parameters[m->num_parameters++] = (struct parameter){ copy, value, grad, rows, cols, rows > 1, group };
-    return GSL_SUCCESS;
-}
-
 /* A trained copy of n numbers with a gradient; both NULL: no memory. */
 static float *copy(struct decoder_model *m, const float *from, size_t n, float **grad)
 {
-    float *value = own(m, n);
-    *grad = value ? own(m, n) : NULL;
+    float *value = parameters_array(&m->parameters, n);
+    *grad = value ? parameters_array(&m->parameters, n) : NULL;
     if (!*grad) return NULL;
     memcpy(value, from, n * sizeof *value);
     return value;
@@ -74,7 +41,7 @@ static int train_linear(struct decoder_model *m, size_t layer, struct linear *w,
     for (size_t i = 0; i < num_parts && !status; i++) {
         char name[64];
         snprintf(name, sizeof name, "layer.%zu.%s.weight", layer, parts[i].name);
-        status = add_parameter(m, name, value, grad, parts[i].rows, cols, PARAM_BACKBONE);
+        status = parameters_add(&m->parameters, name, value, grad, parts[i].rows, cols, parts[i].rows > 1, PARAM_BACKBONE);
         value += parts[i].rows * cols;
         grad += parts[i].rows * cols;
     }
@@ -85,7 +52,7 @@ static int train_norm(struct decoder_model *m, const char *name, struct norm *no
 {
     float *value = copy(m, norm->weight, m->config.hidden, &norm->d_weight);
     norm->weight = value;
-    return value ? add_parameter(m, name, value, norm->d_weight, 1, m->config.hidden, PARAM_BACKBONE) : GSL_ENOMEM;
+    return value ? parameters_add(&m->parameters, name, value, norm->d_weight, 1, m->config.hidden, 0, PARAM_BACKBONE) : GSL_ENOMEM;
 }
 
 static int train_block(struct decoder_model *m, size_t layer)
@@ -112,19 +79,19 @@ static int open_classifier(struct decoder_model *m)
 {
     const size_t n = m->outputs, h = m->config.hidden;
     double *x = malloc(h * sizeof *x);
-    float *weight = own(m, n * h);
+    float *weight = parameters_array(&m->parameters, n * h);
     m->output = weight;
-    m->output_bias = own(m, n);
-    m->d_output = own(m, n * h);
-    m->d_output_bias = own(m, n);
+    m->output_bias = parameters_array(&m->parameters, n);
+    m->d_output = parameters_array(&m->parameters, n * h);
+    m->d_output_bias = parameters_array(&m->parameters, n);
     int status = x && weight && m->output_bias && m->d_output && m->d_output_bias ? GSL_SUCCESS : GSL_ENOMEM;
     for (size_t c = 0; c < n && !status; c++) {
         random_normal(m->options.seed, RANDOM_WEIGHTS, HEAD_TRIAL, c, x, h);
         for (size_t i = 0; i < h; i++) weight[c * h + i] = (float)(HEAD_STD * x[i]);
     }
     free(x);
-    if (!status) status = add_parameter(m, "head.weight", weight, m->d_output, n, h, PARAM_HEAD);
-    if (!status) status = add_parameter(m, "head.bias", m->output_bias, m->d_output_bias, 1, n, PARAM_HEAD);
+    if (!status) status = parameters_add(&m->parameters, "head.weight", weight, m->d_output, n, h, n > 1, PARAM_HEAD);
+    if (!status) status = parameters_add(&m->parameters, "head.bias", m->output_bias, m->d_output_bias, 1, n, 0, PARAM_HEAD);
     return status;
 }
 
@@ -142,7 +109,7 @@ static int open_output(struct decoder_model *m)
     if (m->trains_input) {
         if (!(value = copy(m, d->embed, vocab * h, &m->d_embed))) return GSL_ENOMEM;
         m->embed = value;
-        status = add_parameter(m, "embed.token", value, m->d_embed, vocab, h, PARAM_BACKBONE);
+        status = parameters_add(&m->parameters, "embed.token", value, m->d_embed, vocab, h, vocab > 1, PARAM_BACKBONE);
     }
     if (status || m->options.num_classes) return status ? status : open_classifier(m);
     if (tied && m->trains_input) {
@@ -154,7 +121,8 @@ static int open_output(struct decoder_model *m)
     if (!head && !(full && m->final_norm.d_weight && !tied)) return status;
     if (!(value = copy(m, d->output, vocab * h, &m->d_output))) return GSL_ENOMEM;
     m->output = value;
-    return add_parameter(m, "output.weight", value, m->d_output, vocab, h, head ? PARAM_HEAD : PARAM_BACKBONE);
+    return parameters_add(&m->parameters, "output.weight", value, m->d_output, vocab, h, vocab > 1,
+                          head ? PARAM_HEAD : PARAM_BACKBONE);
 }
 
 static int open_weights(struct decoder_model *m)
@@ -204,7 +172,7 @@ static int open_adapter(struct decoder_model *m, struct reason why)
         return refuse(why, GSL_EINVAL, "a prefix of %zu leaves no position of the decoder's %zu", len,
                       c->max_positions);
     if (o->adapter.method == ADAPTER_TIED_PREFIX && o->rotation == DECODER_ROTATED) {
-        shape.turns = m->turns = own(m, len * c->head_dim);
+        shape.turns = m->turns = parameters_array(&m->parameters, len * c->head_dim);
         if (!m->turns) return refuse(why, GSL_ENOMEM, "no memory for the model");
         decoder_turns(c, 0, len, m->turns);
     }
@@ -228,10 +196,9 @@ int decoder_model_alloc(const struct decoder *decoder, const struct decoder_mode
     if (status) refuse(why, status, "no memory for the model");
     else if (!(status = open_adapter(m, why))) {
         status = open_weights(m);
-        for (size_t i = 0; i < m->adapter.num_parameters && !status; i++) {
-            const struct parameter *p = &m->adapter.parameters[i];
-            status = add_parameter(m, p->name, p->value, p->grad, p->rows, p->cols, p->group);
-            if (!status) m->parameters[m->num_parameters - 1].decay = p->decay;
+        for (size_t i = 0; i < m->adapter.parameters.count && !status; i++) {
+            const struct parameter *p = &m->adapter.parameters.list[i];
+            status = parameters_add(&m->parameters, p->name, p->value, p->grad, p->rows, p->cols, p->decay, p->group);
         }
         if (status) refuse(why, status, "no memory for the model");
     }
@@ -244,10 +211,7 @@ void decoder_model_free(struct decoder_model *m)
 {
     if (!m) return;
     adapter_close(&m->adapter);
-    for (size_t i = 0; i < m->num_parameters; i++) free((char *)m->parameters[i].name);
-    free(m->parameters);
-    for (size_t i = 0; i < m->num_owned; i++) free(m->owned[i]);
-    free(m->owned);
+    parameters_free(&m->parameters);
     free(m->blocks);
     free(m->states);
     free(m->pieces);
@@ -257,19 +221,15 @@ void decoder_model_free(struct decoder_model *m)
 
 /* ---- what a model is --------------------------------------------------------------------------------------------- */
 
-size_t decoder_model_num_parameters(const struct decoder_model *m) { return m->num_parameters; }
-struct parameter *decoder_model_parameters(struct decoder_model *m) { return m->parameters; }
+size_t decoder_model_num_parameters(const struct decoder_model *m) { return m->parameters.count; }
+struct parameter *decoder_model_parameters(struct decoder_model *m) { return m->parameters.list; }
 const struct decoder_model_options *decoder_model_options(const struct decoder_model *m) { return &m->options; }
 const struct decoder *decoder_model_base(const struct decoder_model *m) { return m->base; }
 size_t decoder_model_first_trained_layer(const struct decoder_model *m) { return m->first_trained; }
 
 size_t decoder_model_trainable(const struct decoder_model *m, enum parameter_group group)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < m->num_parameters; i++)
-        if (m->parameters[i].group == group && m->parameters[i].grad)
-            n += m->parameters[i].rows * m->parameters[i].cols;
-    return n;
+    return parameters_trainable(&m->parameters, group);
 }
 
 void decoder_model_after_update(struct decoder_model *m)
@@ -363,13 +323,13 @@ size_t decoder_model_bytes(const struct decoder_model *m, size_t max_rows, size_
                            int num_threads)
 {
     struct arena arena = { NULL, 0 };
-    size_t bytes = m->owned_bytes;
+    size_t bytes = m->parameters.owned_bytes;
     if (!((double)max_rows * (double)(m->config.hidden + m->config.mlp_dim) * (double)m->config.num_layers < 1e14))
         return SIZE_MAX;
     /* Measuring writes only the pieces, which every pass sets again. */
     plan((struct decoder_model *)m, &arena, max_rows, max_len, training, num_threads);
-    for (size_t i = 0; i < m->adapter.num_parameters; i++)
-        bytes += 2 * m->adapter.parameters[i].rows * m->adapter.parameters[i].cols * sizeof(float);
+    for (size_t i = 0; i < m->adapter.parameters.count; i++)
+        bytes += 2 * m->adapter.parameters.list[i].rows * m->adapter.parameters.list[i].cols * sizeof(float);
     return bytes + arena.used;
 }
 

@@ -36,10 +36,7 @@ struct decoder_model {
     size_t outputs, first_trained, positions;   /* positions: of a text's first token */
     int trains_input;
     float *turns;                   /* of tied-prefix */
-    struct parameter *parameters;
-    size_t num_parameters, room;
-    void **owned;
-    size_t num_owned, owned_room, owned_bytes;
+    struct parameters parameters;
     /* The plan. */
     void *memory;
     size_t max_rows, max_len, extra_floats, work_bytes;

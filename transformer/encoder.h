@@ -16,6 +16,7 @@
 #include "transformer/adapter.h"
 #include "transformer/arena.h"
 #include "transformer/model.h"
+#include "transformer/parameters.h"
 
 /* Weights (out, in) and biases (out); gradients NULL: frozen. */
 struct linear { const float *weight, *bias; float *d_weight, *d_bias; };
@@ -153,8 +154,7 @@ struct adapter {
     const float *turns;
     uint64_t seed;
     int num_threads;
-    struct parameter *parameters;       /* names, values and gradients are owned */
-    size_t num_parameters, room;
+    struct parameters parameters;       /* values and gradients are its arrays */
     void *own;                          /* of the method */
 };
 

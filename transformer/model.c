@@ -15,39 +15,6 @@ static const uint64_t HEAD_TRIAL = (uint64_t)1 << 40;
 
 /* ---- arrays and parameters ---------------------------------------------------------------------------- */
 
-/* n zeros owned by the model, NULL: no memory. */
-static float *own(struct model *m, size_t n)
-{
-    if (m->num_owned == m->owned_room) {
-        const size_t room = m->owned_room ? 2 * m->owned_room : 64;
-        void **more = realloc(m->owned, room * sizeof *more);
-        if (!more) return NULL;
-        m->owned = more;
-        m->owned_room = room;
-    }
-    float *array = calloc(n ? n : 1, sizeof *array);
-    if (!array) return NULL;
-    m->owned[m->num_owned++] = array;
-    m->owned_bytes += n * sizeof *array;
-    return array;
-}
-
-static int add_parameter(struct model *m, const char *name, float *value, float *grad, size_t rows, size_t cols,
-                         int decay, enum parameter_group group)
-{
-    if (m->num_parameters == m->room) {
-        const size_t room = m->room ? 2 * m->room : 64;
-        struct parameter *more = realloc(m->parameters, room * sizeof *more);
-        if (!more) return GSL_ENOMEM;
-        m->parameters = more;
-        m->room = room;
-    }
-    char *copy = strdup(name);
-    if (!copy) return GSL_ENOMEM;
-    m->parameters[m->num_parameters++] = (struct parameter){ copy, value, grad, rows, cols, decay, group };
-    return GSL_SUCCESS;
-}
-
 /* ---- weights ---------------------------------------------------------------------------------------------- */
 
 /* What is being read; the first failure sticks. */
@@ -86,14 +53,14 @@ static const float *weight(struct reading *r, int trained, size_t rows, size_t c
     *grad = NULL;
     const float *data = data_of(r, name, rows, cols);
     if (!data || !trained) return data;
-    float *value = own(r->m, rows * cols), *g = own(r->m, rows * cols);
+    float *value = parameters_array(&r->m->parameters, rows * cols), *g = parameters_array(&r->m->parameters, rows * cols);
     if (!value || !g) {
         r->status = refuse(r->why, GSL_ENOMEM, "no memory for the weights");
         return NULL;
     }
     memcpy(value, data, rows * cols * sizeof *value);
     *grad = g;
-    r->status = add_parameter(r->m, name, value, g, rows, cols, rows > 1, PARAM_BACKBONE);
+    r->status = parameters_add(&r->m->parameters, name, value, g, rows, cols, rows > 1, PARAM_BACKBONE);
     return value;
 }
 
@@ -115,8 +82,8 @@ static void read_qkv(struct reading *r, int trained, struct linear *qkv, size_t 
 {
     static const char *const names[] = { "q", "k", "v" };
     if (r->status) return;
-    float *w = own(r->m, 3 * h * h), *b = own(r->m, 3 * h);
-    float *dw = trained ? own(r->m, 3 * h * h) : NULL, *db = trained ? own(r->m, 3 * h) : NULL;
+    float *w = parameters_array(&r->m->parameters, 3 * h * h), *b = parameters_array(&r->m->parameters, 3 * h);
+    float *dw = trained ? parameters_array(&r->m->parameters, 3 * h * h) : NULL, *db = trained ? parameters_array(&r->m->parameters, 3 * h) : NULL;
     if (!w || !b || (trained && (!dw || !db))) {
         r->status = refuse(r->why, GSL_ENOMEM, "no memory for the weights");
         return;
@@ -128,12 +95,12 @@ static void read_qkv(struct reading *r, int trained, struct linear *qkv, size_t 
         const float *data = data_of(r, name, h, h);
         if (!data) return;
         memcpy(w + i * h * h, data, h * h * sizeof *w);
-        if (trained) r->status = add_parameter(r->m, name, w + i * h * h, dw + i * h * h, h, h, 1, PARAM_BACKBONE);
+        if (trained) r->status = parameters_add(&r->m->parameters, name, w + i * h * h, dw + i * h * h, h, h, 1, PARAM_BACKBONE);
         snprintf(name, sizeof name, "layer.%zu.%s.bias", layer, names[i]);
         data = data_of(r, name, 1, h);
         if (!data) return;
         memcpy(b + i * h, data, h * sizeof *b);
-        if (trained) r->status = add_parameter(r->m, name, b + i * h, db + i * h, 1, h, 0, PARAM_BACKBONE);
+        if (trained) r->status = parameters_add(&r->m->parameters, name, b + i * h, db + i * h, 1, h, 0, PARAM_BACKBONE);
     }
 }
 
@@ -186,10 +153,10 @@ static int open_head(struct model *m, struct reason why)
 {
     const size_t n = m->num_classes, h = m->config.hidden;
     if (!n) return GSL_SUCCESS;
-    m->head_weight = own(m, n * h);
-    m->head_bias = own(m, n);
-    m->d_head_weight = own(m, n * h);
-    m->d_head_bias = own(m, n);
+    m->head_weight = parameters_array(&m->parameters, n * h);
+    m->head_bias = parameters_array(&m->parameters, n);
+    m->d_head_weight = parameters_array(&m->parameters, n * h);
+    m->d_head_bias = parameters_array(&m->parameters, n);
     double *x = malloc(h * sizeof *x);
     int status = m->head_weight && m->head_bias && m->d_head_weight && m->d_head_bias && x ? GSL_SUCCESS : GSL_ENOMEM;
     for (size_t c = 0; c < n && !status; c++) {
@@ -197,8 +164,8 @@ static int open_head(struct model *m, struct reason why)
         for (size_t i = 0; i < h; i++) m->head_weight[c * h + i] = (float)(HEAD_STD * x[i]);
     }
     free(x);
-    if (!status) status = add_parameter(m, "head.weight", m->head_weight, m->d_head_weight, n, h, 1, PARAM_HEAD);
-    if (!status) status = add_parameter(m, "head.bias", m->head_bias, m->d_head_bias, 1, n, 0, PARAM_HEAD);
+    if (!status) status = parameters_add(&m->parameters, "head.weight", m->head_weight, m->d_head_weight, n, h, 1, PARAM_HEAD);
+    if (!status) status = parameters_add(&m->parameters, "head.bias", m->head_bias, m->d_head_bias, 1, n, 0, PARAM_HEAD);
     return status ? refuse(why, status, "no memory for the classifier") : GSL_SUCCESS;
 }
 
@@ -246,9 +213,9 @@ static int open_weights(struct model *m, struct reason why)
 static int list_adapter(struct model *m)
 {
     int status = GSL_SUCCESS;
-    for (size_t i = 0; i < m->adapter.num_parameters && !status; i++) {
-        const struct parameter *p = &m->adapter.parameters[i];
-        status = add_parameter(m, p->name, p->value, p->grad, p->rows, p->cols, p->decay, p->group);
+    for (size_t i = 0; i < m->adapter.parameters.count && !status; i++) {
+        const struct parameter *p = &m->adapter.parameters.list[i];
+        status = parameters_add(&m->parameters, p->name, p->value, p->grad, p->rows, p->cols, p->decay, p->group);
     }
     return status;
 }
@@ -297,10 +264,7 @@ void model_free(struct model *m)
 {
     if (!m) return;
     adapter_close(&m->adapter);
-    for (size_t i = 0; i < m->num_parameters; i++) free((char *)m->parameters[i].name);
-    free(m->parameters);
-    for (size_t i = 0; i < m->num_owned; i++) free(m->owned[i]);
-    free(m->owned);
+    parameters_free(&m->parameters);
     free(m->encoder.blocks);
     free(m->encoder.states);
     free(m->memory);
@@ -309,8 +273,8 @@ void model_free(struct model *m)
 
 /* ---- what a model is --------------------------------------------------------------------------------------------- */
 
-size_t model_num_parameters(const struct model *m) { return m->num_parameters; }
-struct parameter *model_parameters(struct model *m) { return m->parameters; }
+size_t model_num_parameters(const struct model *m) { return m->parameters.count; }
+struct parameter *model_parameters(struct model *m) { return m->parameters.list; }
 const struct adapter_options *model_options(const struct model *m) { return &m->adapter.options; }
 const struct backbone *model_backbone(const struct model *m) { return m->backbone; }
 size_t model_num_layers(const struct model *m) { return m->encoder.num_blocks; }
@@ -320,19 +284,14 @@ size_t model_first_trained_layer(const struct model *m) { return m->shifted ? 0 
 
 struct parameter *model_parameter(struct model *m, const char *name)
 {
-    for (size_t i = 0; i < m->num_parameters; i++)
-        if (!strcmp(m->parameters[i].name, name)) return &m->parameters[i];
+    for (size_t i = 0; i < m->parameters.count; i++)
+        if (!strcmp(m->parameters.list[i].name, name)) return &m->parameters.list[i];
     return NULL;
 }
 
 size_t model_trainable(const struct model *m, enum parameter_group group)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < m->num_parameters; i++) {
-        const struct parameter *p = &m->parameters[i];
-        if (p->group == group && p->grad) n += p->rows * p->cols;
-    }
-    return n;
+    return parameters_trainable(&m->parameters, group);
 }
 
 size_t model_image_rows(const struct model *m, size_t image_h, size_t image_w)
@@ -405,9 +364,9 @@ size_t model_bytes(const struct model *m, size_t max_rows, size_t max_seqs, size
     struct arena arena = { NULL, 0 };
     set_plan(&copy.encoder, max_rows, max_seqs, max_len, training, num_threads);
     plan_model(m, &copy, &arena);
-    size_t bytes = arena.used + (arena.used < LARGE_PAGE ? ARENA_ALIGN : LARGE_PAGE) + m->owned_bytes;
-    for (size_t i = 0; i < m->adapter.num_parameters; i++)
-        bytes += 2 * m->adapter.parameters[i].rows * m->adapter.parameters[i].cols * sizeof(float);
+    size_t bytes = arena.used + (arena.used < LARGE_PAGE ? ARENA_ALIGN : LARGE_PAGE) + m->parameters.owned_bytes;
+    for (size_t i = 0; i < m->adapter.parameters.count; i++)
+        bytes += 2 * m->adapter.parameters.list[i].rows * m->adapter.parameters.list[i].cols * sizeof(float);
     return bytes;
 }
 

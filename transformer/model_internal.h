@@ -26,10 +26,7 @@ struct model {
     struct embeddings embed;
     struct norm final_norm;                 /* weight NULL: none */
     float *head_weight, *head_bias, *d_head_weight, *d_head_bias;
-    struct parameter *parameters;
-    size_t num_parameters, room;
-    void **owned;                           /* arrays made by model_alloc */
-    size_t num_owned, owned_room, owned_bytes;
+    struct parameters parameters;
     /* The plan: one block of memory. */
     void *memory;
     size_t *offsets;                        /* (max_seqs + 1), of images */

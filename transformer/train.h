@@ -88,7 +88,7 @@ double train_step_time(const struct train *train);
 void train_finish(struct train *train);
 
 /* Loss and accuracy of a split, and, unless NULL, predicted classes (count) and log-losses (count). The model must be
- * reserved (train_alloc, or model_reserve for at least 32 sequences of inputs_max_rows). */
+ * reserved (train_alloc, or model_reserve for train_eval_batch(batch) sequences of inputs_max_rows). */
 int train_evaluate(struct model *model, struct inputs *inputs, enum task_split split, size_t batch, struct evaluation *out,
                    int32_t *predicted, double *losses);
 

@@ -20,7 +20,7 @@ static const char doc[] =
 static const char columns[] = "replacement,test_accuracy,test_accuracy_ci_lo,test_accuracy_ci_hi,val_accuracy,failed,num_trials";
 static const char layer_columns[] = "layer,mass,mass_ci_lo,mass_ci_hi,spread,spread_ci_lo,spread_ci_hi,num_trials";
 
-enum { MAX_MAPS = 16, MAX_LAYERS = 64, MEASURED = 64, EVALUATED = 32 };
+enum { MAX_MAPS = 16, MEASURED = 64 };
 
 struct config {
     struct cli_common c;
@@ -93,16 +93,23 @@ enum { PREFIX, NOTHING, FIRST_MAP };
 
 static size_t layers_at(const struct config *cfg) { return (FIRST_MAP + cfg->num_maps) * REPLACEMENT_WIDTH; }
 
-static int evaluate(struct model *model, struct inputs *inputs, double *out)
+static int evaluate(const struct config *cfg, struct model *model, struct inputs *inputs, double *out)
 {
     struct evaluation validation = { .accuracy = 0.0 }, e = { .accuracy = 0.0 };
-    int status = train_evaluate(model, inputs, TASK_VALIDATION, EVALUATED, &validation, NULL, NULL);
-    if (!status) status = train_evaluate(model, inputs, TASK_TEST, EVALUATED, &e, NULL, NULL);
+    int status = train_evaluate(model, inputs, TASK_VALIDATION, cfg->batch, &validation, NULL, NULL);
+    if (!status) status = train_evaluate(model, inputs, TASK_TEST, cfg->batch, &e, NULL, NULL);
     /* A normaliser that is not positive gives no answer, and an answer that is not given is not right. */
     out[FAILED] = status == GSL_EDOM;
     out[ACCURACY] = status ? 0.0 : e.accuracy;
     out[VAL_ACCURACY] = status ? 0.0 : validation.accuracy;
     return status == GSL_EDOM ? GSL_SUCCESS : status;
+}
+
+/* Room for evaluations. */
+static int reserve(const struct config *cfg, struct model *model, struct inputs *inputs)
+{
+    const size_t seqs = train_eval_batch(cfg->batch);
+    return model_reserve(model, inputs_max_rows(inputs, seqs), seqs, inputs_max_len(inputs), 0, 1);
 }
 
 /* Mass and spread by block, means over heads, on validation examples. */
@@ -147,8 +154,8 @@ static int without_prefix(const struct config *cfg, struct model *from, struct i
         const struct parameter *q = model_parameter(from, p->name);
         if (p->group == PARAM_HEAD && q) memcpy(p->value, q->value, p->rows * p->cols * sizeof *p->value);
     }
-    if (!status) status = model_reserve(model, inputs_max_rows(inputs, EVALUATED), EVALUATED, inputs_max_len(inputs), 0, 1);
-    if (!status) status = evaluate(model, inputs, out);
+    if (!status) status = reserve(cfg, model, inputs);
+    if (!status) status = evaluate(cfg, model, inputs, out);
     model_free(model);
     return status;
 }
@@ -159,8 +166,8 @@ static int replace(const struct config *cfg, struct model *prefix, struct inputs
     for (size_t f = 0; f < cfg->num_maps && !status; f++) {
         struct model *model = NULL;
         status = model_fold_prefix(prefix, cfg->maps[f], &model, why);
-        if (!status) status = model_reserve(model, inputs_max_rows(inputs, EVALUATED), EVALUATED, inputs_max_len(inputs), 0, 1);
-        if (!status) status = evaluate(model, inputs, out + (FIRST_MAP + f) * REPLACEMENT_WIDTH);
+        if (!status) status = reserve(cfg, model, inputs);
+        if (!status) status = evaluate(cfg, model, inputs, out + (FIRST_MAP + f) * REPLACEMENT_WIDTH);
         model_free(model);
     }
     return status;
@@ -195,7 +202,7 @@ static int run_trial(const struct config *cfg, const struct backbone *b, size_t 
         status = train_step(t);
         if (!status && cli_interrupted()) status = GSL_FAILURE;
     }
-    if (!status) status = evaluate(model, inputs, out + PREFIX * REPLACEMENT_WIDTH);
+    if (!status) status = evaluate(cfg, model, inputs, out + PREFIX * REPLACEMENT_WIDTH);
     train_free(t);
     if (!status) status = replace(cfg, model, inputs, out, why);
     if (!status) status = measure(model, inputs, out + layers_at(cfg));
