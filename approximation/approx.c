@@ -14,19 +14,9 @@
 
 void approx_exp(size_t n, const double *x, double *y)
 {
-#if defined(__x86_64__)
-    switch (isa_current()) {
-    case ISA_ID_AVX512: approx_exp_avx512(n, x, y); return;
-    case ISA_ID_AVX2: approx_exp_avx2(n, x, y); return;
-    default: break;
-    }
-#elif defined(__aarch64__)
-    if (isa_current() == ISA_ID_NEON) {
-        approx_exp_neon(n, x, y);
-        return;
-    }
-#endif
-    approx_exp_portable(n, x, y);
+#define KERNELS(isa) approx_exp_##isa
+    static approx_exp_fn *const all[] = ISA_TABLE(KERNELS);
+    all[isa_current()](n, x, y);
 }
 
 /* C (m, n) = alpha A (m, k) B + beta C; B is (k, n), or (n, k) when b_transposed. */

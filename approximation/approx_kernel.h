@@ -5,12 +5,7 @@
 
 #include "common/isa.h"
 
-void approx_exp_portable(size_t n, const double *x, double *y);
-#if defined(__x86_64__)
-void approx_exp_avx2(size_t n, const double *x, double *y);
-void approx_exp_avx512(size_t n, const double *x, double *y);
-#elif defined(__aarch64__)
-void approx_exp_neon(size_t n, const double *x, double *y);
-#endif
+typedef void approx_exp_fn(size_t n, const double *x, double *y);
+approx_exp_fn approx_exp_portable, approx_exp_avx2, approx_exp_avx512, approx_exp_neon;
 
 #endif

@@ -43,10 +43,7 @@ const char *study_map_parse(const char *text, struct study_map *map)
     map->kind = STUDY_FEATURE;
     const int status = feature_spec_parse(base, &map->spec);
     if (status) return feature_strerror(status);
-    const enum feature_family f = map->spec.family;
-    if (map->centred && (f == FEATURE_ELU1 || f == FEATURE_FAVOR || f == FEATURE_FAVOR_ORTH))
-        return "only polynomial maps can be centred";
-    return NULL;
+    return map->centred && !feature_spec_is_polynomial(&map->spec) ? "only polynomial maps can be centred" : NULL;
 }
 
 const char *study_maps_parse(const char *text, struct study_map **maps, size_t *count)
@@ -78,15 +75,14 @@ const char *study_maps_parse(const char *text, struct study_map **maps, size_t *
 /* Polynomial in the score, so that power sums serve it. */
 static int is_polynomial(const struct study_map *map)
 {
-    return map->kind == STUDY_FEATURE && map->spec.family != FEATURE_ELU1 &&
-           map->spec.family != FEATURE_FAVOR && map->spec.family != FEATURE_FAVOR_ORTH;
+    return map->kind == STUDY_FEATURE && feature_spec_is_polynomial(&map->spec);
 }
 
 static size_t power_degree(const struct study_map *map)
 {
     if (map->kind == STUDY_CUMULANT) return 2;
-    if (!is_polynomial(map)) return 0;
-    const size_t degree = map->spec.order + (map->spec.family == FEATURE_SPLIT);
+    size_t degree, mass_degree;
+    if (!is_polynomial(map) || feature_degrees(&map->spec, &degree, &mass_degree)) return 0;
     return map->centred && degree < 1 ? 1 : degree;
 }
 
@@ -99,13 +95,7 @@ int study_map_dim(const struct study_map *map, size_t dim, size_t *feat_dim)
         *feat_dim = (numbers + dim) / (dim + 1);
     }
     if (map->kind == STUDY_CLUSTERS) *feat_dim = (map->rank * (2 * dim + 1) + dim) / (dim + 1);
-    if (map->kind != STUDY_FEATURE) return GSL_SUCCESS;
-    switch (map->spec.family) {
-    case FEATURE_ELU1: *feat_dim = dim; return GSL_SUCCESS;
-    case FEATURE_FAVOR:
-    case FEATURE_FAVOR_ORTH: *feat_dim = map->spec.order; return GSL_SUCCESS;
-    default: return feature_count(dim, map->spec.order + (map->spec.family == FEATURE_SPLIT), feat_dim);
-    }
+    return map->kind == STUDY_FEATURE ? feature_spec_dim(&map->spec, dim, feat_dim) : GSL_SUCCESS;
 }
 
 int study_map_fits(const struct study_map *map)
@@ -289,8 +279,8 @@ int study_read(struct study *s, struct source *source, size_t len)
 static int coefficients(const struct study_map *map, double bound, double *num, size_t *degree_num,
                         double *den, size_t *degree_den)
 {
-    *degree_den = map->spec.order;
-    *degree_num = map->spec.order + (map->spec.family == FEATURE_SPLIT);
+    const int status = feature_degrees(&map->spec, degree_num, degree_den);
+    if (status) return status;
     return feature_polynomial(&map->spec, bound, num, den, NULL);
 }
 

@@ -1,10 +1,15 @@
 /* Inside of a feature map, and the row kernels it is computed with. */
 #ifndef ATTENTION_FEATURE_INTERNAL_H
 #define ATTENTION_FEATURE_INTERNAL_H
+#include <stdbool.h>
+
 #include "prefix_ntk/feature.h"
+
+struct feature_ops;
 
 struct feature_map {
     struct feature_spec spec;
+    const struct feature_ops *ops;      /* of its family */
     size_t dim, feat_dim;
     double z_scale;                     /* z = z_scale x */
 
@@ -61,9 +66,60 @@ struct feature_kernels {
 
 const struct feature_kernels *feature_kernels_get(void);
 
-/* Coefficients [degree + 1] of the polynomial of least relative error on
- * [-bound, bound], and that error; GSL_EMAXITER when the exchange does not settle. */
-int feature_minimax(size_t degree, double bound, long double *coef, long double *level);
+/* Rows of a call, a block of them or all: what feature.h says of each, in one number type. */
+#define FEATURE_ROWS(name, real)                                                                               \
+    struct name {                                                                                              \
+        const struct feature_kernels *kernels;                                                                 \
+        enum feature_side side;                                                                                \
+        size_t count, ldx, ldphi, lddx;                                                                        \
+        const real *x, *dphi;                                                                                  \
+        real *phi, *dx;             /* forward writes phi; backward reads dphi, of stride ldphi, writes dx */  \
+        double *log_scale;          /* written by forward, read by backward; or NULL */                        \
+        int accumulate;                                                                                        \
+        void *work;                                                                                            \
+    }
+FEATURE_ROWS(feature_rows_f32, float);
+FEATURE_ROWS(feature_rows_f64, double);
+#undef FEATURE_ROWS
+
+/* What a map is made from beside its spec: see feature_map_alloc. */
+struct feature_source { double bound; uint64_t seed; const double *omega; };
+
+/* c[0 .. degree] of a polynomial in s for e^s, on [-bound, bound] where the family needs one. *promised, HUGE_VAL at
+ * first: the largest relative error the exact coefficients have there, for series that know it. */
+typedef int feature_series(size_t degree, double bound, long double *c, double *promised);
+
+/* A family of maps: one file and one row of `families` in feature_map.c. */
+struct feature_ops {
+    const char *name;
+    bool takes_order;                   /* is written name:order */
+    bool needs_bound, takes_omega;      /* of feature_map_alloc's arguments */
+    bool positive;                      /* all features are >= 0 */
+    bool polynomial;                    /* <phi(q), phi(k)> is a polynomial of the score ... */
+    size_t above;                       /* ... of degree order + above in the numerator, order in the denominator, */
+    feature_series *series;             /* ... with these coefficients; NULL: the caller's (custom) */
+    int (*order_status)(size_t order);                                               /* GSL_EDOM: refused */
+    int (*count)(const struct feature_spec *spec, size_t dim, size_t *feat_dim);     /* r */
+    /* All of a map but its spec, ops, dim and z_scale. */
+    int (*make)(struct feature_map *map, const struct feature_source *source);
+    /* Rows worked on together, a function of the map alone, so that neither the thread that takes them nor their
+     * number changes a bit; and the doubles of scratch they need. */
+    size_t (*block)(const struct feature_map *map);
+    size_t (*scratch)(const struct feature_map *map, size_t rows);
+    void (*forward_f32)(const struct feature_map *map, const struct feature_rows_f32 *rows);
+    void (*forward_f64)(const struct feature_map *map, const struct feature_rows_f64 *rows);
+    void (*backward_f32)(const struct feature_map *map, const struct feature_rows_f32 *rows);
+    void (*backward_f64)(const struct feature_map *map, const struct feature_rows_f64 *rows);
+};
+
+extern const struct feature_ops feature_elu1, feature_taylor, feature_cheb, feature_minimax, feature_split,
+    feature_favor, feature_favor_orth, feature_custom;
+
+/* The family of a spec; NULL when there is none. */
+const struct feature_ops *feature_ops_of(const struct feature_spec *spec);
+
+/* An empty map of the spec's family. GSL_EINVAL dim = 0 or above 2^32 - 1; GSL_ENOMEM. */
+int feature_map_new(const struct feature_spec *spec, size_t dim, struct feature_map **map);
 
 /* The same number for maps that are equal, in any process. */
 uint64_t feature_map_identity(const struct feature_map *map);

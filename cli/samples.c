@@ -7,9 +7,10 @@
 #include "common/reason.h"
 #include "data/mnist.h"
 
+const char *const samples_datasets[] = { "mnist", NULL };
+
 error_t samples_parse(struct samples_options *options, int key, const char *arg, struct argp_state *state)
 {
-    static const char *const datasets[] = { "mnist", NULL };
     int dataset = 0;
     switch (key) {
     case SAMPLES_INPUTS: options->inputs = arg; return 0;
@@ -17,8 +18,8 @@ error_t samples_parse(struct samples_options *options, int key, const char *arg,
     case SAMPLES_NUM: return cli_parse_size(state, key, arg, 1, 1u << 20, &options->num_samples);
     case SAMPLES_DIM: return cli_parse_size(state, key, arg, 1, 1u << 16, &options->dim);
     case SAMPLES_DATASET:
-        if (cli_parse_choice(state, key, arg, datasets, &dataset)) return EINVAL;
-        options->dataset = datasets[dataset];
+        if (cli_parse_choice(state, key, arg, samples_datasets, &dataset)) return EINVAL;
+        options->dataset = samples_datasets[dataset];
         return 0;
     case SAMPLES_INPUTS_OUT: options->inputs_out = arg; return 0;
     case SAMPLES_TARGETS_OUT: options->targets_out = arg; return 0;

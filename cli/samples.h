@@ -1,7 +1,7 @@
 /* The samples a program works on: files, a synthetic draw, or a data set. */
 #ifndef CLI_SAMPLES_H
 #define CLI_SAMPLES_H
-#include "cli/cli.h"
+#include "cli/option_table.h"
 
 struct samples_options {
     const char *inputs, *targets;      /* --inputs, --targets: files                  */
@@ -23,6 +23,21 @@ enum { SAMPLES_INPUTS = 0x5000, SAMPLES_TARGETS, SAMPLES_NUM, SAMPLES_DIM, SAMPL
     { "targets-out", SAMPLES_TARGETS_OUT, "FILE", 0, "write the targets used", 0 }
 #define SAMPLES_ARGP_TARGETS                                                                          \
     { "targets", SAMPLES_TARGETS, "FILE", 0, "targets y_i, (n, d), .npy or .csv", 0 }
+
+/* The same for a table of options. What the samples are a journal knows by a checksum of them. */
+extern const char *const samples_datasets[];
+#define SAMPLES_INPUTS(type, member)                                                                                   \
+    { "inputs", CLI_TEXT(type, member.inputs), .doc = "inputs x_i, (n, d), .npy or .csv", .same_units = true },        \
+    { "num-samples", CLI_SIZE(type, member.num_samples), .min = 1, .max = 1u << 20,                                    \
+      .doc = "synthetic samples when no inputs are given", .same_units = true },                                       \
+    { "dim", CLI_SIZE(type, member.dim), .min = 1, .max = 1u << 16, .arg = "D", .doc = "their dimension",              \
+      .same_units = true },                                                                                            \
+    { "dataset", CLI_NAME(type, member.dataset), .names = samples_datasets,                                            \
+      .doc = "mnist: images by PCA to --dim on the sphere, one-hot targets", .same_units = true },                     \
+    { "inputs-out", CLI_TEXT(type, member.inputs_out), .doc = "write the inputs used", .same_units = true },           \
+    { "targets-out", CLI_TEXT(type, member.targets_out), .doc = "write the targets used", .same_units = true }
+#define SAMPLES_TARGETS(type, member)                                                                                  \
+    { "targets", CLI_TEXT(type, member.targets), .doc = "targets y_i, (n, d), .npy or .csv", .same_units = true }
 
 /* 0 when `key` was one of the above (bad values end in a usage error), else
  * ARGP_ERR_UNKNOWN. */

@@ -122,6 +122,51 @@ int units_close(struct units *units, int code)
     return code;
 }
 
+static int write_side_table(const struct cli_common *cfg, const struct units_study *study, const void *context,
+                            const struct units *work)
+{
+    char *path = cli_side_path(cfg, study->side);
+    if (!path) return EXIT_DONE;
+    int code = EXIT_FAILED;
+    struct table *t = table_open(cfg, path, study->side_columns);
+    if (t) {
+        study->side_rows(context, work, t);
+        code = table_close(t, EXIT_DONE);
+    }
+    free(path);
+    return code;
+}
+
+/* The tables and then the rows of the ledger, from units that are all known. */
+static int write_study(const struct cli_common *cfg, const struct units_study *study, const void *context,
+                       const struct units *work)
+{
+    struct table *t = table_open(cfg, NULL, study->columns);
+    if (!t) return EXIT_FAILED;
+    study->rows(context, work, t);
+    int code = table_close(t, EXIT_DONE);
+    if (!code && study->side) code = write_side_table(cfg, study, context, work);
+    if (code || !study->decide) return code;
+    struct verdicts *v = verdicts_open(cfg, study->stem);
+    study->decide(context, work, v);
+    return verdicts_close(v, EXIT_DONE);
+}
+
+int units_run(const struct cli_common *cfg, const char *identity, const struct units_study *study, const void *context)
+{
+    struct units *work =
+        units_open(cfg, identity, study->what, study->count, study->width, study->unit_bytes);
+    if (!work) return EXIT_FAILED;
+#pragma omp parallel for schedule(dynamic) num_threads(cfg->threads)
+    for (size_t u = 0; u < study->count; u++) {
+        double *row = units_begin(work, u);
+        if (row) units_end(work, u, study->unit(context, u, row));
+    }
+    int code = units_status(work);
+    if (!code) code = write_study(cfg, study, context, work);
+    return units_close(work, code);
+}
+
 const double *units_grid_row(const struct units_grid *grid, size_t law, size_t len, size_t trial)
 {
     return units_row(grid->work, (len * grid->num_laws + law) * grid->num_trials + trial);

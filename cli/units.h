@@ -33,6 +33,24 @@ const double *units_row(const struct units *units, size_t unit);
 /* Call last; see journal_close. NULL counts as failed. */
 int units_close(struct units *units, int code);
 
+/* A study: what a unit is, what the table shows of all of them, what is decided. `context` is the caller's. */
+struct units_study {
+    const char *stem;                   /* of its rows in the ledger */
+    const char *what, *columns;         /* what a unit is called, in the plural; the header of the table */
+    size_t count, width;
+    double unit_bytes;                  /* see units_open */
+    int (*unit)(const void *context, size_t unit, double *row);                                /* a GSL code */
+    void (*rows)(const void *context, const struct units *work, struct table *t);              /* notes, then rows */
+    /* A second table, OUT_<side>.csv; side NULL: none. */
+    const char *side, *side_columns;
+    void (*side_rows)(const void *context, const struct units *work, struct table *t);
+    void (*decide)(const void *context, const struct units *work, struct verdicts *v);         /* NULL: nothing */
+};
+
+/* Does the units, side by side or as the journal and the shards have them, writes the tables, the first to --out, then
+ * the rows of the ledger. Exit code. */
+int units_run(const struct cli_common *cfg, const char *identity, const struct units_study *study, const void *context);
+
 /* Units laid out by prefix length, sign law and trial (the trial fastest): what the
  * studies of training do. */
 struct units_grid {

@@ -33,16 +33,9 @@ struct chains { calibrate_chain *f32, *f64; };
 
 static struct chains chains_current(void)
 {
-#if defined(__x86_64__)
-    switch (isa_current()) {
-    case ISA_ID_AVX512: return (struct chains){ calibrate_chain_f32_avx512, calibrate_chain_f64_avx512 };
-    case ISA_ID_AVX2: return (struct chains){ calibrate_chain_f32_avx2, calibrate_chain_f64_avx2 };
-    default: break;
-    }
-#elif defined(__aarch64__)
-    if (isa_current() == ISA_ID_NEON) return (struct chains){ calibrate_chain_f32_neon, calibrate_chain_f64_neon };
-#endif
-    return (struct chains){ calibrate_chain_f32_portable, calibrate_chain_f64_portable };
+#define KERNELS(isa) { calibrate_chain_f32_##isa, calibrate_chain_f64_##isa }
+    static const struct chains all[] = ISA_TABLE(KERNELS);
+    return all[isa_current()];
 }
 
 /* Best rate over rounds of equal length; all threads run the same round at once and

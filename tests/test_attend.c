@@ -8,6 +8,7 @@
 #include "tests/support/scratch.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,9 @@
 #define RUN(...) run_program("attend", __VA_ARGS__, "--quiet", (char *)NULL)
 
 static char why[256];
-static const double TOL_GRAD = 2e-6;            /* float32 gradients against central differences */
+static const double TOL_GRAD = 2e-6;            /* gradients rounded to float32 against central differences */
+static const double TOL_GRAD_F32 = 2e-5;        /* the same from sums in float32, whose terms cancel */
+static const double ATOL_GRAD = 1e-8, ATOL_GRAD_F32 = 5e-7;     /* where they cancel to 0: terms of size 1, times 2^-24 */
 
 enum method { EXACT, NTK, LINEAR };
 
@@ -47,21 +50,18 @@ static size_t array_size(const struct problem *p, int a)
     }
 }
 
+/* Extents of array `a` into shape; how many. Prefixes and summaries that all share have no batch and no heads. */
 static size_t array_shape(const struct problem *p, int a, size_t shape[4])
 {
-    const size_t full[5][4] = { { p->B, p->H, p->Lq, p->d }, { p->B, p->Hkv, p->Lk, p->d }, { p->B, p->Hkv, p->Lk, p->d },
-                                { p->B, p->Hkv, p->m, p->d }, { p->B, p->Hkv, p->m, p->d } };
-    size_t lead = 0;
-    if (a <= PV) {
-        memcpy(shape, full[a], sizeof full[a]);
-        lead = (a == PK || a == PV) && !p->prefix_apart ? 2 : 0;
-        memmove(shape, shape + lead, (4 - lead) * sizeof *shape);
-        return 4 - lead;
-    }
+    const bool prefix = a == PK || a == PV, summary = a == Z || a == KVEC;
     size_t rank = 0;
-    if (p->z_apart) shape[rank++] = p->H;
-    shape[rank++] = p->r;
-    if (a == Z) shape[rank++] = p->d;
+    if (!summary && (!prefix || p->prefix_apart)) {
+        shape[rank++] = p->B;
+        shape[rank++] = a == Q ? p->H : p->Hkv;
+    }
+    if (summary && p->z_apart) shape[rank++] = p->H;
+    shape[rank++] = summary ? p->r : a == Q ? p->Lq : prefix ? p->m : p->Lk;
+    if (a != KVEC) shape[rank++] = p->d;
     return rank;
 }
 
@@ -183,33 +183,38 @@ static void save(void *state, const struct problem *p, double *const x[NUM_ARRAY
     }
 }
 
-/* Runs attend on the saved problem. */
-static struct outcome attend(void *state, const struct problem *p, const char *out, const char *more, const char *value)
+/* Words of a command line, in order. */
+struct words { const char *word[48]; size_t count; };
+
+static void say(struct words *w, const char *option, const char *value)
+{
+    assert_true(w->count + 2 < sizeof w->word / sizeof *w->word);
+    w->word[w->count++] = option;
+    if (value) w->word[w->count++] = value;
+}
+
+/* Runs attend on the saved problem, with `more` options (NULL-terminated, or NULL). */
+static struct outcome attend(void *state, const struct problem *p, const char *out, const char *const *more)
 {
     static const char *const methods[] = { "exact", "ntk", "linear" };
-    const char *args[40];
-    size_t n = 0;
+    static const char *const names[] = { "--q", "--k", "--v", "--prefix-k", "--prefix-v", "--z", "--kvec" };
+    struct words w = { 0 };
     char lengths[64] = "";
     for (int a = 0; a < NUM_ARRAYS; a++) {
-        static const char *const names[] = { "--q", "--k", "--v", "--prefix-k", "--prefix-v", "--z", "--kvec" };
         char file[32];
-        if (!array_size(p, a)) continue;
         snprintf(file, sizeof file, "%s.npy", array_names[a]);
-        args[n++] = names[a];
-        args[n++] = scratch_path(state, file);
+        if (array_size(p, a)) say(&w, names[a], scratch_path(state, file));
     }
-    args[n++] = "--method"; args[n++] = methods[p->method];
-    args[n++] = "--feature"; args[n++] = p->feature;
-    args[n++] = "--out"; args[n++] = out;
-    if (p->causal) args[n++] = "--causal";
+    say(&w, "--method", methods[p->method]);
+    say(&w, "--feature", p->feature);
+    say(&w, "--out", out);
+    if (p->causal) say(&w, "--causal", NULL);
     for (size_t b = 0; p->lengths && b < p->B; b++)
         snprintf(lengths + strlen(lengths), sizeof lengths - strlen(lengths), b ? ",%zu" : "%zu", p->lengths[b]);
-    if (p->lengths) { args[n++] = "--lengths"; args[n++] = lengths; }
-    if (more) { args[n++] = more; args[n++] = value; }
-    while (n < 28) args[n++] = "--quiet";
-    return run_program("attend", args[0], args[1], args[2], args[3], args[4], args[5], args[6], args[7], args[8], args[9],
-                       args[10], args[11], args[12], args[13], args[14], args[15], args[16], args[17], args[18], args[19],
-                       args[20], args[21], args[22], args[23], args[24], args[25], args[26], args[27], (char *)NULL);
+    if (p->lengths) say(&w, "--lengths", lengths);
+    for (size_t i = 0; more && more[i]; i++) say(&w, more[i], NULL);
+    say(&w, "--quiet", NULL);
+    return run_program_list("attend", w.word);
 }
 
 static const size_t ragged[] = { 41, 0, 70 };
@@ -231,92 +236,127 @@ static const struct problem problems[] = {
 };
 enum { NUM_PROBLEMS = sizeof problems / sizeof *problems };
 
+/* Problems that the float32 kernels are for: a summary of listed features, scores whose e^s float32 holds. */
+static int fits_f32(const struct problem *p)
+{
+    return p->largest < 100.0 && (p->method == EXACT || p->d < 17);
+}
+
+/* Rounding of outputs to float32 and of scores up to `largest`; f32: of features and sums as well, whose terms cancel. */
+static double tolerance_of(const struct problem *p, int f32)
+{
+    return (f32 ? 2e-5 : 2e-6) + 0x1p-23 * p->largest;
+}
+
+static void check_output(void *state, size_t n, int f32)
+{
+    const struct problem *p = &problems[n];
+    double *x[NUM_ARRAYS];
+    draw(p, x, 700 + n);
+    save(state, p, x);
+    const char *out = scratch_path(state, "out.npy");
+    struct outcome o = attend(state, p, out, f32 ? (const char *const[]){ "--precision", "f32", NULL } : NULL);
+    if (o.code) fail_msg("problem %zu: exit %d, %s", n, o.code, o.err);
+    assert_string_equal(o.out, "");
+    outcome_free(&o);
+    struct npy a;
+    assert_int_equal(npy_read(out, 0, &a, why, sizeof why), 0);
+    assert_true(a.is_float32 && a.rank == 4 && a.size == array_size(p, Q));
+    double *T = malloc(a.size * sizeof *T), scale = 0.0;
+    reference(p, x, NULL, T);
+    for (size_t i = 0; i < a.size; i++) scale = fmax(scale, fabs(T[i]));
+    const double tolerance = tolerance_of(p, f32) * scale;
+    for (size_t i = 0; i < a.size; i++) CHECK_CLOSE(a.f64[i], T[i], 0.0, tolerance);
+    assert_false(is_close(a.f64[0] + 2.1 * tolerance, T[0], 0.0, tolerance));
+    npy_free(&a);
+    free(T);
+    for (int i = 0; i < NUM_ARRAYS; i++) free(x[i]);
+}
+
 static void agrees_with_loops(void **state)
 {
-    for (size_t n = 0; n < NUM_PROBLEMS; n++) {
-        const struct problem *p = &problems[n];
-        double *x[NUM_ARRAYS];
-        draw(p, x, 700 + n);
-        save(*state, p, x);
-        const char *out = scratch_path(*state, "out.npy");
-        struct outcome o = attend(*state, p, out, NULL, NULL);
-        if (o.code) fail_msg("problem %zu: exit %d, %s", n, o.code, o.err);
-        assert_string_equal(o.out, "");
-        outcome_free(&o);
-        struct npy a;
-        assert_int_equal(npy_read(out, 0, &a, why, sizeof why), 0);
-        assert_true(a.is_float32 && a.rank == 4 && a.size == array_size(p, Q));
-        double *T = malloc(a.size * sizeof *T), scale = 0.0;
-        reference(p, x, NULL, T);
-        for (size_t i = 0; i < a.size; i++) scale = fmax(scale, fabs(T[i]));
-        const double tolerance = (2e-6 + 0x1p-23 * p->largest) * scale;
-        for (size_t i = 0; i < a.size; i++) CHECK_CLOSE(a.f64[i], T[i], 0.0, tolerance);
-        assert_false(is_close(a.f64[0] + 2.1 * tolerance, T[0], 0.0, tolerance));
-        npy_free(&a);
-        free(T);
-        for (int i = 0; i < NUM_ARRAYS; i++) free(x[i]);
+    for (size_t n = 0; n < NUM_PROBLEMS; n++) check_output(*state, n, 0);
+}
+
+static void float32_agrees_with_loops(void **state)
+{
+    for (size_t n = 0; n < NUM_PROBLEMS; n++)
+        if (fits_f32(&problems[n])) check_output(*state, n, 1);
+}
+
+/* The gradient in array `a` as the file has it against a central difference along a random direction. */
+static void check_gradient(void *state, size_t n, double *x[NUM_ARRAYS], const double *G, int a, int f32)
+{
+    const struct problem *p = &problems[n];
+    const size_t size = array_size(p, a);
+    const double rtol = f32 ? TOL_GRAD_F32 : TOL_GRAD, atol = f32 ? ATOL_GRAD_F32 : ATOL_GRAD;
+    size_t shape[4];
+    char file[64];
+    snprintf(file, sizeof file, "grads/%s.npy", grad_names[a]);
+    const char *path = scratch_path(state, file);
+    assert_int_equal(access(path, F_OK) == 0, size > 0);
+    if (!size) return;
+    struct npy grad;
+    assert_int_equal(npy_read(path, 0, &grad, why, sizeof why), 0);
+    assert_true(grad.is_float32);
+    assert_int_equal(grad.size, size);
+    const size_t rank = array_shape(p, a, shape);
+    assert_int_equal(grad.rank, rank);
+    for (size_t i = 0; i < rank; i++) assert_int_equal(grad.shape[i], shape[i]);
+    double *direction = malloc(size * sizeof *direction), *base = x[a], *moved = malloc(size * sizeof *moved);
+    double value[2], got = 0.0, total = 0.0, widest = 0.0;
+    random_normal(33, RANDOM_OTHER, n, (uint64_t)a, direction, size);
+    for (size_t i = 0; i < size; i++) widest = fmax(widest, fabs(base[i]));
+    const double h = 1e-5 * widest;
+    for (int sign = 0; sign < 2; sign++) {
+        for (size_t i = 0; i < size; i++) moved[i] = base[i] + (sign ? h : -h) * direction[i];
+        x[a] = moved;
+        value[sign] = reference(p, x, G, NULL);
+        x[a] = base;
     }
+    for (size_t i = 0; i < size; i++) {
+        got += direction[i] * grad.f64[i];
+        total += fabs(direction[i] * grad.f64[i]);
+    }
+    const double slope = (value[1] - value[0]) / (2.0 * h);
+    if (fabs(slope) > 1e-3 * total) assert_false(is_close(-got, slope, 0.0, rtol * total));
+    CHECK_CLOSE(got, slope, 0.0, rtol * total + atol);
+    free(direction);
+    free(moved);
+    npy_free(&grad);
+    unlink(path);
+}
+
+static void check_gradients(void *state, size_t n, int f32)
+{
+    const struct problem *p = &problems[n];
+    double *x[NUM_ARRAYS], *G = malloc(array_size(p, Q) * sizeof *G);
+    size_t shape[4];
+    draw(p, x, 900 + n);
+    save(state, p, x);
+    random_normal(31, RANDOM_OTHER, 0, n, G, array_size(p, Q));
+    array_shape(p, Q, shape);
+    assert_int_equal(npy_write_f64(scratch_path(state, "g.npy"), G, 4, shape, why, sizeof why), 0);
+    const char *const more[] = { "--grad-out", scratch_path(state, "g.npy"), "--grads", scratch_path(state, "grads"),
+                                 "--precision", f32 ? "f32" : "f64", NULL };
+    struct outcome o = attend(state, p, scratch_path(state, "out.npy"), more);
+    if (o.code) fail_msg("problem %zu: exit %d, %s", n, o.code, o.err);
+    outcome_free(&o);
+    for (int a = 0; a < NUM_ARRAYS; a++) check_gradient(state, n, x, G, a, f32);
+    free(G);
+    for (int i = 0; i < NUM_ARRAYS; i++) free(x[i]);
 }
 
 static void gradients(void **state)
 {
-    for (size_t n = 0; n < NUM_PROBLEMS; n++) {
-        const struct problem *p = &problems[n];
-        if (p->largest > 100.0) continue;                     /* one-hot: nothing to differentiate */
-        double *x[NUM_ARRAYS], *G = malloc(array_size(p, Q) * sizeof *G);
-        draw(p, x, 900 + n);
-        save(*state, p, x);
-        random_normal(31, RANDOM_OTHER, 0, n, G, array_size(p, Q));
-        size_t shape[4];
-        array_shape(p, Q, shape);
-        assert_int_equal(npy_write_f64(scratch_path(*state, "g.npy"), G, 4, shape, why, sizeof why), 0);
-        char args[512];
-        snprintf(args, sizeof args, "--grad-out=%s", scratch_path(*state, "g.npy"));
-        char folder[512];
-        snprintf(folder, sizeof folder, "--grads=%s", scratch_path(*state, "grads"));
-        struct outcome o = attend(*state, p, scratch_path(*state, "out.npy"), args, folder);
-        if (o.code) fail_msg("problem %zu: exit %d, %s", n, o.code, o.err);
-        outcome_free(&o);
-        for (int a = 0; a < NUM_ARRAYS; a++) {
-            char file[64];
-            const size_t size = array_size(p, a);
-            snprintf(file, sizeof file, "grads/%s.npy", grad_names[a]);
-            const char *path = scratch_path(*state, file);
-            assert_int_equal(access(path, F_OK) == 0, size > 0);
-            if (!size) continue;
-            struct npy grad;
-            assert_int_equal(npy_read(path, 0, &grad, why, sizeof why), 0);
-            assert_true(grad.is_float32);
-            assert_int_equal(grad.size, size);
-            const size_t rank = array_shape(p, a, shape);
-            assert_int_equal(grad.rank, rank);
-            for (size_t i = 0; i < rank; i++) assert_int_equal(grad.shape[i], shape[i]);
-            double *direction = malloc(size * sizeof *direction), *base = x[a], *moved = malloc(size * sizeof *moved);
-            double value[2], got = 0.0, total = 0.0, widest = 0.0;
-            random_normal(33, RANDOM_OTHER, n, (uint64_t)a, direction, size);
-            for (size_t i = 0; i < size; i++) widest = fmax(widest, fabs(base[i]));
-            const double h = 1e-5 * widest;
-            for (int sign = 0; sign < 2; sign++) {
-                for (size_t i = 0; i < size; i++) moved[i] = base[i] + (sign ? h : -h) * direction[i];
-                x[a] = moved;
-                value[sign] = reference(p, x, G, NULL);
-                x[a] = base;
-            }
-            for (size_t i = 0; i < size; i++) {
-                got += direction[i] * grad.f64[i];
-                total += fabs(direction[i] * grad.f64[i]);
-            }
-            const double slope = (value[1] - value[0]) / (2.0 * h);
-            if (fabs(slope) > 1e-3 * total) assert_false(is_close(-got, slope, 0.0, TOL_GRAD * total));
-            CHECK_CLOSE(got, slope, 0.0, TOL_GRAD * total + 1e-8);
-            free(direction);
-            free(moved);
-            npy_free(&grad);
-            unlink(path);
-        }
-        free(G);
-        for (int i = 0; i < NUM_ARRAYS; i++) free(x[i]);
-    }
+    for (size_t n = 0; n < NUM_PROBLEMS; n++)
+        if (problems[n].largest < 100.0) check_gradients(*state, n, 0);       /* above: one-hot, nothing to differentiate */
+}
+
+static void float32_gradients(void **state)
+{
+    for (size_t n = 0; n < NUM_PROBLEMS; n++)
+        if (fits_f32(&problems[n])) check_gradients(*state, n, 1);
 }
 
 static void load(const char *path, struct npy *a)
@@ -335,10 +375,8 @@ static void summaries_stand_for_prefixes(void **state)
         double *x[NUM_ARRAYS];
         draw(&p, x, 40 + f);
         save(*state, &p, x);
-        char z_out[256], kvec_out[256];
-        snprintf(z_out, sizeof z_out, "--z-out=%s", scratch_path(*state, "zo.npy"));
-        snprintf(kvec_out, sizeof kvec_out, "--kvec-out=%s", scratch_path(*state, "ko.npy"));
-        struct outcome o = attend(*state, &p, scratch_path(*state, "a.npy"), z_out, kvec_out);
+        const char *const more[] = { "--z-out", scratch_path(*state, "zo.npy"), "--kvec-out", scratch_path(*state, "ko.npy"), NULL };
+        struct outcome o = attend(*state, &p, scratch_path(*state, "a.npy"), more);
         if (o.code) fail_msg("%s: %s", features[f], o.err);
         outcome_free(&o);
         /* The default bound, spelt out. */
@@ -386,7 +424,7 @@ static void laws(void **state)
     for (int a = Z; a <= KVEC; a++) memset(x[a], 0, array_size(&p, a) * sizeof(double));
     save(*state, &p, x);
 #define QKV "--q", scratch_path(*state, "q.npy"), "--k", scratch_path(*state, "k.npy"), "--v", scratch_path(*state, "v.npy")
-    struct outcome o = attend(*state, &p, scratch_path(*state, "ntk.npy"), "--threads", "1");
+    struct outcome o = attend(*state, &p, scratch_path(*state, "ntk.npy"), (const char *const[]){ "--threads", "1", NULL });
     assert_int_equal(o.code, 0);
     outcome_free(&o);
     o = RUN(QKV, "--method", "exact", "--threads", "3", "--out", scratch_path(*state, "exact.npy"));
@@ -493,6 +531,9 @@ static void refusals(void **state)
                        scratch_path(*state, "never-k.npy")), 1, "attend", "below the range of doubles");
     CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:1", "--z", z4, "--kvec", negative, "--z-out", scratch_path(*state, "never-z.npy")), 1, "attend",
                   "D <= 0");
+    /* Float32 does not hold e^{||k||^2/2} of these, and has no attention on the scores. */
+    CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "favor:8", "--prefix-k", far, "--prefix-v", far, "--precision", "f32"), 1,
+                  "attend", "float32");
     CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:60", "--prefix-k", pk, "--prefix-v", pv, "--z-out",
                        scratch_path(*state, "no/such/z.npy")), 1, "attend", "");
     /* The last of several outputs cannot be written: the others are taken back. */
@@ -510,7 +551,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agrees_with_loops),
+        cmocka_unit_test(float32_agrees_with_loops),
         cmocka_unit_test(gradients),
+        cmocka_unit_test(float32_gradients),
         cmocka_unit_test(summaries_stand_for_prefixes),
         cmocka_unit_test(laws),
         cmocka_unit_test(refusals),

@@ -99,6 +99,41 @@ static void names(void **state)
     }
 }
 
+/* A spec answers as the map made from it does, for every family; what no family is gets refused. */
+static void specs_answer_as_their_maps(void **state)
+{
+    (void)state;
+    for (size_t s = 0; s < NUM_SPECS; s++) {
+        feature_map *map = make(specs[s], 5);
+        const struct feature_spec spec = feature_map_spec(map);
+        size_t r = 0, value = 99, mass = 99;
+        assert_int_equal(feature_spec_dim(&spec, 5, &r), GSL_SUCCESS);
+        assert_int_equal(r, feature_dim(map));
+        assert_int_equal(feature_spec_is_polynomial(&spec), feature_is_polynomial(map));
+        assert_int_equal(!feature_is_polynomial(map), feature_is_positive(map));
+        assert_int_equal(feature_takes_omega(&spec), feature_omega(map) != NULL);
+        assert_int_equal(feature_degrees(&spec, &value, &mass), feature_is_polynomial(map) ? GSL_SUCCESS : GSL_EINVAL);
+        assert_int_equal(value, feature_is_polynomial(map) ? spec.order + !strncmp(specs[s], "split", 5) : 99);
+        assert_int_equal(mass, feature_is_polynomial(map) ? spec.order : 99);
+        assert_int_equal(feature_needs_bound(&spec), !strncmp(specs[s], "cheb", 4) || !strncmp(specs[s], "minimax", 7));
+        char name[32];
+        snprintf(name, sizeof name, "%s", specs[s]);
+        name[strcspn(name, ":")] = '\0';
+        assert_non_null(strstr(feature_strerror(GSL_EINVAL), name));
+        feature_map_free(map);
+    }
+    const struct feature_spec odd = { FEATURE_SPLIT, 3 }, none = { (enum feature_family)(FEATURE_CUSTOM + 1), 1 };
+    size_t r = 7;
+    feature_map *map;
+    double value[FEATURE_MAX_DEGREE + 1];
+    assert_int_equal(feature_spec_dim(&odd, 5, &r), GSL_EDOM);
+    assert_int_equal(feature_spec_dim(&none, 5, &r), GSL_EINVAL);
+    assert_int_equal(r, 7);
+    assert_int_equal(feature_map_alloc(&none, 5, 1.0, 1, NULL, &map), GSL_EINVAL);
+    assert_int_equal(feature_polynomial(&none, 1.0, value, NULL, NULL), GSL_EINVAL);
+    assert_false(feature_spec_is_polynomial(&none) || feature_needs_bound(&none) || feature_takes_omega(&none));
+}
+
 static void counts(void **state)
 {
     (void)state;
@@ -544,7 +579,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names),
-        cmocka_unit_test(counts),
+        cmocka_unit_test(specs_answer_as_their_maps), cmocka_unit_test(counts),
         cmocka_unit_test(features_are_as_defined),
         cmocka_unit_test(inner_products_are_polynomials),
         cmocka_unit_test(polynomials),

@@ -65,16 +65,10 @@ size_t prefix_pass_bytes(size_t prefix_len, size_t dim, size_t num_samples, int 
 /* Those of the instruction set in use when the pass is made. */
 static struct pass_kernels kernels_now(void)
 {
-#define PASS_KERNELS(isa) (struct pass_kernels){ pass_accumulate_##isa, pass_accumulate_shifted_##isa, \
-                                                 pass_gradient_##isa, pass_load_##isa, pass_update_##isa }
-#if defined(__x86_64__)
-    if (isa_current() == ISA_ID_AVX512) return PASS_KERNELS(avx512);
-    if (isa_current() == ISA_ID_AVX2) return PASS_KERNELS(avx2);
-#elif defined(__aarch64__)
-    if (isa_current() == ISA_ID_NEON) return PASS_KERNELS(neon);
-#endif
-    return PASS_KERNELS(portable);
-#undef PASS_KERNELS
+#define KERNELS(isa) { pass_accumulate_##isa, pass_accumulate_shifted_##isa, pass_gradient_##isa, pass_load_##isa,     \
+                       pass_update_##isa }
+    static const struct pass_kernels all[] = ISA_TABLE(KERNELS);
+    return all[isa_current()];
 }
 
 static double *aligned(size_t count)

@@ -15,25 +15,29 @@
 #include "prefix_ntk/attention.h"
 #include "prefix_ntk/attention_f64.h"
 #include "prefix_ntk/feature.h"
+#include "prefix_ntk/linear.h"
 #include "prefix_ntk/summary.h"
 #include "processes/processes.h"
 
 static const char doc[] =
     "Attention of queries over keys and values, each (L, d), (H, L, d) or (B, H, L, d) in NPY (or CSV) files, with a "
     "prefix or its summary. exact: softmax over prefix and input keys. ntk: the prefix folded into a summary (Z, k) by a "
-    "feature map, exact for the input keys. linear: the feature map for both. The output is float32, of the shape of q.\v"
+    "feature map, exact for the input keys. linear: the feature map for both. The output is float32, of the shape of q. "
+    "--precision f64 sums in double and rounds once, f32 runs the kernels that models are trained with.\v"
     "Feature maps: elu1, taylor:G, cheb:G, minimax:G, split:G (G even), favor:R, favor-orth:R. A prefix under a polynomial "
     "map of more than 4096 features is evaluated on the scores, unless a summary is given or asked for.";
 
 enum method { EXACT, NTK, LINEAR };
 static const char *const methods[] = { "exact", "ntk", "linear", NULL };
+enum precision { F32, F64 };
+static const char *const precisions[] = { "f32", "f64", NULL };
 
 /* Features are listed up to this many; beyond, polynomials are taken of the scores. */
 static const size_t MAX_LISTED = 4096;
 
 struct config {
     struct cli_common c;
-    int method;
+    int method, precision;
     const char *q, *k, *v, *prefix_k, *prefix_v, *z, *kvec, *feature, *omega, *z_out, *kvec_out, *grad_out, *grads;
     struct feature_spec spec;
     double bound;                        /* < 0: not given */
@@ -42,13 +46,14 @@ struct config {
 };
 
 enum { KEY_Q = 1, KEY_K, KEY_V, KEY_METHOD, KEY_PREFIX_K, KEY_PREFIX_V, KEY_Z, KEY_KVEC, KEY_FEATURE, KEY_BOUND, KEY_OMEGA,
-       KEY_CAUSAL, KEY_LENGTHS, KEY_Z_OUT, KEY_KVEC_OUT, KEY_GRAD_OUT, KEY_GRADS };
+       KEY_CAUSAL, KEY_LENGTHS, KEY_Z_OUT, KEY_KVEC_OUT, KEY_GRAD_OUT, KEY_GRADS, KEY_PRECISION };
 
 static const struct argp_option options[] = {
     { "q", KEY_Q, "FILE", 0, "queries (required)", 1 },
     { "k", KEY_K, "FILE", 0, "keys (required); heads may be fewer than those of q", 1 },
     { "v", KEY_V, "FILE", 0, "values (required), of the shape of k", 1 },
     { "method", KEY_METHOD, "NAME", 0, "exact, ntk, linear (default exact)", 1 },
+    { "precision", KEY_PRECISION, "NAME", 0, "f32, f64 (default f64)", 1 },
     { "causal", KEY_CAUSAL, NULL, 0, "query i sees keys j <= i + L_k - L_q, and all of the prefix", 1 },
     { "lengths", KEY_LENGTHS, "LIST", 0, "keys per batch entry (default all)", 1 },
     { "prefix-k", KEY_PREFIX_K, "FILE", 0, "prefix keys: (m, d), (H_kv, m, d) or (B, H_kv, m, d)", 2 },
@@ -75,6 +80,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_K: cfg->k = arg; return 0;
     case KEY_V: cfg->v = arg; return 0;
     case KEY_METHOD: return cli_parse_choice(state, key, arg, methods, &cfg->method);
+    case KEY_PRECISION: return cli_parse_choice(state, key, arg, precisions, &cfg->precision);
     case KEY_CAUSAL: cfg->causal = true; return 0;
     case KEY_LENGTHS: return cli_parse_size_list(state, key, arg, 0, SIZE_MAX, &cfg->lengths, &cfg->num_lengths);
     case KEY_PREFIX_K: cfg->prefix_k = arg; return 0;
@@ -108,7 +114,7 @@ static const char *check(void *config)
         snprintf(wrong, sizeof wrong, "--feature: \"%s\": %s", cfg->feature, feature_strerror(status));
         return wrong;
     }
-    if (cfg->method != EXACT && cfg->omega && cfg->spec.family != FEATURE_FAVOR && cfg->spec.family != FEATURE_FAVOR_ORTH)
+    if (cfg->method != EXACT && cfg->omega && !feature_takes_omega(&cfg->spec))
         return "--omega: only favor and favor-orth have directions";
     if (cfg->method != EXACT && cfg->z && cfg->bound < 0.0 && feature_needs_bound(&cfg->spec))
         return "--bound: required for this feature map when --z is given";
@@ -396,6 +402,11 @@ static struct attn_out out_like(const struct tensor *t, float *data)
     return (struct attn_out){ data, in.batch, in.head, in.row };
 }
 
+static struct attn_in as_input(struct attn_out x)
+{
+    return (struct attn_in){ x.data, x.batch, x.head, x.row };
+}
+
 static int add_file(const struct config *cfg, struct outputs *o, const char *folder, const char *name, const float *f32,
                     const double *f64, size_t rank, const size_t *shape)
 {
@@ -469,22 +480,50 @@ static int alloc_outputs(const struct config *cfg, const struct inputs *in, cons
 
 /* ---- work ------------------------------------------------------------------------------- */
 
+static struct attn_exact_grads exact_grads(const struct inputs *in, const struct outputs *o)
+{
+    return (struct attn_exact_grads){ out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
+                                      out_like(&in->t[V], o->grads[V]), out_like(&in->t[PREFIX_K], o->grads[PREFIX_K]),
+                                      out_like(&in->t[PREFIX_V], o->grads[PREFIX_V]) };
+}
+
+/* What the float32 backward pass needs of the forward pass; NULL also where there are no gradients. */
+static attn_row *rows_alloc(const struct config *cfg, const struct inputs *in)
+{
+    const struct attn_shape *s = &in->shape;
+    return cfg->grads ? malloc(s->batch * s->heads * s->len_q * sizeof(attn_row)) : NULL;
+}
+
+static int run_exact_f32(const struct config *cfg, const struct inputs *in, struct outputs *o, struct attn_failure *failure)
+{
+    const struct attn_exact_grads grads = exact_grads(in, o);
+    const struct attn_in q = view(&in->t[Q]), k = view(&in->t[K]), v = view(&in->t[V]);
+    const float scale = (float)(1.0 / sqrt((double)in->shape.head_dim));
+    const struct attn_out out = out_like(&in->t[Q], o->result);
+    attn_row *rows = rows_alloc(cfg, in);
+    int status = cfg->grads && !rows ? GSL_ENOMEM : GSL_SUCCESS;
+    if (!status)
+        status = attn_exact_forward(&in->shape, scale, q, k, v, &in->prefix, out, rows, NULL, 0, cfg->c.threads, failure);
+    if (!status && cfg->grads)
+        status = attn_exact_backward(&in->shape, scale, q, k, v, &in->prefix, as_input(out), (const attn_row *)rows,
+                                     view(&in->t[GRAD]), &grads, NULL, 0, cfg->c.threads);
+    free(rows);
+    return status;
+}
+
 static int run_exact(const struct config *cfg, const struct inputs *in, struct outputs *o, struct attn_failure *failure)
 {
-    const struct attn_exact_grads grads = { out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
-                                            out_like(&in->t[V], o->grads[V]), out_like(&in->t[PREFIX_K], o->grads[PREFIX_K]),
-                                            out_like(&in->t[PREFIX_V], o->grads[PREFIX_V]) };
+    if (cfg->precision == F32) return run_exact_f32(cfg, in, o, failure);
+    const struct attn_exact_grads grads = exact_grads(in, o);
     return attn_exact_f64(&in->shape, view(&in->t[Q]), view(&in->t[K]), view(&in->t[V]), &in->prefix,
-                           out_like(&in->t[Q], o->result), view(&in->t[GRAD]), cfg->grads ? &grads : NULL, cfg->c.threads,
-                           failure);
+                          out_like(&in->t[Q], o->result), view(&in->t[GRAD]), cfg->grads ? &grads : NULL, cfg->c.threads,
+                          failure);
 }
 
 static int run_scores(const struct config *cfg, const struct inputs *in, const feature_map *map, struct outputs *o,
                       struct attn_failure *failure)
 {
-    const struct attn_exact_grads grads = { out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
-                                            out_like(&in->t[V], o->grads[V]), out_like(&in->t[PREFIX_K], o->grads[PREFIX_K]),
-                                            out_like(&in->t[PREFIX_V], o->grads[PREFIX_V]) };
+    const struct attn_exact_grads grads = exact_grads(in, o);
     return attn_scores_f64(&in->shape, view(&in->t[Q]), view(&in->t[K]), view(&in->t[V]), &in->prefix, map,
                             cfg->method == LINEAR, out_like(&in->t[Q], o->result), view(&in->t[GRAD]),
                             cfg->grads ? &grads : NULL, cfg->c.threads, failure);
@@ -536,9 +575,105 @@ static int spread_gradients(const struct config *cfg, const struct inputs *in, c
     return status;
 }
 
+/* Summaries as the float32 kernels take them, without scales; with room for their gradients. */
+struct narrow {
+    size_t states;
+    float *Z, *kvec, *dZ, *dkvec;
+    struct attn_summary summary;
+};
+
+static struct attn_out as_output(struct attn_in x, float *data)
+{
+    return (struct attn_out){ data, x.batch, x.head, x.row };
+}
+
+/* GSL_EOVRFLW where float32 does not hold a number, or all of k falls below its range. */
+static int narrow_summaries(const struct config *cfg, const struct inputs *in, const struct summaries *s, struct narrow *n)
+{
+    const size_t r = s->feat_dim, cols = s->cols, d = cols - 1;
+    const struct attn_summary_f64 *wide = &s->wide;
+    *n = (struct narrow){ .summary = { .map = wide->map, .heads = wide->heads } };
+    if (!has_summary(in)) return GSL_SUCCESS;
+    n->states = (in->shape.batch - 1) * wide->batch + (wide->heads - 1) * wide->head + 1;
+    n->Z = malloc(n->states * r * d * sizeof(float));
+    n->kvec = malloc(n->states * r * sizeof(float));
+    if (cfg->grads) n->dZ = malloc(n->states * r * d * sizeof(float));
+    if (cfg->grads) n->dkvec = malloc(n->states * r * sizeof(float));
+    if (!n->Z || !n->kvec || (cfg->grads && (!n->dZ || !n->dkvec))) return GSL_ENOMEM;
+    for (size_t at = 0; at < n->states; at++) {
+        const double factor = exp(wide->log_scale[at]), *Zk = wide->Zk + at * r * cols;
+        double mass = 0.0, kept = 0.0, check = 0.0;
+        for (size_t a = 0; a < r; a++) {
+            float *row = n->Z + (at * r + a) * d, *kvec = n->kvec + at * r + a;
+            for (size_t c = 0; c < d; c++) check += (double)(row[c] = (float)(factor * Zk[a * cols + c])) * 0.0;
+            check += (double)(*kvec = (float)(factor * Zk[a * cols + d])) * 0.0;
+            mass = fmax(mass, fabs(Zk[a * cols + d]));
+            kept = fmax(kept, fabs((double)*kvec));
+        }
+        if (check != 0.0 || (mass > 0.0 && kept < FLT_MIN)) return GSL_EOVRFLW;
+    }
+    const ptrdiff_t batch = (ptrdiff_t)(wide->batch * r), head = (ptrdiff_t)(wide->head * r), width = (ptrdiff_t)d;
+    n->summary.Z = (struct attn_in){ n->Z, batch * width, head * width, width };
+    n->summary.kvec = (struct attn_in){ n->kvec, batch, head, 1 };
+    return GSL_SUCCESS;
+}
+
+static void narrow_free(struct narrow *n)
+{
+    free(n->Z);
+    free(n->kvec);
+    free(n->dZ);
+    free(n->dkvec);
+}
+
+/* Gradients in the summaries as stored, e^{-scale} times the true ones. */
+static void widen_gradients(const struct summaries *s, const struct narrow *n, double *dZk)
+{
+    const size_t r = s->feat_dim, cols = s->cols, d = cols - 1;
+    for (size_t at = 0; at < n->states; at++) {
+        const double factor = exp(s->wide.log_scale[at]);
+        for (size_t a = at * r; a < (at + 1) * r; a++) {
+            for (size_t c = 0; c < d; c++) dZk[a * cols + c] = factor * (double)n->dZ[a * d + c];
+            dZk[a * cols + d] = factor * (double)n->dkvec[a];
+        }
+    }
+}
+
+static int run_features_f32(const struct config *cfg, const struct inputs *in, const struct summaries *s, struct outputs *o,
+                            struct attn_failure *failure)
+{
+    const struct attn_in q = view(&in->t[Q]), k = view(&in->t[K]), v = view(&in->t[V]), g = view(&in->t[GRAD]);
+    const struct attn_out out = out_like(&in->t[Q], o->result);
+    const float scale = (float)(1.0 / sqrt((double)in->shape.head_dim));
+    const int threads = cfg->c.threads;
+    struct narrow n;
+    attn_row *rows = cfg->method == NTK ? rows_alloc(cfg, in) : NULL;
+    int status = narrow_summaries(cfg, in, s, &n);
+    if (!status && cfg->method == NTK && cfg->grads && !rows) status = GSL_ENOMEM;
+    const struct attn_ntk_grads grads = { out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
+                                          out_like(&in->t[V], o->grads[V]), as_output(n.summary.Z, n.dZ),
+                                          as_output(n.summary.kvec, n.dkvec) };
+    if (!status && cfg->method == LINEAR)
+        status = attn_linear_forward(&in->shape, q, k, v, &n.summary, out, NULL, 0, threads, failure);
+    else if (!status)
+        status = attn_ntk_forward(&in->shape, scale, q, k, v, &n.summary, out, rows, NULL, 0, threads, failure);
+    if (!status && cfg->grads && cfg->method == LINEAR)
+        status = attn_linear_backward(&in->shape, q, k, v, &n.summary, g, &grads, NULL, 0, threads);
+    else if (!status && cfg->grads)
+        status = attn_ntk_backward(&in->shape, scale, q, k, v, &n.summary, as_input(out), (const attn_row *)rows, g, &grads, NULL, 0, threads);
+    if (!status && cfg->grads && n.states) widen_gradients(s, &n, o->dZk);
+    narrow_free(&n);
+    free(rows);
+    return status;
+}
+
 static int run_features(const struct config *cfg, const struct inputs *in, const feature_map *map,
                         const struct summaries *s, struct outputs *o, struct attn_failure *failure)
 {
+    if (cfg->precision == F32) {
+        const int narrow = run_features_f32(cfg, in, s, o, failure);
+        return narrow || !cfg->grads || !has_summary(in) ? narrow : spread_gradients(cfg, in, map, s, o);
+    }
     const struct attn_grads_f64 grads = { out_like(&in->t[Q], o->grads[Q]), out_like(&in->t[K], o->grads[K]),
                                            out_like(&in->t[V], o->grads[V]), o->dZk };
     int status = (cfg->method == LINEAR ? attn_linear_f64 : attn_ntk_f64)(
@@ -677,7 +812,7 @@ static int prepare(const struct config *cfg, const struct inputs *in, feature_ma
 {
     int code = make_map(cfg, in, map);
     if (code) return code;
-    const bool wanted = cfg->z || cfg->z_out || cfg->kvec_out;
+    const bool wanted = cfg->z || cfg->z_out || cfg->kvec_out || cfg->precision == F32;
     *listed = wanted || !feature_is_polynomial(*map) || feature_dim(*map) <= MAX_LISTED;
     if (*listed && !feature_is_explicit(*map))
         return cli_fail(&cfg->c, EXIT_FAILED, "%s has %zu features for dimension %zu: a summary of them does not fit",
@@ -728,6 +863,8 @@ static int work(const struct config *cfg, struct inputs *in, struct outputs *o)
     else status = run_all(cfg, in, map, &s, listed, o, &failure);
     if (code) goto done;
     if (status == GSL_EDOM) code = bad_row(cfg, in, &failure);
+    else if (status == GSL_EOVRFLW && cfg->precision == F32)
+        code = cli_fail(&cfg->c, EXIT_FAILED, "a summary or a gradient is out of float32's range; --precision f64 has more");
     else code = cli_status(&cfg->c, status, "attention");
     if (!code) code = cli_interrupted();
     if (processes_rank()) goto done;
@@ -744,7 +881,7 @@ done:
 
 int main(int argc, char **argv)
 {
-    struct config cfg = { .method = EXACT, .feature = "elu1", .bound = -1.0 };
+    struct config cfg = { .method = EXACT, .precision = F64, .feature = "elu1", .bound = -1.0 };
     struct inputs in = { 0 };
     struct outputs o = { 0 };
     if (processes_start(&argc, &argv, cli_interrupted)) return EXIT_FAILED;

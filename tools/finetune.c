@@ -189,8 +189,9 @@ static int is_of_training(int key) { return key == KEY_LR || key == KEY_HEAD_LR 
 /* Summaries that have no interval, and a k that starts from nothing. */
 static const char *check_summary(const struct config *cfg)
 {
-    const char *f = cfg->a.feature;
-    if (cfg->given[KEY_BOUND] && (!cfg->given[KEY_FEATURE] || !strncmp(f, "elu1", 4) || !strncmp(f, "taylor", 6) || !strncmp(f, "favor", 5)))
+    struct feature_spec spec;
+    const int known = !feature_spec_parse(cfg->a.feature, &spec);
+    if (cfg->given[KEY_BOUND] && (!cfg->given[KEY_FEATURE] || (known && !feature_needs_bound(&spec))))
         return "--bound: has no effect with this --feature";
     if (cfg->given[KEY_START_MASS] && (cfg->a.k_mode == ADAPTER_K_ZERO || cfg->a.k_mode == ADAPTER_K_LINEAR))
         return "--start-mass: has no effect with this --k-mode";

@@ -263,8 +263,9 @@ static int judge_head(const struct study *s, size_t h, struct approx_errors *out
         if (feature_is_polynomial(s->map[m])) {
             double value[FEATURE_MAX_DEGREE + 1], mass[FEATURE_MAX_DEGREE + 1];
             const struct feature_spec *spec = &s->cfg->spec[m];
-            const size_t degree = spec->order + (spec->family == FEATURE_SPLIT);
-            status = feature_polynomial(spec, s->bound, value, mass, NULL);
+            size_t degree, mass_degree;
+            status = feature_degrees(spec, &degree, &mass_degree);
+            if (!status) status = feature_polynomial(spec, s->bound, value, mass, NULL);
             if (!status) status = prefix_sums_polynomial(&sums, 1.0, 0, value, degree, mass, degree, &approx);
         } else {
             if (h % (q->heads / pk->heads) == 0) status = fold_prefix(s, kv, s->fold[m]);
@@ -327,7 +328,9 @@ static int make_maps(struct study *s)
         if (!s->map[m]) continue;
         made++;
         if (feature_is_polynomial(s->map[m])) {
-            const size_t degree = cfg->spec[m].order + (cfg->spec[m].family == FEATURE_SPLIT);
+            size_t degree, mass_degree;
+            const int failed = feature_degrees(&cfg->spec[m], &degree, &mass_degree);
+            if (failed) return cli_status(&cfg->c, failed, cfg->name[m]);
             if (degree > s->degree) s->degree = degree;
         } else {
             const int failed = attn_fold_alloc(s->map[m], d, &s->fold[m]);

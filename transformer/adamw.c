@@ -71,15 +71,9 @@ struct kernels { adamw_update *update; adamw_square *square; };
 
 static struct kernels current(void)
 {
-    switch (isa_current()) {
-#if defined(__x86_64__)
-    case ISA_ID_AVX512: return (struct kernels){ adamw_update_avx512, adamw_square_avx512 };
-    case ISA_ID_AVX2: return (struct kernels){ adamw_update_avx2, adamw_square_avx2 };
-#elif defined(__aarch64__)
-    case ISA_ID_NEON: return (struct kernels){ adamw_update_neon, adamw_square_neon };
-#endif
-    default: return (struct kernels){ adamw_update_portable, adamw_square_portable };
-    }
+#define KERNELS(isa) { adamw_update_##isa, adamw_square_##isa }
+    static const struct kernels all[] = ISA_TABLE(KERNELS);
+    return all[isa_current()];
 }
 
 struct pass { struct adamw *a; struct kernels kernels; double lr, head_lr, scale; };

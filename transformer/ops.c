@@ -11,15 +11,9 @@ enum { TASK_ROWS = 256, FEWEST = 4, LEAST_ROWS = 48, PASS_ROWS = 32, COLUMNS = 6
 
 const struct ops_kernels *ops_current(void)
 {
-    switch (isa_current()) {
-#if defined(__x86_64__)
-    case ISA_ID_AVX512: return &ops_kernels_avx512;
-    case ISA_ID_AVX2: return &ops_kernels_avx2;
-#elif defined(__aarch64__)
-    case ISA_ID_NEON: return &ops_kernels_neon;
-#endif
-    default: return &ops_kernels_portable;
-    }
+#define KERNELS(isa) &ops_kernels_##isa
+    static const struct ops_kernels *const all[] = ISA_TABLE(KERNELS);
+    return all[isa_current()];
 }
 
 static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }

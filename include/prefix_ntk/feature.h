@@ -65,8 +65,21 @@ PREFIX_NTK_API int feature_spec_parse(const char *text, struct feature_spec *spe
 /* The text of a spec into text[size]; the length it needs (as snprintf). */
 PREFIX_NTK_API int feature_spec_text(const struct feature_spec *spec, char *text, size_t size);
 
-/* Whether the family needs a bound B (cheb, minimax). */
+/* Whether feature_map_alloc needs a bound B (cheb, minimax). */
 PREFIX_NTK_API int feature_needs_bound(const struct feature_spec *spec);
+
+/* Whether feature_map_alloc takes directions for it (favor). */
+PREFIX_NTK_API int feature_takes_omega(const struct feature_spec *spec);
+
+/* feature_is_polynomial of its maps. */
+PREFIX_NTK_API int feature_spec_is_polynomial(const struct feature_spec *spec);
+
+/* Degrees in the score of numerator and denominator. GSL_EINVAL when its maps are not polynomial. */
+PREFIX_NTK_API int feature_degrees(const struct feature_spec *spec, size_t *value, size_t *mass);
+
+/* feature_dim of its maps for head dimension dim. GSL_EINVAL no such family; GSL_EDOM an order it refuses;
+ * GSL_EOVRFLW. */
+PREFIX_NTK_API int feature_spec_dim(const struct feature_spec *spec, size_t dim, size_t *feat_dim);
 
 /* The line that explains a non-zero status of the two functions below and of
  * feature_spec_parse; a constant. */

@@ -2,4 +2,4 @@
 # file: attention/feature_polynomial.c
 # runs: score_centring attention_error
 # tests: test_feature
-s/spec->family == FEATURE_SPLIT \&\& j == degree ? 0.0 : value\[j\]/value[j]/
+s/mass\[j\] = j > spec->order ? 0.0 : value\[j\]/mass[j] = value[j]/
