@@ -358,6 +358,21 @@ static double peak_memory(const struct config *cfg, struct cost c)
     return bytes;
 }
 
+/* Processes that do the same often peak at the same page, and their spread is then zero; but a peak is known to a page only. The
+ * interval is widened by what a page at every length could do to the slope: sum_j |l_j - mean l| / S_ll * page / bytes_j, l = ln len. */
+static struct interval memory_exponent(const double *lens, const double *bytes, size_t n, size_t processes)
+{
+    struct interval slope = cli_exponent(lens, bytes, n, processes, 0.999);
+    const double page = (double)sysconf(_SC_PAGESIZE);
+    double mean = 0.0, squares = 0.0, most = 0.0;
+    for (size_t j = 0; j < n; j++) mean += log(lens[j]) / (double)n;
+    for (size_t j = 0; j < n; j++) squares += (log(lens[j]) - mean) * (log(lens[j]) - mean);
+    for (size_t j = 0; j < n; j++) most += fabs(log(lens[j]) - mean) / squares * page / bytes[j];
+    slope.lo -= most;
+    slope.hi += most;
+    return slope;
+}
+
 /* The memory table and its verdicts: each number from NUM_PROCESSES processes. */
 static int measure_memory(const struct config *cfg, struct verdicts *v)
 {
@@ -396,7 +411,7 @@ static int measure_memory(const struct config *cfg, struct verdicts *v)
             table_end_row(table);
         }
         if (code || n < 2 || c.method == LINEAR) continue;
-        verdicts_add(v, "M4", c.method == EXACT ? "memory-exact" : "memory-ntk", cli_exponent(lens, bytes, n, NUM_PROCESSES, 0.999));
+        verdicts_add(v, "M4", c.method == EXACT ? "memory-exact" : "memory-ntk", memory_exponent(lens, bytes, n, NUM_PROCESSES));
     }
     free(lens);
     free(bytes);
