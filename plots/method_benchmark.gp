@@ -1,10 +1,14 @@
-# What the benchmarks of methods share: `title_of(arm)` and three panels from the tables STEM_summary and STEM_curves beside `csv`.
-# The caller sets `arms` (as the tables name them), `names` and `accuracy_range`, then loads this.
+# What the benchmarks of methods share: three panels from the tables STEM_summary and STEM_curves beside `csv`. The caller sets
+# `arms` (as the tables name them) and `names`, then loads this.
 set datafile missing NaN
 stem = csv[1:strlen(csv)-4]
 summary = stem.'_summary.csv'
 curves = stem.'_curves.csv'
-count = words(arms)
+# The arms that the run has, by their places in `arms`, which give the colours.
+has = ' '
+stats summary using (has = has.stringcolumn('arm').' ', 1) nooutput
+present = ''
+do for [i=1:words(arms)] { if (strstrt(has, ' '.word(arms, i).' ')) { present = present.' '.i } }
 of(name, arm) = stringcolumn('arm') eq arm ? column(name) : NaN
 set linetype 9 lc rgb '#8C510A' lw 1.4 pt 5 ps 0.6 dt solid
 set linetype 10 lc rgb '#666600' lw 1.4 pt 10 ps 0.7 dt solid
@@ -20,18 +24,20 @@ set ylabel 'loss (lines: training, dotted: validation)'
 set logscale y
 set autoscale yfix
 set ytics (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 2.5) nomirror
-set xtics autofreq
+stats curves using 'step' name 'STEPS' nooutput
+set xtics 0, STEPS_max > 250 ? 100 : STEPS_max > 100 ? 50 : STEPS_max > 10 ? 20 : 2
 set xrange [0:*]
 unset key
-plot for [i=1:count] curves using (of('step', word(arms, i))):'train_loss' with lines lt i lw 1.6, \
-     for [i=1:count] curves using (of('step', word(arms, i))):'val_loss' with lines lt i lw 1.2 dt (2,4)
+plot for [i in present] curves using (of('step', word(arms, i + 0))):'train_loss' with lines lt i + 0 lw 1.6, \
+     for [i in present] curves using (of('step', word(arms, i + 0))):'val_loss' with lines lt i + 0 lw 1.2 dt (2,4)
 load 'plots/axes.gp'
 # Loss against seconds.
 set lmargin at screen 0.345
 set rmargin at screen 0.545
 set xlabel 'seconds of training'
+set xtics autofreq
 set ylabel ''
-plot for [i=1:count] curves using (of('time_s', word(arms, i))):'train_loss' with lines lt i lw 1.6
+plot for [i in present] curves using (of('time_s', word(arms, i + 0))):'train_loss' with lines lt i + 0 lw 1.6
 load 'plots/axes.gp'
 unset logscale y
 set autoscale
@@ -44,7 +50,7 @@ set ylabel 'test accuracy, 95 % interval'
 set logscale x
 set format x '10^{%L}'
 set key at screen 0.79, 0.92 left top
-plot for [i=1:count] summary using (of('adapter_params', word(arms, i)) + column('head_params')):'test_accuracy':'test_accuracy_ci_lo':'test_accuracy_ci_hi' \
-     with yerrorbars lt i ps 1.1 title word(names, i)
+plot for [i in present] summary using (of('adapter_params', word(arms, i + 0)) + column('head_params')):'test_accuracy':'test_accuracy_ci_lo':'test_accuracy_ci_hi' \
+     with yerrorbars lt i + 0 ps 1.1 title word(names, i + 0)
 load 'plots/axes.gp'
 unset multiplot

@@ -14,6 +14,7 @@ stats summary using (ntk('test_accuracy')) name 'N' nooutput
 stats summary using (ntk('test_accuracy_ci_lo')) name 'L' nooutput
 stats summary using (ntk('test_accuracy_ci_hi')) name 'H' nooutput
 set xrange [0.8:80]
+set yrange [(L_mean < 1 ? L_mean - 0.01 : 0):*]
 set object 1 rectangle from graph 0, first L_mean to graph 1, first H_mean fillcolor rgb green fillstyle solid 0.12 noborder behind
 plot summary using (m(0)):(prefix('test_accuracy')):'test_accuracy_ci_lo':'test_accuracy_ci_hi' with yerrorlines lt 1 title 'P-Tuning V2', \
      N_mean with lines ls 13 title 'NTK-Attention'

@@ -8,7 +8,7 @@ set xlabel 'test accuracy'
 set xrange [0:1]
 set yrange [3.6:-0.6]
 baselines = 'majority raw frozen'
-names = "'majority class' 'linear on raw pixels or TF-IDF' 'linear on frozen features'"
+names = "'majority class' 'linear, pixels or TF-IDF' 'linear, frozen features'"
 set bmargin 7
 set key at graph 0.5, screen 0.06 center horizontal maxrows 1 width -4
 pick(name, b) = stringcolumn('baseline') eq b ? column(name) : NaN
