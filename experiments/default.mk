@@ -1,4 +1,4 @@
-# Options of each run in the default profile, about 20 minutes on 2 cores in all: ARGS_<run> := ...
+# Options of each run in the default profile, about 17 minutes on 2 cores in all: ARGS_<run> := ...
 
 # The kernel of a prefix: 1 minute.
 ARGS_ntk_convergence       := --kernel full,key --signs random,positive,mirrored --num-samples 16 --dim 8 --sigma 0.5 --prefix-len 256,1024,4096,16384,65536 --num-data 24 --num-trials 11 --tables
@@ -52,7 +52,7 @@ ARGS_real_prefix_training := --prefix-len 1,4,16,64,256,1024 --num-data 24 --num
 ARGS_training_laziness_small := --num-samples 8 --dim 8 --sigma 0.25 --signs random,mirrored --prefix-len 4096,16384,65536 --num-data 20 --num-trials 2 --num-steps 100 --rows small-sigma --tables
 ARGS_real_layer_training  := --prefix-len 256,1024,4096 --num-data 24 --num-trials 2 --tables
 
-# Methods of fine-tuning: 10 minutes.
+# Methods of fine-tuning: 9 minutes.
 BENCHMARK_ARMS   := full,head,lora,ptuning,ntk,ntk+z_rank=15,ntk+z_rank=15+whiten=1,prefix-plus,prefix-plus+feature=taylor:1+z_rank=15+whiten=1
 BENCHMARK_VISION := --backbone vit-fashion --task mnist --head-lr 0.03 --rates experiments/finetuning/rates.csv --train-size 1000 --epochs 5 --test-size 2000 --validation-size 150
 ARGS_method_benchmark_mnist      := $(BENCHMARK_VISION) --arms $(BENCHMARK_ARMS),tied-prefix --decide E2/mnist-vs-full:accuracy:ntk~full,E2/mnist-vs-lora:accuracy:ntk~lora,E2/mnist-vs-ptuning:accuracy:ntk~ptuning,E4/mnist-lora:accuracy:ntk+z_rank=15~lora,E4/mnist-ptuning:accuracy:ntk+z_rank=15~ptuning,E5/mnist-steps:steps:ntk~lora,E5/mnist-step-time:seconds:ntk~lora,F70/mnist-no-denominator:accuracy:prefix-plus~ntk,F70/mnist-white:accuracy:ntk+z_rank=15+whiten=1~ntk+z_rank=15,F71/mnist-white:accuracy:prefix-plus+feature=taylor:1+z_rank=15+whiten=1~ptuning,F71/mnist-white-vs-lora:accuracy:prefix-plus+feature=taylor:1+z_rank=15+whiten=1~lora,F71/mnist-ntk-white:accuracy:ntk+z_rank=15+whiten=1~ptuning,F71/mnist-ntk-white-vs-lora:accuracy:ntk+z_rank=15+whiten=1~lora,F72/mnist-lora:accuracy:lora~head,F72/mnist-ptuning:accuracy:ptuning~head,F72/mnist-ntk:accuracy:ntk~head
