@@ -63,6 +63,11 @@ ARGS_method_benchmark_super_verb := --backbone minilm --rates experiments/finetu
 ARGS_prefix_conversion_mnist      := --backbone vit-fashion --task mnist --head-lr 0.03 --rates experiments/finetuning/rates.csv --train-size 1000 --epochs 5 --num-trials 10 --test-size 0
 ARGS_prefix_conversion_word_order := --backbone minilm --rates experiments/finetuning/rates.csv --layers 3-5 --task word-order --train-size 1500 --epochs 2 --num-trials 10 --test-size 0
 ARGS_method_benchmark_asdiv      := --backbone smollm2-135m --layers 27-29 --task asdiv --rates experiments/finetuning/rates.csv --batch 8 --epochs 2 --train-size 64 --validation-size 16 --num-trials 10 --arms full,head,lora,ptuning+prefix_len=40,tied-prefix+prefix_len=27,ntk+z_rank=12,prefix-plus+z_rank=13 --decide E7/asdiv-vs-lora:accuracy:ntk+z_rank=12~lora,E7/asdiv-vs-ptuning:accuracy:ntk+z_rank=12~ptuning+prefix_len=40,E7/asdiv-loss-vs-lora:loss:ntk+z_rank=12~lora,E7/asdiv-loss-vs-ptuning:loss:ntk+z_rank=12~ptuning+prefix_len=40
+# Draws that no other run has seen, for F71 on language; 20 minutes.
+RUNS += method_benchmark_word_order_draws
+PROG_method_benchmark_word_order_draws  := method_benchmark
+NEEDS_method_benchmark_word_order_draws := minilm wordnet
+ARGS_method_benchmark_word_order_draws  := --seed 31 --backbone minilm --rates experiments/finetuning/rates.csv --layers 3-5 --task word-order --train-size 1500 --epochs 2 --num-trials 30 --validation-size 150 --arms lora,ptuning,ntk+z_rank=15+whiten=1,prefix-plus+feature=taylor:1+z_rank=15+whiten=1 --decide F71/word-order-white-draws:accuracy:prefix-plus+feature=taylor:1+z_rank=15+whiten=1~ptuning,F71/word-order-white-vs-lora-draws:accuracy:prefix-plus+feature=taylor:1+z_rank=15+whiten=1~lora,F71/word-order-ntk-white-draws:accuracy:ntk+z_rank=15+whiten=1~ptuning,F71/word-order-ntk-white-vs-lora-draws:accuracy:ntk+z_rank=15+whiten=1~lora
 # Decoders: an hour.
 PROG_method_benchmark_boolq  := method_benchmark
 PROG_method_benchmark_gsm8k  := method_benchmark

@@ -86,7 +86,7 @@ echo "$stem: running" >&2
 start=$(date +%s) started=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 rm -f "$results/$stem.seconds" "$results/$stem.usage"
 # In the background, so that a signal to this script reaches the program, which then leaves its state behind.
-PREFIX_NTK_USAGE=$results/$stem.usage "$program" "$@" --seed "$seed" --profile "$profile" --verdicts "$verdicts" --ledger "$ledger" --out "$table" 9>&- &
+PREFIX_NTK_USAGE=$results/$stem.usage "$program" --seed "$seed" "$@" --profile "$profile" --verdicts "$verdicts" --ledger "$ledger" --out "$table" 9>&- &
 pid=$!
 trap 'kill -TERM $pid' TERM
 trap 'kill -INT $pid' INT
