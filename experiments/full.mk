@@ -68,6 +68,11 @@ RUNS += method_benchmark_word_order_draws
 PROG_method_benchmark_word_order_draws  := method_benchmark
 NEEDS_method_benchmark_word_order_draws := minilm wordnet
 ARGS_method_benchmark_word_order_draws  := --seed 31 --backbone minilm --rates experiments/finetuning/rates.csv --layers 3-5 --task word-order --train-size 1500 --epochs 2 --num-trials 30 --validation-size 150 --arms lora,ptuning,ntk+z_rank=15+whiten=1,prefix-plus+feature=taylor:1+z_rank=15+whiten=1 --decide F71/word-order-white-draws:accuracy:prefix-plus+feature=taylor:1+z_rank=15+whiten=1~ptuning,F71/word-order-white-vs-lora-draws:accuracy:prefix-plus+feature=taylor:1+z_rank=15+whiten=1~lora,F71/word-order-ntk-white-draws:accuracy:ntk+z_rank=15+whiten=1~ptuning,F71/word-order-ntk-white-vs-lora-draws:accuracy:ntk+z_rank=15+whiten=1~lora
+# A real pretrained vision backbone; 15 minutes.
+RUNS += method_benchmark_emoji9
+PROG_method_benchmark_emoji9  := method_benchmark
+NEEDS_method_benchmark_emoji9 := dinov2-s14 emoji9
+ARGS_method_benchmark_emoji9  := --backbone dinov2-s14 --image-size 56 --layers 6-10 --task emoji9 --rates experiments/finetuning/rates.csv --train-size 2000 --epochs 3 --validation-size 150 --arms full,head,lora,ptuning,ntk,ntk+z_rank=15,ntk+z_rank=15+whiten=1,prefix-plus+feature=taylor:1+z_rank=15+whiten=1 --decide E2/emoji9-vs-full:accuracy:ntk~full,E2/emoji9-vs-lora:accuracy:ntk~lora,E2/emoji9-vs-ptuning:accuracy:ntk~ptuning,E5/emoji9-step-time:seconds:ntk~lora,F70/emoji9-white:accuracy:ntk+z_rank=15+whiten=1~ntk+z_rank=15,F71/emoji9-white:accuracy:prefix-plus+feature=taylor:1+z_rank=15+whiten=1~ptuning,F71/emoji9-white-vs-lora:accuracy:prefix-plus+feature=taylor:1+z_rank=15+whiten=1~lora,F71/emoji9-ntk-white:accuracy:ntk+z_rank=15+whiten=1~ptuning,F71/emoji9-ntk-white-vs-lora:accuracy:ntk+z_rank=15+whiten=1~lora,F72/emoji9-lora:accuracy:lora~head,F72/emoji9-ptuning:accuracy:ptuning~head,F72/emoji9-ntk:accuracy:ntk~head
 # Decoders: an hour.
 PROG_method_benchmark_boolq  := method_benchmark
 PROG_method_benchmark_gsm8k  := method_benchmark
