@@ -466,12 +466,20 @@ VERIFY_ARGS = $(ROWS_ARGS) --timed=$(subst $(space),$(comma),$(strip $(TIMED))) 
 
 APPENDIX := $(wildcard docs/derivations.md)
 
-$(PAGE): $(BUILD)/bin/report $(BUILD)/bin/verify $(TABLES) $(call DRAWN,$(RUNS)) paper_notes.md $(APPENDIX) docs/report.css \
+# What the repository keeps of the full profile, drawn beside the results of another.
+KEPT_RUNS    := $(filter-out %_summary %_curves verdicts,$(basename $(notdir $(wildcard expected/full/*.csv))))
+KEPT_FIGURES := $(if $(filter full,$(PROFILE)),,$(foreach r,$(KEPT_RUNS),$(if $(wildcard plots/$(r).gp),$(FIGURES)/full/$(r).svg)))
+$(FIGURES)/full/%.svg: plots/%.gp plots/style.gp plots/axes.gp plots/method_benchmark.gp plots/draw.sh expected/full/%.csv
+	@mkdir -p $(@D)
+	@plots/draw.sh $< expected/full $* $@
+
+$(PAGE): $(BUILD)/bin/report $(BUILD)/bin/verify $(TABLES) $(call DRAWN,$(RUNS)) $(KEPT_FIGURES) paper_notes.md $(APPENDIX) docs/report.css \
+  $(wildcard expected/full/*.csv) \
   docs/explore.md docs/explore.js docs/figures.js docs/rules_history.md experiments/provenance.sh
 	@mkdir -p $(@D)
 	@BUILD=$(BUILD) VERSION=$(VERSION) CC="$(CC)" experiments/provenance.sh $(PROFILE) > $(RESULTS)/provenance.json.part
 	@mv -f $(RESULTS)/provenance.json.part $(RESULTS)/provenance.json
-	@$(BUILD)/bin/report $(ROWS_ARGS) --profile $(PROFILE) --figures $(FIGURES) --plots plots --explore docs/explore.md \
+	@$(BUILD)/bin/report $(ROWS_ARGS) --profile $(PROFILE) --figures $(FIGURES) --plots plots --kept expected/full --explore docs/explore.md \
 	  --history docs/rules_history.md $(APPENDIX:%=--appendix %) --out $(@D)/report.md
 	@pandoc --from markdown --to html5 --standalone --self-contained --mathml --toc --toc-depth=1 --columns=100000 \
 	  --css docs/report.css --resource-path=.:$(FIGURES) --output $@.part $(@D)/report.md

@@ -8,12 +8,12 @@
 #include "cli/caption.h"
 #include "cli/text_file.h"
 
-/* The lines of RUN.gp's leading comment from "# Caption:" on, numbers filled in from RUN.csv. */
-static void put_caption(const struct page *p, const char *run)
+/* The lines of RUN.gp's leading comment from "# Caption:" on, numbers filled in from RUN.csv of `results`. */
+static void put_caption(const struct page *p, const char *results, const char *run)
 {
     char path[PAGE_PATH_SIZE], table[PAGE_PATH_SIZE];
     snprintf(path, sizeof path, "%s/%s.gp", p->plots, run);
-    snprintf(table, sizeof table, "%s/%s.csv", p->results, run);
+    snprintf(table, sizeof table, "%s/%s.csv", results, run);
     char *text = text_file_read(path);
     bool inside = false;
     for (char *line = text, *next; line && *line == '#'; line = next) {
@@ -66,10 +66,10 @@ static void put_cell(const struct page *p, const char *cell)
 }
 
 /* RUN_summary.csv, of runs that write one, as a table to copy. Its texts hold no commas. */
-static void put_summary_table(const struct page *p, const char *run)
+static void put_summary_table(const struct page *p, const char *results, const char *run)
 {
     char path[PAGE_PATH_SIZE];
-    snprintf(path, sizeof path, "%s/%s_summary.csv", p->results, run);
+    snprintf(path, sizeof path, "%s/%s_summary.csv", results, run);
     char *text = text_file_read(path), *lines = text, *line;
     if (!text) return;
     fprintf(p->out, "```{=html}\n<details><summary>The table of %s</summary>\n```\n\n::: rows\n", run);
@@ -87,19 +87,33 @@ static void put_summary_table(const struct page *p, const char *run)
     free(text);
 }
 
+/* The figure FIGURES/RUN.svg under the name `id`, its caption and table from the tables of `results`. False when it was not drawn. */
+static bool put_drawn(const struct page *p, const char *figures, const char *results, const char *run, const char *id)
+{
+    char path[PAGE_PATH_SIZE];
+    snprintf(path, sizeof path, "%s/%s.svg", figures, run);
+    char *svg = text_file_read(path);
+    if (!svg) return false;
+    fprintf(p->out, "\n:::: {.figure #fig-%s}\n", id);
+    put_svg(p, id, svg);
+    fprintf(p->out, "\n::: caption\n**%s.** ", id);
+    put_caption(p, results, run);
+    fputs(":::\n::::\n\n", p->out);
+    put_summary_table(p, results, run);
+    free(svg);
+    return true;
+}
+
 void put_figure(struct page *p, size_t run)
 {
-    const char *name = p->run[run];
-    char path[PAGE_PATH_SIZE];
-    snprintf(path, sizeof path, "%s/%s.svg", p->figures, name);
-    char *svg = p->shown[run] ? NULL : text_file_read(path);
-    if (!svg) return;
-    p->shown[run] = true;
-    fprintf(p->out, "\n:::: {.figure #fig-%s}\n", name);
-    put_svg(p, name, svg);
-    fprintf(p->out, "\n::: caption\n**%s.** ", name);
-    put_caption(p, name);
-    fputs(":::\n::::\n\n", p->out);
-    put_summary_table(p, name);
-    free(svg);
+    if (p->shown[run]) return;
+    p->shown[run] = put_drawn(p, p->figures, p->results, p->run[run], p->run[run]);
+}
+
+void put_kept_figure(const struct page *p, const char *run)
+{
+    char figures[PAGE_PATH_SIZE], id[PAGE_PATH_SIZE];
+    snprintf(figures, sizeof figures, "%s/full", p->figures);
+    snprintf(id, sizeof id, "full-%s", run);
+    if (!put_drawn(p, figures, p->kept, run, id)) put_summary_table(p, p->kept, run);
 }

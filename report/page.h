@@ -21,6 +21,8 @@ struct page {
     const struct cli_common *common;    /* for warnings */
     const char *profile;
     const char *results, *figures, *plots;  /* folders */
+    const char *kept;                   /* folder of the full profile's tables in the repository, or NULL */
+    const struct verdict_rows *kept_verdicts;   /* its verdicts.csv, or NULL */
     const struct ledger *ledger;
     const struct verdict_rows *verdicts;
     const struct tally *tally;
@@ -77,7 +79,10 @@ void put_verdict_table(const struct page *p);       /* verdict_table.c: every ro
 void put_row_id(const struct page *p, const struct ledger_row *row);            /* the anchor of a row of that table */
 void put_history(const struct page *p, const struct ledger_row *row);           /* history.c */
 void put_figure(struct page *p, size_t run);        /* figures.c: once on the page; nothing when it was not drawn */
+/* Of a run of the full profile, from page.kept: the figure figures/full/RUN.svg, or the table alone where it was not drawn. */
+void put_kept_figure(const struct page *p, const char *run);
 void put_entries(struct page *p);                   /* entries.c: the ledger's entries with their rows and figures */
+void put_kept(const struct page *p);                /* kept.c: what the full profile gave, once */
 void put_gaps(const struct page *p);                /* gaps.c: what is missing */
 void put_provenance(const struct page *p);          /* provenance.c: where the numbers come from */
 

@@ -440,6 +440,33 @@ static void test_answer(void **state)
     CHECK_REFUSAL(o, 3, "report", "the Headline of T14 names a row it does not have: heldout-rundom");
 }
 
+/* Tables of the full profile: their rows stand apart, those that this profile decides itself are left out, a bad table is refused. */
+static void test_kept(void **state)
+{
+    char kept[512], text[2048];
+    snprintf(kept, sizeof kept, "%s", scratch_path(*state, "kept"));
+    assert_true(!mkdir(kept, 0755));
+    scratch_file(*state, "ledger.md", ledger_text);
+    put_rows(*state, slope_row, "", "");
+    snprintf(text, sizeof text, "%s%s%s", rows_header, slope_row, bound_row);
+    scratch_file(*state, "kept/verdicts.csv", text);
+    scratch_file(*state, "kept/bounds_summary.csv", "# program=bounds\narm,accuracy\nlora,0.75\n");
+    const char *folder = scratch_path(*state, ""), *ledger = scratch_path(*state, "ledger.md");
+    struct outcome o = run_program("report", "--ledger", ledger, "--results", folder, "--figures", folder, "--plots", folder, "--runs",
+                                   "sweep,bounds", "--kept", kept, NULL);
+    assert_int_equal(o.code, 0);
+    const char *part = strstr(o.out, "# From the full profile {#full}");
+    assert_non_null(part);
+    assert_non_null(strstr(part, "| [F1](#F1) bound | [contradicted]{.verdict .contradicted} | largest score over B | [3.2"));
+    assert_non_null(strstr(part, "The table of bounds"));
+    assert_non_null(strstr(part, "| lora | 0.75 |"));
+    assert_null(strstr(part, "[T2](#T2) slope |"));
+    outcome_free(&o);
+    scratch_file(*state, "kept/verdicts.csv", "claim,row\nT2\n");
+    o = run_program("report", "--ledger", ledger, "--results", folder, "--figures", folder, "--plots", folder, "--kept", kept, NULL);
+    CHECK_REFUSAL(o, 3, "report", "kept/verdicts.csv");
+}
+
 /* Agreement, drift, another verdict, missing rows. */
 static void test_compare(void **state)
 {
@@ -487,6 +514,7 @@ int main(void)
         cmocka_unit_test(test_ledger_is_rewritten),
         cmocka_unit_test(test_page),
         cmocka_unit_test(test_answer),
+        cmocka_unit_test(test_kept),
         cmocka_unit_test(test_compare),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

@@ -13,10 +13,10 @@
 
 struct config {
     struct cli_common common;
-    const char *results, *figures, *plots, *explore, *history, *appendix, *runs;
+    const char *results, *figures, *plots, *explore, *history, *appendix, *runs, *kept;
 };
 
-enum { OPT_RESULTS = 1, OPT_FIGURES, OPT_PLOTS, OPT_EXPLORE, OPT_HISTORY, OPT_APPENDIX, OPT_RUNS };
+enum { OPT_RESULTS = 1, OPT_FIGURES, OPT_PLOTS, OPT_EXPLORE, OPT_HISTORY, OPT_APPENDIX, OPT_RUNS, OPT_KEPT };
 
 static const struct argp_option options[] = {
     { "results", OPT_RESULTS, "DIR", 0, "The profile's results, where verdicts.csv and the tables are (required)", 0 },
@@ -26,6 +26,7 @@ static const struct argp_option options[] = {
     { "history", OPT_HISTORY, "FILE", 0, "The history of the rules, docs/rules_history.md (none)", 0 },
     { "appendix", OPT_APPENDIX, "FILE", 0, "Markdown to put at the end (none)", 0 },
     { "runs", OPT_RUNS, "A,B,..", 0, "The runs of the profile (none)", 0 },
+    { "kept", OPT_KEPT, "DIR", 0, "Tables of the full profile that the repository keeps, expected/full (none)", 0 },
     { "out", CLI_COMMON, "FILE", CLI_TABLE, "where the page goes (default -: standard output)", 0 },
     { "verdicts", CLI_COMMON, NULL, 0, NULL, 0 },
     { 0 }
@@ -42,6 +43,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_HISTORY: cfg->history = arg; return 0;
     case OPT_APPENDIX: cfg->appendix = arg; return 0;
     case OPT_RUNS: cfg->runs = arg; return 0;
+    case OPT_KEPT: cfg->kept = arg; return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -59,7 +61,7 @@ static const char *check(void *p)
 /* Everything the page is made of; freed whatever it holds. */
 struct material {
     struct ledger *ledger;
-    struct verdict_rows *verdicts;
+    struct verdict_rows *verdicts, *kept;
     struct tally *tally;
     char *run_names, *explore, *history, *appendix;     /* texts; NULL where none was asked for */
     struct page page;
@@ -70,6 +72,7 @@ static void material_free(struct material *m)
     json_decref(m->page.provenance);
     tally_free(m->tally);
     verdict_rows_free(m->verdicts);
+    verdict_rows_free(m->kept);
     ledger_free(m->ledger);
     free(m->run_names);
     free(m->explore);
@@ -122,6 +125,14 @@ static int read_material(const struct config *cfg, struct material *m)
     p->verdicts = m->verdicts;
     p->tally = m->tally;
     p->history = m->history;
+    p->kept = cfg->kept;
+    if (!code && cfg->kept) {
+        snprintf(path, sizeof path, "%s/verdicts.csv", cfg->kept);
+        m->kept = verdict_rows_read(path, error, sizeof error);
+        if (!m->kept) return cli_fail(&cfg->common, text_file_code(), "%s", error);
+        snprintf(path, sizeof path, "%s/provenance.json", cfg->results);
+    }
+    p->kept_verdicts = m->kept;
     /* A page may do without. */
     char line[256];
     const int status = json_file_read(path, &p->provenance, (struct reason){ line, sizeof line });
@@ -149,6 +160,7 @@ static void put_page(struct material *m)
     put_verdict_table(p);
     if (m->explore) put_markdown(p, m->explore, "");
     put_entries(p);
+    put_kept(p);
     put_gaps(p);
     put_provenance(p);
     if (!m->appendix) return;
