@@ -38,14 +38,12 @@ PROG_training_laziness_small := training_laziness
 NEEDS_MNIST += prefix_scaling_mnist
 
 # Methods of fine-tuning.
-RUNS        += method_benchmark_mnist method_benchmark_prefix_len method_benchmark_word_order method_benchmark_sent3 method_benchmark_super_verb
+RUNS        += method_benchmark_mnist method_benchmark_word_order method_benchmark_sent3 method_benchmark_super_verb
 PROG_method_benchmark_mnist      := method_benchmark
-PROG_method_benchmark_prefix_len := method_benchmark
 PROG_method_benchmark_word_order := method_benchmark
 PROG_method_benchmark_sent3      := method_benchmark
 PROG_method_benchmark_super_verb := method_benchmark
 NEEDS_method_benchmark_mnist      := mnist
-NEEDS_method_benchmark_prefix_len := mnist
 NEEDS_method_benchmark_word_order := minilm wordnet
 NEEDS_method_benchmark_sent3      := minilm sent3
 NEEDS_method_benchmark_super_verb := minilm wordnet

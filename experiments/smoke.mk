@@ -58,8 +58,7 @@ PROG_method_benchmark_shapes := method_benchmark
 ARGS_method_benchmark_shapes     := --backbone vit-fashion --task shapes --rates experiments/finetuning/rates.csv --train-size 60 --epochs 1 --num-trials 2 --validation-size 30 --test-size 100
 BENCHMARK_ARMS   := full,head,lora,ptuning,ntk,ntk+z_rank=15,ntk+z_rank=15+whiten=1,prefix-plus,prefix-plus+feature=taylor:1+z_rank=15+whiten=1
 BENCHMARK_VISION := --backbone vit-fashion --task mnist --head-lr 0.03 --rates experiments/finetuning/rates.csv --train-size 50 --epochs 1 --test-size 100 --num-trials 2 --validation-size 30
-ARGS_method_benchmark_mnist      := $(BENCHMARK_VISION) --arms $(BENCHMARK_ARMS),tied-prefix
-ARGS_method_benchmark_prefix_len := $(BENCHMARK_VISION) --arms ptuning+prefix_len=1,ptuning+prefix_len=4,ptuning+prefix_len=16,ptuning+prefix_len=64,ntk
+ARGS_method_benchmark_mnist      := $(BENCHMARK_VISION) --arms $(BENCHMARK_ARMS),tied-prefix,ptuning+prefix_len=1,ptuning+prefix_len=4,ptuning+prefix_len=64
 ARGS_method_benchmark_word_order := --backbone minilm --rates experiments/finetuning/rates.csv --layers 3-5 --task word-order --train-size 32 --epochs 1 --test-size 64 --num-trials 2 --validation-size 30 --arms $(BENCHMARK_ARMS)
 ARGS_method_benchmark_sent3      := --backbone minilm --rates experiments/finetuning/rates.csv --layers 4-5 --task sent3 --train-size 32 --epochs 1 --test-size 64 --num-trials 2 --validation-size 30 --arms $(BENCHMARK_ARMS)
 ARGS_method_benchmark_super_verb := --backbone minilm --rates experiments/finetuning/rates.csv --layers 4-5 --task super-verb --train-size 32 --epochs 1 --test-size 64 --num-trials 2 --validation-size 30 --arms $(BENCHMARK_ARMS)

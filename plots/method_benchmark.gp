@@ -1,5 +1,5 @@
 # What the benchmarks of methods share: three panels from the tables STEM_summary and STEM_curves beside `csv`. The caller sets
-# `arms` (as the tables name them) and `names`, then loads this.
+# `arms` (as the tables name them) and `names`, and `lengths = 1` for a fourth: accuracy against the prefix length of P-Tuning V2.
 set datafile missing NaN
 stem = csv[1:strlen(csv)-4]
 summary = stem.'_summary.csv'
@@ -53,4 +53,29 @@ set key at screen 0.79, 0.92 left top
 plot for [i in present] summary using (of('adapter_params', word(arms, i + 0)) + column('head_params')):'test_accuracy':'test_accuracy_ci_lo':'test_accuracy_ci_hi' \
      with yerrorbars lt i + 0 ps 1.1 title word(names, i + 0)
 load 'plots/axes.gp'
+if (exists('lengths')) {
+    # Accuracy against the length of a prefix, in the colours of P-Tuning V2 and, as a band, NTK-Attention.
+    set lmargin at screen 0.845
+    set rmargin at screen 0.985
+    set tmargin at screen 0.4
+    set xlabel 'prefix length m'
+    set ylabel ''
+    set logscale x 4
+    set format x '%g'
+    set xrange [0.7:90]
+    unset key
+    is_prefix(arm) = arm eq 'ptuning' || strstrt(arm, 'ptuning+prefix_len=') == 1
+    length(arm) = arm eq 'ptuning' ? 16 : real(arm[strstrt(arm, 'prefix_len=')+11:*])
+    m(dummy) = is_prefix(stringcolumn('arm')) ? length(stringcolumn('arm')) : NaN
+    stats summary using (of('test_accuracy', 'ntk')) name 'N' nooutput
+    stats summary using (of('test_accuracy_ci_lo', 'ntk')) name 'L' nooutput
+    stats summary using (of('test_accuracy_ci_hi', 'ntk')) name 'H' nooutput
+    place(arm) = sum [i=1:words(arms)] (word(arms, i) eq arm ? i : 0)
+    set yrange [L_mean - 0.01:*]
+    set ytics 0.02
+    set object 1 rectangle from graph 0, first L_mean to graph 1, first H_mean fillcolor linetype place('ntk') fillstyle solid 0.12 noborder behind
+    plot summary using (m(0)):'test_accuracy':'test_accuracy_ci_lo':'test_accuracy_ci_hi' with yerrorbars lt place('ptuning') ps 0.9, \
+         N_mean with lines lt place('ntk') dt 2
+    load 'plots/axes.gp'
+}
 unset multiplot
