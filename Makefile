@@ -2,7 +2,7 @@
 #
 # PROFILE=default|smoke|full   which numbers `make reproduce` runs (experiments/PROFILE.mk)
 # V=1                          show the whole command lines
-# SAN=address|thread           a sanitizer build, in a folder of its own
+# SAN=address|thread|fuzzer    a sanitizer build, in a folder of its own; thread and fuzzer need clang
 # MPI=1                        a build whose processes exchange messages under mpirun, in a folder of its own
 # BUILD=DIR                    where everything generated goes (default: build)
 # PREFIX=DIR DESTDIR=DIR       where `make install` puts the library (LIBDIR=DIR: its objects, elsewhere than PREFIX/lib)
@@ -35,8 +35,9 @@ ifneq ($(words $(BUILD)),1)
 endif
 
 ifeq ($(origin CC),default)
-  CC := gcc
+  CC := $(if $(filter thread fuzzer,$(SAN)),clang,gcc)
 endif
+IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null))
 # The machine compiled for, and the tools that go with its compiler.
 ARCH    := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null || uname -m)))
 ifeq ($(origin AR),default)
@@ -72,9 +73,19 @@ ISA_avx512   := -DISA=avx512 -DISA_AVX512=1 -mavx512f -mavx512dq -mavx512bw -mav
 ifeq ($(SAN),address)
   SANFLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 else ifeq ($(SAN),thread)
+  # Clang's OpenMP tells the sanitizer through libarcher what it does; to GCC's all of it looks like races.
+  $(if $(IS_CLANG),,$(error SAN=thread needs clang and its OpenMP: make SAN=thread CC=clang))
   SANFLAGS := -fsanitize=thread -fno-omit-frame-pointer
+  export OMP_TOOL_LIBRARIES := $(abspath $(shell $(CC) -print-resource-dir)/../../libarcher.so)
+  export TSAN_OPTIONS := ignore_noninstrumented_modules=1 halt_on_error=1
+  ifeq ($(wildcard $(OMP_TOOL_LIBRARIES)),)
+    $(error SAN=thread needs $(OMP_TOOL_LIBRARIES))
+  endif
+else ifeq ($(SAN),fuzzer)
+  $(if $(IS_CLANG),,$(error SAN=fuzzer needs clang: make fuzz SAN=fuzzer CC=clang))
+  SANFLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 else ifneq ($(SAN),)
-  $(error SAN is address or thread, not $(SAN))
+  $(error SAN is address, thread or fuzzer, not $(SAN))
 endif
 # What every link needs, whatever LDFLAGS says.
 LINK     = $(CFLAGS) -fopenmp $(SANFLAGS) $(LDFLAGS)
@@ -285,8 +296,14 @@ uninstall-programs: ## remove what install-programs put there
 	  $(addprefix share/bash-completion/completions/,prefix_ntk $(USER_PROGRAMS))
 
 .PHONY: fuzz
-fuzz: $(FUZZERS) ## run the fuzz drivers for FUZZ_SECONDS each (60); best with SAN=address
-	@for f in $(FUZZERS); do echo "$$f"; $$f $(or $(FUZZ_SECONDS),60) || exit 1; done
+FUZZ_SECONDS ?= 60
+RUN_FUZZER    = $$f $(FUZZ_SECONDS)
+ifeq ($(SAN),fuzzer)
+  RUN_FUZZER  = mkdir -p $$f.corpus && $$f -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=20 -rss_limit_mb=2048 \
+                -verbosity=0 -print_final_stats=1 -artifact_prefix=$$f. $$f.corpus
+endif
+fuzz: $(FUZZERS) ## feed every reader and option grammar for FUZZ_SECONDS each (60): SAN=address, or clang's libFuzzer with SAN=fuzzer
+	@for f in $(FUZZERS); do echo "$${f##*/}"; $(RUN_FUZZER) tests/fuzz/corpus/$${f##*/fuzz_} || exit 1; done
 
 .PHONY: faults
 faults: $(BUILD)/faults/fault_shim.so $(BUILD)/faults/models $(PROGRAMS) ## fail one call of every program at a time, FAULTS of each kind (8), and look what becomes of the run
@@ -315,12 +332,12 @@ run-command:
 
 # In a folder of its own, with the compiler's own counting; gcov's summary by room.
 .PHONY: coverage
-coverage: ## the share of lines that make test reaches, by room
+coverage: ## the share of lines and branches that make test reaches, by room
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/coverage CFLAGS='-O0 -g' SANFLAGS=--coverage test
 	@tests/coverage.sh $(BUILD)/coverage
 
 .PHONY: clean distclean
-MADE := bin lib obj mpi tests fuzz peers wheel man default smoke full san-address san-thread coverage faults bench.csv headers commit runs.lock
+MADE := bin lib obj mpi tests fuzz peers wheel man default smoke full san-address san-thread san-fuzzer coverage faults bench.csv headers commit runs.lock
 clean: ## remove what was built and run (and nothing else that lies in BUILD)
 	rm -rf $(MADE:%=$(BUILD)/%)
 	@[ ! -d $(BUILD) ] || rmdir --ignore-fail-on-non-empty $(BUILD)
@@ -424,10 +441,11 @@ $(BUILD)/tests/%: $(O)/tests/%.o $(SUPPORT) $(ROOM_LIB) $(INTERNAL)
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(call link,-lcmocka)
+# libFuzzer's own main goes before the one of tests/support.
 $(BUILD)/fuzz/%: $(O)/tests/fuzz/%.o $(SUPPORT) $(ROOM_LIB) $(INTERNAL)
 	@mkdir -p $(@D)
 	$(call say,LD)
-	$(call link)
+	$(call link,$(if $(filter fuzzer,$(SAN)),-fsanitize=fuzzer) -lcmocka)
 
 # ---- runs, figures, report -------------------------------------------------------------------------------------------
 

@@ -18,6 +18,9 @@
 
 enum { MAX_LANES = 8, ALIGN = 64 };
 
+/* Beyond it a block of values overflows size_t on the threads there may be. */
+#define MAX_VALUE_DIM ((size_t)1 << 44)
+
 struct attn_fold {
     const feature_map *map;
     size_t value_dim, lanes;
@@ -167,6 +170,7 @@ static size_t thread_bytes(const feature_map *map, size_t value_dim)
 size_t attn_fold_workspace(const feature_map *map, size_t value_dim, int num_threads)
 {
     const size_t threads = num_threads > 1 ? (size_t)num_threads : 1;
+    if (value_dim > MAX_VALUE_DIM) return SIZE_MAX;
     return thread_bytes(map, value_dim) * (threads < MAX_LANES ? threads : MAX_LANES) + ALIGN;
 }
 

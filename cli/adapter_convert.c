@@ -29,7 +29,7 @@ struct outcome { struct evaluation validation, test; size_t params; int status, 
 
 static int bad(const struct cli_common *cfg, int status, const char *what, const char *line)
 {
-    return cli_fail(cfg, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s%s%s", what, *what ? ": " : "", line);
+    return cli_fail(cfg, cli_input_code(status), "%s%s%s", what, *what ? ": " : "", line);
 }
 
 static int open_all(struct conversion *c)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <gsl/gsl_errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,15 +22,24 @@ static unsigned methods_of(const char *key)
     return 0;
 }
 
-/* One key=value of an arm; false: not known, or not a number. */
+/* A decimal number that is all of the text and finite. */
+static bool read_number(const char *text, double *number)
+{
+    if (!*text || text[strspn(text, "+-.0123456789eE")]) return false;
+    char *end;
+    *number = strtod(text, &end);
+    return end != text && !*end && isfinite(*number);
+}
+
+/* One key=value of an arm; false: not known, or no such number (sizes and switches are whole). */
 static bool set_option(struct adapter_options *o, const char *key, const char *value)
 {
-    char *end;
-    const double number = strtod(value, &end);
-    const bool is_number = end != value && !*end && number >= 0.0 && number <= 1e6;
+    double number = 0.0;
     if (!strcmp(key, "feature")) return snprintf(o->feature, sizeof o->feature, "%s", value) < (int)sizeof o->feature;
     if (!strcmp(key, "k_mode")) return !adapter_k_mode_parse(value, &o->k_mode);
-    if (!is_number) return false;
+    if (!read_number(value, &number) || !(number >= 0.0 && number <= 1e6)) return false;
+    const bool is_real = !strcmp(key, "alpha") || !strcmp(key, "start_mass") || !strcmp(key, "init_scale") || !strcmp(key, "bound");
+    if (!is_real && number != floor(number)) return false;
     if (!strcmp(key, "rank")) o->rank = (size_t)number;
     else if (!strcmp(key, "alpha")) o->alpha = number;
     else if (!strcmp(key, "prefix_len")) o->prefix_len = (size_t)number;
@@ -80,7 +90,7 @@ int arms_read_rates(const struct cli_common *cfg, const char *path, const char *
         for (int c = 0; c < NUM_CELLS && rest; c++) cells[c] = strsep(&rest, ",");
         if (*line == '#' || !cells[CHOSEN] || strcmp(cells[CHOSEN], "1") || strcmp(cells[BACKBONE], backbone) || strcmp(cells[TASK], task)) continue;
         for (size_t a = 0; a < num_arms; a++)
-            if (!strcmp(cells[ARM], arms[a].text)) arms[a].lr = strtod(cells[LR], NULL);
+            if (!strcmp(cells[ARM], arms[a].text) && !read_number(cells[LR], &arms[a].lr)) arms[a].lr = 0.0;
     }
     const bool bad = ferror(file) || !feof(file);
     free(line);

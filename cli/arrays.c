@@ -7,9 +7,14 @@
 #include <string.h>
 
 /* Too large for the machine is a failure of the run, anything else bad data. */
+int cli_input_code(int status)
+{
+    return status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA;
+}
+
 int cli_bad_input(const struct cli_common *cfg, int status, const char *path, const char *why)
 {
-    return cli_fail(cfg, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", path, why);
+    return cli_fail(cfg, cli_input_code(status), "%s: %s", path, why);
 }
 
 static int read_array(const struct cli_common *cfg, const char *path, struct npy *a)

@@ -139,6 +139,8 @@ int cli_outputs_add(const struct cli_common *cfg, const char *what, const char *
 
 /* ---- arrays from files (by extension .npy or .csv) ---------------------- */
 
+/* The exit code of a reader's status: EXIT_FAILED when memory or the system failed, else EXIT_DATA. */
+int cli_input_code(int status);
 /* The line and exit code of an input that a reader of common/ or data/ refused with `status`:
  * EXIT_FAILED when memory or the system failed, else EXIT_DATA. */
 int cli_bad_input(const struct cli_common *cfg, int status, const char *path, const char *why);

@@ -423,6 +423,7 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
     argp_err_exit_status = EXIT_USAGE;
     const error_t error = argp_parse(&argp, argc, argv, ARGP_NO_HELP, NULL, cfg);
     free(all);
+    if (error == ENOMEM) exit(cli_fail(cfg, EXIT_FAILED, "out of memory"));
     if (error) usage_error(cfg->program, "%s", strerror(error));
     if (cfg->verdicts && !cfg->ledger) usage_error(cfg->program, "--verdicts: needs --ledger");
     struct stat st;

@@ -24,7 +24,7 @@ static bool number(const char *text, double empty, double *out)
     if (!*text) { *out = empty; return true; }
     char *end;
     *out = strtod(text, &end);
-    return !*end;
+    return !*end && isfinite(*out);
 }
 
 static int parse(struct verdict_rows *v, const char *path, char *error, size_t error_size)

@@ -103,9 +103,12 @@ int task_source_brown(const char *name, const struct task_options *options, stru
             break;
         }
         if ((status = read_document(file, g, split_of_document(seen[g]++), e))) refuse(why, status, "out of memory");
-        else if (ferror(file)) status = refuse(why, REASON_SYSTEM, "%s: %s", document, strerror(errno));
+        else if (!feof(file)) status = refuse(why, REASON_SYSTEM, "%s: %s", document, strerror(errno));
         fclose(file);
     }
+    if (!status && !feof(list))
+        status = ferror(list) ? refuse(why, REASON_SYSTEM, "cats.txt: %s", strerror(errno))
+                              : refuse(why, GSL_EINVAL, "cats.txt: a line that is no document and genre");
     fclose(list);
     return status ? status : examples_drop_repeats(e, &task->num_dropped) ? refuse(why, GSL_ENOMEM, "out of memory") : GSL_SUCCESS;
 }

@@ -357,7 +357,7 @@ static int read_part(int part, struct uses *uses, struct reason why)
     while (!status && getline(&line, &room, file) > 0)
         if (*line != ' ') status = read_uses(line, part, synset++, uses);
     if (status) refuse(why, status, "out of memory");
-    else if (ferror(file)) status = refuse(why, REASON_SYSTEM, "%s: %s", name, strerror(errno));
+    else if (!feof(file)) status = refuse(why, REASON_SYSTEM, "%s: %s", name, strerror(errno));
     free(line);
     fclose(file);
     return status;

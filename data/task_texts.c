@@ -113,7 +113,7 @@ int task_source_wordnet(const char *name, const struct task_options *options, st
         }
         status = add_text(e, gloss, (int32_t)(lexicographer - first), task_split_of(task_hash_text(gloss, NULL), 20, 10));
     }
-    if (!status && ferror(file)) status = refuse(why, REASON_SYSTEM, "data.%s: %s", verbs ? "verb" : "noun", strerror(errno));
+    if (!status && !feof(file)) status = refuse(why, REASON_SYSTEM, "data.%s: %s", verbs ? "verb" : "noun", strerror(errno));
     else if (status) refuse(why, status, "out of memory");
     free(line);
     fclose(file);

@@ -112,7 +112,7 @@ int task_source_word_order(const char *name, const struct task_options *options,
         if (!file) return input_file_status(errno);
         while (!status && getline(&line, &room, file) > 0)
             if (*line != ' ' && add_line(task, e, line)) status = refuse(why, GSL_ENOMEM, "out of memory");
-        if (!status && ferror(file)) status = refuse(why, REASON_SYSTEM, "data.%s: %s", parts[p], strerror(errno));
+        if (!status && !feof(file)) status = refuse(why, REASON_SYSTEM, "data.%s: %s", parts[p], strerror(errno));
         fclose(file);
     }
     free(line);

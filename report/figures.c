@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "cli/caption.h"
-#include "cli/text_file.h"
 
 /* The lines of RUN.gp's leading comment from "# Caption:" on, numbers filled in from RUN.csv of `results`. */
 static void put_caption(const struct page *p, const char *results, const char *run)
@@ -14,7 +13,7 @@ static void put_caption(const struct page *p, const char *results, const char *r
     char path[PAGE_PATH_SIZE], table[PAGE_PATH_SIZE];
     snprintf(path, sizeof path, "%s/%s.gp", p->plots, run);
     snprintf(table, sizeof table, "%s/%s.csv", results, run);
-    char *text = text_file_read(path);
+    char *text = page_text(p, path);
     bool inside = false;
     for (char *line = text, *next; line && *line == '#'; line = next) {
         next = strchr(line, '\n');
@@ -70,7 +69,7 @@ static void put_summary_table(const struct page *p, const char *results, const c
 {
     char path[PAGE_PATH_SIZE];
     snprintf(path, sizeof path, "%s/%s_summary.csv", results, run);
-    char *text = text_file_read(path), *lines = text, *line;
+    char *text = page_text(p, path), *lines = text, *line;
     if (!text) return;
     fprintf(p->out, "```{=html}\n<details><summary>The table of %s</summary>\n```\n\n::: rows\n", run);
     bool header = true;
@@ -92,7 +91,7 @@ static bool put_drawn(const struct page *p, const char *figures, const char *res
 {
     char path[PAGE_PATH_SIZE];
     snprintf(path, sizeof path, "%s/%s.svg", figures, run);
-    char *svg = text_file_read(path);
+    char *svg = page_text(p, path);
     if (!svg) return false;
     fprintf(p->out, "\n:::: {.figure #fig-%s}\n", id);
     put_svg(p, id, svg);

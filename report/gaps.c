@@ -16,7 +16,7 @@ static bool put_missing_tables(const struct page *p)
         fprintf(p->out, "- The run `%s` has no table", p->run[i]);
         char path[PAGE_PATH_SIZE];
         snprintf(path, sizeof path, "%s/%s.gap", p->results, p->run[i]);
-        char *why = text_file_read(path);
+        char *why = page_text(p, path);
         if (why) fprintf(p->out, ": %.*s", (int)strcspn(why, "\n"), why);
         else fputs(".", p->out);
         free(why);

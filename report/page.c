@@ -1,14 +1,32 @@
 #include "report/page.h"
 
+#include <errno.h>
 #include <math.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "cli/text_file.h"
 
 bool page_has_file(const char *dir, const char *stem, const char *extension)
 {
     char path[PAGE_PATH_SIZE];
     snprintf(path, sizeof path, "%s/%s%s", dir, stem, extension);
     return !access(path, R_OK);
+}
+
+char *page_text(const struct page *p, const char *path)
+{
+    char *text = text_file_read(path);
+    if (text || errno == ENOENT || p->failed->code) return text;
+    const int error = errno;
+    p->failed->code = text_file_code();
+    snprintf(p->failed->line, sizeof p->failed->line, "%s: %s", path, strerror(error));
+    return NULL;
+}
+
+void page_out_of_memory(const struct page *p)
+{
+    if (!p->failed->code) *p->failed = (struct page_failure){ EXIT_FAILED, "out of memory" };
 }
 
 size_t page_run_index(const struct page *p, const char *name)

@@ -1,7 +1,8 @@
 /* The report of a profile as one Markdown page for pandoc. Everything on it is taken from the ledger, the results, the history
  * of the rules and the captions of the plot scripts. Each file of this room writes one part; nothing is printed elsewhere.
  *
- * Functions named put_ write to page.out and cannot fail; whoever owns the stream asks it for errors. */
+ * Functions named put_ write to page.out and cannot fail; whoever owns the stream asks it for errors, and *page.failed for what
+ * could not be read on the way. */
 #ifndef REPORT_PAGE_H
 #define REPORT_PAGE_H
 #include <stdbool.h>
@@ -15,6 +16,8 @@
 #include "cli/verdict_rows.h"
 
 enum { PAGE_MAX_RUNS = 256, PAGE_PATH_SIZE = 4096 };
+
+struct page_failure { int code; char line[PAGE_PATH_SIZE + 128]; };
 
 /* What a page is made of; all of it belongs to the caller. */
 struct page {
@@ -31,12 +34,18 @@ struct page {
     const char *run[PAGE_MAX_RUNS];     /* the runs of the profile, num_runs of them */
     size_t num_runs;
     bool shown[PAGE_MAX_RUNS];          /* which of their figures the page has */
+    struct page_failure *failed;        /* the first thing that went wrong while the page was written; code 0: nothing */
     FILE *out;
 };
 
 /* ---- what is known about a row (page.c) ------------------------------------- */
 
 bool page_has_file(const char *dir, const char *stem, const char *extension);
+/* The text of a file that may be missing, which the caller frees. NULL without it, and when it cannot be read, which
+ * is kept in *page.failed. */
+char *page_text(const struct page *p, const char *path);
+/* Keeps that memory ran out. */
+void page_out_of_memory(const struct page *p);
 /* num_runs when the profile has no run of that name. */
 size_t page_run_index(const struct page *p, const char *name);
 /* This profile's row, NULL when its run did not produce it. */

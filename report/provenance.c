@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/text_file.h"
 
 enum { MAX_FIELDS = 64 };
 
@@ -96,7 +95,7 @@ static void read_tables(const struct page *p, struct tables *t)
     for (size_t i = 0; i < p->num_runs; i++) {
         char path[PAGE_PATH_SIZE];
         snprintf(path, sizeof path, "%s/%s.csv", p->results, p->run[i]);
-        t->text[i] = text_file_read(path);
+        t->text[i] = page_text(p, path);
         t->num[i] = t->text[i] ? read_fields(t->text[i], t->field[i]) : 0;
         if (t->num[i] && t->first == p->num_runs) t->first = i;
     }
@@ -146,7 +145,10 @@ void put_provenance(const struct page *p)
     struct tables *t = calloc(1, sizeof *t);
     fputs("\n# Where the numbers come from {#provenance}\n\n", p->out);
     put_machine(p);
-    if (!t) return;
+    if (!t) {
+        page_out_of_memory(p);
+        return;
+    }
     read_tables(p, t);
     if (t->first == p->num_runs) {
         fputs("No run has left a table.\n", p->out);

@@ -11,9 +11,8 @@ array() {
 
 shapes="--task shapes --train-size 20 --validation-size 10 --test-size 10"
 
-# The models are those of the program named.
+# The models (tests/support/tiny_models.h) are there already.
 runs_prepare() {
-    "$1" "$work" || return 1
     export PREFIX_NTK_DATA="$work/data"
     array x.csv 4 3 0.9; array y.csv 4 3 0.6; array q.csv 6 4 0.8; array k.csv 6 4 0.7; array v.csv 6 4 1.1
     array pk.csv 9 4 0.5; array pv.csv 9 4 1.3; array g.csv 6 4 0.3
@@ -100,6 +99,55 @@ runs="attend attend:exact ntk_predict prefix_to_summary prefix_to_summary:adapte
 verdicts() {
     case $1 in
     attend* | ntk_predict | prefix_to_summary* | finetune* | embed* | lm | pretrain | compare | verify | report | ledger | bench_* | *:search) ;;
+    prefix_conversion) ;;           # of a task that no row is about
     *) echo "--verdicts verdicts.csv --ledger ../notes.md" ;;
     esac
+}
+
+# A file of the run $program without what differs from run to run: metadata lines (which name the options), times, sizes in memory.
+steady() {
+    case $program in
+    attention_cost | decode_cost | bench_*) awk -F, '!/^# / { print $1, NF }' "$1" ;;
+    finetune | method_benchmark)
+        case $1 in
+        *.csv) awk -F, '/^#/ { next } !n { n = NF; for (i = 1; i <= n; i++) timed[i] = $i ~ /time_s$/ }
+                        { for (i = 1; i <= NF; i++) printf "%s,", timed[i] ? "" : $i; print "" }' "$1" ;;
+        *.json) grep -v 'step_time_s\|peak_rss_bytes\|"key"\|"threads"' "$1" ;;
+        *) cat "$1" ;;
+        esac ;;
+    esac
+}
+
+# sum FOLDER: what lies in it, the state of finished work aside.
+sum() {
+    (cd "$1" && files=$(find . -type f ! -name '*.state' ! -name '*.state.*' ! -name '*.lock' | sort) && echo $files && case $program in
+        attention_cost | decode_cost | bench_* | finetune | method_benchmark) for f in $files; do steady "$f"; done ;;
+        *) for f in $files; do grep -av '^# ' "$f"; done ;;
+        esac | cksum)
+}
+
+# run_in FOLDER OPTIONS...: $program in a folder of its own below $work, made anew.
+run_in() {
+    rm -rf "$work/$1" && mkdir "$work/$1" "$work/$1/grads" || return 1
+    (cd "$work/$1" && shift && exec "$build/bin/$program" "$@" --quiet)
+}
+
+# options_of RUN: its options into $options, its program into $program. Verdict rows need the run's own name, and not
+# every run of a tiny size decides.
+options_of() {
+    program=${1%%:*}
+    options="$(arguments "$1") $(verdicts "$1")" || return 1
+    case $options in
+    *--verdicts*) ! run_in named $options --out "$program.csv" --threads 1 > /dev/null 2>&1 || options="$options --out $program.csv" ;;
+    esac
+}
+
+# twice RUN: with one thread into $work/one, with two into $work/two; both end well, say nothing and leave the same.
+# compare says what it found; the benchmarks' rows are of their threads.
+twice() {
+    options_of "$1" || return 1
+    run_in one $options --threads 1 > "$work/said" 2>&1 && run_in two $options --threads 2 >> "$work/said" 2>&1 || { cat "$work/said" >&2; return 1; }
+    case $1 in bench_*) return ;; esac
+    [ ! -s "$work/said" ] || [ "$1" = compare ] || { echo "$1: says: $(cat "$work/said")" >&2; return 1; }
+    [ "$(sum "$work/one")" = "$(sum "$work/two")" ] || { echo "$1: other outputs with two threads" >&2; return 1; }
 }

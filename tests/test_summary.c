@@ -250,6 +250,7 @@ static void refusals(void **state)
     assert_int_equal(attn_fold_alloc(big, 3, &fold), GSL_EUNSUP);
     assert_null(fold);
     assert_true(attn_fold_bytes(SIZE_MAX / 4, 64) == SIZE_MAX);
+    assert_true(attn_fold_workspace(map, SIZE_MAX, 2) == SIZE_MAX && attn_fold_workspace(map, SIZE_MAX / 2, 1) == SIZE_MAX);
     assert_int_equal(attn_fold_alloc(map, 3, &fold), GSL_SUCCESS);
     assert_int_equal(attn_fold_alloc(map, 4, &other), GSL_SUCCESS);
     assert_int_equal(attn_fold_merge(fold, other), GSL_EBADLEN);

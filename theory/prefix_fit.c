@@ -6,13 +6,15 @@
 #include <gsl/gsl_errno.h>
 #include <gsl/gsl_multifit_nlinear.h>
 
-struct fit { const gsl_vector *signs; const gsl_matrix *X, *Y; gsl_matrix *F; size_t prefix_len; };
+/* failed: GSL_ENOMEM of a residual or its Jacobian, which to the minimiser is a step like others that cannot be taken. */
+struct fit { const gsl_vector *signs; const gsl_matrix *X, *Y; gsl_matrix *F; size_t prefix_len; int failed; };
 
 static int fit_residual(const gsl_vector *w, void *data, gsl_vector *f)
 {
     struct fit *fit = data;
     gsl_matrix_const_view W = gsl_matrix_const_view_vector(w, fit->prefix_len, fit->X->size2);
     const int status = prefix_model_forward(&W.matrix, fit->signs, fit->X, fit->F, 1);
+    if (status == GSL_ENOMEM) fit->failed = status;
     if (status) return status;
     gsl_vector_set_zero(f);
     for (size_t i = 0; i < fit->F->size1 * fit->F->size2; i++)
@@ -26,7 +28,9 @@ static int fit_jacobian(const gsl_vector *w, void *data, gsl_matrix *J)
     gsl_matrix_const_view W = gsl_matrix_const_view_vector(w, fit->prefix_len, fit->X->size2);
     gsl_matrix_set_zero(J);
     gsl_matrix_view rows = gsl_matrix_submatrix(J, 0, 0, fit->F->size1 * fit->F->size2, J->size2);
-    return ntk_jacobian(&W.matrix, fit->signs, fit->X, NTK_FULL, &rows.matrix);
+    const int status = ntk_jacobian(&W.matrix, fit->signs, fit->X, NTK_FULL, &rows.matrix);
+    if (status == GSL_ENOMEM) fit->failed = status;
+    return status;
 }
 
 int prefix_fit(gsl_matrix *W, const gsl_vector *signs, const gsl_matrix *X, const gsl_matrix *Y,
@@ -37,7 +41,7 @@ int prefix_fit(gsl_matrix *W, const gsl_vector *signs, const gsl_matrix *X, cons
     /* GSL wants at least as many residuals as parameters: residuals that are 0 whatever
      * W change neither the loss nor the damped normal equations. */
     const size_t parameters = m * d, residuals = n * d > parameters ? n * d : parameters;
-    struct fit fit = { signs, X, Y, gsl_matrix_alloc(n, d), m };
+    struct fit fit = { signs, X, Y, gsl_matrix_alloc(n, d), m, GSL_SUCCESS };
     gsl_multifit_nlinear_parameters options = gsl_multifit_nlinear_default_parameters();
     options.scale = gsl_multifit_nlinear_scale_levenberg;
     gsl_multifit_nlinear_workspace *work =
@@ -60,7 +64,7 @@ int prefix_fit(gsl_matrix *W, const gsl_vector *signs, const gsl_matrix *X, cons
     for (size_t i = 0; i < parameters; i++) W->data[i] = gsl_vector_get(end, i);
     *loss = 0.5 * norm * norm;
     if (iterations) *iterations = made;
-    status = isfinite(norm) ? GSL_SUCCESS : GSL_EDOM;
+    status = fit.failed ? fit.failed : isfinite(norm) ? GSL_SUCCESS : GSL_EDOM;
 done:
     gsl_multifit_nlinear_free(work);
     gsl_matrix_free(fit.F);

@@ -264,7 +264,7 @@ struct run {
 
 static int fail_data(const struct config *cfg, int status, const char *what, const char *line)
 {
-    return cli_fail(&cfg->c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s%s%s", what, *what ? ": " : "", line);
+    return cli_fail(&cfg->c, cli_input_code(status), "%s%s%s", what, *what ? ": " : "", line);
 }
 
 /* Hash of the program and the machine's arithmetic, the weights and vocabulary, the examples, the adapter and the options. */

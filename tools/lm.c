@@ -92,7 +92,7 @@ static int read_prompt(const struct config *cfg, const struct decoder *decoder, 
     if (code) goto done;
     int status = bpe_encode(decoder->bpe, text, len, &prompt->ids, &prompt->count,
                             (struct reason){ line, sizeof line });
-    if (status) code = cli_fail(&cfg->c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", cfg->text, line);
+    if (status) code = cli_fail(&cfg->c, cli_input_code(status), "%s: %s", cfg->text, line);
     const int starts = decoder->bos >= 0 && (decoder->add_bos || (!prompt->count && cfg->generate));
     if (!code && starts) {
         int32_t *longer = realloc(prompt->ids, (prompt->count + 1) * sizeof *longer);
@@ -282,7 +282,7 @@ int main(int argc, char **argv)
     const struct decoder *used = adapted.view ? &adapted.view->decoder : decoder;
     const struct decoder_prefix *prefix = adapted.view ? adapted.view->prefix
                                           : adapted.prefix ? decoder_adapter_prefix(adapted.prefix) : NULL;
-    int code = status ? cli_fail(&cfg.c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", line) : EXIT_DONE;
+    int code = status ? cli_fail(&cfg.c, cli_input_code(status), "%s", line) : EXIT_DONE;
     if (!code) code = read_prompt(&cfg, used, prefix, &prompt);
     if (!code) {
         cli_outputs_begin(&cfg.c);

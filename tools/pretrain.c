@@ -155,7 +155,7 @@ int main(int argc, char **argv)
     int code = folder_check(&cfg.c, cfg.c.out);
     if (!code) code = train_state_init(&state, &cfg.c, cfg.c.out, ".pretrain.state");
     int status = code ? GSL_SUCCESS : task_open(cfg.task, &to, &task, why);
-    if (status) code = cli_fail(&cfg.c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
+    if (status) code = cli_fail(&cfg.c, cli_input_code(status), "%s", line);
     if (!code && (task->modality != TASK_IMAGE || task->channels != 1 || task->height != 28))
         code = cli_fail(&cfg.c, EXIT_USAGE, "--task: not of grey images of 28 x 28");
     if (!code) code = make_key(&cfg, task, &state);

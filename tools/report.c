@@ -65,6 +65,7 @@ struct material {
     struct tally *tally;
     char *run_names, *explore, *history, *appendix;     /* texts; NULL where none was asked for */
     struct page page;
+    struct page_failure failed;
 };
 
 static void material_free(struct material *m)
@@ -117,6 +118,7 @@ static int read_material(const struct config *cfg, struct material *m)
     snprintf(path, sizeof path, "%s/provenance.json", cfg->results);
     struct page *p = &m->page;
     p->common = &cfg->common;
+    p->failed = &m->failed;
     p->profile = cfg->common.profile;
     p->results = cfg->results;
     p->figures = cfg->figures;
@@ -181,7 +183,10 @@ int main(int argc, char **argv)
     if (!code) {
         m.page.out = atomic_file_stream(file);
         put_page(&m);
-        if (atomic_file_commit(file, error, sizeof error))
+        if (m.failed.code) {
+            atomic_file_discard(file);
+            code = cli_fail(&cfg.common, m.failed.code, "%s", m.failed.line);
+        } else if (atomic_file_commit(file, error, sizeof error))
             code = cli_fail(&cfg.common, EXIT_FAILED, "%s: %s", cfg.common.out, error);
     }
     material_free(&m);

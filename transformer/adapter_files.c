@@ -303,16 +303,20 @@ static int projection_of(const char *module)
     return -1;
 }
 
-/* One number, or a range of blocks in any order. */
+/* More blocks than any model has. */
+enum { MAX_BLOCKS = 10000 };
+
+/* One number, or a range of blocks in any order; null for all. */
 static int read_layers(const json_t *layers, struct adapter_options *o, struct reason why)
 {
     const size_t count = json_is_integer(layers) ? 1 : json_array_size(layers);
     json_int_t least = INT_MAX, most = -1;
-    bool good = true;
+    bool good = count <= MAX_BLOCKS && (!layers || json_is_null(layers) || json_is_integer(layers) || json_is_array(layers));
+    if (!good) return refuse(why, GSL_EINVAL, "adapter_config.json: layers_to_transform is no range of blocks");
     for (size_t i = 0; i < count; i++) {
         const json_t *number = json_is_integer(layers) ? layers : json_array_get(layers, i);
         const json_int_t l = json_is_integer(number) ? json_integer_value(number) : -1;
-        good = good && l >= 0 && l < 10000;
+        good = good && l >= 0 && l < MAX_BLOCKS;
         if (l < least) least = l;
         if (l > most) most = l;
         for (size_t k = 0; k < i; k++) good = good && !json_equal(json_array_get(layers, k), number);
@@ -355,6 +359,16 @@ static int read_lora(const json_t *config, struct adapter_options *o, struct rea
     return read_layers(json_object_get(config, "layers_to_transform"), o, why);
 }
 
+/* The number of a block, or ADAPTER_LAYER_DEFAULT. */
+static bool block_of(const json_t *own, const char *key, int *out)
+{
+    const json_t *value = json_object_get(own, key);
+    const json_int_t block = json_is_integer(value) ? json_integer_value(value) : value ? MAX_BLOCKS : 0;
+    if (block < ADAPTER_LAYER_DEFAULT || block >= MAX_BLOCKS) return false;
+    *out = (int)block;
+    return true;
+}
+
 static int read_own(const json_t *own, struct adapter_description *d, struct reason why)
 {
     struct adapter_options *o = &d->options;
@@ -365,8 +379,8 @@ static int read_own(const json_t *own, struct adapter_description *d, struct rea
         return refuse(why, GSL_EINVAL, "adapter_config.json: prefix_ntk: pool, feature or k_mode makes no sense");
     strcpy(o->feature, feature);
     d->pool = strcmp(pool, "cls") ? POOL_MEAN : POOL_CLS;
-    o->first_layer = (int)json_integer_value(json_object_get(own, "first_layer"));
-    o->last_layer = (int)json_integer_value(json_object_get(own, "last_layer"));
+    if (!block_of(own, "first_layer", &o->first_layer) || !block_of(own, "last_layer", &o->last_layer))
+        return refuse(why, GSL_EINVAL, "adapter_config.json: prefix_ntk: first_layer or last_layer makes no sense");
     o->bound = json_number_value(json_object_get(own, "bound"));
     o->z_rank = size_of(own, "z_rank", 0);
     o->start_mass = json_number_value(json_object_get(own, "start_mass"));

@@ -242,21 +242,35 @@ static float exp_row(size_t n, float max, float *s)
     return total(sum);
 }
 
+/* Lists of lanes for __builtin_shufflevector, which are constants: those with bit w set come from the second vector, each
+ * from its place or from its partner's. */
+#if LANES == 16
+#define LIST(f, w) f(0, w), f(1, w), f(2, w), f(3, w), f(4, w), f(5, w), f(6, w), f(7, w), f(8, w), f(9, w), f(10, w), \
+                   f(11, w), f(12, w), f(13, w), f(14, w), f(15, w)
+#elif LANES == 8
+#define LIST(f, w) f(0, w), f(1, w), f(2, w), f(3, w), f(4, w), f(5, w), f(6, w), f(7, w)
+#else
+#define LIST(f, w) f(0, w), f(1, w), f(2, w), f(3, w)
+#endif
+#define OWN(lane, w) ((lane) & (w) ? LANES + (lane) : (lane))
+#define PARTNER(lane, w) ((lane) & (w) ? LANES + ((lane) ^ (w)) : (lane) ^ (w))
+#define FOLD(w)                                                                    \
+    _Pragma("GCC unroll 8") for (int i = 0; i < (w); i++)                          \
+        v[i] = __builtin_shufflevector(v[i], v[i + (w)], LIST(OWN, w)) +           \
+               __builtin_shufflevector(v[i], v[i + (w)], LIST(PARTNER, w));
+
 /* Lane l of the result: the sum over lanes of v[l]. Pairs of vectors are folded into each other's halves, quarters,
  * ... */
 INLINE vec totals(vec v[LANES])
 {
-#pragma GCC unroll 4
-    for (int w = LANES / 2; w; w /= 2) {
-        ivec own, other;
-        for (int l = 0; l < LANES; l++) {
-            own[l] = l & w ? LANES + l : l;
-            other[l] = l & w ? LANES + (l ^ w) : l ^ w;
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < w; i++)
-            v[i] = __builtin_shuffle(v[i], v[i + w], own) + __builtin_shuffle(v[i], v[i + w], other);
-    }
+#if LANES == 16
+    FOLD(8)
+#endif
+#if LANES >= 8
+    FOLD(4)
+#endif
+    FOLD(2)
+    FOLD(1)
     return v[0];
 }
 

@@ -50,5 +50,5 @@ void parameters_free(struct parameters *p)
     free(p->list);
     for (size_t i = 0; i < p->num_owned; i++) free(p->owned[i]);
     free(p->owned);
-    *p = (struct parameters){ NULL };
+    *p = (struct parameters){ .list = NULL };
 }

@@ -187,7 +187,8 @@ static int read_all(FILE *file, const json_t *header, uint64_t data_start, uint6
 static int read_header(FILE *file, uint64_t file_bytes, json_t **header, uint64_t *start, struct reason why)
 {
     unsigned char length[8];
-    if (fread(length, 1, 8, file) != 8) return refuse(why, GSL_EINVAL, "not a safetensors file (shorter than 8 bytes)");
+    const int short_file = input_file_read(file, length, 8, "not a safetensors file (shorter than 8 bytes)", why);
+    if (short_file) return short_file;
     uint64_t n = 0;
     for (int i = 7; i >= 0; i--) n = n << 8 | length[i];
     if (n < 2 || n > MAX_HEADER || n > file_bytes - 8) return refuse(why, GSL_EINVAL, "not a safetensors file (header of %llu bytes)", (unsigned long long)n);

@@ -837,7 +837,7 @@ static int study_open(struct study *s)
     char folder[PATH_MAX], path[PATH_MAX + 32], line[PATH_MAX + 256];
     const struct reason why = { line, sizeof line };
     int status = decoder_open(s->cfg->backbone, NULL, &s->decoder, why);
-    if (status) return cli_fail(c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
+    if (status) return cli_fail(c, cli_input_code(status), "%s", line);
     const struct decoder_config *config = &s->decoder->config;
     s->num_heads = config->num_layers * config->kv_heads;
     s->group = config->num_heads / config->kv_heads;

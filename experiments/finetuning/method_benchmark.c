@@ -181,7 +181,7 @@ static int data_open(const struct study *s, size_t trial, struct data *d)
     int status = task_open(cfg->task, &to, &d->task, why);
     if (!status && s->decoder) status = lm_inputs_alloc(s->decoder, d->task, cfg->max_len, 0, &d->texts, why);
     else if (!status) status = inputs_alloc(s->backbone, d->task, &io, &d->inputs, why);
-    return status ? cli_fail(&cfg->c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", line) : EXIT_DONE;
+    return status ? cli_fail(&cfg->c, cli_input_code(status), "%s", line) : EXIT_DONE;
 }
 
 /* What is trained on them. */
@@ -691,7 +691,7 @@ int main(int argc, char **argv)
     if (cfg.unrotated && !is_decoder) return cli_fail(&cfg.c, EXIT_USAGE, "--unrotated: has no effect with %s", cfg.backbone);
     const int status = is_decoder ? decoder_open(cfg.backbone, NULL, &s.decoder, why)
                                   : backbone_open(cfg.backbone, &s.backbone, why);
-    if (status) return cli_fail(&cfg.c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", cfg.backbone, line);
+    if (status) return cli_fail(&cfg.c, cli_input_code(status), "%s: %s", cfg.backbone, line);
     if (!(code = open_task_once(&s))) {
         s.width = CORRECT_AT + (s.test_count + BITS - 1) / BITS;
         char *identity = identity_of(&s);

@@ -319,7 +319,7 @@ int main(int argc, char **argv)
     if (code) return code;
     struct backbone *b = NULL;
     const int status = backbone_open(cfg.backbone, &b, why);
-    if (status) return cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s: %s", cfg.backbone, line);
+    if (status) return cli_fail(&cfg.c, cli_input_code(status), "%s: %s", cfg.backbone, line);
     const size_t num_layers = (size_t)b->config.default_last_layer + 1, width = layers_at(&cfg) + 2 * num_layers;
     char *identity = cli_text("%s %s %s %zu %zu %zu %zu %zu %zu %d %d %.17g %.17g |", cfg.backbone, cfg.task, cfg.features, cfg.num_trials, cfg.epochs,
                               cfg.batch, cfg.train_size, cfg.validation_size, cfg.test_size, cfg.first_layer, cfg.last_layer, cfg.head_lr, cfg.arm.lr);

@@ -356,7 +356,7 @@ int main(int argc, char **argv)
     if (!code && !status) status = task_open(cfg.task, &to, &task, why);
     if (!code && !status) status = inputs_alloc(b, task, &io, &inputs, why);
     if (!code && !status) status = backbone_hash(b, &hash, why);
-    if (status) code = cli_fail(&cfg.c, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", line);
+    if (status) code = cli_fail(&cfg.c, cli_input_code(status), "%s", line);
     char *identity = code ? NULL : cli_text("%s %016llx %s %016llx %zu %zu %zu %.17g |", cfg.backbone, (unsigned long long)hash, cfg.task,
                                             (unsigned long long)task->checksum, cfg.num_samples, cfg.num_trials, cfg.num_steps, cfg.spread);
     if (!code) identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);

@@ -118,19 +118,20 @@ static double value_only(const gsl_vector *w, void *p) { return objective(w, p, 
 static void gradient_only(const gsl_vector *w, void *p, gsl_vector *g) { objective(w, p, g); }
 static void value_and_gradient(const gsl_vector *w, void *p, double *f, gsl_vector *g) { *f = objective(w, p, g); }
 
-static double accuracy(const gsl_matrix *X, const int32_t *labels, const gsl_vector *w, size_t classes)
+static int accuracy(const gsl_matrix *X, const int32_t *labels, const gsl_vector *w, size_t classes, double *out)
 {
     gsl_matrix_const_view W = gsl_matrix_const_view_vector(w, X->size2, classes);
     gsl_matrix *P = gsl_matrix_alloc(X->size1, classes);
     size_t right = 0;
-    if (!P) return NAN;
+    if (!P) return GSL_ENOMEM;
     gsl_blas_dgemm(CblasNoTrans, CblasNoTrans, 1.0, X, &W.matrix, 0.0, P);
     for (size_t i = 0; i < X->size1; i++) {
         gsl_vector_const_view row = gsl_matrix_const_row(P, i);
         right += gsl_vector_max_index(&row.vector) == (size_t)labels[i];
     }
     gsl_matrix_free(P);
-    return (double)right / (double)X->size1;
+    *out = (double)right / (double)X->size1;
+    return GSL_SUCCESS;
 }
 
 /* Test accuracy at the penalty with the best validation accuracy. */
@@ -152,10 +153,11 @@ static int regress(const struct features *f, const struct task *task, double *ou
         /* A line search that makes no more progress is convergence to rounding. */
         for (int k = 0; k < MAX_ITERATIONS; k++)
             if (gsl_multimin_fdfminimizer_iterate(m) || gsl_multimin_test_gradient(m->gradient, 1e-5) == GSL_SUCCESS) break;
-        const double validation = accuracy(f->X[TASK_VALIDATION], task->sets[TASK_VALIDATION].labels, m->x, task->num_classes);
-        if (validation > best) {
+        double validation = 0.0;
+        status = accuracy(f->X[TASK_VALIDATION], task->sets[TASK_VALIDATION].labels, m->x, task->num_classes, &validation);
+        if (!status && validation > best) {
             best = validation;
-            *out = accuracy(f->X[TASK_TEST], task->sets[TASK_TEST].labels, m->x, task->num_classes);
+            status = accuracy(f->X[TASK_TEST], task->sets[TASK_TEST].labels, m->x, task->num_classes, out);
         }
     }
     gsl_vector_free(start);

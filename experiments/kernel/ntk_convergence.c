@@ -181,7 +181,7 @@ static int fill_targets(const struct config *cfg, struct data *data)
             if (!status) status = ntk_lambda_min_in_place(limit, cfg->c.threads, &t->lambda_min);
             gsl_matrix_free(limit);
             if (status) return cli_status(&cfg->c, status, "limit kernel");
-            if (ntk_error_constant(X, cfg->sigma, law, kernel, &t->constant, NULL)) t->constant = NAN;
+            if (cli_need_memory(ntk_error_constant(X, cfg->sigma, law, kernel, &t->constant, NULL))) t->constant = NAN;
             t->known = true;
         }
     return 0;

@@ -102,7 +102,7 @@ static int report(const struct config *cfg, const gsl_matrix *X, const struct un
         for (size_t h = 0; h < cfg->num_shares; h++) {
             const double sigma = sigma_of(cfg, X, i, h);
             double constant = NAN, squares = 0.0;
-            if (ntk_error_constant(X, sigma, PREFIX_SIGNS_RANDOM, NTK_FULL, &constant, NULL)) constant = NAN;
+            if (cli_need_memory(ntk_error_constant(X, sigma, PREFIX_SIGNS_RANDOM, NTK_FULL, &constant, NULL))) constant = NAN;
             const double pred = constant / sqrt((double)cfg->prefix_lens[i]);
             for (size_t r = 0; r < cfg->num_trials; r++) {
                 x[r] = units_row(work, i * cfg->num_trials + r)[h];

@@ -163,18 +163,16 @@ static double *unit_of(const struct study *s, size_t len, size_t trial)
 static double largest_eigenvalue(const gsl_matrix *K)
 {
     const size_t size = K->size1;
-    gsl_vector *x = gsl_vector_alloc(size), *y = gsl_vector_alloc(size);
+    gsl_vector *x = cli_need(gsl_vector_alloc(size)), *y = cli_need(gsl_vector_alloc(size));
     double value = NAN;
-    if (x && y) {
-        for (size_t i = 0; i < size; i++) gsl_vector_set(x, i, 1.0 + 0.3 * sin(1.7 * (double)i));
-        for (int round = 0; round < 500; round++) {
-            gsl_vector_scale(x, 1.0 / gsl_blas_dnrm2(x));
-            gsl_blas_dsymv(CblasUpper, 1.0, K, x, 0.0, y);
-            const double last = value;
-            value = gsl_blas_dnrm2(y);
-            if (fabs(value - last) <= 1e-10 * value) break;
-            gsl_vector_memcpy(x, y);
-        }
+    for (size_t i = 0; i < size; i++) gsl_vector_set(x, i, 1.0 + 0.3 * sin(1.7 * (double)i));
+    for (int round = 0; round < 500; round++) {
+        gsl_vector_scale(x, 1.0 / gsl_blas_dnrm2(x));
+        gsl_blas_dsymv(CblasUpper, 1.0, K, x, 0.0, y);
+        const double last = value;
+        value = gsl_blas_dnrm2(y);
+        if (fabs(value - last) <= 1e-10 * value) break;
+        gsl_vector_memcpy(x, y);
     }
     gsl_vector_free(x);
     gsl_vector_free(y);
@@ -611,9 +609,9 @@ int main(int argc, char **argv)
         goto done;
     }
     const size_t nd = X->size1 * X->size2;
-    if (nd <= SPECTRUM_MAX && (H = gsl_matrix_alloc(nd, nd))
-        && (ntk_limit(X, X, cfg.sigma, (enum prefix_signs)cfg.law, NTK_KEY, H) || ntk_lambda_min(H, &s.lambda_key)
-            || !(s.lambda_key > 0.0)))
+    if (nd <= SPECTRUM_MAX && (H = cli_need(gsl_matrix_alloc(nd, nd)))
+        && (cli_need_memory(ntk_limit(X, X, cfg.sigma, (enum prefix_signs)cfg.law, NTK_KEY, H))
+            || cli_need_memory(ntk_lambda_min(H, &s.lambda_key)) || !(s.lambda_key > 0.0)))
         s.lambda_key = NAN;
 
     char *identity = identity_of(&s);

@@ -37,7 +37,7 @@ PREFIX_NTK_API size_t attn_fold_bytes(size_t feat_dim, size_t value_dim);
 PREFIX_NTK_API size_t attn_fold_block(const feature_map *map);
 
 /* Bytes of scratch of attn_fold_add and attn_fold_backward, any number of tokens; num_threads below 1
- * counts as 1. */
+ * counts as 1. SIZE_MAX when that overflows (value_dim above 2^44). */
 PREFIX_NTK_API size_t attn_fold_workspace(const feature_map *map, size_t value_dim, int num_threads);
 
 /* Adds n tokens: K (n, dim), V (n, value_dim). work: attn_fold_workspace bytes or NULL.

@@ -16,4 +16,11 @@ extern const size_t fuzz_num_seeds;
 /* A path that reads as a regular file of these bytes, until the next call. */
 const char *fuzz_file(const uint8_t *bytes, size_t size);
 
+/* A folder for this run, removed at its end. */
+const char *fuzz_folder(void);
+/* The file `name` in it has these bytes from now on. */
+void fuzz_put(const char *name, const void *bytes, size_t size);
+/* The bytes as a string; the caller frees. */
+char *fuzz_text(const uint8_t *bytes, size_t size);
+
 #endif

@@ -1,6 +1,8 @@
-/* fuzz_X [SECONDS]: feeds mutated seeds to the target; a crash is a failure. */
+/* fuzz_X [SECONDS [FOLDER]]: feeds mutated seeds, the target's and the files of the folder, to it; a crash is a
+ * failure. */
 #include "tests/support/fuzz.h"
 
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,11 +49,22 @@ int main(int argc, char **argv)
     const double seconds = argc > 1 ? strtod(argv[1], NULL) : 10.0;
     const time_t start = time(NULL);
     size_t runs = 0;
+    glob_t files = { 0 };
+    char pattern[4096];
+    snprintf(pattern, sizeof pattern, "%s/*", argc > 2 ? argv[2] : "/dev/null");
+    if (glob(pattern, 0, NULL, &files)) files.gl_pathc = 0;
     while (difftime(time(NULL), start) < seconds) {
         uint8_t bytes[MAX_SIZE];
-        const struct fuzz_seed *seed = &fuzz_seeds[draw(fuzz_num_seeds)];
-        size_t size = seed->size;
-        memcpy(bytes, seed->bytes, size);
+        const size_t which = draw(fuzz_num_seeds + files.gl_pathc);
+        size_t size;
+        if (which < fuzz_num_seeds) {
+            size = fuzz_seeds[which].size;
+            memcpy(bytes, fuzz_seeds[which].bytes, size);
+        } else {
+            FILE *file = fopen(files.gl_pathv[which - fuzz_num_seeds], "rb");
+            size = file ? fread(bytes, 1, MAX_SIZE, file) : 0;
+            if (file) fclose(file);
+        }
         for (size_t count = draw(8); count; count--) size = mutate(bytes, size);
         /* A copy of its own size, so that reading beyond its end is seen. */
         uint8_t *exact = malloc(size ? size : 1);
@@ -62,5 +75,6 @@ int main(int argc, char **argv)
         runs++;
     }
     printf("%zu inputs\n", runs);
+    globfree(&files);
     return 0;
 }

@@ -1,9 +1,11 @@
 #include "tests/support/tiny_models.h"
+#include "common/npy.h"
 #include "tests/support/check.h"
 #include "tests/support/gguf_file.h"
 
 #include <gsl/gsl_errno.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 static const char vocabulary[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\ncat\ndog\nsat\non\n##s\n.\n";
 
@@ -63,4 +65,27 @@ void tiny_questions_write(const char *path, size_t count)
         fprintf(file, "{\"question\": \"is hello number %zu\", \"title\": \"t\", \"answer\": %s, \"passage\": \"hello is said %zu times. the other "
                       "words of it are number %zu.\"}\n", i, i % 2 ? "true" : "false", i, 7 * i);
     assert_int_equal(fclose(file), 0);
+}
+
+int tiny_inputs_write(const char *folder, struct reason why)
+{
+    enum { COUNT = 3, SIDE = 14, PATH = 4096 };
+    float pixels[COUNT * SIDE * SIDE];
+    char path[PATH];
+    for (size_t i = 0; i < COUNT * SIDE * SIDE; i++) pixels[i] = (float)(i * 37 % 101) / 101.0f;
+    snprintf(path, sizeof path, "%s/vit", folder);
+    int status = tiny_backbone_write(path, BACKBONE_VIT, why);
+    snprintf(path, sizeof path, "%s/bert", folder);
+    if (!status) status = tiny_backbone_write(path, BACKBONE_BERT, why);
+    snprintf(path, sizeof path, "%s/images.npy", folder);
+    if (!status) status = npy_write_f32(path, pixels, 3, (const size_t[]){ COUNT, SIDE, SIDE }, why.text, why.size);
+    snprintf(path, sizeof path, "%s/lm.gguf", folder);
+    if (!status) tiny_decoder_write(path);
+    snprintf(path, sizeof path, "%s/data", folder);
+    if (!status && mkdir(path, 0777)) status = refuse(why, GSL_EFAILED, "%s: cannot be made", path);
+    snprintf(path, sizeof path, "%s/data/boolq", folder);
+    if (!status && mkdir(path, 0777)) status = refuse(why, GSL_EFAILED, "%s: cannot be made", path);
+    snprintf(path, sizeof path, "%s/data/boolq/combined.jsonl", folder);
+    if (!status) tiny_questions_write(path, 40);
+    return status;
 }

@@ -15,4 +15,7 @@ void tiny_decoder_write(const char *path);
 /* `count` lines in the format of BoolQ. */
 void tiny_questions_write(const char *path, size_t count);
 
+/* What the runs of tests/runs.sh read, into the folder: vit, bert, lm.gguf, images.npy (3 of 14 x 14), data/boolq. */
+int tiny_inputs_write(const char *folder, struct reason why);
+
 #endif
