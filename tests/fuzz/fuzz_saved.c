@@ -12,6 +12,7 @@ static const char edit[] = "\x28\x00\x01\x68\x00\xff", none[] = "";
 const struct fuzz_seed fuzz_seeds[] = { { edit, sizeof edit - 1 }, { none, 0 } };
 const size_t fuzz_num_seeds = 2;
 
+static feature_map *map;
 static struct attn_fold *fold;
 static struct ntk_moments *moments;
 
@@ -19,7 +20,6 @@ static void start(void)
 {
     static const double K[] = { 0.7, -1.3, 0.2, 0.9 }, V[] = { 0.3, 0.1, -0.8, 1.1, 0.6, -0.4 };
     static double X[] = { 0.6, 0.8, -0.8, 0.6 }, W[] = { 0.7, -1.3, 0.2, 0.9 }, a[] = { 1.0, -1.0 };
-    feature_map *map;
     gsl_matrix_view x = gsl_matrix_view_array(X, NUM_SAMPLES, 2), w = gsl_matrix_view_array(W, 2, 2);
     gsl_vector_view s = gsl_vector_view_array(a, 2);
     if (feature_parse("taylor:2", HEAD_DIM, 0.0, 0, NULL, &map) || attn_fold_alloc(map, VALUE_DIM, &fold)) abort();
@@ -59,6 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
             if (sizes[m] != (m ? ntk_moments_saved_size(moments) : attn_fold_saved_size(fold))) {
                 /* Taken in with another number of lanes: start anew. */
                 attn_fold_free(fold);
+                feature_map_free(map);
                 ntk_moments_free(moments);
                 fold = NULL;
                 return 0;
