@@ -94,7 +94,7 @@ static void test_run(void **state)
     expect(sh(*state, "cp \"$ROOT/experiments/list.sh\" experiments/ && BUILD=b experiments/list.sh tiny stem other > list && cat list >&2 &&"
                       "grep -q '^stem  *0.[01]  *2 *T2$' list && grep -q '^other  *-  *- *T2$' list"), 0, "minutes");
     struct outcome o = sh(*state, "cat b/tiny/results/stem.csv");
-    assert_string_equal(o.out, "--a 1 --seed 5 --profile tiny --verdicts b/tiny/results/verdicts.csv --ledger paper_notes.md "
+    assert_string_equal(o.out, "--seed 5 --a 1 --profile tiny --verdicts b/tiny/results/verdicts.csv --ledger paper_notes.md "
                                "--out b/tiny/results/stem.csv\n");
     outcome_free(&o);
     /* Options, program, rule, named files, and lost results each make it run again ... */
