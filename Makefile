@@ -67,7 +67,7 @@ STRICT   = -std=c11 -ffp-contract=off $(BASE)
 KERNEL   = -std=gnu11 $(if $(SAN),-O1,-O3) -ffp-contract=fast -fno-math-errno -fno-trapping-math $(BASE)
 ISA_portable := -DISA=portable -DISA_PORTABLE=1
 ISA_neon     := -DISA=neon -DISA_NEON=1
-ISA_avx2     := -DISA=avx2 -DISA_AVX2=1 -mavx2 -mfma -mprefer-vector-width=256
+ISA_avx2     := -DISA=avx2 -DISA_AVX2=1 -mavx2 -mfma -mf16c -mprefer-vector-width=256
 ISA_avx512   := -DISA=avx512 -DISA_AVX512=1 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
 
 ifeq ($(SAN),address)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attention/attention_decode.h"
 #include "attention/call.h"
 #include "attention/feature_internal.h"
 #include "attention/packed_prefix.h"
@@ -110,7 +111,7 @@ static void forward_task(void *context, size_t task, int thread)
     struct attn_forward_block block_args = {
         .rows = rows, .head_dim = d, .q = row_in(job->q, b, h, i0), .q_row = job->q.row, .scale2 = job->scale2,
         .input = plain_keys(job->k, job->v, b, kv, input_lo, input_hi),
-        .causal = s->causal,
+        .causal = s->causal, .few = job->feat_dim && attn_decode_fits(s, 0, false), .dots = attn_decode_dots(s),
         .bound = (ptrdiff_t)i0 + (ptrdiff_t)s->len_k - (ptrdiff_t)s->len_q + 1 - (ptrdiff_t)input_lo,
         .out = row_out(job->out, b, h, i0), .out_row = job->out.row,
         .stats = job->rows ? job->rows + head * s->len_q + i0 : NULL,
@@ -207,7 +208,9 @@ static size_t forward_bytes(const struct attn_shape *s, size_t prefix_len, const
 size_t attn_exact_forward_workspace(const struct attn_shape *shape, size_t prefix_len, int num_threads)
 {
     if (attn_shape_status(shape, prefix_len, 0) || num_threads < 1) return 0;
-    return forward_bytes(shape, prefix_len, NULL, 0, false, num_threads);
+    const bool plain = attn_decode_fits(shape, prefix_len, false), packed = attn_decode_fits(shape, prefix_len, true);
+    const size_t few = plain || packed ? attn_decode_bytes(shape, prefix_len, num_threads) : 0;
+    return plain && packed ? few : most(few, forward_bytes(shape, prefix_len, NULL, 0, false, num_threads));
 }
 
 static int exact_forward(const struct attn_shape *shape, float scale, struct attn_in q, struct attn_in k,
@@ -218,6 +221,12 @@ static int exact_forward(const struct attn_shape *shape, float scale, struct att
     if (!isfinite(scale)) status = GSL_EINVAL;
     if (!status) status = prefix_status(shape, prefix, false);
     if (status) return status;
+    const bool packed = prefix && prefix->len && packed_in_float32(prefix);
+    if (attn_decode_fits(shape, prefix ? prefix->len : 0, packed)) {
+        const struct attn_decode_call call = { shape, (float)((double)scale * LOG2E), q, k, v, prefix,
+                                               prefix ? prefix->len : 0, out, rows, partial };
+        return attn_decode_run(&call, work, work_bytes, num_threads, failure);
+    }
     struct forward_job job = {
         .shape = shape, .scale2 = (float)((double)scale * LOG2E), .q = q, .k = k, .v = v, .prefix = prefix,
         .prefix_len = prefix ? prefix->len : 0, .out = out, .rows = rows, .partial = partial

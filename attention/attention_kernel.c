@@ -90,6 +90,16 @@ static void make_piece(const struct attn_keys *keys, size_t from, size_t cols, s
                        float *rows, struct piece *piece)
 {
     piece->cols = cols;
+    if (keys->storage != ATTN_F32) {
+        const size_t padded = attn_padded(head_dim);
+        const size_t numbers = attn_panels(cols) * ATTN_PANEL * head_dim;
+        ISA_NAME(attn_widen)(keys->storage, numbers, keys->k_half + from * head_dim, panels);
+        ISA_NAME(attn_widen)(keys->storage, cols * padded, keys->v_half + from * padded, rows);
+        piece->panels = panels;
+        piece->v = rows;
+        piece->v_row = (ptrdiff_t)padded;
+        return;
+    }
     if (keys->k_panels) {
         piece->panels = keys->k_panels + from * head_dim;
     } else {
@@ -252,6 +262,21 @@ static void forward_keys(const struct attn_forward_block *b, struct forward_rows
     if (s->fresh) clear_rows(s, 0, b->rows);
 }
 
+/* As a call without a summary takes them. */
+static void forward_few(const struct attn_forward_block *b, const struct forward_rows *s, float *scratch)
+{
+    size_t seen[ATTN_FEW_ROWS];
+    for (size_t i = 0; i < b->rows; i++) {
+        const ptrdiff_t sees = b->causal ? b->bound + (ptrdiff_t)i : (ptrdiff_t)b->input.len;
+        seen[i] = sees < 0 ? 0 : least(b->input.len, (size_t)sees);
+    }
+    const struct attn_decode_block few = {
+        .rows = b->rows, .head_dim = b->head_dim, .q = s->q, .prefix = b->prefix, .input = b->input,
+        .input_seen = seen, .dots = b->dots, .acc = s->acc, .mass = s->mass, .shift = s->shift, .scratch = scratch
+    };
+    ISA_NAME(attn_decode_keys)(&few);
+}
+
 static int all_zero(const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -366,7 +391,8 @@ size_t ISA_NAME(attn_forward_block)(const struct attn_forward_block *b)
 
     for (size_t i = 0; i < rows; i++) scaled(s.q + i * padded, b->q + (ptrdiff_t)i * b->q_row, b->scale2, d);
     for (size_t i = 0; i < round16(rows) + 16; i += VW) store(s.shift + i, splat(-INFINITY));
-    forward_keys(b, &s, panels, v_rows);
+    if (b->few) forward_few(b, &s, panels);
+    else forward_keys(b, &s, panels, v_rows);
     if (b->feat_dim) forward_summary(b, &s, v_rows);
 
     size_t first_bad = rows;

@@ -3,13 +3,17 @@
 #ifndef ATTENTION_KERNELS_H
 #define ATTENTION_KERNELS_H
 #include <stddef.h>
+#include <stdint.h>
+
+#include "prefix_ntk/attention.h"
 
 enum {
     ATTN_PANEL = 64,          /* keys of a transposed panel: (head_dim, 64) */
     ATTN_STRIP = 256,         /* scores of a row group kept between max, exp and P V */
     ATTN_QUERIES = 192,       /* largest query block of a forward task */
     ATTN_GRAD_QUERIES = 96,   /* tile of the backward pass: queries ... */
-    ATTN_GRAD_KEYS = 128      /* ... by keys */
+    ATTN_GRAD_KEYS = 128,     /* ... by keys */
+    ATTN_FEW_ROWS = 16        /* most rows of a decoding task */
 };
 
 /* Row length of padded copies: head_dim rounded up to the widest vector. */
@@ -23,6 +27,9 @@ struct attn_keys {
     const float *k, *v;
     ptrdiff_t k_row, v_row;
     const float *k_panels, *v_panels;   /* NULL: made on the fly from the rows */
+    /* Not ATTN_F32: panels of keys and padded rows of values are here, and nothing is above. */
+    enum attn_storage storage;
+    const uint16_t *k_half, *v_half;
 };
 
 struct attn_forward_block {
@@ -39,11 +46,36 @@ struct attn_forward_block {
     const double *phi_log;        /* NULL, or features are e^{phi_log[i]} phi[i] */
     const float *Z, *kvec;
     ptrdiff_t Z_row;
+    int few, dots;                /* keys and values as attn_decode_block takes them; rows at most ATTN_FEW_ROWS */
     float *out;
     ptrdiff_t out_row;
     float (*stats)[2];            /* NULL: not wanted */
     int partial;                  /* leave values unnormalised */
     float *scratch;               /* attn_forward_scratch floats, aligned */
+};
+
+/* A few queries against keys that are read once, each row by itself: its numbers do not depend on the others. */
+struct attn_decode_block {
+    size_t rows, head_dim;        /* rows at most ATTN_FEW_ROWS */
+    const float *q;               /* (rows, padded): scale2 q */
+    struct attn_keys prefix, input;
+    const size_t *input_seen;     /* (rows) how many of the input keys a row sees; NULL: all */
+    int dots;                     /* scores of rows of keys by dot products, not from panels; head_dim % 16 == 0 */
+    float *acc, *mass, *shift;    /* out: (rows, padded), lanes of the sum (rows, vector), (ATTN_FEW_ROWS) */
+    float *scratch;               /* attn_decode_keys_scratch floats, aligned */
+};
+
+/* The same from the caller's rows to the caller's. */
+struct attn_decode_rows {
+    size_t rows, head_dim;
+    const float *q[ATTN_FEW_ROWS];
+    float scale2;
+    struct attn_keys prefix, input;
+    const size_t *input_seen;
+    int dots, partial;            /* partial: values stay unnormalised; else rows whose D is bad are 0 */
+    float *out[ATTN_FEW_ROWS];
+    float (*stats)[2];            /* (rows): M, D */
+    float *scratch;               /* attn_decode_rows_scratch floats, aligned */
 };
 
 /* What the backward pass reads of the queries of one head, made once per task. */
@@ -92,6 +124,8 @@ struct attn_feature_grad {
 size_t attn_forward_scratch(size_t rows, size_t head_dim);
 size_t attn_backward_scratch(size_t head_dim);
 size_t attn_feature_scratch(size_t head_dim);
+size_t attn_decode_keys_scratch(size_t head_dim);
+size_t attn_decode_rows_scratch(size_t head_dim);
 
 /* What the backward pass makes attn_grad_rows from. */
 struct attn_grad_source {
@@ -113,6 +147,10 @@ struct attn_kernels {
     void (*pack_panels)(const float *x, ptrdiff_t row, size_t len, size_t head_dim, float *panels);
     /* Rows padded with zeros to a multiple of 16 columns. */
     void (*pack_rows)(const float *x, ptrdiff_t row, size_t len, size_t head_dim, float *rows);
+    void (*decode_rows)(const struct attn_decode_rows *t);
+    /* n numbers into half precision, to nearest even, NaN stays NaN; how many finite ones became infinite. And back. */
+    size_t (*narrow)(enum attn_storage storage, size_t n, const float *x, uint16_t *half);
+    void (*widen)(enum attn_storage storage, size_t n, const uint16_t *half, float *x);
 };
 
 const struct attn_kernels *attn_kernels_current(void);
@@ -124,11 +162,14 @@ const struct attn_kernels *attn_kernels_current(void);
     void attn_backward_block_##isa(const struct attn_backward_block *);                                      \
     void attn_feature_backward_##isa(const struct attn_feature_grad *);                                      \
     void attn_pack_panels_##isa(const float *, ptrdiff_t, size_t, size_t, float *);                          \
-    void attn_pack_rows_##isa(const float *, ptrdiff_t, size_t, size_t, float *);
+    void attn_pack_rows_##isa(const float *, ptrdiff_t, size_t, size_t, float *);                            \
+    void attn_decode_keys_##isa(const struct attn_decode_block *);                                           \
+    void attn_decode_rows_##isa(const struct attn_decode_rows *);                                            \
+    size_t attn_narrow_##isa(enum attn_storage, size_t, const float *, uint16_t *);                          \
+    void attn_widen_##isa(enum attn_storage, size_t, const uint16_t *, float *);
 ATTN_KERNELS(portable)
 ATTN_KERNELS(avx2)
 ATTN_KERNELS(avx512)
-ATTN_KERNELS(neon)
 ATTN_KERNELS(neon)
 
 #endif

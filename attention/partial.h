@@ -17,10 +17,12 @@ static inline void merge_row(float *into, float into_row[2], const float *from, 
     into_row[1] = a * into_row[1] + b * from_row[1];
 }
 
+static inline bool normaliser_is_good(float mass) { return mass > 0.0f && mass < INFINITY; }
+
 /* values / mass, or 0 and false where mass is not positive and finite. */
 static inline bool finish_row(float *values, float mass, size_t d)
 {
-    const bool good = mass > 0.0f && mass < INFINITY;
+    const bool good = normaliser_is_good(mass);
     const float by = 1.0f / mass;
     for (size_t c = 0; c < d; c++) values[c] = good ? values[c] * by : 0.0f;
     return good;

@@ -106,10 +106,19 @@ struct attn_packed;
 PREFIX_NTK_API struct attn_packed *attn_packed_alloc(size_t batch, size_t kv_heads, size_t prefix_len,
                                                      size_t head_dim, int backward);
 PREFIX_NTK_API void attn_packed_free(struct attn_packed *packed);
+/* What the numbers of a packed prefix are: float32, or half of the bytes, where a call of few queries takes
+ * half of the time: bfloat16 (float32's range, relative error 2^-8) or IEEE binary16 (2^-11 from 6.1e-5 on,
+ * 2^-25 below, largest number 65504). Sums, scores and weights are float32 in any case. */
+enum attn_storage { ATTN_F32, ATTN_BF16, ATTN_F16 };
+/* As attn_packed_alloc, for the forward pass alone. NULL, too, for a storage that does not exist. */
+PREFIX_NTK_API struct attn_packed *attn_packed_alloc_as(enum attn_storage storage, size_t batch, size_t kv_heads,
+                                                        size_t prefix_len, size_t head_dim);
 /* Bytes the object holds; 0 for NULL. */
 PREFIX_NTK_API size_t attn_packed_bytes(const struct attn_packed *packed);
 /* Takes the values of K_P, V_P (batch, kv_heads, prefix_len, head_dim); may be called again when
- * they change. GSL_EINVAL: a NULL, no thread. */
+ * they change. GSL_EINVAL: a NULL, no thread.
+ * In half precision numbers are rounded to nearest, ties to even; NaN and infinity stay what they are, and a
+ * finite number beyond the largest becomes infinite: all are set, and GSL_EOVRFLW says so. */
 PREFIX_NTK_API int attn_packed_set(struct attn_packed *packed, struct attn_in k, struct attn_in v, int num_threads);
 
 /* K_P, V_P: (batch, kv_heads, len, head_dim); strides 0 share one prefix between
