@@ -221,15 +221,17 @@ static int exact_forward(const struct attn_shape *shape, float scale, struct att
     if (!isfinite(scale)) status = GSL_EINVAL;
     if (!status) status = prefix_status(shape, prefix, false);
     if (status) return status;
-    const bool packed = prefix && prefix->len && packed_in_float32(prefix);
-    if (attn_decode_fits(shape, prefix ? prefix->len : 0, packed)) {
-        const struct attn_decode_call call = { shape, (float)((double)scale * LOG2E), q, k, v, prefix,
-                                               prefix ? prefix->len : 0, out, rows, partial };
+    const size_t prefix_len = prefix ? prefix->len : 0;
+    /* Whichever way the call goes. */
+    if (work && work_bytes < attn_exact_forward_workspace(shape, prefix_len, num_threads)) return GSL_EBADLEN;
+    if (attn_decode_fits(shape, prefix_len, prefix_len && packed_in_float32(prefix))) {
+        const struct attn_decode_call call = { shape, (float)((double)scale * LOG2E), q, k, v, prefix, prefix_len, out,
+                                               rows, partial };
         return attn_decode_run(&call, work, work_bytes, num_threads, failure);
     }
     struct forward_job job = {
         .shape = shape, .scale2 = (float)((double)scale * LOG2E), .q = q, .k = k, .v = v, .prefix = prefix,
-        .prefix_len = prefix ? prefix->len : 0, .out = out, .rows = rows, .partial = partial
+        .prefix_len = prefix_len, .out = out, .rows = rows, .partial = partial
     };
     return forward_run(&job, work, work_bytes, num_threads, failure);
 }
