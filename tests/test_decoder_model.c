@@ -8,6 +8,7 @@
 #include "common/random.h"
 #include "tests/support/check.h"
 #include "tests/support/decoder_ref.h"
+#include "tests/support/tiny_variants.h"
 #include "tests/support/tiny_model.h"
 #include "transformer/adamw.h"
 
@@ -31,52 +32,6 @@ static const int32_t target_ids[TARGETS] = { 17, 4, 9, 20, 0, 21 }, target_class
 static const struct decoder_batch batch = { .num_seqs = NUM_SEQS, .offsets = offsets, .ids = ids };
 static const struct decoder_targets tokens = { .count = TARGETS, .rows = target_rows, .ids = target_ids };
 static const struct decoder_targets classes = { .count = TARGETS, .rows = target_rows, .ids = target_classes };
-
-struct variant { const char *name; struct adapter_options options; };
-
-static struct adapter_options with(enum adapter_method method, const char *feature, enum adapter_k_mode mode,
-                                   size_t z_rank)
-{
-    struct adapter_options o = adapter_defaults(method);
-    o.prefix_len = 5;
-    o.rank = 2;
-    o.alpha = 3.0;
-    o.init_scale = 0.7;
-    o.k_mode = mode;
-    o.z_rank = z_rank;
-    strcpy(o.feature, feature);
-    return o;
-}
-
-enum { NUM_VARIANTS = 15, AT_FULL = 0, AT_HEAD = 2, AT_PTUNING = 5, AT_LOG = 8, AT_LINEAR = 9 };
-static void make_variants(struct variant v[NUM_VARIANTS])
-{
-    size_t n = 0;
-    v[n++] = (struct variant){ "full", with(ADAPTER_FULL, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "full, block 1", with(ADAPTER_FULL, "elu1", ADAPTER_K_LOG, 0) };
-    v[n - 1].options.first_layer = 1;
-    v[n++] = (struct variant){ "head", with(ADAPTER_HEAD, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "lora all", with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0) };
-    v[n - 1].options.targets = 63;
-    v[n++] = (struct variant){ "lora k,o,fc1, block 1", with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0) };
-    v[n - 1].options.targets = 1u << PROJ_K | 1u << PROJ_O | 1u << PROJ_FC1;
-    v[n - 1].options.first_layer = 1;
-    v[n++] = (struct variant){ "ptuning", with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "ptuning mlp, block 0", with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0) };
-    v[n - 1].options.reparameterise = 1;
-    v[n - 1].options.mlp_dim = 7;
-    v[n - 1].options.last_layer = 0;
-    v[n++] = (struct variant){ "tied-prefix", with(ADAPTER_TIED_PREFIX, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "ntk log", with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "ntk linear", with(ADAPTER_NTK, "elu1", ADAPTER_K_LINEAR, 0) };
-    v[n++] = (struct variant){ "ntk zero, low rank", with(ADAPTER_NTK, "elu1", ADAPTER_K_ZERO, 2) };
-    v[n++] = (struct variant){ "ntk favor", with(ADAPTER_NTK, "favor:6", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "ntk taylor, low rank", with(ADAPTER_NTK, "taylor:2", ADAPTER_K_TIED, 3) };
-    v[n++] = (struct variant){ "prefix-plus", with(ADAPTER_PREFIX_PLUS, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "prefix-plus taylor, low rank", with(ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_LOG,
-                                                                    2) };
-    assert_int_equal(n, NUM_VARIANTS);
-}
 
 static struct decoder *make_decoder(void)
 {
@@ -147,7 +102,7 @@ static double check_parameter(struct decoder_ref *ref, const struct decoder_targ
     return worst;
 }
 
-static void check_variant(const struct variant *v, enum decoder_rotation rotation, size_t num_classes,
+static void check_variant(const struct tiny_variant *v, enum decoder_rotation rotation, size_t num_classes,
                           const struct decoder_targets *t)
 {
     struct decoder *d = make_decoder();
@@ -179,20 +134,20 @@ static void check_variant(const struct variant *v, enum decoder_rotation rotatio
 static void test_gradients(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
     for (int rotation = DECODER_ROTATED; rotation <= DECODER_UNROTATED; rotation++)
-        for (size_t i = 0; i < NUM_VARIANTS; i++) check_variant(&v[i], (enum decoder_rotation)rotation, 0, &tokens);
+        for (size_t i = 0; i < TINY_VARIANTS; i++) check_variant(&v[i], (enum decoder_rotation)rotation, 0, &tokens);
 }
 
 /* A classifier instead of the output matrix: full, head, ntk. */
 static void test_class_gradients(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
-    static const size_t some[] = { AT_FULL, AT_HEAD, AT_LOG };
-    for (size_t i = 0; i < 3; i++) check_variant(&v[some[i]], DECODER_ROTATED, CLASSES, &classes);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
+    static const char *const some[] = { "full", "head", "ntk log" };
+    for (size_t i = 0; i < 3; i++) check_variant(tiny_variant_named(v, some[i]), DECODER_ROTATED, CLASSES, &classes);
 }
 
 /* Against distributions: KL and its gradient; 0 against its own. */
@@ -207,10 +162,10 @@ static void test_distillation(void **state)
         decoder_log_softmax(logprobs + i * VOCAB, VOCAB);
     }
     const struct decoder_targets soft = { .count = TARGETS, .rows = target_rows, .logprobs = logprobs };
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
-    check_variant(&v[AT_LOG], DECODER_ROTATED, 0, &soft);
-    check_variant(&v[AT_FULL], DECODER_UNROTATED, 0, &soft);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
+    check_variant(tiny_variant_named(v, "ntk log"), DECODER_ROTATED, 0, &soft);
+    check_variant(tiny_variant_named(v, "full"), DECODER_UNROTATED, 0, &soft);
 }
 
 static struct parameter *find(struct decoder_model *m, const char *name)
@@ -224,10 +179,10 @@ static struct parameter *find(struct decoder_model *m, const char *name)
 static void test_checker_rejects(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
     struct decoder *d = make_decoder();
-    struct decoder_model *m = make_model(d, &v[AT_FULL].options, DECODER_ROTATED, 0, 1);
+    struct decoder_model *m = make_model(d, &tiny_variant_named(v, "full")->options, DECODER_ROTATED, 0, 1);
     struct decoder_ref ref;
     decoder_ref_open(&ref, m);
     step(m, &tokens, NULL);
@@ -244,10 +199,10 @@ static void test_checker_rejects(void **state)
 static void test_view(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
     struct decoder *d = make_decoder();
-    for (size_t i = 0; i < 2 * NUM_VARIANTS; i++) {
+    for (size_t i = 0; i < 2 * TINY_VARIANTS; i++) {
         struct decoder_model *m = make_model(d, &v[i / 2].options, (enum decoder_rotation)(i % 2), 0, 1);
         shake(m);
         double losses[TARGETS];
@@ -282,10 +237,10 @@ static void test_cache_as_prefix(void **state)
     (void)state;
     enum { M = 5, WIDTH = 8 };
     static const int32_t front[M] = { 9, 2, 14, 14, 7 };
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
     struct decoder *d = make_decoder();
-    struct decoder_model *m = make_model(d, &v[AT_PTUNING].options, DECODER_ROTATED, 0, 1);
+    struct decoder_model *m = make_model(d, &tiny_variant_named(v, "ptuning")->options, DECODER_ROTATED, 0, 1);
     struct decoder_run *run;
     float hidden[6 * 12], logits[VOCAB];
     assert_int_equal(decoder_run_alloc(d, NULL, M + 6, 16, 1, &run), GSL_SUCCESS);
@@ -316,10 +271,10 @@ static void test_cache_as_prefix(void **state)
 static void test_cached_layers(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
     struct decoder *d = make_decoder();
-    for (size_t i = 0; i < NUM_VARIANTS; i++) {
+    for (size_t i = 0; i < TINY_VARIANTS; i++) {
         if (v[i].options.method == ADAPTER_FULL && v[i].options.first_layer < 1) continue;
         v[i].options.first_layer = v[i].options.last_layer = 1;
         struct decoder_model *m = make_model(d, &v[i].options, DECODER_ROTATED, 0, 1);
@@ -348,10 +303,10 @@ static void test_cached_layers(void **state)
 static void test_threads(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
     struct decoder *d = make_decoder();
-    for (size_t i = 0; i < 2 * NUM_VARIANTS; i++) {
+    for (size_t i = 0; i < 2 * TINY_VARIANTS; i++) {
         struct decoder_model *one = make_model(d, &v[i / 2].options, (enum decoder_rotation)(i % 2), 0, 1);
         shake(one);
         const double loss = step(one, &tokens, NULL);
@@ -375,13 +330,13 @@ static void test_threads(void **state)
 static void test_starts(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
     struct decoder *d = make_decoder();
-    struct decoder_model *base = make_model(d, &v[AT_HEAD].options, DECODER_ROTATED, 0, 1);
+    struct decoder_model *base = make_model(d, &tiny_variant_named(v, "head")->options, DECODER_ROTATED, 0, 1);
     double want[TARGETS], got[TARGETS];
     step(base, &tokens, want);
-    for (size_t i = 0; i < NUM_VARIANTS; i++) {
+    for (size_t i = 0; i < TINY_VARIANTS; i++) {
         const struct adapter_options *o = &v[i].options;
         const int prefix = o->method == ADAPTER_PTUNING || o->method == ADAPTER_TIED_PREFIX;
         const int mass = o->method == ADAPTER_NTK && (o->k_mode == ADAPTER_K_LOG || o->k_mode == ADAPTER_K_TIED);
@@ -398,10 +353,10 @@ static void test_starts(void **state)
 static void test_calibrate(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
     struct decoder *d = make_decoder();
-    struct decoder_model *m = make_model(d, &v[AT_LOG].options, DECODER_ROTATED, 0, 1);
+    struct decoder_model *m = make_model(d, &tiny_variant_named(v, "ntk log")->options, DECODER_ROTATED, 0, 1);
     assert_int_equal(decoder_model_calibrate(m, &batch), GSL_SUCCESS);
     struct decoder_ref ref;
     decoder_ref_open(&ref, m);
@@ -414,14 +369,62 @@ static void test_calibrate(void **state)
     decoder_free(d);
 }
 
+/* Law: with M the second moment of the features as they weigh in T (ntk: a row by 1 / (A 1), prefix-plus: by 1), of the
+ * queries that meet the summary, and B = unit basis, B^T (M + .001 trace(M) / r) B is the mean square of the attention's
+ * result times the identity. */
+static void check_white(int divided, enum decoder_rotation rotation)
+{
+    enum { R = 5, HEADS = 4 };
+    struct adapter_options o = tiny_options(divided ? ADAPTER_NTK : ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_ZERO, 0);
+    o.whiten = 1;
+    struct decoder *d = make_decoder();
+    struct decoder_model *m = make_model(d, &o, rotation, 0, 1);
+    struct decoder_ref ref;
+    decoder_ref_open(&ref, m);
+    assert_int_equal(decoder_model_calibrate(m, &batch), GSL_SUCCESS);
+    for (size_t at = 0; at < LAYERS * HEADS; at++) {
+        const size_t layer = at / HEADS, head = at % HEADS;
+        const float *basis = find(m, layer ? "layer.1.summary_basis" : "layer.0.summary_basis")->value + head * R * R;
+        const double unit = divided ? (double)find(m, layer ? "layer.1.summary_unit" : "layer.0.summary_unit")->value[head] : 1.0;
+        double M[R * R], trace = 0.0;
+        const double size = decoder_ref_moment(&ref, &batch, layer, head, divided, M);
+        for (size_t f = 0; f < R; f++) trace += M[f * R + f];
+        for (size_t f = 0; f < R; f++) M[f * R + f] += 1e-3 * trace / R;
+        for (size_t f = 0; f < R; f++)
+            for (size_t g = 0; g < R; g++) {
+                double sum = 0.0;
+                for (size_t i = 0; i < R * R; i++)
+                    sum += unit * (double)basis[i / R * R + f] * M[i] * unit * (double)basis[i % R * R + g];
+                CHECK_CLOSE(sum / size, f == g ? 1.0 : 0.0, 0.0, 50.0 * RTOL_ROUNDOFF);
+            }
+    }
+    /* A planted error, of the other rotation, is seen in the last block. */
+    double M[R * R], other[R * R];
+    decoder_ref_moment(&ref, &batch, LAYERS - 1, 0, divided, M);
+    ref.options.rotation = rotation == DECODER_ROTATED ? DECODER_UNROTATED : DECODER_ROTATED;
+    decoder_ref_moment(&ref, &batch, LAYERS - 1, 0, divided, other);
+    assert_false(is_close(other[R * R - 1], M[R * R - 1], 50.0 * RTOL_ROUNDOFF, 0.0));
+    decoder_ref_close(&ref);
+    decoder_model_free(m);
+    decoder_free(d);
+}
+
+static void test_whiten(void **state)
+{
+    (void)state;
+    for (int divided = 0; divided < 2; divided++)
+        for (int rotation = DECODER_ROTATED; rotation <= DECODER_UNROTATED; rotation++)
+            check_white(divided, (enum decoder_rotation)rotation);
+}
+
 /* Every method fits the targets better within a few steps, and says which ids are likeliest. */
 static void test_fits(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
     struct decoder *d = make_decoder();
-    for (size_t i = 0; i < NUM_VARIANTS; i++) {
+    for (size_t i = 0; i < TINY_VARIANTS; i++) {
         struct decoder_model *m = make_model(d, &v[i].options, DECODER_ROTATED, 0, 1);
         struct adamw *adamw;
         struct adamw_options o = adamw_defaults();
@@ -448,19 +451,19 @@ static void test_fits(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
     struct decoder *d = make_decoder();
     char line[160];
     const struct reason why = { line, sizeof line };
     struct decoder_model *m;
-    struct decoder_model_options o = { v[AT_PTUNING].options, DECODER_ROTATED, 0, SEED, 0 };
+    struct decoder_model_options o = { tiny_variant_named(v, "ptuning")->options, DECODER_ROTATED, 0, SEED, 0 };
     o.adapter.prefix_len = 40;
     assert_int_equal(decoder_model_alloc(d, &o, &m, why), GSL_EINVAL);
     o.adapter.prefix_len = 5, o.adapter.last_layer = LAYERS;
     assert_int_equal(decoder_model_alloc(d, &o, &m, why), GSL_EINVAL);
 
-    m = make_model(d, &v[AT_LINEAR].options, DECODER_ROTATED, 0, 1);
+    m = make_model(d, &tiny_variant_named(v, "ntk linear")->options, DECODER_ROTATED, 0, 1);
     double loss;
     assert_int_equal(decoder_model_loss(m, &tokens, 0, &loss, NULL, NULL), GSL_EINVAL);
     assert_int_equal(decoder_model_backward(m), GSL_EINVAL);
@@ -493,7 +496,7 @@ int main(void)
         cmocka_unit_test(test_gradients), cmocka_unit_test(test_class_gradients), cmocka_unit_test(test_distillation),
         cmocka_unit_test(test_checker_rejects), cmocka_unit_test(test_view), cmocka_unit_test(test_cache_as_prefix),
         cmocka_unit_test(test_cached_layers), cmocka_unit_test(test_threads), cmocka_unit_test(test_starts),
-        cmocka_unit_test(test_calibrate), cmocka_unit_test(test_fits), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_calibrate), cmocka_unit_test(test_whiten), cmocka_unit_test(test_fits), cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

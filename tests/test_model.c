@@ -10,6 +10,7 @@
 #include "tests/support/check.h"
 #include "tests/support/encoder_ref.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/tiny_variants.h"
 #include "transformer/model.h"
 
 /* Float32 through two blocks: a few hundred roundings of 2^-24, on outputs of order 1. */
@@ -22,58 +23,6 @@ static const double ATOL_CANCELLATION = 2e-7;
 static const double STEP = 2e-6;
 static const uint64_t SEED = 77;
 enum { NUM_SEQS = 6, ENTRIES = 12 };
-
-struct variant { const char *name; struct adapter_options options; };
-
-static struct adapter_options with(enum adapter_method method, const char *feature, enum adapter_k_mode mode,
-                                   size_t z_rank)
-{
-    struct adapter_options o = adapter_defaults(method);
-    o.prefix_len = 5;
-    o.rank = 2;
-    o.alpha = 3.0;
-    o.init_scale = 0.7;
-    o.k_mode = mode;
-    o.z_rank = z_rank;
-    strcpy(o.feature, feature);
-    return o;
-}
-
-enum { NUM_VARIANTS = 20 };
-static size_t make_variants(struct variant v[NUM_VARIANTS])
-{
-    size_t n = 0;
-    v[n++] = (struct variant){ "full", with(ADAPTER_FULL, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "full, block 1", with(ADAPTER_FULL, "elu1", ADAPTER_K_LOG, 0) };
-    v[n - 1].options.first_layer = 1;
-    v[n++] = (struct variant){ "head", with(ADAPTER_HEAD, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "lora q,v", with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "lora all", with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0) };
-    v[n - 1].options.targets = 63;
-    v[n++] = (struct variant){ "lora k,o,fc1, block 1", with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0) };
-    v[n - 1].options.targets = 1u << PROJ_K | 1u << PROJ_O | 1u << PROJ_FC1;
-    v[n - 1].options.first_layer = 1;
-    v[n++] = (struct variant){ "ptuning", with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "ptuning mlp", with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0) };
-    v[n - 1].options.reparameterise = 1;
-    v[n - 1].options.mlp_dim = 7;
-    v[n++] = (struct variant){ "ptuning, block 0", with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0) };
-    v[n - 1].options.last_layer = 0;
-    v[n++] = (struct variant){ "tied-prefix", with(ADAPTER_TIED_PREFIX, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "ntk log", with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "ntk linear", with(ADAPTER_NTK, "elu1", ADAPTER_K_LINEAR, 0) };
-    v[n++] = (struct variant){ "ntk zero, low rank", with(ADAPTER_NTK, "elu1", ADAPTER_K_ZERO, 2) };
-    v[n++] = (struct variant){ "ntk favor", with(ADAPTER_NTK, "favor:6", ADAPTER_K_LOG, 0) };
-    v[n++] = (struct variant){ "ntk taylor, low rank", with(ADAPTER_NTK, "taylor:2", ADAPTER_K_TIED, 3) };
-    v[n++] = (struct variant){ "prefix-plus", with(ADAPTER_PREFIX_PLUS, "elu1", ADAPTER_K_LOG, 0) };
-    v[n++] =
-        (struct variant){ "prefix-plus taylor, low rank", with(ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_LOG, 2) };
-    v[n++] = (struct variant){ "prefix-plus taylor, white", with(ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_LOG, 0) };
-    v[n - 1].options.whiten = 1;
-    v[n++] = (struct variant){ "ntk log, low rank, white", with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 2) };
-    v[n - 1].options.whiten = 1;
-    return n;
-}
 
 static struct model *make_model(const struct backbone *b, const struct adapter_options *o, size_t rows, size_t seqs,
                                 int training, int threads)
@@ -130,7 +79,7 @@ static double check_parameter(struct encoder_ref *ref, const struct tiny_batch *
     return worst;
 }
 
-static void check_variant(enum backbone_kind kind, const struct variant *v)
+static void check_variant(enum backbone_kind kind, const struct tiny_variant *v)
 {
     struct backbone *b = tiny_backbone(kind, 5);
     struct tiny_batch t;
@@ -163,8 +112,9 @@ static void check_variant(enum backbone_kind kind, const struct variant *v)
 
 static void gradients(enum backbone_kind kind)
 {
-    struct variant v[NUM_VARIANTS];
-    const size_t n = make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    const size_t n = TINY_VARIANTS;
+    tiny_variants(v);
     for (size_t i = 0; i < n; i++) check_variant(kind, &v[i]);
 }
 
@@ -176,8 +126,8 @@ static void test_mpnet_gradients(void **state) { (void)state; gradients(BACKBONE
 static void test_checker_rejects(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    tiny_variants(v);
     struct backbone *b = tiny_backbone(BACKBONE_BERT, 5);
     struct tiny_batch t;
     tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
@@ -209,8 +159,9 @@ static void test_threads(void **state)
 {
     (void)state;
     enum { MANY = 40 };
-    struct variant v[NUM_VARIANTS];
-    const size_t n = make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    const size_t n = TINY_VARIANTS;
+    tiny_variants(v);
     for (int kind = BACKBONE_VIT; kind <= BACKBONE_MPNET; kind++) {
         struct backbone *b = tiny_backbone((enum backbone_kind)kind, 5);
         struct tiny_batch t;
@@ -242,8 +193,9 @@ static void test_threads(void **state)
 static void test_ragged(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    const size_t n = make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    const size_t n = TINY_VARIANTS;
+    tiny_variants(v);
     for (int kind = BACKBONE_BERT; kind <= BACKBONE_MPNET; kind++) {
         struct backbone *b = tiny_backbone((enum backbone_kind)kind, 5);
         struct tiny_batch t;
@@ -276,7 +228,7 @@ static void test_cached_layers(void **state)
         struct backbone *b = tiny_backbone((enum backbone_kind)kind, 5);
         struct tiny_batch t;
         tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
-        struct adapter_options o = with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0);
+        struct adapter_options o = tiny_options(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0);
         o.first_layer = 1;
         struct model *m = make_model(b, &o, t.rows, NUM_SEQS, 1, 1);
         tiny_shake(m, 0.3, 3);
@@ -308,8 +260,9 @@ static void test_cached_layers(void **state)
 static void test_starts(void **state)
 {
     (void)state;
-    struct variant v[NUM_VARIANTS];
-    const size_t n = make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    const size_t n = TINY_VARIANTS;
+    tiny_variants(v);
     for (int kind = BACKBONE_VIT; kind <= BACKBONE_MPNET; kind++) {
         struct backbone *b = tiny_backbone((enum backbone_kind)kind, 5);
         struct tiny_batch t;
@@ -349,7 +302,7 @@ static void test_shifted_positions(void **state)
         struct backbone *b = tiny_backbone(kinds[k], 5), *moved = tiny_backbone(kinds[k], 5);
         struct tiny_batch t;
         tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
-        struct adapter_options plain = with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0);
+        struct adapter_options plain = tiny_options(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0);
         plain.prefix_len = M;
         struct adapter_options shifted = plain;
         shifted.shift_positions = 1;
@@ -391,8 +344,8 @@ static void test_set_prefix(void **state)
     struct backbone *b = tiny_backbone(BACKBONE_BERT, 5);
     struct tiny_batch t;
     tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
-    struct adapter_options o = with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 0),
-                           p = with(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0);
+    struct adapter_options o = tiny_options(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 0),
+                           p = tiny_options(ADAPTER_PTUNING, "elu1", ADAPTER_K_LOG, 0);
     struct model *m = make_model(b, &o, t.rows, NUM_SEQS, 0, 1), *prefix = make_model(b, &p, t.rows, NUM_SEQS, 0, 1);
     assert_int_equal(model_calibrate(m, &t.batch), 0);
     for (size_t l = 0; l < TINY_LAYERS; l++) {
@@ -432,7 +385,7 @@ static void test_calibrate(void **state)
     struct backbone *b = tiny_backbone(BACKBONE_BERT, 5);
     struct tiny_batch t;
     tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
-    struct adapter_options o = with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 0);
+    struct adapter_options o = tiny_options(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 0);
     struct model *m = make_model(b, &o, t.rows, NUM_SEQS, 0, 1);
     assert_int_equal(model_calibrate(m, &t.batch), 0);
     float *x = malloc(t.rows * H * sizeof *x);
@@ -470,7 +423,7 @@ static void test_whiten(void **state)
     struct tiny_batch t;
     tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
     for (int divided = 0; divided < 2; divided++) {
-        struct adapter_options o = with(divided ? ADAPTER_NTK : ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_ZERO, 0);
+        struct adapter_options o = tiny_options(divided ? ADAPTER_NTK : ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_ZERO, 0);
         o.whiten = 1;
         struct model *m = make_model(b, &o, t.rows, NUM_SEQS, 0, 1);
         assert_int_equal(model_calibrate(m, &t.batch), 0);
@@ -586,7 +539,7 @@ static void test_projection(void **state)
 {
     (void)state;
     struct backbone *b = tiny_backbone(BACKBONE_BERT, 5);
-    struct adapter_options o = with(ADAPTER_NTK, "elu1", ADAPTER_K_LINEAR, 0);
+    struct adapter_options o = tiny_options(ADAPTER_NTK, "elu1", ADAPTER_K_LINEAR, 0);
     struct model *m = make_model(b, &o, 8, 2, 0, 1);
     float *k = model_parameter(m, "layer.0.summary_k")->value;
     k[1] = -0.7f;
@@ -621,8 +574,9 @@ static void test_fits(void **state)
 {
     (void)state;
     enum { EXAMPLES = 16, STEPS = 1500 };
-    struct variant v[NUM_VARIANTS];
-    const size_t n = make_variants(v);
+    struct tiny_variant v[TINY_VARIANTS];
+    const size_t n = TINY_VARIANTS;
+    tiny_variants(v);
     for (int kind = BACKBONE_VIT; kind <= BACKBONE_BERT; kind++) {
         struct backbone *b = tiny_backbone((enum backbone_kind)kind, 5);
         struct tiny_batch t;
@@ -666,15 +620,15 @@ static void test_refusals(void **state)
     struct tiny_batch t;
     tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
     struct model *m;
-    struct adapter_options o = with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0);
+    struct adapter_options o = tiny_options(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0);
     o.last_layer = TINY_LAYERS;
     assert_int_equal(model_alloc(b, &o, 2, POOL_CLS, 0, SEED, &m, why), GSL_EINVAL);
     assert_non_null(strstr(text, "blocks"));
-    o = with(ADAPTER_NTK, "elu2", ADAPTER_K_LOG, 0);
+    o = tiny_options(ADAPTER_NTK, "elu2", ADAPTER_K_LOG, 0);
     assert_int_equal(model_alloc(b, &o, 2, POOL_CLS, 0, SEED, &m, why), GSL_EINVAL);
-    o = with(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 99);
+    o = tiny_options(ADAPTER_NTK, "elu1", ADAPTER_K_LOG, 99);
     assert_int_equal(model_alloc(b, &o, 2, POOL_CLS, 0, SEED, &m, why), GSL_EINVAL);
-    o = with(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0);
+    o = tiny_options(ADAPTER_LORA, "elu1", ADAPTER_K_LOG, 0);
     char *kept = b->tensors[5].name;
     char other[] = "renamed";
     b->tensors[5].name = other;

@@ -143,7 +143,7 @@ static int run_forward(const struct job *job, struct run run, char *work)
     }
     const struct attn_prefix prefix = prefix_of(e, job->extra);
     const int fits = attn_exact_forward_workspace(&shape, prefix.len, 1) <= e->work_bytes;
-    float *out = job->extra->kind == ATTENTION_BESIDE ? s->soft : s->context;
+    float *out = softmax_part(s, job->extra);
     const int status = attn_exact_forward(&shape, scale_of(e), q, k, v, &prefix, rows_out(e, out, run), rows,
                                           fits ? work : NULL, e->work_bytes, 1, NULL);
     if (status || job->extra->kind != ATTENTION_BESIDE) return status;
@@ -195,7 +195,7 @@ static int run_backward(const struct job *job, struct run run, float *shared, ch
     const struct attn_shape shape = shape_of(e, run);
     const ptrdiff_t d = (ptrdiff_t)e->head_dim, h = (ptrdiff_t)e->hidden;
     const struct attn_in q = qkv_in(e, s->qkv, run, 0), k = qkv_in(e, s->qkv, run, 1), v = qkv_in(e, s->qkv, run, 2);
-    const struct attn_in out = rows_in(e, s->soft, run), d_out = rows_in(e, job->d_context, run);
+    const struct attn_in out = rows_in(e, softmax_part(s, x), run), d_out = rows_in(e, job->d_context, run);
     const attn_row *rows = (const attn_row *)(s->attention + run.row * e->heads);
     float *second = shared + first_part(e, x);
     const struct attn_out dq = qkv_out(e, job->d_qkv, run, 0), dk = qkv_out(e, job->d_qkv, run, 1);
@@ -299,105 +299,4 @@ size_t attention_work_bytes(const struct encoder *e, const struct attention_extr
         }
     }
     return bytes;
-}
-
-/* ---- the unit of a summary --------------------------------------------------------------------------------------- */
-
-double attention_log_mass(const float *q, const float *keys, size_t num_keys, size_t stride, size_t d, double scale)
-{
-    double top = -INFINITY, sum = 0.0;
-    for (size_t j = 0; j < num_keys; j++) {
-        const double s = scale * (double)cblas_sdot((blasint)d, q, 1, keys + j * stride, 1);
-        if (s > top) {
-            sum = sum * exp(top - s) + 1.0;
-            top = s;
-        } else {
-            sum += exp(s - top);
-        }
-    }
-    return top + log(sum);
-}
-
-double attention_unit(double mean, double geometric)
-{
-    /* Beyond this spread a few rows are the whole mean, and its float32 multiples may overflow. */
-    static const double heavy = 1e6, largest = 1e30;
-    const double unit = mean <= heavy * geometric ? mean : geometric;
-    return unit < largest ? unit : largest;
-}
-
-/* moment += w^2 phi(q) phi(q)^T over the rows of one head; log_weight: ln w of each row, NULL: w = 1. */
-static int add_moment(const struct encoder *e, const struct block_state *state, const feature_map *map, size_t head,
-                      const double *log_weight, float *phi, double *moment)
-{
-    const size_t h = e->hidden, r = feature_dim(map), rows = e->packing.rows;
-    const float *q = state->qkv + head * e->head_dim;
-    const int status = feature_forward_f32(map, FEATURE_QUERY, rows, q, 3 * h, phi, r, NULL, 1, NULL);
-    if (status) return status;
-    for (size_t i = 0; i < rows; i++) {
-        const double w = log_weight ? exp(2.0 * log_weight[i]) : 1.0;
-        const float *row = phi + i * r;
-        for (size_t f = 0; f < r; f++)
-            for (size_t g = 0; g < r; g++) moment[f * r + g] += w * (double)row[f] * (double)row[g] / (double)rows;
-    }
-    return GSL_SUCCESS;
-}
-
-int attention_scales(const struct encoder *e, const struct block_state *state, const feature_map *map, int divided,
-                     double *mean_mass, double *moment, double *size)
-{
-    const struct packing *p = &e->packing;
-    const size_t h = e->hidden, d = e->head_dim, r = moment ? feature_dim(map) : 0;
-    const double scale = 1.0 / sqrt((double)d);
-    double *logs = malloc(p->rows * sizeof *logs);
-    float *phi = malloc((p->rows * r + 1) * sizeof *phi);
-    int status = logs && phi ? GSL_SUCCESS : GSL_ENOMEM;
-    if (moment) memset(moment, 0, e->heads * r * r * sizeof *moment);
-    for (size_t head = 0; head < e->heads && !status; head++) {
-        double squares = 0.0, mean = 0.0, log_sum = 0.0;
-        for (size_t seq = 0; seq < p->num_seqs; seq++) {
-            const size_t from = p->offsets[seq], to = p->offsets[seq + 1];
-            const float *keys = state->qkv + from * 3 * h + h + head * d;
-            for (size_t i = from; i < to; i++) {
-                logs[i] = attention_log_mass(state->qkv + i * 3 * h + head * d, keys, to - from, 3 * h, d, scale);
-                mean += exp(logs[i]);
-                log_sum += logs[i];
-                for (size_t c = 0; c < d; c++) squares += pow((double)state->context[i * h + head * d + c], 2.0);
-            }
-        }
-        mean_mass[head] = attention_unit(mean / (double)p->rows, exp(log_sum / (double)p->rows));
-        size[head] = sqrt(squares / (double)(p->rows * d));
-        for (size_t i = 0; i < p->rows; i++) logs[i] = -logs[i];
-        if (moment) status = add_moment(e, state, map, head, divided ? logs : NULL, phi, moment + head * r * r);
-    }
-    free(phi);
-    free(logs);
-    return status;
-}
-
-void attention_prefix_scores(const struct encoder *e, const struct block_state *state, const float *K, size_t prefix_len,
-                             double *mass, double *spread)
-{
-    const struct packing *p = &e->packing;
-    const size_t h = e->hidden, d = e->head_dim;
-    const double scale = 1.0 / sqrt((double)d);
-    for (size_t head = 0; head < e->heads; head++) {
-        mass[head] = spread[head] = 0.0;
-        for (size_t seq = 0; seq < p->num_seqs; seq++) {
-            const size_t from = p->offsets[seq], to = p->offsets[seq + 1];
-            for (size_t i = from; i < to; i++) {
-                const float *q = state->qkv + i * 3 * h + head * d;
-                const double own = attention_log_mass(q, state->qkv + from * 3 * h + h + head * d, to - from, 3 * h, d, scale);
-                const double prefix = attention_log_mass(q, K + head * d, prefix_len, h, d, scale);
-                double sum = 0.0, squares = 0.0;
-                for (size_t j = 0; j < prefix_len; j++) {
-                    const double s = scale * (double)cblas_sdot((blasint)d, q, 1, K + j * h + head * d, 1);
-                    sum += s / (double)prefix_len;
-                    squares += s * s / (double)prefix_len;
-                }
-                mass[head] += 1.0 / (1.0 + exp(own - prefix)) / (double)p->rows;
-                spread[head] += sqrt(fmax(squares - sum * sum, 0.0)) / (double)p->rows;
-            }
-        }
-    }
 }

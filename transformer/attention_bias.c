@@ -117,7 +117,7 @@ static int head_forward(const struct job *job, struct head a, const struct scrat
     const struct ops_kernels *ops = ops_current();
     const size_t h = e->hidden, d = e->head_dim, m = sizes_of(x).prefix, r = sizes_of(x).feat, width = m + a.len;
     const float *v = job->state->qkv + a.row * 3 * h + 2 * h + a.head * d;
-    float *out = (job->extra->kind == ATTENTION_BESIDE ? job->state->soft : job->state->context) + a.row * h + a.head * d;
+    float *out = softmax_part(job->state, job->extra) + a.row * h + a.head * d;
     attn_row *rows = job->state->attention + a.row * e->heads + a.head * a.len;
     int status = fill_features(job, a, w);
     if (status) return status;
@@ -209,7 +209,7 @@ static void fill_slopes(const struct job *job, struct head a, const struct scrat
     const struct ops_kernels *ops = ops_current();
     const size_t h = e->hidden, d = e->head_dim, m = sizes_of(x).prefix, width = m + a.len;
     const float *v = job->state->qkv + a.row * 3 * h + 2 * h + a.head * d;
-    const float *dT = job->d_context + a.row * h + a.head * d, *T = job->state->soft + a.row * h + a.head * d;
+    const float *dT = job->d_context + a.row * h + a.head * d, *T = softmax_part(job->state, job->extra) + a.row * h + a.head * d;
     const attn_row *rows = (const attn_row *)(job->state->attention + a.row * e->heads + a.head * a.len);
     fill_scores(job, a, w);
     if (m)

@@ -185,7 +185,6 @@ static int open_adapter(struct decoder_model *m, struct reason why)
 int decoder_model_alloc(const struct decoder *decoder, const struct decoder_model_options *options,
                         struct decoder_model **out, struct reason why)
 {
-    if (options->adapter.whiten) return refuse(why, GSL_EUNSUP, "whitened features are built for encoders alone");
     struct decoder_model *m = calloc(1, sizeof *m);
     if (!m) return refuse(why, GSL_ENOMEM, "no memory for the model");
     m->base = decoder;

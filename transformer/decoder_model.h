@@ -50,7 +50,7 @@ struct decoder_targets {
 };
 
 /* The decoder must outlive the model (frozen weights are read in place). GSL_EINVAL an option out of range,
- * GSL_EUNSUP whitened features, GSL_ENOMEM; *why says which. */
+ * GSL_ENOMEM; *why says which. */
 int decoder_model_alloc(const struct decoder *decoder, const struct decoder_model_options *options,
                         struct decoder_model **out, struct reason why);
 void decoder_model_free(struct decoder_model *model);          /* accepts NULL */
@@ -77,7 +77,8 @@ size_t decoder_model_bytes(const struct decoder_model *model, size_t max_rows, s
 /* Plans all memory for batches of at most max_rows rows in texts of at most max_len. GSL_ENOMEM. */
 int decoder_model_reserve(struct decoder_model *model, size_t max_rows, size_t max_len, int training, int num_threads);
 
-/* The unit of a summary, as model_calibrate: the mean over rows of the mass of the text that a row sees. */
+/* The unit of a summary and its basis, as model_calibrate: the mass is that of the text that a row sees, the features are
+ * those of the queries that meet the summary. Once, before training. GSL_ENOMEM, and as decoder_model_forward. */
 int decoder_model_calibrate(struct decoder_model *model, const struct decoder_batch *batch);
 
 /* training 1 keeps what decoder_model_backward needs (the batch's arrays must stay until then). GSL_EINVAL a batch

@@ -152,6 +152,12 @@ static int forward_apart(struct decoder_model *m, struct decoder_state *s, const
     return status ? status : attn_partial_finish(shape, out, rows, NULL);
 }
 
+/* Where the softmax part of a block goes: beside features it is kept, elsewhere it is all. */
+static float *softmax_of(const struct decoder_state *s, const struct attention_extra *x)
+{
+    return x->kind == ATTENTION_BESIDE ? s->soft : s->context;
+}
+
 static int forward_text(struct decoder_model *m, struct decoder_state *s, const struct attention_extra *x,
                         struct text t)
 {
@@ -161,7 +167,7 @@ static int forward_text(struct decoder_model *m, struct decoder_state *s, const 
     const struct parts p = parts_of(c, s->qkv, t);
     const size_t q_width = decoder_q_width(c);
     attn_row *rows = s->attention + t.row * c->num_heads;
-    const struct attn_out out = out_view(c, s->soft, q_width, 0, t);
+    const struct attn_out out = out_view(c, softmax_of(s, x), q_width, 0, t);
     if (x->kind == ATTENTION_SUMMARY) {
         const struct attn_summary summary = summary_of(c, x);
         return attn_ntk_forward(&shape, scale_of(c), p.q, p.k, p.v, &summary, out, rows, m->work, m->work_bytes,
@@ -263,7 +269,7 @@ static int backward_text(struct decoder_model *m, const struct decoder_state *s,
     const size_t width = decoder_qkv_width(c), q_width = decoder_q_width(c), kv_width = decoder_kv_width(c);
     const struct attn_shape shape = shape_of(c, t.len, t.len), alone = shape_of(c, t.len, 0);
     const int apart = m->options.rotation == DECODER_UNROTATED;
-    struct back b = { .m = m, .x = x, .p = parts_of(c, s->qkv, t), .out = view(c, s->soft, q_width, 0, t),
+    struct back b = { .m = m, .x = x, .p = parts_of(c, s->qkv, t), .out = view(c, softmax_of(s, x), q_width, 0, t),
                       .d_out = view(c, d_context, q_width, 0, t),
                       .rows = (const attn_row *)(s->attention + t.row * c->num_heads), .dq = { NULL, 0, 0, 0 } };
     b.second = m->once + (x->kind == ATTENTION_PREFIX ? x->prefix_len * kv_width

@@ -1,9 +1,11 @@
 #include <cblas.h>
 #include <gsl/gsl_errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/parallel.h"
+#include "transformer/attention_scales.h"
 #include "transformer/decoder_model_internal.h"
 #include "transformer/ops.h"
 
@@ -292,42 +294,57 @@ int decoder_model_hidden(struct decoder_model *m, const struct decoder_batch *ba
     return status;
 }
 
-int decoder_model_calibrate(struct decoder_model *m, const struct decoder_batch *batch)
+static struct scale_rows scale_rows_of(const struct decoder_model *m, size_t layer)
 {
     const struct decoder_config *c = &m->config;
-    enum { MOST_HEADS = 1024 };
-    double unit[MOST_HEADS];
-    if (!m->adapter.ops->set_unit || !m->adapter.options.units) return GSL_SUCCESS;
-    if (c->num_heads > MOST_HEADS) return GSL_EINVAL;
-    /* The base model: nothing adapted. */
-    const struct adapter_ops *kept = m->adapter.ops;
-    const size_t from = batch->ids ? 0 : batch->first_layer, width = decoder_qkv_width(c), dim = c->head_dim;
+    const struct decoder_state *s = &m->states[layer];
+    const size_t width = decoder_qkv_width(c), q_width = decoder_q_width(c);
+    return (struct scale_rows){
+        .heads = c->num_heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .num_seqs = m->batch.num_seqs,
+        .rows = m->rows, .offsets = m->batch.offsets, .causal = 1, .q = s->qkv, .keys = s->qkv + q_width,
+        .feature_q = s->raw ? s->raw : s->qkv, .context = s->context, .stride = width,
+        .feature_stride = s->raw ? q_width : width, .context_stride = q_width,
+    };
+}
+
+/* Blocks `first` to the last of the base model, nothing adapted; after each, the unit of the adapter `ops` from what its
+ * attention did. numbers: scratch. */
+static int calibrate_blocks(struct decoder_model *m, const struct adapter_ops *ops, size_t first, const float *output,
+                            double *numbers)
+{
+    const size_t heads = m->config.num_heads;
+    const struct adapter *a = &m->adapter;
+    double *mean_mass = numbers, *size = mean_mass + heads, *moment = size + heads;
+    const feature_map *map = a->options.whiten ? ops->map_of(a) : NULL;
+    int status = GSL_SUCCESS;
+    for (size_t l = first; l < m->config.num_layers && !status; l++) {
+        m->adapter.ops = &adapter_head;
+        if ((status = block_forward(m, l, output, 0))) break;
+        m->adapter.ops = ops;
+        output = m->states[l].output;
+        if (!adapter_in_layer(a, l)) continue;
+        const struct scale_rows rows = scale_rows_of(m, l);
+        status = attention_scales(&rows, map, a->options.method == ADAPTER_NTK, mean_mass, map ? moment : NULL, size);
+        const struct head_scales scales = { mean_mass, map ? moment : NULL, size };
+        if (!status) status = ops->set_unit(&m->adapter, l, &scales);
+    }
+    return status;
+}
+
+int decoder_model_calibrate(struct decoder_model *m, const struct decoder_batch *batch)
+{
+    const struct adapter_ops *ops = m->adapter.ops;
+    const struct adapter *a = &m->adapter;
+    if (!ops->set_unit || (!a->options.units && !a->options.whiten)) return GSL_SUCCESS;
+    const size_t r = a->options.whiten ? feature_dim(ops->map_of(a)) : 0, first = batch->ids ? 0 : batch->first_layer;
+    double *numbers = malloc(m->config.num_heads * (r * r + 2) * sizeof *numbers);
+    if (!numbers) return GSL_ENOMEM;
     const float *output;
     m->adapter.ops = &adapter_head;
-    int status = run_blocks(m, batch, from, 0, &output);
-    for (size_t l = from; l < c->num_layers && !status; l++) {
-        if ((status = block_forward(m, l, output, 0))) break;
-        output = m->states[l].output;
-        for (size_t head = 0; head < c->num_heads; head++) {
-            const float *q = m->states[l].qkv + head * dim;
-            const float *k = m->states[l].qkv + (c->num_heads + head / (c->num_heads / c->kv_heads)) * dim;
-            double sum = 0.0, logs = 0.0;
-            for (size_t t = 0; t < batch->num_seqs; t++)
-                for (size_t i = batch->offsets[t]; i < batch->offsets[t + 1]; i++) {
-                    const double mass = attention_log_mass(q + i * width, k + batch->offsets[t] * width,
-                                                           i - batch->offsets[t] + 1, width, dim,
-                                                               1.0 / sqrt((double)dim));
-                    sum += exp(mass);
-                    logs += mass;
-                }
-            unit[head] = attention_unit(sum / (double)m->rows, exp(logs / (double)m->rows));
-        }
-        m->adapter.ops = kept;
-        const struct head_scales scales = { unit, NULL, NULL };
-        if (adapter_in_layer(&m->adapter, l)) status = kept->set_unit(&m->adapter, l, &scales);
-        m->adapter.ops = &adapter_head;
-    }
-    m->adapter.ops = kept;
+    int status = run_blocks(m, batch, first, 0, &output);
+    if (!status) status = calibrate_blocks(m, ops, first, output, numbers);
+    m->adapter.ops = ops;
+    free(numbers);
     return status;
 }
 

@@ -95,7 +95,7 @@ struct encoder {
 
 /* What a block's attention does on a batch, per head. */
 struct head_scales {
-    const double *mean_mass;    /* (heads): mean over rows of A 1, see attention_scales */
+    const double *mean_mass;    /* (heads): mean over rows of A 1, see attention_scales.h */
     const double *moment;       /* (heads, r, r): mean over rows of w^2 phi(q) phi(q)^T, w = 1 or 1 / (A 1); NULL: not asked */
     const double *size;         /* (heads): root mean square of an entry of the attention's result */
 };
@@ -203,6 +203,12 @@ int encoder_forward(struct encoder *encoder, const struct packing *packing, size
  * (when trains_input and that block was run; else undefined). */
 int encoder_backward(struct encoder *encoder, float *grad);
 
+/* Where the softmax part of a block goes: beside features it is kept, elsewhere it is all. */
+static inline float *softmax_part(const struct block_state *state, const struct attention_extra *extra)
+{
+    return extra->kind == ATTENTION_BESIDE ? state->soft : state->context;
+}
+
 /* Attention of one block: context (and soft, attention rows when training). */
 int attention_forward(struct encoder *encoder, const struct block_state *state, const struct attention_extra *extra,
                       int training);
@@ -212,20 +218,5 @@ int attention_backward(struct encoder *encoder, const struct block_state *state,
 /* Bytes per thread, and floats of shared gradients, for the plan. */
 size_t attention_work_bytes(const struct encoder *encoder, const struct attention_extra *extra);
 size_t attention_extra_floats(const struct encoder *encoder, const struct attention_extra *extra);
-
-/* ln of the mass sum_j exp(scale <q, k_j>) of one row. */
-double attention_log_mass(const float *q, const float *keys, size_t num_keys, size_t stride, size_t d, double scale);
-/* The unit of a summary from the mean of the masses of rows and their geometric mean: the latter where a few rows
- * would be a million times it, and never above 1e30. */
-double attention_unit(double mean, double geometric);
-/* model_prefix_scores, of keys K (prefix_len, hidden). */
-void attention_prefix_scores(const struct encoder *encoder, const struct block_state *state, const float *K, size_t prefix_len,
-                             double *mass, double *spread);
-
-/* The arrays of a struct head_scales from a block of the base model, in double. mean_mass: the geometric mean where a few
- * rows would be a million times the mean, and never above 1e30. moment: unless NULL, of `map`, its rows divided by A 1
- * where `divided`. GSL_ENOMEM, codes of feature_forward_f32. */
-int attention_scales(const struct encoder *encoder, const struct block_state *state, const feature_map *map, int divided,
-                     double *mean_mass, double *moment, double *size);
 
 #endif

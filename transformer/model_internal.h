@@ -1,6 +1,7 @@
 /* The parts of a model: model.c makes them, model_embed.c and model_pass.c run them. */
 #ifndef TRANSFORMER_MODEL_INTERNAL_H
 #define TRANSFORMER_MODEL_INTERNAL_H
+#include "transformer/attention_scales.h"
 #include "transformer/backbone.h"
 #include "transformer/encoder.h"
 #include "transformer/model.h"
@@ -47,6 +48,9 @@ struct model {
 };
 
 static inline int model_is_image(const struct model *model) { return model->config.kind == BACKBONE_VIT; }
+
+/* The rows of a block of the last forward. */
+struct scale_rows model_scale_rows(const struct model *model, size_t layer);
 
 /* The input of block 0 into model->embedded. */
 int model_embed(struct model *model, const struct batch *batch);

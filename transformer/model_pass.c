@@ -175,6 +175,18 @@ int model_hidden(struct model *m, const struct batch *batch, size_t layer, float
     return GSL_SUCCESS;
 }
 
+struct scale_rows model_scale_rows(const struct model *m, size_t layer)
+{
+    const struct encoder *e = &m->encoder;
+    const struct block_state *s = &e->states[layer];
+    return (struct scale_rows){
+        .heads = e->heads, .kv_heads = e->heads, .head_dim = e->head_dim, .num_seqs = e->packing.num_seqs,
+        .rows = e->packing.rows, .offsets = e->packing.offsets, .q = s->qkv, .keys = s->qkv + e->hidden,
+        .feature_q = s->qkv, .context = s->context, .stride = 3 * e->hidden, .feature_stride = 3 * e->hidden,
+        .context_stride = e->hidden,
+    };
+}
+
 /* Blocks `first` to the last of the base model; after each, the adapter's unit from what its attention did. */
 static int calibrate_blocks(struct model *m, size_t first, const float *output, double *numbers)
 {
@@ -187,7 +199,8 @@ static int calibrate_blocks(struct model *m, size_t first, const float *output, 
         const struct packing packing = e->packing;
         status = encoder_forward(e, &packing, l, l + 1, output, 0, &output);
         if (status || !adapter_in_layer(a, l)) continue;
-        status = attention_scales(e, &e->states[l], map, a->options.method == ADAPTER_NTK, mean_mass, map ? moment : NULL, size);
+        const struct scale_rows rows = model_scale_rows(m, l);
+        status = attention_scales(&rows, map, a->options.method == ADAPTER_NTK, mean_mass, map ? moment : NULL, size);
         const struct head_scales scales = { mean_mass, map ? moment : NULL, size };
         if (!status) status = a->ops->set_unit(&m->adapter, l, &scales);
     }

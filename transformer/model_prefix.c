@@ -11,7 +11,8 @@ int model_prefix_scores(const struct model *m, size_t layer, double *mass, doubl
     if (!m->can_backward || layer >= m->encoder.num_blocks || !a->ops->prefix_rows) return GSL_EINVAL;
     const float *K = a->ops->prefix_rows((struct adapter *)a, layer, 0);
     if (!K) return GSL_EINVAL;
-    attention_prefix_scores(&m->encoder, &m->encoder.states[layer], K, a->options.prefix_len, mass, spread);
+    const struct scale_rows rows = model_scale_rows(m, layer);
+    attention_prefix_scores(&rows, K, a->options.prefix_len, mass, spread);
     return GSL_SUCCESS;
 }
 

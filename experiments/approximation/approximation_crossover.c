@@ -10,7 +10,7 @@
 #include "approximation/approx.h"
 #include "approximation/approx_theory.h"
 #include "common/random.h"
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 #include "prefix_ntk/feature.h"
@@ -23,24 +23,14 @@ struct config {
     size_t num_trials, *lens, num_lens;
 };
 
-enum { KEY_PREFIX_LEN = 0x1000, KEY_TRIALS };
-
-static const struct argp_option options[] = {
-    { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M,..", .doc = "lengths at which the error itself is measured (default 16,64,256,1024,4096)" },
-    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "instances per length (default 60)" },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "prefix-len", CLI_SIZES(struct config, lens, num_lens), .min = 3, .max = 1 << 20,
+      .value = "16,64,256,1024,4096", .arg = "M,..", .doc = "lengths at which the error itself is measured" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1 << 20, .value = "60",
+      .doc = "instances per length" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 3, 1 << 20, &cfg->lens, &cfg->num_lens);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1 << 20, &cfg->num_trials);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 /* Scores <q, k>/d, as in the theorem's own scaling, or <q, k>/sqrt d, as in every transformer. */
 enum scale { SCALE_DIM, SCALE_SQRT, NUM_SCALES };
@@ -63,8 +53,16 @@ static struct setting ask(enum scale scale, double ln_m)
 enum { NUM_QUERIES = 16, NUM_INPUTS = 16 };
 
 /* m max|T - PA| of one instance with entries uniform within the bound. */
-static int run_instance(const struct config *cfg, enum scale scale, size_t m, size_t trial, double *out)
+static size_t per_scale(const struct config *cfg)
 {
+    return cfg->num_lens * cfg->num_trials;
+}
+
+static int run_unit(const void *context, size_t trial, double *out)
+{
+    const struct config *cfg = context;
+    const enum scale scale = (enum scale)(trial / per_scale(cfg));
+    const size_t m = cfg->lens[trial % per_scale(cfg) / cfg->num_trials];
     const struct setting s = ask(scale, log((double)m));
     const size_t d = (size_t)s.dim, n = NUM_QUERIES;
     const double factor = scale == SCALE_DIM ? 1.0 / s.dim : 1.0 / sqrt(s.dim);
@@ -145,71 +143,63 @@ static double unit_bytes(const struct config *cfg)
     return most;
 }
 
+static void write_rows(const void *context, const struct units *work, struct table *t)
+{
+    const struct config *cfg = context;
+    table_note(t, "scale dim: scores <q,k>/d; sqrt: <q,k>/sqrt d; r = C(d+g, g); share_above: instances with error above 1/m");
+    table_note(t, "crossover: r(m) < m from ln m = %.6g (dim), %.6g (sqrt) on", crossover(SCALE_DIM), crossover(SCALE_SQRT));
+    for (size_t s = 0; s < NUM_SCALES; s++) {
+        for (size_t l = 0; l < cfg->num_lens; l++) {
+            const struct setting a = ask((enum scale)s, log((double)cfg->lens[l]));
+            double top = 0.0, bad = 0.0;
+            for (size_t i = 0; i < cfg->num_trials; i++) {
+                const double e = *units_row(work, s * per_scale(cfg) + l * cfg->num_trials + i);
+                top = fmax(top, e);
+                bad += !(e <= 1.0);
+            }
+            setting_cells(t, (enum scale)s, &a);
+            table_num(t, top);
+            table_num(t, bad / (double)cfg->num_trials);
+            table_int(t, cfg->num_trials);
+            table_end_row(t);
+        }
+        for (double ln_m = 10.0; ln_m <= 1.0001e5; ln_m *= pow(10.0, 0.125)) {
+            const struct setting a = ask((enum scale)s, ln_m);
+            setting_cells(t, (enum scale)s, &a);
+            table_empty(t);
+            table_empty(t);
+            table_empty(t);
+            table_end_row(t);
+        }
+    }
+}
+
+static void decide(const void *context, const struct units *work, struct verdicts *v)
+{
+    const struct config *cfg = context;
+    const size_t count = NUM_SCALES * per_scale(cfg);
+    double above = 0.0;
+    for (size_t u = 0; u < count; u++) above += !(*units_row(work, u) <= 1.0);
+    struct interval rate = { NAN, NAN, NAN, 0 };
+    stats_rate(above, (double)count, 0.999, &rate);
+    verdicts_add(v, "M2", "theorem", rate);
+    const double cross = crossover(SCALE_DIM) / M_LN2;
+    verdicts_add(v, "F59", "crossover", (struct interval){ cross, cross, cross, 1 });
+    const struct setting far = ask(SCALE_SQRT, 1e4);
+    const double exponent = far.ln_r / far.ln_m;
+    verdicts_add(v, "F60", "exponent", (struct interval){ exponent, exponent, exponent, 1 });
+}
+
 int main(int argc, char **argv)
 {
-    static size_t default_lens[] = { 16, 64, 256, 1024, 4096 };
-    struct config cfg = { .num_trials = 60 };
-    cli_parse(argc, argv, "What the 1/poly(m) theorem asks for, and when it pays.", options, parse, NULL, &cfg.c);
-    if (!cfg.num_lens) {
-        cfg.lens = default_lens;
-        cfg.num_lens = sizeof default_lens / sizeof *default_lens;
-    }
-    const size_t per_scale = cfg.num_lens * cfg.num_trials, count = NUM_SCALES * per_scale;
-    char *identity = cli_text_sizes(cli_text("seed %llu trials %zu at", (unsigned long long)cfg.c.seed, cfg.num_trials), cfg.lens, cfg.num_lens);
-    struct units *work = units_open(&cfg.c, identity, "instances", count, 1, unit_bytes(&cfg));
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, "What the 1/poly(m) theorem asks for, and when it pays.", options, shard, NULL, &cfg.c);
+    const struct units_study study = {
+        .stem = "approximation_crossover", .what = "instances", .columns = columns, .count = NUM_SCALES * per_scale(&cfg), .width = 1,
+        .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
+    };
+    char *identity = cli_identity(options, &cfg.c);
+    const int code = units_run(&cfg.c, identity, &study, &cfg);
     free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < count; u++) {
-        double *row = units_begin(work, u);
-        const size_t l = u % per_scale / cfg.num_trials;
-        if (row) units_end(work, u, run_instance(&cfg, (enum scale)(u / per_scale), cfg.lens[l], u, row));
-    }
-    int code = units_status(work);
-    struct table *t = code ? NULL : table_open(&cfg.c, NULL, columns);
-    if (!code && !t) code = EXIT_FAILED;
-    double above = 0.0;
-    if (t) {
-        table_note(t, "scale dim: scores <q,k>/d; sqrt: <q,k>/sqrt d; r = C(d+g, g); share_above: instances with error above 1/m");
-        table_note(t, "crossover: r(m) < m from ln m = %.6g (dim), %.6g (sqrt) on", crossover(SCALE_DIM), crossover(SCALE_SQRT));
-        for (size_t s = 0; s < NUM_SCALES; s++) {
-            for (size_t l = 0; l < cfg.num_lens; l++) {
-                const struct setting a = ask((enum scale)s, log((double)cfg.lens[l]));
-                double top = 0.0, bad = 0.0;
-                for (size_t i = 0; i < cfg.num_trials; i++) {
-                    const double e = *units_row(work, s * per_scale + l * cfg.num_trials + i);
-                    top = fmax(top, e);
-                    bad += !(e <= 1.0);
-                }
-                above += bad;
-                setting_cells(t, (enum scale)s, &a);
-                table_num(t, top);
-                table_num(t, bad / (double)cfg.num_trials);
-                table_int(t, cfg.num_trials);
-                table_end_row(t);
-            }
-            for (double ln_m = 10.0; ln_m <= 1.0001e5; ln_m *= pow(10.0, 0.125)) {
-                const struct setting a = ask((enum scale)s, ln_m);
-                setting_cells(t, (enum scale)s, &a);
-                table_empty(t);
-                table_empty(t);
-                table_empty(t);
-                table_end_row(t);
-            }
-        }
-        code = table_close(t, EXIT_DONE);
-    }
-    if (!code) {
-        struct verdicts *v = verdicts_open(&cfg.c, "approximation_crossover");
-        struct interval rate = { NAN, NAN, NAN, 0 };
-        stats_rate(above, (double)count, 0.999, &rate);
-        verdicts_add(v, "M2", "theorem", rate);
-        const double cross = crossover(SCALE_DIM) / M_LN2;
-        verdicts_add(v, "F59", "crossover", (struct interval){ cross, cross, cross, 1 });
-        const struct setting far = ask(SCALE_SQRT, 1e4);
-        const double exponent = far.ln_r / far.ln_m;
-        verdicts_add(v, "F60", "exponent", (struct interval){ exponent, exponent, exponent, 1 });
-        code = verdicts_close(v, code);
-    }
-    return units_close(work, code);
+    return code;
 }

@@ -10,7 +10,7 @@
 
 #include "approximation/approx.h"
 #include "common/array_file.h"
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "approximation/source.h"
 #include "approximation/study.h"
 #include "cli/summary.h"
@@ -44,62 +44,54 @@ struct config {
     size_t num_maps, max_len;
 };
 
-enum { KEY_Q = 0x1000, KEY_K, KEY_V, KEY_PREFIX_K, KEY_PREFIX_V, KEY_DIM, KEY_SEQ_LEN, KEY_PREFIX_LEN,
-       KEY_SCORE_STD, KEY_SCORE_MEAN, KEY_FEATURES, KEY_TRAIN, KEY_BOUND, KEY_TOKENS, KEY_VALUES,
-       KEY_TRIALS, KEY_FIT, KEY_STEPS, KEY_LR, KEY_INTERVALS };
-
-static const struct argp_option options[] = {
-    { .name = "q", .key = KEY_Q, .arg = "FILE", .doc = "queries (L,d), (H,L,d) or (B,H,L,d), .npy or .csv (default: synthetic)" },
-    { .name = "k", .key = KEY_K, .arg = "FILE", .doc = "keys of the input; H_kv divides H (default: no input tokens)" },
-    { .name = "v", .key = KEY_V, .arg = "FILE", .doc = "values of the input (default: no input tokens)" },
-    { .name = "prefix-k", .key = KEY_PREFIX_K, .arg = "FILE", .doc = "keys of the prefix (m,d), (H_kv,m,d) or (B,H_kv,m,d) (default: synthetic)" },
-    { .name = "prefix-v", .key = KEY_PREFIX_V, .arg = "FILE", .doc = "values of the prefix (default: synthetic)" },
-    { .name = "dim", .key = KEY_DIM, .arg = "D", .doc = "synthetic: head dimension (default 64)" },
-    { .name = "seq-len", .key = KEY_SEQ_LEN, .arg = "L", .doc = "synthetic: input tokens (default 128)" },
-    { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M,..", .doc = "prefix lengths (default: 2,4,..,262144, or all of the tensors)" },
-    { .name = "score-std", .key = KEY_SCORE_STD, .arg = "S", .doc = "synthetic: standard deviation of the scores (default 1)" },
-    { .name = "score-mean", .key = KEY_SCORE_MEAN, .arg = "C", .doc = "synthetic: root mean square over queries of the scores' mean (default 0)" },
-    { .name = "features", .key = KEY_FEATURES, .arg = "A,..", .doc = "maps: none, elu1, taylor:G, cheb:G, minimax:G, split:G, each also @centred; favor:R, favor-orth:R, oracle:R, cumulant, clusters:R (default none,taylor:0,elu1,taylor:1,taylor:2,taylor:3,taylor:4,split:2,favor:64,oracle:64,cumulant,clusters:32)" },
-    { .name = "train", .key = KEY_TRAIN, .arg = "T,..", .doc = "none (plug-in), lstsq, adam (k linear from 0), adam-log (k = exp theta from mass 1e-2), adam-warm (from the plug-in); maps of more than 512 features are not fitted (default none)" },
-    { .name = "bound", .key = KEY_BOUND, .arg = "B", .doc = "B of cheb and minimax (default: max||q|| max||k_P||/sqrt d)" },
-    { .name = "dataset", .key = KEY_TOKENS, .arg = "NAME", .doc = "tokens: synthetic (Gaussian) or mnist (patches of its images) (default synthetic)" },
-    { .name = "values", .key = KEY_VALUES, .arg = "KIND", .doc = "synthetic: tied, K_P and V_P of one prefix, or independent (default tied)" },
-    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "synthetic: trials; the table has their means, sums of d_nonpositive (default 4)" },
-    { .name = "fit-queries", .key = KEY_FIT, .arg = "N", .doc = "synthetic: queries to fit on, a multiple of the input length; errors are judged on others (default 1024)" },
-    { .name = "adam-steps", .key = KEY_STEPS, .arg = "N", .doc = "steps of Adam (default 2000)" },
-    { .name = "lr", .key = KEY_LR, .arg = "LR,..", .doc = "its rates; with several, rows are named adam@LR (default 0.001)" },
-    { .name = "intervals", .key = KEY_INTERVALS, .doc = "also write OUT_intervals.csv beside OUT.csv, 99.9 % intervals over trials" },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "q", CLI_TEXT(struct config, q),
+      .doc = "queries (L,d), (H,L,d) or (B,H,L,d), .npy or .csv (default: synthetic)", .same_units = true },
+    { "k", CLI_TEXT(struct config, k), .doc = "keys of the input; H_kv divides H (default: no input tokens)",
+      .same_units = true },
+    { "v", CLI_TEXT(struct config, v), .doc = "values of the input (default: no input tokens)", .same_units = true },
+    { "prefix-k", CLI_TEXT(struct config, prefix_k),
+      .doc = "keys of the prefix (m,d), (H_kv,m,d) or (B,H_kv,m,d) (default: synthetic)", .same_units = true },
+    { "prefix-v", CLI_TEXT(struct config, prefix_v), .doc = "values of the prefix (default: synthetic)",
+      .same_units = true },
+    { "dim", CLI_SIZE(struct config, dim), .min = 1, .max = 1024, .value = "64", .arg = "D",
+      .doc = "synthetic: head dimension" },
+    { "seq-len", CLI_SIZE(struct config, seq_len), .min = 1, .max = 65536, .value = "128", .arg = "L",
+      .doc = "synthetic: input tokens" },
+    { "prefix-len", CLI_SIZES(struct config, lens, num_lens), .min = 1, .max = (size_t)1 << 32, .arg = "M,..",
+      .doc = "prefix lengths (default: 2,4,..,262144, or all of the tensors)" },
+    { "score-std", CLI_DOUBLE(struct config, score_std), .value = "1", .arg = "S",
+      .doc = "synthetic: standard deviation of the scores" },
+    { "score-mean", CLI_DOUBLE(struct config, score_mean), .above = -1e3, .value = "0", .arg = "C",
+      .doc = "synthetic: root mean square over queries of the scores' mean" },
+    { "features", CLI_TEXT(struct config, features),
+      .value = "none,taylor:0,elu1,taylor:1,taylor:2,taylor:3,taylor:4,split:2,favor:64,oracle:64,cumulant,clusters:32",
+      .arg = "A,..",
+      .doc = "maps: none, elu1, taylor:G, cheb:G, minimax:G, split:G, each also @centred; favor:R, favor-orth:R, "
+        "oracle:R, cumulant, clusters:R" },
+    { "train", CLI_CHOICES(struct config, trains, num_trains), .names = train_names, .value = "none",
+      .arg = "T,..",
+      .doc = "none (plug-in), lstsq, adam (k linear from 0), adam-log (k = exp theta from mass 1e-2), adam-warm "
+        "(from the plug-in); maps of more than 512 features are not fitted" },
+    { "bound", CLI_DOUBLE(struct config, bound), .arg = "B",
+      .doc = "B of cheb and minimax (default: max||q|| max||k_P||/sqrt d)" },
+    { "dataset", CLI_CHOICE(struct config, tokens), .names = token_names, .value = "synthetic",
+      .doc = "tokens: synthetic (Gaussian) or mnist (patches of its images)" },
+    { "values", CLI_CHOICE(struct config, values), .names = value_names, .value = "tied", .arg = "KIND",
+      .doc = "synthetic: tied, K_P and V_P of one prefix, or independent" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1 << 20, .value = "4",
+      .doc = "synthetic: trials; the table has their means, sums of d_nonpositive", .same_units = true },
+    { "fit-queries", CLI_SIZE(struct config, fit_queries), .min = 1, .max = 1 << 20, .value = "1024",
+      .doc = "synthetic: queries to fit on, a multiple of the input length; errors are judged on others" },
+    { "adam-steps", CLI_SIZE(struct config, adam_steps), .min = 1, .max = 1 << 24, .value = "2000",
+      .doc = "steps of Adam" },
+    { "lr", CLI_DOUBLES(struct config, rates, num_rates), .value = "0.001", .arg = "LR,..",
+      .doc = "its rates; with several, rows are named adam@LR" },
+    { "intervals", CLI_FLAG(struct config, intervals),
+      .doc = "also write OUT_intervals.csv beside OUT.csv, 99.9 % intervals over trials", .same_units = true },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_Q: cfg->q = arg; return 0;
-    case KEY_K: cfg->k = arg; return 0;
-    case KEY_V: cfg->v = arg; return 0;
-    case KEY_PREFIX_K: cfg->prefix_k = arg; return 0;
-    case KEY_PREFIX_V: cfg->prefix_v = arg; return 0;
-    case KEY_FEATURES: cfg->features = arg; return 0;
-    case KEY_INTERVALS: cfg->intervals = true; return 0;
-    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 1024, &cfg->dim);
-    case KEY_SEQ_LEN: return cli_parse_size(state, key, arg, 1, 65536, &cfg->seq_len);
-    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 1, (size_t)1 << 32, &cfg->lens, &cfg->num_lens);
-    case KEY_SCORE_STD: return cli_parse_double(state, key, arg, 0.0, &cfg->score_std);
-    case KEY_SCORE_MEAN: return cli_parse_double(state, key, arg, -1e3, &cfg->score_mean);
-    case KEY_TRAIN: return cli_parse_choice_list(state, key, arg, train_names, &cfg->trains, &cfg->num_trains);
-    case KEY_BOUND: return cli_parse_double(state, key, arg, 0.0, &cfg->bound);
-    case KEY_TOKENS: return cli_parse_choice(state, key, arg, token_names, &cfg->tokens);
-    case KEY_VALUES: return cli_parse_choice(state, key, arg, value_names, &cfg->values);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1 << 20, &cfg->num_trials);
-    case KEY_FIT: return cli_parse_size(state, key, arg, 1, 1 << 20, &cfg->fit_queries);
-    case KEY_STEPS: return cli_parse_size(state, key, arg, 1, 1 << 24, &cfg->adam_steps);
-    case KEY_LR: return cli_parse_double_list(state, key, arg, 0.0, &cfg->rates, &cfg->num_rates);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static bool trains_anything(const struct config *cfg)
 {
@@ -820,33 +812,19 @@ static void sort_lengths(const struct config *cfg, size_t *order)
     }
 }
 
-/* Everything that changes a number, as text. */
-static void identify(const struct config *cfg, char *text, size_t size)
-{
-    int at = snprintf(text, size, "seed %llu dim %zu len %zu spread %.17g mean %.17g bound %.17g tokens %d values %d fit %zu steps %zu maps %s trains",
-                      (unsigned long long)cfg->c.seed, cfg->dim, cfg->seq_len, cfg->score_std, cfg->score_mean, cfg->bound,
-                      cfg->tokens, cfg->values, cfg->fit_queries, cfg->adam_steps, cfg->features);
-    for (size_t t = 0; t < cfg->num_trains && at > 0 && (size_t)at < size; t++)
-        at += snprintf(text + at, size - (size_t)at, " %d", cfg->trains[t]);
-    for (size_t r = 0; r < cfg->num_rates && at > 0 && (size_t)at < size; r++)
-        at += snprintf(text + at, size - (size_t)at, " %.17g", cfg->rates[r]);
-    for (size_t l = 0; l < cfg->num_lens && at > 0 && (size_t)at < size; l++)
-        at += snprintf(text + at, size - (size_t)at, " %zu", cfg->lens[l]);
-}
-
 /* The journal is for the caller to close, once the outputs are written. */
 static int run_synthetic(const struct config *cfg, const struct row *rows, size_t num_rows, double *results,
                          struct journal **opened)
 {
-    char identity[4096];
     struct source_tokens tokens = { 0 };
     size_t *order = malloc(cfg->num_lens * sizeof *order), done = 0;
     if (!order) return cli_status(&cfg->c, GSL_ENOMEM, "lengths");
     sort_lengths(cfg, order);
     int code = cfg->tokens ? source_tokens_mnist(&cfg->c, &tokens) : EXIT_DONE;
     struct journal *journal = NULL;
-    identify(cfg, identity, sizeof identity);
+    char *identity = cli_identity(options, &cfg->c);
     if (!code && !(journal = journal_open(&cfg->c, identity))) code = EXIT_FAILED;
+    free(identity);
     if (code) goto done;
     struct progress *progress = progress_start(&cfg->c, "trials", (double)(cfg->num_trials * cfg->max_len));
 #pragma omp parallel for schedule(dynamic) num_threads(cfg->c.threads)
@@ -916,10 +894,8 @@ static int run_tensors(const struct config *cfg, const struct tensors *x, const 
 
 int main(int argc, char **argv)
 {
-    struct config cfg = { .dim = 64, .seq_len = 128, .num_trials = 4, .fit_queries = 1024, .adam_steps = 2000,
-                          .score_std = 1.0, .rates = (double[]){ 1e-3 }, .num_rates = 1,
-                          .features = "none,taylor:0,elu1,taylor:1,taylor:2,taylor:3,taylor:4,split:2,favor:64,oracle:64,cumulant,clusters:32" };
-    cli_parse(argc, argv, "Error of NTK-Attention against attention with the prefix itself.", options, parse, check, &cfg.c);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, "Error of NTK-Attention against attention with the prefix itself.", options, shard, check, &cfg.c);
     struct tensors x = { 0 };
     struct row *rows = NULL;
     double *results = NULL;
@@ -936,11 +912,6 @@ int main(int argc, char **argv)
         cfg.lens = default_lens;
         cfg.num_lens = cfg.q ? 1 : 18;
         for (size_t i = 0; i < cfg.num_lens; i++) default_lens[i] = cfg.q ? x.pk.len : (size_t)2 << i;
-    }
-    static int train_none = TRAIN_NONE;
-    if (!cfg.num_trains) {
-        cfg.trains = &train_none;
-        cfg.num_trains = 1;
     }
     for (size_t i = 0; i < cfg.num_lens; i++)
         if (cfg.lens[i] > cfg.max_len) cfg.max_len = cfg.lens[i];

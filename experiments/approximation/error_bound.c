@@ -8,7 +8,7 @@
 
 #include "approximation/approx.h"
 #include "approximation/approx_theory.h"
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "approximation/source.h"
 #include "cli/summary.h"
 #include "cli/units.h"
@@ -19,26 +19,15 @@ static const char columns[] =
 
 struct config { struct cli_common c; size_t dim, seq_len, num_trials; };
 
-enum { KEY_DIM = 0x1000, KEY_SEQ_LEN, KEY_TRIALS };
-
-static const struct argp_option options[] = {
-    { .name = "dim", .key = KEY_DIM, .arg = "D", .doc = "head dimension (default 16)" },
-    { .name = "seq-len", .key = KEY_SEQ_LEN, .arg = "L", .doc = "input tokens and queries (default 32)" },
-    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 10)" },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "dim", CLI_SIZE(struct config, dim), .min = 1, .max = 256, .value = "16", .arg = "D",
+      .doc = "head dimension" },
+    { "seq-len", CLI_SIZE(struct config, seq_len), .min = 1, .max = 4096, .value = "32", .arg = "L",
+      .doc = "input tokens and queries" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1 << 20, .value = "10", .doc = "trials" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 256, &cfg->dim);
-    case KEY_SEQ_LEN: return cli_parse_size(state, key, arg, 1, 4096, &cfg->seq_len);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1 << 20, &cfg->num_trials);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *const maps[] = { "taylor:2", "taylor:4", "taylor:8", "minimax:2", "minimax:4", "minimax:8" };
 static const double spreads[] = { 0.25, 0.5, 1.0, 2.0 };
@@ -56,8 +45,9 @@ static size_t at(const struct config *cfg, size_t map, size_t spread, size_t len
     return (((map * NUM_SPREADS + spread) * NUM_LENS + len) * cfg->seq_len + query) * PER_QUERY;
 }
 
-static int run_trial(const struct config *cfg, size_t trial, double *out)
+static int run_unit(const void *context, size_t trial, double *out)
 {
+    const struct config *cfg = context;
     const size_t d = cfg->dim, L = cfg->seq_len;
     const double scale = 1.0 / sqrt((double)d);
     struct source source = { 0 };
@@ -154,95 +144,117 @@ static double median(double *x, size_t n)
 /* A bound that holds exactly is exceeded by rounding alone at most by this much. */
 static const double ROUNDING = 1e-7;
 
-struct tally { size_t violations, violations_sharp; };
 
-static int write_table(const struct config *cfg, const struct units *work, struct tally *total, double *trial_medians)
+/* Whether a query counts: it has a bound, and eps is not itself rounding, where there is nothing to compare. */
+static bool is_covered(const double *query)
 {
-    struct table *t = table_open(&cfg->c, NULL, columns);
-    const size_t most = cfg->num_trials * cfg->seq_len;
-    double *x[PER_QUERY];
-    for (size_t f = 0; f < PER_QUERY; f++) x[f] = cli_need(malloc(most * sizeof **x));
-    double *all = cli_need(malloc(NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg->seq_len * sizeof *all));
-    if (t) table_note(t, "ratio: max|T - PA| over 2 eps rho/(1 - eps rho) max|v|, ratio_sharp over the sharper bound, of queries with eps rho < 1 (covered)");
-    for (size_t m = 0; m < NUM_MAPS && t; m++)
-        for (size_t s = 0; s < NUM_SPREADS; s++)
-            for (size_t l = 0; l < NUM_LENS; l++) {
-                size_t covered = 0, bad = 0, bad_sharp = 0;
-                double top = NAN, top_sharp = NAN;
-                for (size_t u = 0; u < cfg->num_trials; u++)
-                    for (size_t i = 0; i < cfg->seq_len; i++) {
-                        const double *cell = units_row(work, u) + at(cfg, m, s, l, i);
-                        if (cell[2] < 0.0) continue;
-                        /* Where eps itself is rounding there is nothing to compare. */
-                        if (cell[0] < ROUNDING) continue;
-                        for (size_t f = 0; f < PER_QUERY; f++) x[f][covered] = cell[f];
-                        covered++;
-                        top = fmax(top, cell[2]);
-                        top_sharp = fmax(top_sharp, cell[3]);
-                        bad += cell[2] > 1.0 + ROUNDING;
-                        bad_sharp += cell[3] > 1.0 + ROUNDING;
-                    }
-                total->violations += bad;
-                total->violations_sharp += bad_sharp;
-                table_text(t, maps[m]);
-                table_num(t, spreads[s]);
-                table_int(t, lens[l]);
-                table_int(t, most);
-                table_int(t, covered);
-                table_num(t, median(x[0], covered));
-                table_num(t, median(x[1], covered));
-                table_num(t, median(x[2], covered));
-                table_num(t, top);
-                table_num(t, median(x[3], covered));
-                table_num(t, top_sharp);
-                table_int(t, bad);
-                table_int(t, bad_sharp);
-                table_end_row(t);
-            }
-    for (size_t u = 0; u < cfg->num_trials && t; u++) {
-        size_t count = 0;
-        for (size_t k = 0; k < NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg->seq_len; k++) {
-            const double *cell = units_row(work, u) + k * PER_QUERY;
-            if (cell[2] >= 0.0 && cell[0] >= ROUNDING) all[count++] = cell[2];
+    return !(query[2] < 0.0) && !(query[0] < ROUNDING);
+}
+
+/* Numbers of the covered queries of a map, spread and length into x; how many. */
+static size_t covered_queries(const struct config *cfg, const struct units *work, size_t map, size_t spread, size_t len,
+                              double *const x[PER_QUERY])
+{
+    size_t covered = 0;
+    for (size_t u = 0; u < cfg->num_trials; u++)
+        for (size_t i = 0; i < cfg->seq_len; i++) {
+            const double *query = units_row(work, u) + at(cfg, map, spread, len, i);
+            if (!is_covered(query)) continue;
+            for (size_t f = 0; f < PER_QUERY; f++) x[f][covered] = query[f];
+            covered++;
         }
-        trial_medians[u] = median(all, count);
+    return covered;
+}
+
+/* The largest ratio, NaN without any; *above: how many exceed 1 by more than rounding. */
+static double largest(const double *ratio, size_t n, size_t *above)
+{
+    double top = NAN;
+    *above = 0;
+    for (size_t i = 0; i < n; i++) {
+        top = fmax(top, ratio[i]);
+        *above += ratio[i] > 1.0 + ROUNDING;
     }
+    return top;
+}
+
+static void write_cell(const struct config *cfg, struct table *t, size_t map, size_t spread, size_t len,
+                       double *const x[PER_QUERY], size_t covered)
+{
+    size_t bad, bad_sharp;
+    const double top = largest(x[2], covered, &bad), top_sharp = largest(x[3], covered, &bad_sharp);
+    table_text(t, maps[map]);
+    table_num(t, spreads[spread]);
+    table_int(t, lens[len]);
+    table_int(t, cfg->num_trials * cfg->seq_len);
+    table_int(t, covered);
+    table_num(t, median(x[0], covered));
+    table_num(t, median(x[1], covered));
+    table_num(t, median(x[2], covered));
+    table_num(t, top);
+    table_num(t, median(x[3], covered));
+    table_num(t, top_sharp);
+    table_int(t, bad);
+    table_int(t, bad_sharp);
+    table_end_row(t);
+}
+
+static void write_rows(const void *context, const struct units *work, struct table *t)
+{
+    const struct config *cfg = context;
+    double *x[PER_QUERY];
+    for (size_t f = 0; f < PER_QUERY; f++) x[f] = cli_need(malloc(cfg->num_trials * cfg->seq_len * sizeof **x));
+    table_note(t, "ratio: max|T - PA| over 2 eps rho/(1 - eps rho) max|v|, ratio_sharp over the sharper bound, of "
+                  "queries with eps rho < 1 (covered)");
+    for (size_t m = 0; m < NUM_MAPS; m++)
+        for (size_t s = 0; s < NUM_SPREADS; s++)
+            for (size_t l = 0; l < NUM_LENS; l++) write_cell(cfg, t, m, s, l, x, covered_queries(cfg, work, m, s, l, x));
     for (size_t f = 0; f < PER_QUERY; f++) free(x[f]);
+}
+
+static void decide(const void *context, const struct units *work, struct verdicts *v)
+{
+    const struct config *cfg = context;
+    const size_t cells = (size_t)NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg->seq_len;
+    double *all = cli_need(malloc(cells * sizeof *all)), *medians = cli_need(malloc(cfg->num_trials * sizeof *medians));
+    double bad = 0.0, bad_sharp = 0.0, best = 0.0;
+    for (size_t u = 0; u < cfg->num_trials; u++) {
+        size_t count = 0;
+        for (size_t k = 0; k < cells; k++) {
+            const double *query = units_row(work, u) + k * PER_QUERY;
+            if (!is_covered(query)) continue;
+            all[count++] = query[2];
+            bad += query[2] > 1.0 + ROUNDING;
+            bad_sharp += query[3] > 1.0 + ROUNDING;
+        }
+        medians[u] = median(all, count);
+    }
+    for (int i = 1; i <= 100; i++) best = fmax(best, attained(0.01 * i, 1e-3));
+    verdicts_add(v, "F57", "violations", (struct interval){ bad, bad, bad, cfg->num_trials });
+    verdicts_add(v, "F57", "violations-sharp", (struct interval){ bad_sharp, bad_sharp, bad_sharp, cfg->num_trials });
+    verdicts_add(v, "F58", "attained", (struct interval){ best, best, best, 100 });
+    verdicts_add(v, "F58", "random", cli_mean(medians, cfg->num_trials, 0.999));
+    free(medians);
     free(all);
-    return table_close(t, EXIT_DONE);
+}
+
+static double unit_bytes(const struct config *cfg)
+{
+    return (4.0 * (double)cfg->seq_len + 2.0 * MAX_LEN) * (double)cfg->dim * sizeof(double)
+         + (double)prefix_sums_bytes(cfg->seq_len, cfg->dim, 8, 1, 0)
+         + 3.0 * (double)attn_sums_bytes(cfg->seq_len, cfg->dim);
 }
 
 int main(int argc, char **argv)
 {
-    struct config cfg = { .dim = 16, .seq_len = 32, .num_trials = 10 };
-    cli_parse(argc, argv, "The bound on the error of a summary: violations and tightness.", options, parse, NULL, &cfg.c);
-    char *identity = cli_text("seed %llu dim %zu len %zu", (unsigned long long)cfg.c.seed, cfg.dim, cfg.seq_len);
-    const double unit = (4.0 * (double)cfg.seq_len + 2.0 * MAX_LEN) * (double)cfg.dim * sizeof(double)
-                      + (double)prefix_sums_bytes(cfg.seq_len, cfg.dim, 8, 1, 0) + 3.0 * (double)attn_sums_bytes(cfg.seq_len, cfg.dim);
-    const size_t width = (size_t)NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg.seq_len * PER_QUERY;
-    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, width, unit);
-    double *medians = cli_need(malloc(cfg.num_trials * sizeof *medians));
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, "The bound on the error of a summary: violations and tightness.", options, shard, NULL, &cfg.c);
+    const struct units_study study = {
+        .stem = "error_bound", .what = "trials", .columns = columns, .count = cfg.num_trials, .width = (size_t)NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg.seq_len * PER_QUERY,
+        .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
+    };
+    char *identity = cli_identity(options, &cfg.c);
+    const int code = units_run(&cfg.c, identity, &study, &cfg);
     free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < cfg.num_trials; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_trial(&cfg, u, row));
-    }
-    struct tally total = { 0 };
-    int code = units_status(work);
-    if (!code) code = write_table(&cfg, work, &total, medians);
-    if (!code) {
-        struct verdicts *v = verdicts_open(&cfg.c, "error_bound");
-        const double bad = (double)total.violations, bad_sharp = (double)total.violations_sharp;
-        double best = 0.0;
-        for (int i = 1; i <= 100; i++) best = fmax(best, attained(0.01 * i, 1e-3));
-        verdicts_add(v, "F57", "violations", (struct interval){ bad, bad, bad, cfg.num_trials });
-        verdicts_add(v, "F57", "violations-sharp", (struct interval){ bad_sharp, bad_sharp, bad_sharp, cfg.num_trials });
-        verdicts_add(v, "F58", "attained", (struct interval){ best, best, best, 100 });
-        verdicts_add(v, "F58", "random", cli_mean(medians, cfg.num_trials, 0.999));
-        code = verdicts_close(v, code);
-    }
-    free(medians);
-    return units_close(work, code);
+    return code;
 }

@@ -8,7 +8,7 @@
 #include <gsl/gsl_errno.h>
 
 #include "approximation/approx_theory.h"
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "approximation/source.h"
 #include "approximation/study.h"
 #include "cli/summary.h"
@@ -24,30 +24,18 @@ struct config {
     size_t num_spreads;
 };
 
-enum { KEY_DIM = 0x1000, KEY_QUERIES, KEY_PREFIX_LEN, KEY_SPREAD, KEY_TRIALS };
-
-static const struct argp_option options[] = {
-    { .name = "dim", .key = KEY_DIM, .arg = "D", .doc = "head dimension (default 16)" },
-    { .name = "num-queries", .key = KEY_QUERIES, .arg = "N", .doc = "queries (default 64)" },
-    { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M", .doc = "longest prefix; measured at 64, 256, 1024, .. up to it (default 262144)" },
-    { .name = "score-std", .key = KEY_SPREAD, .arg = "S,..", .doc = "standard deviations of the scores (default 0.25,0.5,1,1.5,2,3)" },
-    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 24)" },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "dim", CLI_SIZE(struct config, dim), .min = 1, .max = 1024, .value = "16", .arg = "D",
+      .doc = "head dimension" },
+    { "num-queries", CLI_SIZE(struct config, num_queries), .min = 1, .max = 65536, .value = "64", .doc = "queries" },
+    { "prefix-len", CLI_SIZE(struct config, max_len), .min = 64, .max = (size_t)1 << 32, .value = "262144",
+      .arg = "M", .doc = "longest prefix; measured at 64, 256, 1024, .. up to it" },
+    { "score-std", CLI_DOUBLES(struct config, spreads, num_spreads), .value = "0.25,0.5,1,1.5,2,3", .arg = "S,..",
+      .doc = "standard deviations of the scores" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "24", .doc = "trials" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 1024, &cfg->dim);
-    case KEY_QUERIES: return cli_parse_size(state, key, arg, 1, 65536, &cfg->num_queries);
-    case KEY_PREFIX_LEN: return cli_parse_size(state, key, arg, 64, (size_t)1 << 32, &cfg->max_len);
-    case KEY_SPREAD: return cli_parse_double_list(state, key, arg, 0.0, &cfg->spreads, &cfg->num_spreads);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1 << 20, &cfg->num_trials);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 enum { MAX_DEGREE = 4, PER_LEN = 2 };      /* squared distance, its prediction squared */
 
@@ -56,8 +44,9 @@ static size_t at_distance(const struct config *cfg, size_t spread, size_t len) {
 static size_t at_shrink(const struct config *cfg, size_t spread, size_t degree) { return cfg->num_spreads * cfg->num_lens * PER_LEN + 2 * (spread * MAX_DEGREE + degree - 1); }
 
 /* All spreads share one pass: scores at spread s are s times those at spread 1. */
-static int run_trial(const struct config *cfg, size_t trial, double *out)
+static int run_unit(const void *context, size_t trial, double *out)
 {
+    const struct config *cfg = context;
     const size_t d = cfg->dim, n = cfg->num_queries;
     const double taylor[MAX_DEGREE + 1] = { 1.0, 1.0, 1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0 };
     struct source source = { 0 };
@@ -131,11 +120,11 @@ static double column(const struct units *work, size_t num_trials, size_t at, dou
     return sum / (double)num_trials;
 }
 
-static int write_tables(const struct config *cfg, const struct units *work, double *x)
+static void write_rows(const void *context, const struct units *work, struct table *t)
 {
+    const struct config *cfg = context;
     const size_t N = cfg->num_trials;
-    struct table *t = table_open(&cfg->c, NULL, columns);
-    if (!t) return EXIT_FAILED;
+    double *x = cli_need(malloc(N * sizeof *x));
     table_note(t, "distance: ||mean of the prefix - limit||_F / ||limit||_F over queries, root mean square over trials; interval of the mean square, 99.9 %%");
     for (size_t j = 0; j < cfg->num_spreads; j++)
         for (size_t l = 0; l < cfg->num_lens; l++) {
@@ -151,13 +140,14 @@ static int write_tables(const struct config *cfg, const struct units *work, doub
             table_int(t, N);
             table_end_row(t);
         }
-    int code = table_close(t, EXIT_DONE);
-    char *path = cli_side_path(&cfg->c, "parity");
-    if (code || !path) return code;
-    if (!(t = table_open(&cfg->c, path, parity_columns))) {
-        free(path);
-        return EXIT_FAILED;
-    }
+    free(x);
+}
+
+static void write_parity(const void *context, const struct units *work, struct table *t)
+{
+    const struct config *cfg = context;
+    const size_t N = cfg->num_trials;
+    double *x = cli_need(malloc(N * sizeof *x));
     table_note(t, "shrink: projection of the plug-in mean on the limit over the limit's square, longest prefix; pred: the same of the closed form");
     for (size_t j = 0; j < cfg->num_spreads; j++)
         for (size_t g = 1; g <= MAX_DEGREE; g++) {
@@ -173,9 +163,7 @@ static int write_tables(const struct config *cfg, const struct units *work, doub
             table_int(t, N);
             table_end_row(t);
         }
-    code = table_close(t, EXIT_DONE);
-    free(path);
-    return code;
+    free(x);
 }
 
 /* Number of the spread, or none. */
@@ -233,61 +221,54 @@ static void decide_distance(const struct config *cfg, const struct units *work, 
     verdicts_add(v, claim, row, ci);
 }
 
+static void decide(const void *context, const struct units *work, struct verdicts *v)
+{
+    const struct config *cfg = context;
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
+    decide_slope(cfg, work, v, 0.5, "F51", "slope-half");
+    decide_slope(cfg, work, v, 1.0, "F51", "slope-one");
+    decide_distance(cfg, work, v, 0.5, true, "F52", "half", x);
+    decide_distance(cfg, work, v, 1.0, true, "F52", "one", x);
+    decide_slope(cfg, work, v, 3.0, "F53", "slope-three");
+    decide_distance(cfg, work, v, 3.0, false, "F53", "distance-three", x);
+    const size_t one = spread_index(cfg, 1.0);
+    static const char *const degree_rows[] = { "degree-1", "degree-2", "degree-3", "degree-4" };
+    for (size_t g = 1; g <= MAX_DEGREE; g++) {
+        if (one == cfg->num_spreads || cfg->max_len < REFERENCE_LEN) {
+            verdicts_not_tested(v, "F54", degree_rows[g - 1]);
+            continue;
+        }
+        for (size_t t = 0; t < cfg->num_trials; t++) {
+            const double *cell = units_row(work, t) + at_shrink(cfg, one, g);
+            x[t] = cell[0] / cell[1];
+        }
+        verdicts_add(v, "F54", degree_rows[g - 1], cli_mean(x, cfg->num_trials, 0.999));
+    }
+    free(x);
+}
+
+static double unit_bytes(const struct config *cfg)
+{
+    return (2.0 * (double)cfg->num_queries + 2.0 * PREFIX_SUMS_BLOCK) * (double)(cfg->dim + 2) * sizeof(double)
+         + (double)prefix_sums_bytes(cfg->num_queries, cfg->dim, MAX_DEGREE, cfg->num_spreads, 0)
+         + (double)attn_sums_bytes(cfg->num_queries, cfg->dim);
+}
+
 int main(int argc, char **argv)
 {
-    static double default_spreads[] = { 0.25, 0.5, 1.0, 1.5, 2.0, 3.0 };
-    struct config cfg = { .dim = 16, .num_queries = 64, .num_trials = 24, .max_len = 262144,
-                          .spreads = default_spreads, .num_spreads = 6 };
-    cli_parse(argc, argv, "The linear limit of a long Gaussian prefix.", options, parse, NULL, &cfg.c);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, "The linear limit of a long Gaussian prefix.", options, shard, NULL, &cfg.c);
     for (size_t m = 64; m <= cfg.max_len; m *= 4) cfg.num_lens++;
-    cfg.lens = malloc(cfg.num_lens * sizeof *cfg.lens);
-    double *x = cli_need(malloc(cfg.num_trials * sizeof *x));
-    if (!cfg.lens || !x) return cli_status(&cfg.c, GSL_ENOMEM, "lengths");
+    cfg.lens = cli_need(malloc(cfg.num_lens * sizeof *cfg.lens));
     for (size_t l = 0, m = 64; l < cfg.num_lens; l++, m *= 4) cfg.lens[l] = m;
-    char *identity = cli_text("seed %llu dim %zu queries %zu max %zu spreads", (unsigned long long)cfg.c.seed, cfg.dim, cfg.num_queries, cfg.max_len);
-    for (size_t j = 0; j < cfg.num_spreads && identity; j++) {
-        char *longer = cli_text("%s %.17g", identity, cfg.spreads[j]);
-        free(identity);
-        identity = longer;
-    }
-    const double unit = (2.0 * (double)cfg.num_queries + 2.0 * PREFIX_SUMS_BLOCK) * (double)(cfg.dim + 2) * sizeof(double)
-                      + (double)prefix_sums_bytes(cfg.num_queries, cfg.dim, MAX_DEGREE, cfg.num_spreads, 0)
-                      + (double)attn_sums_bytes(cfg.num_queries, cfg.dim);
-    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, cfg.num_spreads * (cfg.num_lens * PER_LEN + 2 * MAX_DEGREE),
-                                    unit);
+    const struct units_study study = {
+        .stem = "gaussian_prefix_limit", .what = "trials", .columns = columns, .count = cfg.num_trials, .width = cfg.num_spreads * (cfg.num_lens * PER_LEN + 2 * MAX_DEGREE),
+        .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows,
+        .side = "parity", .side_columns = parity_columns, .side_rows = write_parity, .decide = decide,
+    };
+    char *identity = cli_identity(options, &cfg.c);
+    const int code = units_run(&cfg.c, identity, &study, &cfg);
     free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < cfg.num_trials; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_trial(&cfg, u, row));
-    }
-    int code = units_status(work);
-    if (!code) code = write_tables(&cfg, work, x);
-    if (!code) {
-        struct verdicts *v = verdicts_open(&cfg.c, "gaussian_prefix_limit");
-        decide_slope(&cfg, work, v, 0.5, "F51", "slope-half");
-        decide_slope(&cfg, work, v, 1.0, "F51", "slope-one");
-        decide_distance(&cfg, work, v, 0.5, true, "F52", "half", x);
-        decide_distance(&cfg, work, v, 1.0, true, "F52", "one", x);
-        decide_slope(&cfg, work, v, 3.0, "F53", "slope-three");
-        decide_distance(&cfg, work, v, 3.0, false, "F53", "distance-three", x);
-        const size_t one = spread_index(&cfg, 1.0);
-        static const char *const degree_rows[] = { "degree-1", "degree-2", "degree-3", "degree-4" };
-        for (size_t g = 1; g <= MAX_DEGREE; g++) {
-            if (one == cfg.num_spreads || cfg.max_len < REFERENCE_LEN) {
-                verdicts_not_tested(v, "F54", degree_rows[g - 1]);
-                continue;
-            }
-            for (size_t t = 0; t < cfg.num_trials; t++) {
-                const double *cell = units_row(work, t) + at_shrink(&cfg, one, g);
-                x[t] = cell[0] / cell[1];
-            }
-            verdicts_add(v, "F54", degree_rows[g - 1], cli_mean(x, cfg.num_trials, 0.999));
-        }
-        code = verdicts_close(v, code);
-    }
     free(cfg.lens);
-    free(x);
-    return units_close(work, code);
+    return code;
 }

@@ -8,7 +8,7 @@
 #include <gsl/gsl_linalg.h>
 
 #include "approximation/approx.h"
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "approximation/source.h"
 #include "approximation/study.h"
 #include "cli/summary.h"
@@ -16,29 +16,24 @@
 
 static const char columns[] = "tokens,summary,rank,energy_mean,err_rel_mean,err_rel_ci_lo,err_rel_ci_hi,num_trials";
 
-struct config { struct cli_common c; size_t dim, seq_len, prefix_len, num_trials, fit_queries; int dataset; };
-
-enum { KEY_PREFIX_LEN = 0x1000, KEY_TRIALS, KEY_DATASET };
-static const char *const dataset_names[] = { "synthetic", "mnist", NULL };
-
-static const struct argp_option options[] = {
-    { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M", .doc = "prefix length (default 4096)" },
-    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 12)" },
-    { .name = "dataset", .key = KEY_DATASET, .arg = "NAME", .doc = "tokens: synthetic (Gaussian) or mnist (patches of its images) (default synthetic)" },
-    CLI_SHARD_OPTION,
-    { 0 }
+struct config {
+    struct cli_common c;
+    size_t dim, seq_len, prefix_len, num_trials, fit_queries;
+    int dataset;
+    const struct source_tokens *tokens;    /* of a data set */
 };
 
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_PREFIX_LEN: return cli_parse_size(state, key, arg, 1, 1 << 22, &cfg->prefix_len);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1 << 20, &cfg->num_trials);
-    case KEY_DATASET: return cli_parse_choice(state, key, arg, dataset_names, &cfg->dataset);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const char *const dataset_names[] = { "synthetic", "mnist", NULL };
+
+static const struct cli_option options[] = {
+    { "prefix-len", CLI_SIZE(struct config, prefix_len), .min = 1, .max = 1 << 22, .value = "4096", .arg = "M",
+      .doc = "prefix length" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "12", .doc = "trials" },
+    { "dataset", CLI_CHOICE(struct config, dataset), .names = dataset_names, .value = "synthetic",
+      .doc = "tokens: synthetic (Gaussian) or mnist (patches of its images)" },
+    { NULL }
+};
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 /* The last: for each rank the Z of that rank that fits the queries best with k as fitted, which is what training
  * Z_A Z_B aims at (reduced-rank regression: Z cut to the leading right singular vectors of its fitted outputs). */
@@ -97,8 +92,10 @@ static void fitted_outputs(const double *phi, size_t n, size_t r, size_t d, cons
 }
 
 /* Queries [0, L) judge; the sequences after them are fitted on. */
-static int run_trial(const struct config *cfg, const struct source_tokens *tokens, size_t trial, double *out)
+static int run_unit(const void *context, size_t trial, double *out)
 {
+    const struct config *cfg = context;
+    const struct source_tokens *tokens = cfg->dataset ? cfg->tokens : NULL;
     const size_t d = cfg->dim, L = cfg->seq_len, n = L + cfg->fit_queries;
     const double scale = 1.0 / sqrt((double)d);
     struct source source = { 0 };
@@ -183,57 +180,58 @@ static double unit_bytes(const struct config *cfg)
          + ((3.0 * n + 2.0 * (double)cfg->seq_len + 3.0 * SOURCE_BLOCK) * d + n * (d + 1.0) + 8.0 * (d + 1.0) * (d + 1.0)) * sizeof(double);
 }
 
-int main(int argc, char **argv)
+static void write_rows(const void *context, const struct units *work, struct table *t)
 {
-    struct config cfg = { .dim = 64, .seq_len = 128, .prefix_len = 4096, .num_trials = 12, .fit_queries = 1024 };
-    cli_parse(argc, argv, "Low-rank summaries.", options, parse, NULL, &cfg.c);
-    struct source_tokens tokens = { 0 };
-    int code = cfg.dataset ? source_tokens_mnist(&cfg.c, &tokens) : EXIT_DONE;
-    if (code) return code;
-    char *identity = cli_text("seed %llu len %zu dataset %d", (unsigned long long)cfg.c.seed, cfg.prefix_len, cfg.dataset);
-    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, 2 * NUM_SUMMARIES * NUM_RANKS, unit_bytes(&cfg));
-    double *x = cli_need(malloc(cfg.num_trials * sizeof *x));
-    free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < cfg.num_trials; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_trial(&cfg, cfg.dataset ? &tokens : NULL, u, row));
-    }
-    code = units_status(work);
-    struct table *t = code ? NULL : table_open(&cfg.c, NULL, columns);
-    if (!code && !t) code = EXIT_FAILED;
-    if (t) {
-        table_note(t, "energy: share of the squared singular values of Z kept; err_rel over the prefix effect, fresh queries; 99.9 %% intervals");
-        for (size_t s = 0; s < NUM_SUMMARIES; s++)
-            for (size_t i = 0; i < NUM_RANKS; i++) {
-                const size_t energy = 2 * s * NUM_RANKS + i, error = energy + NUM_RANKS;
-                const struct interval ci = over_trials(&cfg, work, error, error, x);
-                table_text(t, dataset_names[cfg.dataset]);
-                table_text(t, summary_names[s]);
-                table_int(t, ranks[i]);
-                table_num(t, over_trials(&cfg, work, energy, energy, x).value);
-                table_num(t, ci.value);
-                table_num(t, ci.lo);
-                table_num(t, ci.hi);
-                table_int(t, cfg.num_trials);
-                table_end_row(t);
-            }
-        code = table_close(t, EXIT_DONE);
-    }
-    if (!code) {
-        static const char *const rows[][NUM_SUMMARIES] = { { "gaussian", "lstsq", "trained" },
-                                                           { "patches", "patches-lstsq", "patches-trained" } };
-        struct verdicts *v = verdicts_open(&cfg.c, cfg.dataset ? "low_rank_summary_mnist" : "low_rank_summary");
-        for (size_t s = 0; s < NUM_SUMMARIES; s++) {
-            const size_t errors = (2 * s + 1) * NUM_RANKS;
-            /* A shorter prefix is off by sampling alone, which hides what the cut costs. */
-            if (cfg.prefix_len < 4096) verdicts_not_tested(v, "M7", rows[cfg.dataset][s]);
-            else verdicts_add(v, "M7", rows[cfg.dataset][s], over_trials(&cfg, work, errors + QUARTER, errors + FULL, x));
+    const struct config *cfg = context;
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
+    table_note(t, "energy: share of the squared singular values of Z kept; err_rel over the prefix effect, fresh queries; 99.9 %% intervals");
+    for (size_t s = 0; s < NUM_SUMMARIES; s++)
+        for (size_t i = 0; i < NUM_RANKS; i++) {
+            const size_t energy = 2 * s * NUM_RANKS + i, error = energy + NUM_RANKS;
+            const struct interval ci = over_trials(cfg, work, error, error, x);
+            table_text(t, dataset_names[cfg->dataset]);
+            table_text(t, summary_names[s]);
+            table_int(t, ranks[i]);
+            table_num(t, over_trials(cfg, work, energy, energy, x).value);
+            table_num(t, ci.value);
+            table_num(t, ci.lo);
+            table_num(t, ci.hi);
+            table_int(t, cfg->num_trials);
+            table_end_row(t);
         }
-        code = verdicts_close(v, code);
+    free(x);
+}
+
+static void decide(const void *context, const struct units *work, struct verdicts *v)
+{
+    const struct config *cfg = context;
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
+    static const char *const rows[][NUM_SUMMARIES] = { { "gaussian", "lstsq", "trained" },
+                                                       { "patches", "patches-lstsq", "patches-trained" } };
+    for (size_t s = 0; s < NUM_SUMMARIES; s++) {
+        const size_t errors = (2 * s + 1) * NUM_RANKS;
+        /* A shorter prefix is off by sampling alone, which hides what the cut costs. */
+        if (cfg->prefix_len < 4096) verdicts_not_tested(v, "M7", rows[cfg->dataset][s]);
+        else verdicts_add(v, "M7", rows[cfg->dataset][s], over_trials(cfg, work, errors + QUARTER, errors + FULL, x));
     }
     free(x);
+}
+
+int main(int argc, char **argv)
+{
+    struct config cfg = { .dim = 64, .seq_len = 128, .fit_queries = 1024 };
+    cli_parse_table(argc, argv, "Low-rank summaries.", options, shard, NULL, &cfg.c);
+    struct source_tokens tokens = { 0 };
+    const int loaded = cfg.dataset ? source_tokens_mnist(&cfg.c, &tokens) : EXIT_DONE;
+    if (loaded) return loaded;
+    cfg.tokens = &tokens;
+    const struct units_study study = {
+        .stem = cfg.dataset ? "low_rank_summary_mnist" : "low_rank_summary", .what = "trials", .columns = columns, .count = cfg.num_trials, .width = 2 * NUM_SUMMARIES * NUM_RANKS,
+        .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
+    };
+    char *identity = cli_identity(options, &cfg.c);
+    const int code = units_run(&cfg.c, identity, &study, &cfg);
+    free(identity);
     source_tokens_free(&tokens);
-    return units_close(work, code);
+    return code;
 }

@@ -10,7 +10,7 @@
 #include <gsl/gsl_math.h>
 
 #include "common/random.h"
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "cli/samples.h"
 #include "cli/summary.h"
 #include "cli/units.h"
@@ -21,30 +21,19 @@ static const char columns[] = "sigma,feature,feat_dim,residual_mean,residual_ci_
 
 struct config { struct cli_common c; size_t dim, num_samples, num_fit, num_trials; double *sigmas; size_t num_sigmas; };
 
-enum { KEY_DIM = 0x1000, KEY_SAMPLES, KEY_FIT, KEY_SIGMA, KEY_TRIALS };
-
-static const struct argp_option options[] = {
-    { .name = "dim", .key = KEY_DIM, .arg = "D", .doc = "dimension of the inputs (default 6)" },
-    { .name = "num-samples", .key = KEY_SAMPLES, .arg = "N", .doc = "training samples of the prefix (default 8)" },
-    { .name = "num-fit", .key = KEY_FIT, .arg = "N", .doc = "inputs on which features are fitted to the predictor; as many others judge (default 1000)" },
-    { .name = "sigma", .key = KEY_SIGMA, .arg = "S,..", .doc = "standard deviations of the prefix tokens (default 0.5,1,2)" },
-    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 8)" },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "dim", CLI_SIZE(struct config, dim), .min = 2, .max = 16, .value = "6", .arg = "D",
+      .doc = "dimension of the inputs" },
+    { "num-samples", CLI_SIZE(struct config, num_samples), .min = 1, .max = 256, .value = "8",
+      .doc = "training samples of the prefix" },
+    { "num-fit", CLI_SIZE(struct config, num_fit), .min = 1, .max = 1 << 16, .value = "1000",
+      .doc = "inputs on which features are fitted to the predictor; as many others judge" },
+    { "sigma", CLI_DOUBLES(struct config, sigmas, num_sigmas), .value = "0.5,1,2", .arg = "S,..",
+      .doc = "standard deviations of the prefix tokens" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "8", .doc = "trials" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_DIM: return cli_parse_size(state, key, arg, 2, 16, &cfg->dim);
-    case KEY_SAMPLES: return cli_parse_size(state, key, arg, 1, 256, &cfg->num_samples);
-    case KEY_FIT: return cli_parse_size(state, key, arg, 1, 1 << 16, &cfg->num_fit);
-    case KEY_SIGMA: return cli_parse_double_list(state, key, arg, 0.0, &cfg->sigmas, &cfg->num_sigmas);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1 << 20, &cfg->num_trials);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *const maps[] = { "elu1", "taylor:1", "taylor:2", "taylor:3", "taylor:4", "favor-orth:24", "favor-orth:210" };
 enum { NUM_MAPS = sizeof maps / sizeof *maps, MAP_ELU = 0, MAP_TAYLOR4 = 4, MAP_RANDOM = 6, NO_MAP = NUM_MAPS };
@@ -89,8 +78,11 @@ done:
     return status;
 }
 
-static int run_trial(const struct config *cfg, double sigma, size_t trial, double *out)
+static int run_unit(const void *context, size_t unit, double *out)
 {
+    const struct config *cfg = context;
+    const double sigma = cfg->sigmas[unit / cfg->num_trials];
+    const size_t trial = unit % cfg->num_trials;
     const size_t n = cfg->num_samples, d = cfg->dim, at = 2 * cfg->num_fit;
     gsl_matrix *X = gsl_matrix_alloc(n, d), *Y = gsl_matrix_alloc(n, d), *X2 = gsl_matrix_alloc(at, d), *F = gsl_matrix_alloc(at, d);
     gsl_matrix *gram = gsl_matrix_alloc(n * d, n * d), *cross = gsl_matrix_alloc(at * d, n * d);
@@ -130,70 +122,67 @@ static struct interval over_trials(const struct config *cfg, const struct units 
     return cli_mean(x, cfg->num_trials, 0.999);
 }
 
-int main(int argc, char **argv)
+/* The kernel, its rows at the points of the fit, and the widest map there: 210 features, or taylor:4's. */
+static double unit_bytes(const struct config *cfg)
 {
-    static double default_sigmas[] = { 0.5, 1.0, 2.0 };
-    struct config cfg = { .dim = 6, .num_samples = 8, .num_fit = 1000, .num_trials = 8, .sigmas = default_sigmas, .num_sigmas = 3 };
-    cli_parse(argc, argv, "The predictor of an infinitely long prefix against the span of a summary's features.", options, parse, NULL, &cfg.c);
-    char *identity = cli_text("seed %llu dim %zu n %zu fit %zu sigmas", (unsigned long long)cfg.c.seed, cfg.dim, cfg.num_samples, cfg.num_fit);
-    for (size_t j = 0; j < cfg.num_sigmas && identity; j++) {
-        char *longer = cli_text("%s %.17g", identity, cfg.sigmas[j]);
-        free(identity);
-        identity = longer;
-    }
-    const size_t count = cfg.num_sigmas * cfg.num_trials;
-    /* The kernel, its rows at the points of the fit, and the widest map there: 210 features, or taylor:4's. */
-    const double nd = (double)(cfg.num_samples * cfg.dim), at = 2.0 * (double)cfg.num_fit, d = (double)cfg.dim;
+    const double nd = (double)(cfg->num_samples * cfg->dim), at = 2.0 * (double)cfg->num_fit, d = (double)cfg->dim;
     const double r = fmax(210.0, (d + 4.0) * (d + 3.0) * (d + 2.0) * (d + 1.0) / 24.0);
-    const double unit = sizeof(double) * (nd * nd + at * d * nd + 3.0 * at * d + 4.0 * nd + (at + r + d) * r);
-    struct units *work = units_open(&cfg.c, identity, "trials", count, NUM_MAPS, unit);
-    double *x = cli_need(malloc(cfg.num_trials * sizeof *x));
-    free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < count; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_trial(&cfg, cfg.sigmas[u / cfg.num_trials], u % cfg.num_trials, row));
-    }
-    int code = units_status(work);
-    struct table *t = code ? NULL : table_open(&cfg.c, NULL, columns);
-    if (!code && !t) code = EXIT_FAILED;
-    if (t) {
-        table_note(t, "residual: ||f - phi Z|| / ||f|| on inputs that Z was not fitted on, f the predictor of an infinitely long prefix; 99.9 %% intervals");
-        for (size_t s = 0; s < cfg.num_sigmas; s++)
-            for (size_t i = 0; i < NUM_MAPS; i++) {
-                feature_map *map;
-                const struct interval ci = over_trials(&cfg, work, s, i, NO_MAP, x);
-                table_num(t, cfg.sigmas[s]);
-                table_text(t, maps[i]);
-                if (cli_need_memory(feature_parse(maps[i], cfg.dim, 1.0, 0, NULL, &map))) table_empty(t);
-                else {
-                    table_int(t, feature_dim(map));
-                    feature_map_free(map);
-                }
-                table_num(t, ci.value);
-                table_num(t, ci.lo);
-                table_num(t, ci.hi);
-                table_int(t, cfg.num_trials);
-                table_end_row(t);
+    return sizeof(double) * (nd * nd + at * d * nd + 3.0 * at * d + 4.0 * nd + (at + r + d) * r);
+}
+
+static void write_rows(const void *context, const struct units *work, struct table *t)
+{
+    const struct config *cfg = context;
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
+    table_note(t, "residual: ||f - phi Z|| / ||f|| on inputs that Z was not fitted on, f the predictor of an infinitely long prefix; 99.9 %% intervals");
+    for (size_t s = 0; s < cfg->num_sigmas; s++)
+        for (size_t i = 0; i < NUM_MAPS; i++) {
+            feature_map *map;
+            const struct interval ci = over_trials(cfg, work, s, i, NO_MAP, x);
+            table_num(t, cfg->sigmas[s]);
+            table_text(t, maps[i]);
+            if (cli_need_memory(feature_parse(maps[i], cfg->dim, 1.0, 0, NULL, &map))) table_empty(t);
+            else {
+                table_int(t, feature_dim(map));
+                feature_map_free(map);
             }
-        code = table_close(t, EXIT_DONE);
-    }
-    if (!code) {
-        struct verdicts *v = verdicts_open(&cfg.c, "ntk_features");
-        static const struct { const char *row; double sigma; size_t map, other; } rows[] = {
-            { "taylor4", 1.0, MAP_TAYLOR4, NO_MAP },         { "elu1", 1.0, MAP_ELU, NO_MAP },
-            { "random-half", 0.5, MAP_TAYLOR4, MAP_RANDOM }, { "random-one", 1.0, MAP_TAYLOR4, MAP_RANDOM },
-            { "random-two", 2.0, MAP_TAYLOR4, MAP_RANDOM },
-        };
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-            size_t s = 0;
-            while (s < cfg.num_sigmas && cfg.sigmas[s] != rows[i].sigma) s++;
-            if (s == cfg.num_sigmas) verdicts_not_tested(v, "M8", rows[i].row);
-            else verdicts_add(v, "M8", rows[i].row, over_trials(&cfg, work, s, rows[i].map, rows[i].other, x));
+            table_num(t, ci.value);
+            table_num(t, ci.lo);
+            table_num(t, ci.hi);
+            table_int(t, cfg->num_trials);
+            table_end_row(t);
         }
-        code = verdicts_close(v, code);
+    free(x);
+}
+
+static void decide(const void *context, const struct units *work, struct verdicts *v)
+{
+    const struct config *cfg = context;
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
+    static const struct { const char *row; double sigma; size_t map, other; } rows[] = {
+        { "taylor4", 1.0, MAP_TAYLOR4, NO_MAP },         { "elu1", 1.0, MAP_ELU, NO_MAP },
+        { "random-half", 0.5, MAP_TAYLOR4, MAP_RANDOM }, { "random-one", 1.0, MAP_TAYLOR4, MAP_RANDOM },
+        { "random-two", 2.0, MAP_TAYLOR4, MAP_RANDOM },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        size_t s = 0;
+        while (s < cfg->num_sigmas && cfg->sigmas[s] != rows[i].sigma) s++;
+        if (s == cfg->num_sigmas) verdicts_not_tested(v, "M8", rows[i].row);
+        else verdicts_add(v, "M8", rows[i].row, over_trials(cfg, work, s, rows[i].map, rows[i].other, x));
     }
     free(x);
-    return units_close(work, code);
+}
+
+int main(int argc, char **argv)
+{
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, "The predictor of an infinitely long prefix against the span of a summary's features.", options, shard, NULL, &cfg.c);
+    const struct units_study study = {
+        .stem = "ntk_features", .what = "trials", .columns = columns, .count = cfg.num_sigmas * cfg.num_trials, .width = NUM_MAPS,
+        .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
+    };
+    char *identity = cli_identity(options, &cfg.c);
+    const int code = units_run(&cfg.c, identity, &study, &cfg);
+    free(identity);
+    return code;
 }

@@ -7,7 +7,7 @@
 #include <gsl/gsl_cblas.h>
 #include <gsl/gsl_errno.h>
 
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "approximation/source.h"
 #include "approximation/study.h"
 #include "cli/summary.h"
@@ -20,28 +20,17 @@ struct config {
     size_t dim, seq_len, num_trials, *lens, num_lens;
 };
 
-enum { KEY_DIM = 0x1000, KEY_SEQ_LEN, KEY_PREFIX_LEN, KEY_TRIALS };
-
-static const struct argp_option options[] = {
-    { .name = "dim", .key = KEY_DIM, .arg = "D", .doc = "head dimension (default 64)" },
-    { .name = "seq-len", .key = KEY_SEQ_LEN, .arg = "L", .doc = "input tokens (default 128)" },
-    { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M,..", .doc = "prefix lengths, increasing (default 16,64,256,1024,4096,8192,16384,32768,65536)" },
-    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 12)" },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "dim", CLI_SIZE(struct config, dim), .min = 1, .max = 1024, .value = "64", .arg = "D",
+      .doc = "head dimension" },
+    { "seq-len", CLI_SIZE(struct config, seq_len), .min = 1, .max = 65536, .value = "128", .arg = "L",
+      .doc = "input tokens" },
+    { "prefix-len", CLI_SIZES(struct config, lens, num_lens), .min = 1, .max = (size_t)1 << 32,
+      .value = "16,64,256,1024,4096,8192,16384,32768,65536", .arg = "M,..", .doc = "prefix lengths, increasing" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "12", .doc = "trials" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 1024, &cfg->dim);
-    case KEY_SEQ_LEN: return cli_parse_size(state, key, arg, 1, 65536, &cfg->seq_len);
-    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 1, (size_t)1 << 32, &cfg->lens, &cfg->num_lens);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1 << 20, &cfg->num_trials);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *arg)
 {
@@ -62,8 +51,11 @@ static size_t cell(const struct config *cfg, size_t map, size_t len, size_t unit
     return (map * NUM_UNITS + unit) * cfg->num_lens + len;
 }
 
-static int run_trial(const struct config *cfg, enum source_values values, size_t trial, double *out)
+static int run_unit(const void *context, size_t unit, double *out)
 {
+    const struct config *cfg = context;
+    const enum source_values values = unit < cfg->num_trials ? SOURCE_TIED : SOURCE_INDEPENDENT;
+    const size_t trial = unit % cfg->num_trials;
     const size_t d = cfg->dim, L = cfg->seq_len;
     struct study_map maps[NUM_MAPS];
     struct source source = { 0 };
@@ -123,20 +115,16 @@ static struct interval slope(const struct config *cfg, const struct units *work,
 }
 
 /* Too few lengths give no slope. */
-static void decide(struct verdicts *v, const char *row, struct interval slope_found)
+static void decide_slope(struct verdicts *v, const char *row, struct interval slope_found)
 {
     if (slope_found.n) verdicts_add(v, "F50", row, slope_found);
     else verdicts_not_tested(v, "F50", row);
 }
 
-static int write_table(const struct config *cfg, const struct units *work)
+static void write_rows(const void *context, const struct units *work, struct table *t)
 {
-    struct table *t = table_open(&cfg->c, NULL, columns);
+    const struct config *cfg = context;
     double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
-    if (!t || !x) {
-        free(x);
-        return t ? table_close(t, EXIT_FAILED) : EXIT_FAILED;
-    }
     table_note(t, "error: root mean square over queries of ||T - PA||, absolute, over that of the prefix effect PA - Attn, over that of PA; 99.9 %% intervals");
     for (size_t values = 0; values < NUM_VALUES; values++)
         for (size_t i = 0; i < NUM_MAPS; i++)
@@ -156,42 +144,37 @@ static int write_table(const struct config *cfg, const struct units *work)
                     table_end_row(t);
                 }
     free(x);
-    return table_close(t, EXIT_DONE);
+}
+
+static void decide(const void *context, const struct units *work, struct verdicts *v)
+{
+    const struct config *cfg = context;
+    decide_slope(v, "independent-absolute", slope(cfg, work, 1, 0));
+    decide_slope(v, "independent-over-output", slope(cfg, work, 1, 2));
+    decide_slope(v, "tied-absolute", slope(cfg, work, 0, 0));
+}
+
+static double unit_bytes(const struct config *cfg)
+{
+    double unit = (double)source_bytes(cfg->dim) + 3.0 * (double)attn_sums_bytes(cfg->seq_len, cfg->dim)
+                + 3.0 * (double)(cfg->seq_len * cfg->dim) * sizeof(double);
+    struct study_map maps[NUM_MAPS];
+    for (size_t i = 0; i < NUM_MAPS; i++)
+        if (study_map_parse(map_names[i], &maps[i])) unit = INFINITY;
+    unit += (double)study_bytes(maps, NUM_MAPS, cfg->seq_len, cfg->dim);
+    return unit;
 }
 
 int main(int argc, char **argv)
 {
-    struct config cfg = { .dim = 64, .seq_len = 128, .num_trials = 12 };
-    static size_t default_lens[] = { 16, 64, 256, 1024, 4096, 8192, 16384, 32768, 65536 };
-    cli_parse(argc, argv, "The trap of independent values: the same errors in three units.", options, parse, check, &cfg.c);
-    if (!cfg.num_lens) {
-        cfg.lens = default_lens;
-        cfg.num_lens = sizeof default_lens / sizeof *default_lens;
-    }
-    const size_t count = NUM_VALUES * cfg.num_trials;
-    char *identity = cli_text_sizes(cli_text("seed %llu dim %zu len %zu at", (unsigned long long)cfg.c.seed, cfg.dim, cfg.seq_len), cfg.lens, cfg.num_lens);
-    double unit = (double)source_bytes(cfg.dim) + 3.0 * (double)attn_sums_bytes(cfg.seq_len, cfg.dim)
-                + 3.0 * (double)(cfg.seq_len * cfg.dim) * sizeof(double);
-    struct study_map maps[NUM_MAPS];
-    for (size_t i = 0; i < NUM_MAPS; i++)
-        if (study_map_parse(map_names[i], &maps[i])) unit = INFINITY;
-    unit += (double)study_bytes(maps, NUM_MAPS, cfg.seq_len, cfg.dim);
-    struct units *work = units_open(&cfg.c, identity, "trials", count, NUM_MAPS * NUM_UNITS * cfg.num_lens, unit);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, "The trap of independent values: the same errors in three units.", options, shard, check, &cfg.c);
+    const struct units_study study = {
+        .stem = "prefix_effect_trap", .what = "trials", .columns = columns, .count = NUM_VALUES * cfg.num_trials, .width = NUM_MAPS * NUM_UNITS * cfg.num_lens,
+        .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
+    };
+    char *identity = cli_identity(options, &cfg.c);
+    const int code = units_run(&cfg.c, identity, &study, &cfg);
     free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < count; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_trial(&cfg, u < cfg.num_trials ? SOURCE_TIED : SOURCE_INDEPENDENT, u % cfg.num_trials, row));
-    }
-    int code = units_status(work);
-    if (!code) code = write_table(&cfg, work);
-    if (!code) {
-        struct verdicts *v = verdicts_open(&cfg.c, "prefix_effect_trap");
-        decide(v, "independent-absolute", slope(&cfg, work, 1, 0));
-        decide(v, "independent-over-output", slope(&cfg, work, 1, 2));
-        decide(v, "tied-absolute", slope(&cfg, work, 0, 0));
-        code = verdicts_close(v, code);
-    }
-    return units_close(work, code);
+    return code;
 }

@@ -10,7 +10,7 @@
 #include "approximation/approx.h"
 #include "approximation/source.h"
 #include "approximation/study.h"
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 #include "common/random.h"
@@ -21,24 +21,13 @@ static const char columns[] = "form,score_std,share_of_rows_wrong,inputs_wrong,s
 
 struct config { struct cli_common c; size_t num_trials, adam_steps; };
 
-enum { KEY_TRIALS = 0x1000, KEY_STEPS };
-
-static const struct argp_option options[] = {
-    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 200)" },
-    { .name = "adam-steps", .key = KEY_STEPS, .arg = "N", .doc = "steps of Adam of k = |kappa|, in the first 24 trials (default 2000)" },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "200", .doc = "trials" },
+    { "adam-steps", CLI_SIZE(struct config, adam_steps), .min = 1, .max = 1 << 24, .value = "2000",
+      .doc = "steps of Adam of k = |kappa|, in the first 24 trials" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1 << 20, &cfg->num_trials);
-    case KEY_STEPS: return cli_parse_size(state, key, arg, 1, 1 << 24, &cfg->adam_steps);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 enum { DIM = 64, LEN = 128, PREFIX_LEN = 64, NUM_FIT = 256, NUM_TRAINED = 24 };
 
@@ -291,8 +280,9 @@ static int train_from_zero(const struct config *cfg, size_t trial, double *moved
     return status;
 }
 
-static int run_trial(const struct config *cfg, size_t trial, double *out)
+static int run_unit(const void *context, size_t trial, double *out)
 {
+    const struct config *cfg = context;
     struct layer *x = malloc(sizeof *x);
     feature_map *map = NULL;
     int status = x ? feature_parse("elu1", DIM, 0.0, 0, NULL, &map) : GSL_ENOMEM;
@@ -322,8 +312,9 @@ static double inputs_wrong(const struct config *cfg, const struct units *work, s
     return count;
 }
 
-static void decide(const struct config *cfg, const struct units *work, struct verdicts *v)
+static void decide(const void *context, const struct units *work, struct verdicts *v)
 {
+    const struct config *cfg = context;
     static const struct { const char *claim, *row; enum form form; size_t spread, from; } rates[] = {
         { "F41", "authors-spread", RELEASED_CAUSAL, AUTHORS, 0 }, { "F41", "usual-spread", RELEASED_CAUSAL, USUAL, 0 },
         { "F41", "library", OWN_CAUSAL, AUTHORS, 0 },             { "F42", "forward", RELEASED_FULL, AUTHORS, 0 },
@@ -349,45 +340,36 @@ static void decide(const struct config *cfg, const struct units *work, struct ve
     verdicts_add(v, "F44", "untrained", (struct interval){ identity, identity, identity, cfg->num_trials });
 }
 
+static void write_rows(const void *context, const struct units *work, struct table *t)
+{
+    const struct config *cfg = context;
+    table_note(t, "wrong: a row of the output not finite or more than 1 %% off; inputs_*: trials with such a row; gradient: in q, as automatic differentiation has it; L = 128, d = 64, elu1, 64 prefix tokens");
+    for (size_t f = 0; f < NUM_FORMS; f++)
+        for (size_t s = 0; s < NUM_SPREADS; s++) {
+            double share;
+            const double wrong = inputs_wrong(cfg, work, f * NUM_SPREADS + s, &share);
+            table_text(t, form_names[f]);
+            table_num(t, spreads[s]);
+            table_num(t, share);
+            table_num(t, wrong);
+            const double without = inputs_wrong(cfg, work, GRADIENTS + f * NUM_SPREADS + s, &share);
+            table_num(t, share);
+            table_num(t, without);
+            table_int(t, cfg->num_trials);
+            table_end_row(t);
+        }
+}
+
 int main(int argc, char **argv)
 {
-    struct config cfg = { .num_trials = 200, .adam_steps = 2000 };
-    cli_parse(argc, argv, "What goes wrong in NTK-Attention as released, beside the library.", options, parse, NULL, &cfg.c);
-    char *identity = cli_text("seed %llu steps %zu", (unsigned long long)cfg.c.seed, cfg.adam_steps);
-    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, NUM_FIELDS,
-                                    sizeof(struct layer) + 8.0 * DIM * (2.0 * 1024 + 16.0 * (LEN + NUM_FIT)));
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, "What goes wrong in NTK-Attention as released, beside the library.", options, shard, NULL, &cfg.c);
+    const struct units_study study = {
+        .stem = "released_kernel", .what = "trials", .columns = columns, .count = cfg.num_trials, .width = NUM_FIELDS,
+        .unit_bytes = sizeof(struct layer) + 8.0 * DIM * (2.0 * 1024 + 16.0 * (LEN + NUM_FIT)), .unit = run_unit, .rows = write_rows, .decide = decide,
+    };
+    char *identity = cli_identity(options, &cfg.c);
+    const int code = units_run(&cfg.c, identity, &study, &cfg);
     free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < cfg.num_trials; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_trial(&cfg, u, row));
-    }
-    int code = units_status(work);
-    struct table *t = code ? NULL : table_open(&cfg.c, NULL, columns);
-    if (!code && !t) code = EXIT_FAILED;
-    if (t) {
-        table_note(t, "wrong: a row of the output not finite or more than 1 %% off; inputs_*: trials with such a row; gradient: in q, as automatic differentiation has it; L = 128, d = 64, elu1, 64 prefix tokens");
-        for (size_t f = 0; f < NUM_FORMS; f++)
-            for (size_t s = 0; s < NUM_SPREADS; s++) {
-                double share;
-                const double wrong = inputs_wrong(&cfg, work, f * NUM_SPREADS + s, &share);
-                table_text(t, form_names[f]);
-                table_num(t, spreads[s]);
-                table_num(t, share);
-                table_num(t, wrong);
-                const double without = inputs_wrong(&cfg, work, GRADIENTS + f * NUM_SPREADS + s, &share);
-                table_num(t, share);
-                table_num(t, without);
-                table_int(t, cfg.num_trials);
-                table_end_row(t);
-            }
-        code = table_close(t, EXIT_DONE);
-    }
-    if (!code) {
-        struct verdicts *v = verdicts_open(&cfg.c, "released_kernel");
-        decide(&cfg, work, v);
-        code = verdicts_close(v, code);
-    }
-    return units_close(work, code);
+    return code;
 }

@@ -5,7 +5,7 @@
 
 #include <gsl/gsl_errno.h>
 
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "approximation/source.h"
 #include "approximation/study.h"
 #include "cli/summary.h"
@@ -21,30 +21,18 @@ struct config {
     size_t num_means;
 };
 
-enum { KEY_DIM = 0x1000, KEY_QUERIES, KEY_PREFIX_LEN, KEY_MEAN, KEY_TRIALS };
-
-static const struct argp_option options[] = {
-    { .name = "dim", .key = KEY_DIM, .arg = "D", .doc = "head dimension (default 16)" },
-    { .name = "num-queries", .key = KEY_QUERIES, .arg = "N", .doc = "queries (default 64)" },
-    { .name = "prefix-len", .key = KEY_PREFIX_LEN, .arg = "M", .doc = "length of the long prefix (default 262144)" },
-    { .name = "score-mean", .key = KEY_MEAN, .arg = "C,..", .doc = "root mean squares over queries of the scores' mean (default 0.125,0.25,0.5,1)" },
-    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 16)" },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "dim", CLI_SIZE(struct config, dim), .min = 1, .max = 1024, .value = "16", .arg = "D",
+      .doc = "head dimension" },
+    { "num-queries", CLI_SIZE(struct config, num_queries), .min = 1, .max = 65536, .value = "64", .doc = "queries" },
+    { "prefix-len", CLI_SIZE(struct config, prefix_len), .min = 1, .max = (size_t)1 << 32, .value = "262144",
+      .arg = "M", .doc = "length of the long prefix" },
+    { "score-mean", CLI_DOUBLES(struct config, means, num_means), .value = "0.125,0.25,0.5,1", .arg = "C,..",
+      .doc = "root mean squares over queries of the scores' mean" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "16", .doc = "trials" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 1024, &cfg->dim);
-    case KEY_QUERIES: return cli_parse_size(state, key, arg, 1, 65536, &cfg->num_queries);
-    case KEY_PREFIX_LEN: return cli_parse_size(state, key, arg, 1, (size_t)1 << 32, &cfg->prefix_len);
-    case KEY_MEAN: return cli_parse_double_list(state, key, arg, 0.0, &cfg->means, &cfg->num_means);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1 << 20, &cfg->num_trials);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *const map_names[] = { "taylor:1", "taylor:1@centred", "taylor:3", "taylor:3@centred", "split:2", "split:2@centred", "cumulant" };
 enum { NUM_MAPS = sizeof map_names / sizeof *map_names, TAYLOR1 = 0, TAYLOR1_CENTRED = 1, TAYLOR3 = 2, SPLIT2 = 4, SHORT_LEN = 4 };
@@ -52,8 +40,10 @@ static const double SHORT_SPREAD = 3.0;
 
 /* Settings: each score mean with the long prefix at spread 1, then mean 0 with the short prefix
  * at spread 3. No input tokens: the error is that of the prefix mean. */
-static int run_trial(const struct config *cfg, size_t setting, size_t trial, double *out)
+static int run_unit(const void *context, size_t unit, double *out)
 {
+    const struct config *cfg = context;
+    const size_t setting = unit / cfg->num_trials, trial = unit % cfg->num_trials;
     const size_t d = cfg->dim, n = cfg->num_queries;
     const bool is_short = setting == cfg->num_means;
     struct study_map maps[NUM_MAPS];
@@ -98,10 +88,10 @@ static struct interval field(const struct config *cfg, const struct units *work,
     return ci;
 }
 
-static int write_table(const struct config *cfg, const struct units *work, double *x)
+static void write_rows(const void *context, const struct units *work, struct table *t)
 {
-    struct table *t = table_open(&cfg->c, NULL, columns);
-    if (!t) return EXIT_FAILED;
+    const struct config *cfg = context;
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
     table_note(t, "error: ||mean^ - mean||_F / ||mean||_F of the prefix alone; nonpositive: share of queries with mass <= 0, left out of the error; median and mean over trials with 99.9 %% intervals");
     for (size_t s = 0; s <= cfg->num_means; s++)
         for (size_t i = 0; i < NUM_MAPS; i++) {
@@ -119,55 +109,49 @@ static int write_table(const struct config *cfg, const struct units *work, doubl
             table_int(t, cfg->num_trials);
             table_end_row(t);
         }
-    return table_close(t, EXIT_DONE);
+    free(x);
+}
+
+static void decide(const void *context, const struct units *work, struct verdicts *v)
+{
+    const struct config *cfg = context;
+    double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
+    size_t half = 0;
+    while (half < cfg->num_means && cfg->means[half] != 0.5) half++;
+    /* The ledger's rows speak of a long prefix. */
+    if (half < cfg->num_means && cfg->prefix_len >= 262144) {
+        verdicts_add(v, "F55", "uncentred", field(cfg, work, half, 2 * TAYLOR1, x));
+        verdicts_add(v, "F55", "centred", field(cfg, work, half, 2 * TAYLOR1_CENTRED, x));
+    } else {
+        verdicts_not_tested(v, "F55", "uncentred");
+        verdicts_not_tested(v, "F55", "centred");
+    }
+    verdicts_add(v, "F56", "taylor3", field(cfg, work, cfg->num_means, 2 * TAYLOR3 + 1, x));
+    verdicts_add(v, "F56", "split2", field(cfg, work, cfg->num_means, 2 * SPLIT2 + 1, x));
+    free(x);
+}
+
+static double unit_bytes(const struct config *cfg)
+{
+    double unit = (double)source_bytes(cfg->dim) + 2.0 * (double)attn_sums_bytes(cfg->num_queries, cfg->dim)
+                + (double)(cfg->num_queries * cfg->dim) * sizeof(double);
+    struct study_map maps[NUM_MAPS];
+    for (size_t i = 0; i < NUM_MAPS; i++)
+        if (study_map_parse(map_names[i], &maps[i])) unit = INFINITY;
+    unit += (double)study_bytes(maps, NUM_MAPS, cfg->num_queries, cfg->dim);
+    return unit;
 }
 
 int main(int argc, char **argv)
 {
-    static double default_means[] = { 0.125, 0.25, 0.5, 1.0 };
-    struct config cfg = { .dim = 16, .num_queries = 64, .num_trials = 16, .prefix_len = 262144,
-                          .means = default_means, .num_means = 4 };
-    cli_parse(argc, argv, "Scores of non-zero mean, centred keys, and masses that turn non-positive.", options, parse, NULL, &cfg.c);
-    const size_t count = (cfg.num_means + 1) * cfg.num_trials;
-    double *x = cli_need(malloc(cfg.num_trials * sizeof *x));
-    char *identity = cli_text("seed %llu dim %zu queries %zu len %zu means", (unsigned long long)cfg.c.seed, cfg.dim, cfg.num_queries, cfg.prefix_len);
-    for (size_t j = 0; j < cfg.num_means && identity; j++) {
-        char *longer = cli_text("%s %.17g", identity, cfg.means[j]);
-        free(identity);
-        identity = longer;
-    }
-    double unit = (double)source_bytes(cfg.dim) + 2.0 * (double)attn_sums_bytes(cfg.num_queries, cfg.dim)
-                + (double)(cfg.num_queries * cfg.dim) * sizeof(double);
-    struct study_map maps[NUM_MAPS];
-    for (size_t i = 0; i < NUM_MAPS; i++)
-        if (study_map_parse(map_names[i], &maps[i])) unit = INFINITY;
-    unit += (double)study_bytes(maps, NUM_MAPS, cfg.num_queries, cfg.dim);
-    struct units *work = units_open(&cfg.c, identity, "trials", count, 2 * NUM_MAPS, unit);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, "Scores of non-zero mean, centred keys, and masses that turn non-positive.", options, shard, NULL, &cfg.c);
+    const struct units_study study = {
+        .stem = "score_centring", .what = "trials", .columns = columns, .count = (cfg.num_means + 1) * cfg.num_trials, .width = 2 * NUM_MAPS,
+        .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
+    };
+    char *identity = cli_identity(options, &cfg.c);
+    const int code = units_run(&cfg.c, identity, &study, &cfg);
     free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < count; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_trial(&cfg, u / cfg.num_trials, u % cfg.num_trials, row));
-    }
-    int code = units_status(work);
-    if (!code) code = write_table(&cfg, work, x);
-    if (!code) {
-        struct verdicts *v = verdicts_open(&cfg.c, "score_centring");
-        size_t half = 0;
-        while (half < cfg.num_means && cfg.means[half] != 0.5) half++;
-        /* The ledger's rows speak of a long prefix. */
-        if (half < cfg.num_means && cfg.prefix_len >= 262144) {
-            verdicts_add(v, "F55", "uncentred", field(&cfg, work, half, 2 * TAYLOR1, x));
-            verdicts_add(v, "F55", "centred", field(&cfg, work, half, 2 * TAYLOR1_CENTRED, x));
-        } else {
-            verdicts_not_tested(v, "F55", "uncentred");
-            verdicts_not_tested(v, "F55", "centred");
-        }
-        verdicts_add(v, "F56", "taylor3", field(&cfg, work, cfg.num_means, 2 * TAYLOR3 + 1, x));
-        verdicts_add(v, "F56", "split2", field(&cfg, work, cfg.num_means, 2 * SPLIT2 + 1, x));
-        code = verdicts_close(v, code);
-    }
-    free(x);
-    return units_close(work, code);
+    return code;
 }

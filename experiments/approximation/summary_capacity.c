@@ -10,7 +10,7 @@
 
 #include "approximation/approx.h"
 #include "common/random.h"
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "approximation/source.h"
 #include "approximation/study.h"
 #include "cli/summary.h"
@@ -21,19 +21,11 @@ static const double EXACT = 1e-6;          /* a relative residual below this is 
 
 struct config { struct cli_common c; size_t num_trials; };
 
-enum { KEY_TRIALS = 0x1000 };
-
-static const struct argp_option options[] = {
-    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "trials (default 8)" },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "8", .doc = "trials" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    return key == KEY_TRIALS ? cli_parse_size(state, key, arg, 2, 1 << 20, &cfg->num_trials) : ARGP_ERR_UNKNOWN;
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 /* elu1 has r = d features; taylor:2 has C(d+2, 2). The prefix has m tokens at d = 16. */
 struct method { const char *name, *feature; size_t dim, size; };
@@ -83,8 +75,9 @@ done:
 }
 
 /* With k (or the prefix's keys) given, T = (Na + Phi Z)/D is linear in Z: Phi Z is to be D T* - Na. */
-static int run_trial(const struct config *cfg, size_t trial, double *out)
+static int run_unit(const void *context, size_t trial, double *out)
 {
+    const struct config *cfg = context;
     int status = GSL_SUCCESS;
     for (size_t m = 0; m < NUM_METHODS && !status; m++) {
         const size_t d = methods[m].dim, size = methods[m].size, most = queries_at(&methods[m], NUM_STEPS - 1);
@@ -137,57 +130,55 @@ static double capacity(const double *row, size_t m)
     return (double)best / (double)methods[m].size;
 }
 
-int main(int argc, char **argv)
+static void write_rows(const void *context, const struct units *work, struct table *t)
 {
-    struct config cfg = { .num_trials = 8 };
-    cli_parse(argc, argv, "How many queries a summary or a prefix fits exactly.", options, parse, NULL, &cfg.c);
-    char *identity = cli_text("seed %llu", (unsigned long long)cfg.c.seed);
-    /* A fit has at most 70 queries of 64 features in 64 dimensions. */
-    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, NUM_METHODS * NUM_STEPS, 1 << 20);
-    free(identity);
-    double *x = cli_need(malloc(2 * NUM_METHODS * cfg.num_trials * sizeof *x));
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < cfg.num_trials; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_trial(&cfg, u, row));
-    }
-    int code = units_status(work);
-    struct table *t = code ? NULL : table_open(&cfg.c, NULL, columns);
-    if (!code && !t) code = EXIT_FAILED;
-    if (t) {
-        table_note(t, "size: features r of a summary, tokens m of a prefix; residual of the best Z (or V_P) relative to the wanted outputs, which are arbitrary");
-        for (size_t m = 0; m < NUM_METHODS; m++)
-            for (size_t step = 0; step < NUM_STEPS; step++) {
-                double sum = 0.0, top = 0.0;
-                for (size_t u = 0; u < cfg.num_trials; u++) {
-                    const double e = units_row(work, u)[m * NUM_STEPS + step];
-                    sum += e / (double)cfg.num_trials;
-                    top = fmax(top, e);
-                }
-                table_text(t, methods[m].name);
-                table_int(t, methods[m].dim);
-                table_int(t, methods[m].size);
-                table_int(t, queries_at(&methods[m], step));
-                table_num(t, sum);
-                table_num(t, top);
-                table_int(t, cfg.num_trials);
-                table_end_row(t);
+    const struct config *cfg = context;
+    table_note(t, "size: features r of a summary, tokens m of a prefix; residual of the best Z (or V_P) relative to the wanted outputs, which are arbitrary");
+    for (size_t m = 0; m < NUM_METHODS; m++)
+        for (size_t step = 0; step < NUM_STEPS; step++) {
+            double sum = 0.0, top = 0.0;
+            for (size_t u = 0; u < cfg->num_trials; u++) {
+                const double e = units_row(work, u)[m * NUM_STEPS + step];
+                sum += e / (double)cfg->num_trials;
+                top = fmax(top, e);
             }
-        code = table_close(t, EXIT_DONE);
-    }
-    if (!code) {
-        struct verdicts *v = verdicts_open(&cfg.c, "summary_capacity");
-        for (int prefix = 0; prefix < 2; prefix++) {
-            size_t count = 0;
-            for (size_t m = 0; m < NUM_METHODS; m++) {
-                if (strcmp(methods[m].name, prefix ? "prefix" : "elu1")) continue;
-                for (size_t u = 0; u < cfg.num_trials; u++) x[count++] = capacity(units_row(work, u), m);
-            }
-            verdicts_add(v, "F61", prefix ? "prefix" : "summary", cli_mean(x, count, 0.999));
+            table_text(t, methods[m].name);
+            table_int(t, methods[m].dim);
+            table_int(t, methods[m].size);
+            table_int(t, queries_at(&methods[m], step));
+            table_num(t, sum);
+            table_num(t, top);
+            table_int(t, cfg->num_trials);
+            table_end_row(t);
         }
-        code = verdicts_close(v, code);
+}
+
+static void decide(const void *context, const struct units *work, struct verdicts *v)
+{
+    const struct config *cfg = context;
+    double *x = cli_need(malloc(NUM_METHODS * cfg->num_trials * sizeof *x));
+    for (int prefix = 0; prefix < 2; prefix++) {
+        size_t count = 0;
+        for (size_t m = 0; m < NUM_METHODS; m++) {
+            if (strcmp(methods[m].name, prefix ? "prefix" : "elu1")) continue;
+            for (size_t u = 0; u < cfg->num_trials; u++) x[count++] = capacity(units_row(work, u), m);
+        }
+        verdicts_add(v, "F61", prefix ? "prefix" : "summary", cli_mean(x, count, 0.999));
     }
     free(x);
-    return units_close(work, code);
+}
+
+int main(int argc, char **argv)
+{
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, "How many queries a summary or a prefix fits exactly.", options, shard, NULL, &cfg.c);
+    /* A fit has at most 70 queries of 64 features in 64 dimensions. */
+    const struct units_study study = {
+        .stem = "summary_capacity", .what = "trials", .columns = columns, .count = cfg.num_trials, .width = NUM_METHODS * NUM_STEPS,
+        .unit_bytes = 1 << 20, .unit = run_unit, .rows = write_rows, .decide = decide,
+    };
+    char *identity = cli_identity(options, &cfg.c);
+    const int code = units_run(&cfg.c, identity, &study, &cfg);
+    free(identity);
+    return code;
 }

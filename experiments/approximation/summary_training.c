@@ -8,7 +8,7 @@
 #include <gsl/gsl_errno.h>
 #include <gsl/gsl_multifit_nlinear.h>
 
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 #include "common/random.h"
@@ -17,26 +17,16 @@ static const char columns[] = "question,case,queries,share,num_trials";
 
 struct config { struct cli_common c; size_t num_trials, num_starts, max_iterations; };
 
-enum { KEY_TRIALS = 0x1000, KEY_STARTS, KEY_ITERATIONS };
-
-static const struct argp_option options[] = {
-    { .name = "num-trials", .key = KEY_TRIALS, .arg = "N", .doc = "problems (default 100)" },
-    { .name = "num-starts", .key = KEY_STARTS, .arg = "N", .doc = "starts of Levenberg-Marquardt per problem (default 8)" },
-    { .name = "max-iterations", .key = KEY_ITERATIONS, .arg = "N", .doc = "its iterations per start (default 200)" },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "100",
+      .doc = "problems" },
+    { "num-starts", CLI_SIZE(struct config, num_starts), .min = 1, .max = 1 << 10, .value = "8",
+      .doc = "starts of Levenberg-Marquardt per problem" },
+    { "max-iterations", CLI_SIZE(struct config, max_iterations), .min = 1, .max = 1 << 16, .value = "200",
+      .doc = "its iterations per start" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1 << 20, &cfg->num_trials);
-    case KEY_STARTS: return cli_parse_size(state, key, arg, 1, 1 << 10, &cfg->num_starts);
-    case KEY_ITERATIONS: return cli_parse_size(state, key, arg, 1, 1 << 16, &cfg->max_iterations);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 /* ---- convexity ---- */
 
@@ -161,8 +151,9 @@ static int fits(const struct config *cfg, uint64_t trial, struct prefix_data *p,
 
 enum { SEGMENTS = 200, ABOVE_Z = 0, ABOVE_MASS, FITTED, NUM_FIELDS = FITTED + NUM_COUNTS };
 
-static int run_trial(const struct config *cfg, size_t trial, double *out)
+static int run_unit(const void *context, size_t trial, double *out)
 {
+    const struct config *cfg = context;
     struct summary_data s;
     struct prefix_data p;
     int status = GSL_SUCCESS;
@@ -185,8 +176,9 @@ static double total(const struct config *cfg, const struct units *work, size_t f
     return sum;
 }
 
-static void decide(const struct config *cfg, const struct units *work, struct verdicts *v)
+static void decide(const void *context, const struct units *work, struct verdicts *v)
 {
+    const struct config *cfg = context;
     const double n = (double)cfg->num_trials;
     double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
     const double convex = total(cfg, work, ABOVE_Z) / n;
@@ -202,41 +194,32 @@ static void decide(const struct config *cfg, const struct units *work, struct ve
     free(x);
 }
 
+static void write_rows(const void *context, const struct units *work, struct table *t)
+{
+    const struct config *cfg = context;
+    static const char *const cases[] = { "segments in Z above their chord", "segments in k above their chord",
+                                         "prefix of 6 trained tokens" };
+    table_note(t, "share: of random segments (mean over problems), and of problems with arbitrary outputs fitted to 1e-6; summaries: d = 4, r = 8; prefixes: d = 2");
+    for (size_t f = 0; f < NUM_FIELDS; f++) {
+        table_text(t, f < FITTED ? "convexity" : "capacity");
+        table_text(t, cases[f < FITTED ? f : FITTED]);
+        table_int(t, f < FITTED ? QUERIES : num_queries[f - FITTED]);
+        table_num(t, total(cfg, work, f) / (double)cfg->num_trials);
+        table_int(t, cfg->num_trials);
+        table_end_row(t);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    struct config cfg = { .num_trials = 100, .num_starts = 8, .max_iterations = 200 };
-    cli_parse(argc, argv, "Convexity of training a summary, capacity of a trained prefix.", options, parse, NULL, &cfg.c);
-    char *identity = cli_text("seed %llu starts %zu iterations %zu", (unsigned long long)cfg.c.seed, cfg.num_starts, cfg.max_iterations);
-    const double bytes = 8.0 * 8.0 * PREFIX_NUMBERS * PREFIX_NUMBERS;
-    struct units *work = units_open(&cfg.c, identity, "problems", cfg.num_trials, NUM_FIELDS, bytes);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, "Convexity of training a summary, capacity of a trained prefix.", options, shard, NULL, &cfg.c);
+    const struct units_study study = {
+        .stem = "summary_training", .what = "problems", .columns = columns, .count = cfg.num_trials, .width = NUM_FIELDS,
+        .unit_bytes = 8.0 * 8.0 * PREFIX_NUMBERS * PREFIX_NUMBERS, .unit = run_unit, .rows = write_rows, .decide = decide,
+    };
+    char *identity = cli_identity(options, &cfg.c);
+    const int code = units_run(&cfg.c, identity, &study, &cfg);
     free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < cfg.num_trials; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_trial(&cfg, u, row));
-    }
-    int code = units_status(work);
-    struct table *t = code ? NULL : table_open(&cfg.c, NULL, columns);
-    if (!code && !t) code = EXIT_FAILED;
-    if (t) {
-        static const char *const cases[] = { "segments in Z above their chord", "segments in k above their chord",
-                                             "prefix of 6 trained tokens" };
-        table_note(t, "share: of random segments (mean over problems), and of problems with arbitrary outputs fitted to 1e-6; summaries: d = 4, r = 8; prefixes: d = 2");
-        for (size_t f = 0; f < NUM_FIELDS; f++) {
-            table_text(t, f < FITTED ? "convexity" : "capacity");
-            table_text(t, cases[f < FITTED ? f : FITTED]);
-            table_int(t, f < FITTED ? QUERIES : num_queries[f - FITTED]);
-            table_num(t, total(&cfg, work, f) / (double)cfg.num_trials);
-            table_int(t, cfg.num_trials);
-            table_end_row(t);
-        }
-        code = table_close(t, EXIT_DONE);
-    }
-    if (!code) {
-        struct verdicts *v = verdicts_open(&cfg.c, "summary_training");
-        decide(&cfg, work, v);
-        code = verdicts_close(v, code);
-    }
-    return units_close(work, code);
+    return code;
 }

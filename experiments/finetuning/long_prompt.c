@@ -12,7 +12,7 @@
 
 #include "approximation/prompt.h"
 #include "approximation/prompt_distill.h"
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 #include "common/hash.h"
@@ -42,35 +42,23 @@ struct config {
     size_t distill;
 };
 
-enum { KEY_DATASET = 1, KEY_BACKBONE, KEY_DOCUMENTS, KEY_PROMPT_LEN, KEY_SECOND_ORDER, KEY_DISTILL };
-
-static const struct argp_option options[] = {
-    { "dataset", KEY_DATASET, "NAME", 0, "whose passages make the prompts (default boolq)", 1 },
-    { "backbone", KEY_BACKBONE, "NAME", 0, "smollm2-135m, a FILE.gguf, or a folder (default smollm2-135m)", 1 },
-    { "num-documents", KEY_DOCUMENTS, "N", 0, "prompts (default 8)", 1 },
-    { "prompt-len", KEY_PROMPT_LEN, "M", 0, "tokens of a prompt (default 512)", 1 },
-    { "second-order", KEY_SECOND_ORDER, NULL, 0, "also the plug-in of taylor:2, which takes the bytes of 1089 tokens",
-      1 },
-    { "distill", KEY_DISTILL, "N", 0,
-      "only what is trained for N steps: keys and values, and a summary, of equal bytes, on next-token "
-      "distributions of questions of other documents", 1 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "dataset", CLI_TEXT(struct config, dataset), .value = "boolq", .arg = "NAME", .group = 1,
+      .doc = "whose passages make the prompts" },
+    { "backbone", CLI_TEXT(struct config, backbone), .value = "smollm2-135m", .arg = "NAME", .group = 1,
+      .doc = "smollm2-135m, a FILE.gguf, or a folder" },
+    { "num-documents", CLI_SIZE(struct config, num_documents), .min = 2, .max = 4096, .value = "8", .group = 1,
+      .doc = "prompts" },
+    { "prompt-len", CLI_SIZE(struct config, prompt_len), .min = 256, .max = 1 << 16, .value = "512", .arg = "M",
+      .group = 1, .doc = "tokens of a prompt" },
+    { "second-order", CLI_FLAG(struct config, second_order), .group = 1,
+      .doc = "also the plug-in of taylor:2, which takes the bytes of 1089 tokens" },
+    { "distill", CLI_SIZE(struct config, distill), .min = 1, .max = 100000, .group = 1,
+      .doc = "only what is trained for N steps: keys and values, and a summary, of equal bytes, on next-token "
+        "distributions of questions of other documents" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_DATASET: cfg->dataset = arg; return 0;
-    case KEY_BACKBONE: cfg->backbone = arg; return 0;
-    case KEY_DOCUMENTS: return cli_parse_size(state, key, arg, 2, 4096, &cfg->num_documents);
-    case KEY_PROMPT_LEN: return cli_parse_size(state, key, arg, 256, 1 << 16, &cfg->prompt_len);
-    case KEY_SECOND_ORDER: cfg->second_order = true; return 0;
-    case KEY_DISTILL: return cli_parse_size(state, key, arg, 1, 100000, &cfg->distill);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -871,8 +859,8 @@ static int study_open(struct study *s)
 
 int main(int argc, char **argv)
 {
-    struct config cfg = { .dataset = "boolq", .backbone = "smollm2-135m", .num_documents = 8, .prompt_len = 512 };
-    cli_parse(argc, argv, about, options, parse, check, &cfg.c);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, about, options, shard, check, &cfg.c);
     struct study s = { .cfg = &cfg, .text_hash = HASH_START };
     int code = study_open(&s), status = GSL_SUCCESS;
     struct units *work = NULL;

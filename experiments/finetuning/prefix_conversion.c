@@ -2,6 +2,7 @@
  * what accuracy is left under each feature map (F74). */
 #include "cli/arms.h"
 #include "cli/kernels.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 
@@ -33,45 +34,33 @@ struct config {
     double head_lr;
 };
 
-enum { KEY_BACKBONE = 1, KEY_TASK, KEY_RATES, KEY_ROWS, KEY_FEATURES, KEY_TRIALS, KEY_EPOCHS, KEY_TRAIN_SIZE, KEY_VALIDATION_SIZE, KEY_TEST_SIZE,
-       KEY_LAYERS, KEY_HEAD_LR };
-
-static const struct argp_option options[] = {
-    { "backbone", KEY_BACKBONE, "NAME", 0, "pretrained model (default vit-fashion)", 1 },
-    { "task", KEY_TASK, "NAME", 0, "task (default shapes)", 1 },
-    { "rates", KEY_RATES, "FILE", 0, "table of a search of method_benchmark: the learning rate of ptuning (required)", 1 },
-    { "features", KEY_FEATURES, "LIST", 0, "feature maps (default elu1,taylor:1,taylor:2,split:2)", 1 },
-    { "rows", KEY_ROWS, "NAME", 0, "first word of the decided rows (default the task's name)", 1 },
-    { "num-trials", KEY_TRIALS, "N", 0, "trainings: draws of the training set and of all random numbers (default 5)", 2 },
-    { "epochs", KEY_EPOCHS, "N", 0, "passes over the training set (default 5)", 2 },
-    { "train-size", KEY_TRAIN_SIZE, "N", 0, "training examples, balanced (default 1000)", 2 },
-    { "validation-size", KEY_VALIDATION_SIZE, "N", 0, "validation examples (default 300)", 2 },
-    { "test-size", KEY_TEST_SIZE, "N", 0, "test examples, 0 for all (default 1000)", 2 },
-    { "layers", KEY_LAYERS, "A-B", 0, "blocks with a prefix (default all)", 2 },
-    { "head-lr", KEY_HEAD_LR, "X", 0, "learning rate of the classifier (default 0.01)", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "backbone", CLI_TEXT(struct config, backbone), .value = "vit-fashion", .arg = "NAME", .group = 1,
+      .doc = "pretrained model" },
+    { "task", CLI_TEXT(struct config, task), .value = "shapes", .arg = "NAME", .group = 1, .doc = "task" },
+    { "rates", CLI_TEXT(struct config, rates), .group = 1,
+      .doc = "table of a search of method_benchmark: the learning rate of ptuning (required)" },
+    { "features", CLI_TEXT(struct config, features), .value = "elu1,taylor:1,taylor:2,split:2", .arg = "LIST",
+      .group = 1, .doc = "feature maps" },
+    { "rows", CLI_TEXT(struct config, rows), .arg = "NAME", .group = 1,
+      .doc = "first word of the decided rows (default the task's name)", .same_units = true },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1000, .value = "5", .group = 2,
+      .doc = "trainings: draws of the training set and of all random numbers" },
+    { "epochs", CLI_SIZE(struct config, epochs), .min = 1, .max = 10000, .value = "5", .group = 2,
+      .doc = "passes over the training set" },
+    { "train-size", CLI_SIZE(struct config, train_size), .min = 1, .max = 1u << 30, .value = "1000", .group = 2,
+      .doc = "training examples, balanced" },
+    { "validation-size", CLI_SIZE(struct config, validation_size), .min = 1, .max = 1u << 30, .value = "300",
+      .group = 2, .doc = "validation examples" },
+    { "test-size", CLI_SIZE(struct config, test_size), .max = 1u << 30, .value = "1000", .group = 2,
+      .doc = "test examples, 0 for all" },
+    { "layers", CLI_RANGE(struct config, first_layer, last_layer), .group = 2,
+      .doc = "blocks with a prefix (default all)" },
+    { "head-lr", CLI_DOUBLE(struct config, head_lr), .value = "0.01", .group = 2,
+      .doc = "learning rate of the classifier" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_BACKBONE: cfg->backbone = arg; return 0;
-    case KEY_TASK: cfg->task = arg; return 0;
-    case KEY_RATES: cfg->rates = arg; return 0;
-    case KEY_ROWS: cfg->rows = arg; return 0;
-    case KEY_FEATURES: cfg->features = arg; return 0;
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1000, &cfg->num_trials);
-    case KEY_EPOCHS: return cli_parse_size(state, key, arg, 1, 10000, &cfg->epochs);
-    case KEY_TRAIN_SIZE: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->train_size);
-    case KEY_VALIDATION_SIZE: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->validation_size);
-    case KEY_TEST_SIZE: return cli_parse_size(state, key, arg, 0, 1u << 30, &cfg->test_size);
-    case KEY_HEAD_LR: return cli_parse_double(state, key, arg, 0.0, &cfg->head_lr);
-    case KEY_LAYERS: return cli_parse_range(state, key, arg, &cfg->first_layer, &cfg->last_layer);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -306,12 +295,10 @@ static int report(const struct config *cfg, const struct units *work, size_t num
 
 int main(int argc, char **argv)
 {
-    static char default_features[] = "elu1,taylor:1,taylor:2,split:2";
-    static struct config cfg = { .backbone = "vit-fashion", .task = "shapes", .features = default_features, .num_trials = 5, .epochs = 5, .batch = 16,
-                                 .train_size = 1000, .validation_size = 300, .test_size = 1000, .head_lr = 1e-2, .first_layer = -1, .last_layer = -1 };
+    static struct config cfg = { .batch = 16, .first_layer = -1, .last_layer = -1 };
     char line[512];
     const struct reason why = { line, sizeof line };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     if (!cfg.rows) cfg.rows = cfg.task;
     cfg.layers_out = cli_side_path(&cfg.c, "layers");
     if (arm_parse("ptuning", &cfg.arm, why)) return cli_fail(&cfg.c, EXIT_FAILED, "%s", line);

@@ -1,6 +1,6 @@
 /* The kernel of a prefix in the attention layers of a pretrained backbone: real weights, real tokens as queries and input
  * (F73). */
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "cli/kernels.h"
 #include "cli/summary.h"
 #include "cli/units.h"
@@ -31,36 +31,26 @@ struct config {
     double spread;
 };
 
-enum { KEY_BACKBONE = 1, KEY_TASK, KEY_NUM, KEY_TRIALS, KEY_STEPS, KEY_LEN, KEY_SPREAD, KEY_ROWS };
-
-static const struct argp_option options[] = {
-    { "backbone", KEY_BACKBONE, "NAME", 0, "pretrained model (default vit-fashion)", 1 },
-    { "task", KEY_TASK, "NAME", 0, "where examples come from (default shapes)", 1 },
-    { "num-samples", KEY_NUM, "N", 0, "queries: tokens of the example, evenly taken (default 6)", 1 },
-    { "num-trials", KEY_TRIALS, "N", 0, "blocks, heads and examples drawn (default 20)", 1 },
-    { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths m, even (default 256,1024,4096)", 1 },
-    { "spread", KEY_SPREAD, "S", 0, "largest standard deviation of a query's scores, sigma ||x~|| (default 0.7)", 1 },
-    { "num-steps", KEY_STEPS, "T", 0, "steps of half 1/(m lambda_max) of the limit (default 60)", 1 },
-    { "rows", KEY_ROWS, "NAME", 0, "first word of the decided rows (default the backbone's name)", 1 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "backbone", CLI_TEXT(struct config, backbone), .value = "vit-fashion", .arg = "NAME", .group = 1,
+      .doc = "pretrained model" },
+    { "task", CLI_TEXT(struct config, task), .value = "shapes", .arg = "NAME", .group = 1,
+      .doc = "where examples come from" },
+    { "num-samples", CLI_SIZE(struct config, num_samples), .min = 1, .max = 64, .value = "6", .group = 1,
+      .doc = "queries: tokens of the example, evenly taken" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1000, .value = "20", .group = 1,
+      .doc = "blocks, heads and examples drawn" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 2, .max = 1u << 22,
+      .value = "256,1024,4096", .group = 1, .doc = "prefix lengths m, even" },
+    { "spread", CLI_DOUBLE(struct config, spread), .value = "0.7", .arg = "S", .group = 1,
+      .doc = "largest standard deviation of a query's scores, sigma ||x~||" },
+    { "num-steps", CLI_SIZE(struct config, num_steps), .min = 1, .max = 1u << 20, .value = "60", .arg = "T",
+      .group = 1, .doc = "steps of half 1/(m lambda_max) of the limit" },
+    { "rows", CLI_TEXT(struct config, rows), .arg = "NAME", .group = 1,
+      .doc = "first word of the decided rows (default the backbone's name)", .same_units = true },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_BACKBONE: cfg->backbone = arg; return 0;
-    case KEY_TASK: cfg->task = arg; return 0;
-    case KEY_ROWS: cfg->rows = arg; return 0;
-    case KEY_NUM: return cli_parse_size(state, key, arg, 1, 64, &cfg->num_samples);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1000, &cfg->num_trials);
-    case KEY_STEPS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_steps);
-    case KEY_LEN: return cli_parse_size_list(state, key, arg, 2, 1u << 22, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_SPREAD: return cli_parse_double(state, key, arg, 0.0, &cfg->spread);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -338,12 +328,10 @@ static int check_rows(const struct config *cfg)
 
 int main(int argc, char **argv)
 {
-    static size_t default_lens[] = { 256, 1024, 4096 };
-    static struct config cfg = { .backbone = "vit-fashion", .task = "shapes", .num_samples = 6, .num_trials = 20, .num_steps = 60, .prefix_lens = default_lens,
-                                 .num_lens = 3, .spread = 0.7 };
+    static struct config cfg = { 0 };
     char line[512];
     const struct reason why = { line, sizeof line };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     if (!cfg.rows) cfg.rows = cfg.backbone;
     const struct task_options to = { .train_size = 200, .validation_size = 10, .test_size = 10, .seed = cfg.c.seed };
     const struct inputs_options io = { 32, 0 };

@@ -1,6 +1,8 @@
 /* Where the law of large numbers behind the kernel's limit breaks down (F1). */
 #include "cli/kernels.h"
+#include "cli/option_table.h"
 #include "cli/samples.h"
+#include "cli/summary.h"
 #include "cli/units.h"
 
 #include <math.h>
@@ -23,27 +25,17 @@ struct config {
     size_t num_shares;
 };
 
-enum { KEY_LEN = 1, KEY_SHARE, KEY_TRIALS };
-
-static const struct argp_option options[] = {
-    SAMPLES_ARGP_OPTIONS,
-    { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths m, at least 2 (default 256,4096,65536)", 1 },
-    { "threshold-share", KEY_SHARE, "LIST", 0, "sigma as shares of the threshold (default 0.125 .. 2)", 1 },
-    { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn (default 64)", 1 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    SAMPLES_INPUTS(struct config, samples),
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 2, .max = (size_t)1 << 32,
+      .value = "256,4096,65536", .group = 1, .doc = "prefix lengths m, at least 2" },
+    { "threshold-share", CLI_DOUBLES(struct config, shares, num_shares), .group = 1,
+      .doc = "sigma as shares of the threshold (default 0.125 .. 2)" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "64", .group = 1,
+      .doc = "prefixes drawn" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_LEN: return cli_parse_size_list(state, key, arg, 2, (size_t)1 << 32, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_SHARE: return cli_parse_double_list(state, key, arg, 0.0, &cfg->shares, &cfg->num_shares);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
-    default: return samples_parse(&cfg->samples, key, arg, state);
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -141,31 +133,24 @@ static int report(const struct config *cfg, const gsl_matrix *X, const struct un
 
 int main(int argc, char **argv)
 {
-    static size_t default_lens[] = { 256, 4096, 65536 };
     static double default_shares[] = { 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5, 2.0 };
-    static struct config cfg = { .samples = { .num_samples = 8, .dim = 4 }, .prefix_lens = default_lens, .num_lens = 3,
-                          .num_trials = 64, .shares = default_shares, .num_shares = sizeof default_shares / sizeof *default_shares };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    static struct config cfg = { .shares = default_shares, .num_shares = sizeof default_shares / sizeof *default_shares,
+                                 .samples = { .num_samples = 8, .dim = 4 } };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     gsl_matrix *X = NULL;
     int code = samples_load(&cfg.c, &cfg.samples, 0, &X, NULL);
     if (code) return code;
     cli_warn_duplicates(&cfg.c, X, cfg.samples.inputs ? cfg.samples.inputs : "inputs");
-    char *identity = NULL;
-    size_t size = 0;
-    FILE *f = open_memstream(&identity, &size);
-    if (f) {
-        fprintf(f, "%016llx %zu", (unsigned long long)cli_checksum(X), cfg.num_trials);
-        for (size_t i = 0; i < cfg.num_lens; i++) fprintf(f, " %zu", cfg.prefix_lens[i]);
-        for (size_t i = 0; i < cfg.num_shares; i++) fprintf(f, " %.17g", cfg.shares[i]);
-        fclose(f);
-    }
+    char *options_text = cli_identity(options, &cfg.c);
+    char *identity = cli_text("%016llx%s", (unsigned long long)cli_checksum(X), options_text);
+    free(options_text);
     const size_t units = cfg.num_lens * cfg.num_trials;
     const double nd = (double)(X->size1 * X->size2);
     size_t longest = 0;
     for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
     const double unit = 2.0 * nd * nd * sizeof(double)
                       + (double)ntk_moments_bytes(X->size1, X->size2, PREFIX_SIGNS_RANDOM, NTK_FULL, longest);
-    struct units *work = identity ? units_open(&cfg.c, identity, "trials", units, cfg.num_shares, unit) : NULL;
+    struct units *work = units_open(&cfg.c, identity, "trials", units, cfg.num_shares, unit);
     free(identity);
     code = EXIT_FAILED;
     if (work) {

@@ -1,5 +1,6 @@
 /* How long a prefix must be for its kernel to be close to the limit, and to be definite (T4, F3). */
 #include "cli/kernels.h"
+#include "cli/option_table.h"
 #include "cli/samples.h"
 #include "cli/units.h"
 
@@ -21,30 +22,20 @@ struct config {
     double sigma, confidence;
 };
 
-enum { KEY_INSTANCES = 1, KEY_TRIALS, KEY_LEN, KEY_SIGMA, KEY_CONFIDENCE };
-
-static const struct argp_option options[] = {
-    { "num-instances", KEY_INSTANCES, "N", 0, "draws of the inputs (default 36)", 1 },
-    { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn for each (default 30)", 1 },
-    { "max-prefix-len", KEY_LEN, "M", 0, "longest prefix tried (default 131072)", 1 },
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.4)", 1 },
-    { "confidence", KEY_CONFIDENCE, "P", 0, "share of trials, 1 - delta (default 0.9)", 1 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "num-instances", CLI_SIZE(struct config, num_instances), .min = 1, .max = 1u << 20, .value = "36",
+      .group = 1, .doc = "draws of the inputs" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1u << 20, .value = "30", .group = 1,
+      .doc = "prefixes drawn for each" },
+    { "max-prefix-len", CLI_SIZE(struct config, max_prefix_len), .min = 8, .max = (size_t)1 << 32,
+      .value = "131072", .arg = "M", .group = 1, .doc = "longest prefix tried" },
+    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.4", .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries" },
+    { "confidence", CLI_DOUBLE(struct config, confidence), .value = "0.9", .arg = "P", .group = 1,
+      .doc = "share of trials, 1 - delta" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_INSTANCES: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_instances);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1u << 20, &cfg->num_trials);
-    case KEY_LEN: return cli_parse_size(state, key, arg, 8, (size_t)1 << 32, &cfg->max_prefix_len);
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    case KEY_CONFIDENCE: return cli_parse_double(state, key, arg, 0.0, &cfg->confidence);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -227,10 +218,9 @@ static int report(const struct config *cfg, const struct units *work)
 
 int main(int argc, char **argv)
 {
-    static struct config cfg = { .num_instances = 36, .num_trials = 30, .max_prefix_len = 131072, .sigma = 0.4, .confidence = 0.9 };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
-    char identity[128];
-    snprintf(identity, sizeof identity, "%zu %zu %.17g", cfg.num_trials, cfg.max_prefix_len, cfg.sigma);
+    static struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
+    char *identity = cli_identity(options, &cfg.c);
     const size_t units = cfg.num_instances * cfg.num_trials;
     double unit = 0.0;
     for (size_t i = 0; i < cfg.num_instances; i++) {
@@ -239,6 +229,7 @@ int main(int argc, char **argv)
                     + (double)ntk_moments_bytes(samples_of(i), dim_of(i), PREFIX_SIGNS_RANDOM, NTK_FULL, cfg.max_prefix_len));
     }
     struct units *work = units_open(&cfg.c, identity, "trials", units, WIDTH, unit);
+    free(identity);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < units; u++) {

@@ -1,5 +1,6 @@
 /* Ranks of the kernels of a short prefix against formulas for them (F4). */
 #include "cli/kernels.h"
+#include "cli/option_table.h"
 #include "cli/samples.h"
 #include "cli/units.h"
 
@@ -20,28 +21,18 @@ struct config {
     double sigma;
 };
 
-enum { KEY_NUM = 1, KEY_DIM, KEY_LEN, KEY_SIGMA };
-
-static const struct argp_option options[] = {
-    { "num-samples", KEY_NUM, "N", 0, "all numbers of samples up to this (default 6)", 1 },
-    { "dim", KEY_DIM, "D", 0, "all dimensions up to this (default 4)", 1 },
-    { "prefix-len", KEY_LEN, "M", 0, "all prefix lengths up to this (default 14)", 1 },
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 1.3)", 1 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "num-samples", CLI_SIZE(struct config, num_samples), .min = 1, .max = 64, .value = "6", .group = 1,
+      .doc = "all numbers of samples up to this" },
+    { "dim", CLI_SIZE(struct config, dim), .min = 1, .max = 32, .value = "4", .arg = "D", .group = 1,
+      .doc = "all dimensions up to this" },
+    { "prefix-len", CLI_SIZE(struct config, prefix_len), .min = 1, .max = 1024, .value = "14", .arg = "M",
+      .group = 1, .doc = "all prefix lengths up to this" },
+    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "1.3", .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_NUM: return cli_parse_size(state, key, arg, 1, 64, &cfg->num_samples);
-    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 32, &cfg->dim);
-    case KEY_LEN: return cli_parse_size(state, key, arg, 1, 1024, &cfg->prefix_len);
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 enum { NUM_KERNELS = 2, NUM_LAWS = 3, WIDTH = NUM_KERNELS * NUM_LAWS * 2 };
 
@@ -149,15 +140,15 @@ static int report(const struct config *cfg, const struct units *work)
 
 int main(int argc, char **argv)
 {
-    static struct config cfg = { .num_samples = 6, .dim = 4, .prefix_len = 14, .sigma = 1.3 };
-    cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
-    char identity[128];
-    snprintf(identity, sizeof identity, "%zu %zu %.17g", cfg.num_samples, cfg.dim, cfg.sigma);
+    static struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, NULL, &cfg.c);
+    char *identity = cli_identity(options, &cfg.c);
     const size_t cases = cfg.num_samples * cfg.dim * cfg.prefix_len;
     /* The Jacobian, the copy its singular values are taken of, and their workspace. */
     const double nd = (double)(cfg.num_samples * cfg.dim), md = (double)(cfg.prefix_len * cfg.dim);
     const double unit = sizeof(double) * (2.0 * nd * md + 20.0 * (nd + md));
     struct units *work = units_open(&cfg.c, identity, "shapes", cases, WIDTH, unit);
+    free(identity);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < cases; u++) {

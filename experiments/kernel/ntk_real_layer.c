@@ -2,6 +2,7 @@
 #include "cli/data_sets.h"
 #include "cli/kernels.h"
 #include "cli/samples.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 #include "prefix_ntk/ntk_layer.h"
@@ -29,56 +30,33 @@ struct config {
     bool tables;
 };
 
-enum {
-    KEY_NUM = 1,
-    KEY_DIM,
-    KEY_OUT_DIM,
-    KEY_SEQ_LEN,
-    KEY_LEN,
-    KEY_TRIALS,
-    KEY_SIGNS,
-    KEY_KERNEL,
-    KEY_SIGMA,
-    KEY_NUM_DATA,
-    KEY_TABLES
+static const struct cli_option options[] = {
+    { "num-samples", CLI_SIZE(struct config, num_samples), .min = 1, .max = 4096, .value = "6", .group = 1,
+      .doc = "queries" },
+    { "dim", CLI_SIZE(struct config, dim), .min = 1, .max = 4096, .value = "8", .arg = "D", .group = 1,
+      .doc = "dimension of tokens and queries" },
+    { "out-dim", CLI_SIZE(struct config, out_dim), .min = 1, .max = 4096, .value = "4", .arg = "V", .group = 1,
+      .doc = "dimension of the values" },
+    { "seq-len", CLI_SIZE(struct config, seq_len), .min = 1, .max = 1u << 20, .value = "32", .arg = "L",
+      .group = 1, .doc = "input tokens" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 2, .max = (size_t)1 << 30,
+      .value = "256,1024,4096,16384", .group = 1, .doc = "prefix lengths m" },
+    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "1", .group = 1,
+      .doc = "layers drawn, each with weights, queries and tokens of its own" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "64", .group = 1,
+      .doc = "prefixes drawn for each layer" },
+    { "signs", CLI_CHOICES(struct config, laws, num_laws), .names = cli_sign_names, .value = "random,positive",
+      .group = 1, .doc = "random, positive, mirrored" },
+    { "kernel", CLI_CHOICE(struct config, kernel), .names = cli_kernel_names, .value = "full", .group = 1,
+      .doc = "full, key" },
+    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.5", .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries" },
+    { "tables", CLI_FLAG(struct config, tables), .group = 2,
+      .doc = "also write OUT_variance.csv: standard deviations between layers and between prefixes",
+      .same_units = true },
+    { NULL }
 };
-
-static const struct argp_option options[] = {
-    { "num-samples", KEY_NUM, "N", 0, "queries (default 6)", 1 },
-    { "dim", KEY_DIM, "D", 0, "dimension of tokens and queries (default 8)", 1 },
-    { "out-dim", KEY_OUT_DIM, "V", 0, "dimension of the values (default 4)", 1 },
-    { "seq-len", KEY_SEQ_LEN, "L", 0, "input tokens (default 32)", 1 },
-    { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths m (default 256,1024,4096,16384)", 1 },
-    { "num-data", KEY_NUM_DATA, "N", 0, "layers drawn, each with weights, queries and tokens of its own (default 1)",
-      1 },
-    { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn for each layer (default 64)", 1 },
-    { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random,positive)", 1 },
-    { "kernel", KEY_KERNEL, "NAME", 0, "full, key (default full)", 1 },
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
-    { "tables", KEY_TABLES, NULL, 0,
-      "also write OUT_variance.csv: standard deviations between layers and between prefixes", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
-};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_NUM: return cli_parse_size(state, key, arg, 1, 4096, &cfg->num_samples);
-    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 4096, &cfg->dim);
-    case KEY_OUT_DIM: return cli_parse_size(state, key, arg, 1, 4096, &cfg->out_dim);
-    case KEY_SEQ_LEN: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->seq_len);
-    case KEY_LEN: return cli_parse_size_list(state, key, arg, 2, (size_t)1 << 30, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
-    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
-    case KEY_TABLES: cfg->tables = true; return 0;
-    case KEY_SIGNS: return cli_parse_choice_list(state, key, arg, cli_sign_names, &cfg->laws, &cfg->num_laws);
-    case KEY_KERNEL: return cli_parse_choice(state, key, arg, cli_kernel_names, &cfg->kernel);
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -267,21 +245,8 @@ static int report(const struct config *cfg, const struct layer *layers, const st
 
 int main(int argc, char **argv)
 {
-    static int default_laws[] = { PREFIX_SIGNS_RANDOM, PREFIX_SIGNS_POSITIVE };
-    static size_t default_lens[] = { 256, 1024, 4096, 16384 };
-    static struct config cfg = { .num_samples = 6,
-                                 .dim = 8,
-                                 .out_dim = 4,
-                                 .seq_len = 32,
-                                 .num_data = 1,
-                                 .num_trials = 64,
-                                 .sigma = 0.5,
-                                 .laws = default_laws,
-                                 .num_laws = 2,
-                                 .kernel = NTK_FULL,
-                                 .prefix_lens = default_lens,
-                                 .num_lens = 4 };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    static struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     const size_t size = cfg.num_samples * cfg.out_dim, units = cfg.num_laws * num_trials(&cfg);
     size_t longest = 0;
     for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
@@ -299,13 +264,7 @@ int main(int argc, char **argv)
         code = cli_status(&cfg.c, status, "limit of the layer");
     }
     if (!code) {
-        char *identity = cli_text("%zu %zu %zu %zu %zu %zu %d %.17g", cfg.num_samples, cfg.dim, cfg.out_dim,
-                                  cfg.seq_len, cfg.num_data, cfg.num_trials, cfg.kernel, cfg.sigma);
-        identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
-        for (size_t l = 0; l < cfg.num_laws; l++) {
-            const size_t law = (size_t)cfg.laws[l];
-            identity = cli_text_sizes(identity, &law, 1);
-        }
+        char *identity = cli_identity(options, &cfg.c);
         work = units_open(&cfg.c, identity, "trials", units, cfg.num_lens * NUM_RESULTS, 0.0);
         free(identity);
         if (work) {

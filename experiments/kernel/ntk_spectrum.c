@@ -1,5 +1,6 @@
 /* The smallest eigenvalue: of the limits, as samples are added, and of finite prefixes (T3, F2, F7). */
 #include "cli/kernels.h"
+#include "cli/option_table.h"
 #include "cli/samples.h"
 #include "cli/units.h"
 
@@ -23,34 +24,24 @@ struct config {
     double sigma;
 };
 
-enum { KEY_INSTANCES = 1, KEY_SAMPLES, KEY_DIM, KEY_LEN, KEY_DRAWS, KEY_TRIALS, KEY_SIGMA };
-
-static const struct argp_option options[] = {
-    { "num-instances", KEY_INSTANCES, "N", 0, "random instances of the positivity rows (default 1000)", 1 },
-    { "num-samples", KEY_SAMPLES, "LIST", 0, "numbers of samples (default 2,4,6,8,10,12)", 1 },
-    { "dim", KEY_DIM, "LIST", 0, "dimensions (default 2,3,4)", 1 },
-    { "num-draws", KEY_DRAWS, "N", 0, "draws of the inputs for each (default 64)", 1 },
-    { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths, n = 4, d = 3 (default 16,64,256,1024,4096,16384,65536)", 1 },
-    { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn (default 64)", 1 },
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 1; finite prefixes 0.7 times that)", 1 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "num-instances", CLI_SIZE(struct config, num_instances), .min = 1, .max = 1u << 24, .value = "1000",
+      .group = 1, .doc = "random instances of the positivity rows" },
+    { "num-samples", CLI_SIZES(struct config, num_samples, count_samples), .min = 1, .max = 1024,
+      .value = "2,4,6,8,10,12", .group = 1, .doc = "numbers of samples" },
+    { "dim", CLI_SIZES(struct config, dims, count_dims), .min = 1, .max = 1024, .value = "2,3,4", .group = 1,
+      .doc = "dimensions" },
+    { "num-draws", CLI_SIZE(struct config, num_draws), .min = 2, .max = 1u << 20, .value = "64", .group = 1,
+      .doc = "draws of the inputs for each" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = (size_t)1 << 32,
+      .value = "16,64,256,1024,4096,16384,65536", .group = 1, .doc = "prefix lengths, n = 4, d = 3" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1u << 20, .value = "64", .group = 1,
+      .doc = "prefixes drawn", .same_units = true },
+    { "sigma", CLI_DOUBLE(struct config, sigma), .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries (default 1; finite prefixes 0.7 times that)" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_INSTANCES: return cli_parse_size(state, key, arg, 1, 1u << 24, &cfg->num_instances);
-    case KEY_SAMPLES: return cli_parse_size_list(state, key, arg, 1, 1024, &cfg->num_samples, &cfg->count_samples);
-    case KEY_DIM: return cli_parse_size_list(state, key, arg, 1, 1024, &cfg->dims, &cfg->count_dims);
-    case KEY_DRAWS: return cli_parse_size(state, key, arg, 2, 1u << 20, &cfg->num_draws);
-    case KEY_LEN: return cli_parse_size_list(state, key, arg, 1, (size_t)1 << 32, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1u << 20, &cfg->num_trials);
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 enum { NUM_KERNELS = 2, FINITE_SAMPLES = 4, FINITE_DIM = 3 };
 
@@ -259,23 +250,10 @@ static int write_trials(const struct config *cfg, const struct units *work, size
 
 int main(int argc, char **argv)
 {
-    static size_t default_samples[] = { 2, 4, 6, 8, 10, 12 }, default_dims[] = { 2, 3, 4 };
-    static size_t default_lens[] = { 16, 64, 256, 1024, 4096, 16384, 65536 };
-    static struct config cfg = { .num_instances = 1000, .num_draws = 64, .num_trials = 64, .sigma = 1.0,
-                          .num_samples = default_samples, .count_samples = 6, .dims = default_dims, .count_dims = 3,
-                          .prefix_lens = default_lens, .num_lens = 7 };
-    cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
+    static struct config cfg = { .sigma = 1.0 };
+    cli_parse_table(argc, argv, doc, options, shard, NULL, &cfg.c);
     size_t num_lens, *lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &num_lens);
-    char *identity = NULL;
-    size_t identity_size = 0;
-    FILE *f = open_memstream(&identity, &identity_size);
-    if (lens && f) {
-        fprintf(f, "%zu %zu %.17g n", cfg.num_instances, cfg.num_draws, cfg.sigma);
-        for (size_t i = 0; i < cfg.count_samples; i++) fprintf(f, " %zu", cfg.num_samples[i]);
-        for (size_t i = 0; i < cfg.count_dims; i++) fprintf(f, " d%zu", cfg.dims[i]);
-        for (size_t i = 0; i < num_lens; i++) fprintf(f, " m%zu", lens[i]);
-    }
-    if (f) fclose(f);
+    char *identity = cli_identity(options, &cfg.c);
     const size_t draw_width = 2 * cfg.count_dims * cfg.count_samples * NUM_KERNELS, trial_width = num_lens * NUM_KERNELS;
     size_t width = INSTANCE_WIDTH;
     width = draw_width > width ? draw_width : width;
@@ -286,7 +264,7 @@ int main(int argc, char **argv)
         for (size_t k = 0; k < cfg.count_dims; k++) most = fmax(most, (double)(cfg.num_samples[i] * cfg.dims[k]));
     /* A kernel, the copy its eigenvalues are taken of, and their workspace; the sweep of the small instance is less. */
     const double unit = sizeof(double) * (2.0 * most + 300.0) * most + (1 << 22);
-    struct units *work = lens && identity ? units_open(&cfg.c, identity, "instances, draws, trials", units, width, unit) : NULL;
+    struct units *work = units_open(&cfg.c, identity, "instances, draws, trials", units, width, unit);
     free(identity);
     int code = EXIT_FAILED;
     if (!work) goto done;

@@ -1,5 +1,6 @@
 /* The gradient of the loss in the prefix against differences of the loss (T1). */
 #include "cli/kernels.h"
+#include "cli/option_table.h"
 #include "cli/samples.h"
 #include "cli/units.h"
 
@@ -21,24 +22,14 @@ struct config {
     size_t num_steps;
 };
 
-enum { KEY_SIGMA = 1, KEY_STEP };
-
-static const struct argp_option options[] = {
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.7)", 1 },
-    { "step", KEY_STEP, "LIST", 0, "steps of the differences (default 1e-1 .. 1e-8)", 1 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.7", .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries" },
+    { "step", CLI_DOUBLES(struct config, steps, num_steps), .value = "1e-1,1e-2,1e-3,1e-4,1e-5,1e-6,1e-7,1e-8",
+      .group = 1, .doc = "steps of the differences" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    case KEY_STEP: return cli_parse_double_list(state, key, arg, 0.0, &cfg->steps, &cfg->num_steps);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 /* Awkward sizes: all different, ones among them. */
 static const struct { size_t n, d, m; } shapes[] = { { 3, 4, 6 }, { 1, 2, 10 }, { 5, 1, 4 }, { 2, 7, 2 }, { 4, 3, 64 } };
@@ -180,18 +171,15 @@ static int report(const struct config *cfg, const struct units *work)
 
 int main(int argc, char **argv)
 {
-    static double default_steps[] = { 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8 };
-    static struct config cfg = { .sigma = 0.7, .steps = default_steps, .num_steps = sizeof default_steps / sizeof *default_steps };
-    cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
-    char identity[64];
-    double sum = 0.0;
-    for (size_t h = 0; h < cfg.num_steps; h++) sum += cfg.steps[h] * (double)(h + 1);
-    snprintf(identity, sizeof identity, "%.17g %zu %.17g", cfg.sigma, cfg.num_steps, sum);
+    static struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, NULL, &cfg.c);
+    char *identity = cli_identity(options, &cfg.c);
     const size_t cases = NUM_SHAPES * NUM_LAWS;
     double unit = 0.0;
     for (size_t i = 0; i < NUM_SHAPES; i++)
         unit = fmax(unit, sizeof(double) * (double)(8 * shapes[i].m * shapes[i].d + 4 * shapes[i].n * (shapes[i].d + shapes[i].m)));
     struct units *work = units_open(&cfg.c, identity, "cases", cases, NUM_PATHS * (cfg.num_steps + 1), unit);
+    free(identity);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
     for (size_t u = 0; u < cases; u++) {

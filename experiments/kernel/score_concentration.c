@@ -1,5 +1,6 @@
 /* How large scores and softmax weights get, against the bound B (T9, T10, F6). */
 #include "cli/kernels.h"
+#include "cli/option_table.h"
 #include "cli/samples.h"
 #include "cli/units.h"
 
@@ -25,34 +26,24 @@ struct config {
     const char *rows;
 };
 
-enum { KEY_NUM = 1, KEY_DIM, KEY_LEN, KEY_TRIALS, KEY_SIGMA, KEY_DELTA, KEY_ROWS };
-
-static const struct argp_option options[] = {
-    { "num-samples", KEY_NUM, "N", 0, "inputs (default 16)", 1 },
-    { "dim", KEY_DIM, "D", 0, "their dimension (default 8)", 1 },
-    { "prefix-len", KEY_LEN, "LIST", 0, "prefix lengths m (default 1,4,16,64,256,1024,4096,16384,65536)", 1 },
-    { "num-trials", KEY_TRIALS, "N", 0, "prefixes drawn (default 1000)", 1 },
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.7)", 1 },
-    { "delta", KEY_DELTA, "P", 0, "probability with which the bound may fail (default 0.1)", 1 },
-    { "rows", KEY_ROWS, "NAME", 0, "write only the rows NAME-stated and NAME-predicted of T10 (default the others)", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "num-samples", CLI_SIZE(struct config, num_samples), .min = 1, .max = 1u << 16, .value = "16", .group = 1,
+      .doc = "inputs" },
+    { "dim", CLI_SIZE(struct config, dim), .min = 1, .max = 1u << 16, .value = "8", .arg = "D", .group = 1,
+      .doc = "their dimension" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = (size_t)1 << 32,
+      .value = "1,4,16,64,256,1024,4096,16384,65536", .group = 1, .doc = "prefix lengths m" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1u << 24, .value = "1000", .group = 1,
+      .doc = "prefixes drawn" },
+    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.7", .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries" },
+    { "delta", CLI_DOUBLE(struct config, delta), .value = "0.1", .arg = "P", .group = 1,
+      .doc = "probability with which the bound may fail" },
+    { "rows", CLI_TEXT(struct config, rows), .arg = "NAME", .group = 2,
+      .doc = "write only the rows NAME-stated and NAME-predicted of T10 (default the others)", .same_units = true },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_NUM: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_samples);
-    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->dim);
-    case KEY_LEN: return cli_parse_size_list(state, key, arg, 1, (size_t)1 << 32, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 2, 1u << 24, &cfg->num_trials);
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    case KEY_DELTA: return cli_parse_double(state, key, arg, 0.0, &cfg->delta);
-    case KEY_ROWS: cfg->rows = arg; return 0;
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -218,22 +209,13 @@ static int report(const struct config *cfg, const size_t *lens, size_t num_lens,
 
 int main(int argc, char **argv)
 {
-    static size_t default_lens[] = { 1, 4, 16, 64, 256, 1024, 4096, 16384, 65536 };
-    static struct config cfg = { .num_samples = 16, .dim = 8, .num_trials = 1000, .sigma = 0.7, .delta = 0.1,
-                          .prefix_lens = default_lens, .num_lens = sizeof default_lens / sizeof *default_lens };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    static struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     size_t num_lens, *lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &num_lens);
-    char *identity = NULL;
-    size_t identity_size = 0;
-    FILE *f = open_memstream(&identity, &identity_size);
-    if (f && lens) {
-        fprintf(f, "%zu %zu %.17g", cfg.num_samples, cfg.dim, cfg.sigma);
-        for (size_t i = 0; i < num_lens; i++) fprintf(f, " %zu", lens[i]);
-    }
-    if (f) fclose(f);
+    char *identity = cli_identity(options, &cfg.c);
     const double unit = sizeof(double) * ((double)(cfg.num_samples * cfg.dim) + BLOCK * (double)(cfg.dim + cfg.num_samples)
                                           + 3.0 * (double)cfg.num_samples);
-    struct units *work = identity && lens ? units_open(&cfg.c, identity, "trials", cfg.num_trials, num_lens * NUM_RESULTS, unit) : NULL;
+    struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, num_lens * NUM_RESULTS, unit);
     free(identity);
     int code = EXIT_FAILED;
     if (work) {

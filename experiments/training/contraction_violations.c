@@ -1,6 +1,7 @@
 /* How often the theorem's decrease in one step fails, over numbers of samples, dimensions and sigma (T7). */
 #include "cli/kernels.h"
 #include "cli/samples.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 
@@ -25,30 +26,20 @@ struct config {
     double *sigmas;
 };
 
-enum { KEY_NUM_SAMPLES = 1, KEY_DIM, KEY_SIGMA, KEY_NUM_DATA, KEY_PREFIX_LEN };
-
-static const struct argp_option options[] = {
-    { "num-samples", KEY_NUM_SAMPLES, "LIST", 0, "numbers of samples n (default 4,8,16)", 1 },
-    { "dim", KEY_DIM, "LIST", 0, "dimensions d (default 4,8)", 1 },
-    { "sigma", KEY_SIGMA, "LIST", 0, "standard deviations of a token's entries (default 0.3,0.5,0.7,1)", 1 },
-    { "num-data", KEY_NUM_DATA, "N", 0, "data sets per cell, each with a prefix of its own (default 20)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "M", 0, "prefix length, even (default 2048)", 1 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "num-samples", CLI_SIZES(struct config, num_samples, num_ns), .min = 1, .max = 64, .value = "4,8,16",
+      .group = 1, .doc = "numbers of samples n" },
+    { "dim", CLI_SIZES(struct config, dims, num_dims), .min = 1, .max = 64, .value = "4,8", .group = 1,
+      .doc = "dimensions d" },
+    { "sigma", CLI_DOUBLES(struct config, sigmas, num_sigmas), .value = "0.3,0.5,0.7,1", .group = 1,
+      .doc = "standard deviations of a token's entries" },
+    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 20, .value = "20", .group = 1,
+      .doc = "data sets per cell, each with a prefix of its own" },
+    { "prefix-len", CLI_SIZE(struct config, prefix_len), .min = 2, .max = 1u << 24, .value = "2048", .arg = "M",
+      .group = 1, .doc = "prefix length, even" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_NUM_SAMPLES: return cli_parse_size_list(state, key, arg, 1, 64, &cfg->num_samples, &cfg->num_ns);
-    case KEY_DIM: return cli_parse_size_list(state, key, arg, 1, 64, &cfg->dims, &cfg->num_dims);
-    case KEY_SIGMA: return cli_parse_double_list(state, key, arg, 0.0, &cfg->sigmas, &cfg->num_sigmas);
-    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_data);
-    case KEY_PREFIX_LEN: return cli_parse_size(state, key, arg, 2, 1u << 24, &cfg->prefix_len);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -222,27 +213,11 @@ static double unit_bytes(const struct config *cfg)
 
 int main(int argc, char **argv)
 {
-    static size_t default_ns[] = { 4, 8, 16 }, default_dims[] = { 4, 8 };
-    static double default_sigmas[] = { 0.3, 0.5, 0.7, 1.0 };
-    struct config cfg = { .num_samples = default_ns,
-                          .num_ns = 3,
-                          .dims = default_dims,
-                          .num_dims = 2,
-                          .sigmas = default_sigmas,
-                          .num_sigmas = 4,
-                          .num_data = 20,
-                          .prefix_len = 2048 };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     struct study s = { .cfg = &cfg };
     const size_t units = num_cells(&cfg) * cfg.num_data;
-    char *identity = cli_text("%zu %zu |", cfg.num_data, cfg.prefix_len);
-    identity = cli_text_sizes(identity, cfg.num_samples, cfg.num_ns);
-    identity = cli_text_sizes(identity, cfg.dims, cfg.num_dims);
-    for (size_t i = 0; i < cfg.num_sigmas; i++) {
-        char *longer = cli_text("%s %.17g", identity, cfg.sigmas[i]);
-        free(identity);
-        identity = longer;
-    }
+    char *identity = cli_identity(options, &cfg.c);
     s.work = units_open(&cfg.c, identity, "data sets", units, NUM_RESULTS, unit_bytes(&cfg));
     free(identity);
     if (!s.work) return EXIT_FAILED;

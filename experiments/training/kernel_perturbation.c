@@ -2,6 +2,7 @@
 #include "cli/data_sets.h"
 #include "cli/kernels.h"
 #include "cli/samples.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 
@@ -25,37 +26,26 @@ struct config {
     bool tables;
 };
 
-enum { KEY_SIGMA = 1, KEY_RADIUS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_NUM_ITERATIONS, KEY_NUM_DATA, KEY_TABLES };
-
-static const struct argp_option options[] = {
-    SAMPLES_ARGP_OPTIONS,
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
-    { "radius", KEY_RADIUS, "LIST", 0, "shifts R, ascending (default 0.01,0.03,0.1,0.3)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, ascending (default 64,256,1024)", 1 },
-    { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn (default 1)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0,
-      "prefixes drawn for each data set; those of one trial are nested (default 8)", 1 },
-    { "num-iterations", KEY_NUM_ITERATIONS, "N", 0, "rounds of ascent (default 8)", 1 },
-    { "tables", KEY_TABLES, NULL, 0,
-      "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    SAMPLES_INPUTS(struct config, samples),
+    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.5", .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries" },
+    { "radius", CLI_DOUBLES(struct config, radii, num_radii), .value = "0.01,0.03,0.1,0.3", .group = 1,
+      .doc = "shifts R, ascending" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = 1u << 24,
+      .value = "64,256,1024", .group = 1, .doc = "prefix lengths m, ascending" },
+    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "1", .group = 1,
+      .doc = "data sets drawn" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "8", .group = 1,
+      .doc = "prefixes drawn for each data set; those of one trial are nested" },
+    { "num-iterations", CLI_SIZE(struct config, num_iterations), .min = 1, .max = 10000, .value = "8", .group = 1,
+      .doc = "rounds of ascent" },
+    { "tables", CLI_FLAG(struct config, tables), .group = 2,
+      .doc = "also write OUT_variance.csv: standard deviations between data sets and between prefixes",
+      .same_units = true },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    case KEY_RADIUS: return cli_parse_double_list(state, key, arg, 0.0, &cfg->radii, &cfg->num_radii);
-    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 1, 1u << 24, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
-    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
-    case KEY_TABLES: cfg->tables = true; return 0;
-    case KEY_NUM_ITERATIONS: return cli_parse_size(state, key, arg, 1, 10000, &cfg->num_iterations);
-    default: return samples_parse(&cfg->samples, key, arg, state);
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -177,18 +167,8 @@ static int write_verdicts(const struct study *s, struct data_rows *v)
 
 int main(int argc, char **argv)
 {
-    static double default_radii[] = { 0.01, 0.03, 0.1, 0.3 };
-    static size_t default_lens[] = { 64, 256, 1024 };
-    struct config cfg = { .samples = { .num_samples = 4, .dim = 4 },
-                          .sigma = 0.5,
-                          .radii = default_radii,
-                          .num_radii = 4,
-                          .prefix_lens = default_lens,
-                          .num_lens = 3,
-                          .num_data = 1,
-                          .num_trials = 8,
-                          .num_iterations = 8 };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    struct config cfg = { .samples = { .num_samples = 4, .dim = 4 } };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     struct study s = { .cfg = &cfg, .X = cli_need(calloc(cfg.num_data, sizeof *s.X)) };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     struct samples_options samples = cfg.samples;
@@ -205,14 +185,9 @@ int main(int argc, char **argv)
                        "the longest prefix");
     }
     if (!code) {
-        char *identity = cli_text("%016llx %.17g %zu %zu %zu", (unsigned long long)cli_checksum(s.X[0]), cfg.sigma,
-                                  cfg.num_data, cfg.num_trials, cfg.num_iterations);
-        identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
-        for (size_t i = 0; i < cfg.num_radii; i++) {
-            char *longer = cli_text("%s %.17g", identity, cfg.radii[i]);
-            free(identity);
-            identity = longer;
-        }
+        char *options_text = cli_identity(options, &cfg.c);
+        char *identity = cli_text("%016llx%s", (unsigned long long)cli_checksum(s.X[0]), options_text);
+        free(options_text);
         const size_t units = cfg.num_lens * num_trials(&cfg);
         s.work = units_open(&cfg.c, identity, "prefixes", units, NUM_SHIFTS * cfg.num_radii, 0.0);
         free(identity);

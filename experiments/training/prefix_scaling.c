@@ -2,6 +2,7 @@
 #include "cli/data_sets.h"
 #include "cli/kernels.h"
 #include "cli/samples.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 
@@ -33,58 +34,37 @@ struct config {
     bool tables;
 };
 
-enum {
-    KEY_SIGMA = 1,
-    KEY_SIGNS,
-    KEY_PREFIX_LEN,
-    KEY_NUM_TRIALS,
-    KEY_NUM_STEPS,
-    KEY_FIXED_STEPS,
-    KEY_STOP_RATIO,
-    KEY_NUM_TEST,
-    KEY_NUM_DATA,
-    KEY_TABLES
+static const struct cli_option options[] = {
+    { "num-samples", CLI_SIZE(struct config, samples.num_samples), .min = 1, .max = 1u << 20, .value = "8",
+      .doc = "training samples", .same_units = true },
+    { "dim", CLI_SIZE(struct config, samples.dim), .min = 1, .max = 1u << 16, .value = "8", .arg = "D",
+      .doc = "their dimension", .same_units = true },
+    { "dataset", CLI_NAME(struct config, samples.dataset), .names = samples_datasets,
+      .doc = "mnist: images by PCA to --dim, one-hot targets, held-out test images; default: a smooth teacher", .same_units = true },
+    { "num-test", CLI_SIZE(struct config, num_test), .min = 1, .max = 10000, .value = "64", .doc = "unseen points" },
+    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "1", .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries" },
+    { "signs", CLI_CHOICES(struct config, laws, num_laws), .names = cli_sign_names, .value = "mirrored,random",
+      .group = 1, .doc = "random, positive, mirrored" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 2, .max = 1u << 24,
+      .value = "64,256,1024", .group = 1, .doc = "prefix lengths m, even" },
+    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "1", .group = 1,
+      .doc = "data sets drawn, each with a teacher or images of its own" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "6", .group = 1,
+      .doc = "prefixes drawn for each data set; those of one trial are nested" },
+    { "num-steps", CLI_SIZE(struct config, num_steps), .min = 1, .max = (size_t)1 << 40, .value = "20000",
+      .arg = "T", .group = 1,
+      .doc = "steps at most beyond the fixed kernel time, of size about 1/(m lambda_max(K(0)))" },
+    { "stop-ratio", CLI_DOUBLE(struct config, stop_ratio), .value = "1e-12", .arg = "Q", .group = 1,
+      .doc = "stop at this share of the initial loss" },
+    { "fixed-steps", CLI_SIZE(struct config, fixed_steps), .min = 1, .max = 1u << 30, .value = "50", .arg = "T",
+      .group = 1, .doc = "the fixed kernel time, in units of 1/lambda_max(K*)" },
+    { "tables", CLI_FLAG(struct config, tables), .group = 2,
+      .doc = "also write OUT_variance.csv: standard deviations between data sets and between prefixes",
+      .same_units = true },
+    { NULL }
 };
-
-static const struct argp_option options[] = {
-    { "num-samples", SAMPLES_NUM, "N", 0, "training samples (default 8)", 0 },
-    { "dim", SAMPLES_DIM, "D", 0, "their dimension (default 8)", 0 },
-    { "dataset", SAMPLES_DATASET, "NAME", 0,
-      "mnist: images by PCA to --dim, one-hot targets, held-out test images; default: a smooth teacher", 0 },
-    { "num-test", KEY_NUM_TEST, "N", 0, "unseen points (default 64)", 0 },
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 1)", 1 },
-    { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default mirrored,random)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, even (default 64,256,1024)", 1 },
-    { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn, each with a teacher or images of its own (default 1)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0,
-      "prefixes drawn for each data set; those of one trial are nested (default 6)", 1 },
-    { "num-steps", KEY_NUM_STEPS, "T", 0,
-      "steps at most beyond the fixed kernel time, of size about 1/(m lambda_max(K(0))) (default 20000)", 1 },
-    { "stop-ratio", KEY_STOP_RATIO, "Q", 0, "stop at this share of the initial loss (default 1e-12)", 1 },
-    { "fixed-steps", KEY_FIXED_STEPS, "T", 0, "the fixed kernel time, in units of 1/lambda_max(K*) (default 50)", 1 },
-    { "tables", KEY_TABLES, NULL, 0,
-      "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
-};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    case KEY_SIGNS: return cli_parse_choice_list(state, key, arg, cli_sign_names, &cfg->laws, &cfg->num_laws);
-    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 2, 1u << 24, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
-    case KEY_NUM_STEPS: return cli_parse_size(state, key, arg, 1, (size_t)1 << 40, &cfg->num_steps);
-    case KEY_FIXED_STEPS: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->fixed_steps);
-    case KEY_STOP_RATIO: return cli_parse_double(state, key, arg, 0.0, &cfg->stop_ratio);
-    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
-    case KEY_TABLES: cfg->tables = true; return 0;
-    case KEY_NUM_TEST: return cli_parse_size(state, key, arg, 1, 10000, &cfg->num_test);
-    default: return samples_parse(&cfg->samples, key, arg, state);
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -539,35 +519,18 @@ static void data_free(struct data *data)
 static char *identity_of(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    char *identity =
-        cli_text("%016llx %016llx %016llx %.17g %.17g %zu %zu %zu %zu |", (unsigned long long)cli_checksum(s->data->X),
-                 (unsigned long long)cli_checksum(s->data->Y), (unsigned long long)cli_checksum(s->data->X_at),
-                 cfg->sigma, cfg->stop_ratio, cfg->num_steps, cfg->fixed_steps, cfg->num_data, cfg->num_trials);
-    identity = cli_text_sizes(identity, cfg->prefix_lens, cfg->num_lens);
-    for (size_t l = 0; l < cfg->num_laws; l++) {
-        const size_t law = (size_t)cfg->laws[l];
-        identity = cli_text_sizes(identity, &law, 1);
-    }
+    char *options_text = cli_identity(options, &cfg->c);
+    char *identity = cli_text("%016llx %016llx %016llx%s", (unsigned long long)cli_checksum(s->data->X),
+                              (unsigned long long)cli_checksum(s->data->Y),
+                              (unsigned long long)cli_checksum(s->data->X_at), options_text);
+    free(options_text);
     return identity;
 }
 
 int main(int argc, char **argv)
 {
-    static int default_laws[] = { PREFIX_SIGNS_MIRRORED, PREFIX_SIGNS_RANDOM };
-    static size_t default_lens[] = { 64, 256, 1024 };
-    struct config cfg = { .samples = { .num_samples = 8, .dim = 8 },
-                          .sigma = 1.0,
-                          .stop_ratio = 1e-12,
-                          .laws = default_laws,
-                          .num_laws = 2,
-                          .prefix_lens = default_lens,
-                          .num_lens = 3,
-                          .num_data = 1,
-                          .num_trials = 6,
-                          .num_steps = 20000,
-                          .fixed_steps = 50,
-                          .num_test = 64 };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     struct study s = { .cfg = &cfg, .data = cli_need(calloc(cfg.num_data, sizeof *s.data)) };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     const double nd = (double)(cfg.samples.num_samples * cfg.samples.dim),

@@ -1,6 +1,7 @@
 /* The prefix length that fits any targets, beside lambda^-2 (F26-F28). */
 #include "cli/kernels.h"
 #include "cli/samples.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 
@@ -23,30 +24,20 @@ struct config {
     size_t *num_samples, num_ns, *dims, num_dims, num_trials, num_starts, max_iterations;
 };
 
-enum { KEY_NUM_SAMPLES = 1, KEY_DIM, KEY_NUM_TRIALS, KEY_NUM_STARTS, KEY_MAX_ITERATIONS };
-
-static const struct argp_option options[] = {
-    { "num-samples", KEY_NUM_SAMPLES, "LIST", 0, "numbers of samples n, ascending (default 2,4,6)", 1 },
-    { "dim", KEY_DIM, "LIST", 0, "dimensions d (default 2,4)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "problems per cell (default 12)", 1 },
-    { "num-starts", KEY_NUM_STARTS, "N", 0, "starts per problem at most (default 6)", 1 },
-    { "max-iterations", KEY_MAX_ITERATIONS, "N", 0, "Levenberg-Marquardt iterations per start (default 300)", 1 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "num-samples", CLI_SIZES(struct config, num_samples, num_ns), .min = 1, .max = 64, .value = "2,4,6",
+      .group = 1, .doc = "numbers of samples n, ascending" },
+    { "dim", CLI_SIZES(struct config, dims, num_dims), .min = 1, .max = 64, .value = "2,4", .group = 1,
+      .doc = "dimensions d" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "12", .group = 1,
+      .doc = "problems per cell" },
+    { "num-starts", CLI_SIZE(struct config, num_starts), .min = 1, .max = 1u << 20, .value = "6", .group = 1,
+      .doc = "starts per problem at most" },
+    { "max-iterations", CLI_SIZE(struct config, max_iterations), .min = 1, .max = 1u << 20, .value = "300",
+      .group = 1, .doc = "Levenberg-Marquardt iterations per start" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_NUM_SAMPLES: return cli_parse_size_list(state, key, arg, 1, 64, &cfg->num_samples, &cfg->num_ns);
-    case KEY_DIM: return cli_parse_size_list(state, key, arg, 1, 64, &cfg->dims, &cfg->num_dims);
-    case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
-    case KEY_NUM_STARTS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_starts);
-    case KEY_MAX_ITERATIONS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->max_iterations);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -351,16 +342,12 @@ static double unit_bytes(const struct config *cfg)
 
 int main(int argc, char **argv)
 {
-    static size_t default_ns[] = { 2, 4, 6 }, default_dims[] = { 2, 4 };
-    struct config cfg = { .num_samples = default_ns, .num_ns = 3, .dims = default_dims, .num_dims = 2, .num_trials = 12,
-                          .num_starts = 6, .max_iterations = 300 };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     struct study s = { .cfg = &cfg };
     const size_t fits = num_fits(&cfg);
-    char *identity = cli_text("%zu %zu %zu |", cfg.num_trials, cfg.num_starts, cfg.max_iterations);
-    identity = cli_text_sizes(identity, cfg.num_samples, cfg.num_ns);
-    identity = cli_text_sizes(identity, cfg.dims, cfg.num_dims);
-    s.work = identity ? units_open(&cfg.c, identity, "problems", fits, NUM_RESULTS, unit_bytes(&cfg)) : NULL;
+    char *identity = cli_identity(options, &cfg.c);
+    s.work = units_open(&cfg.c, identity, "problems", fits, NUM_RESULTS, unit_bytes(&cfg));
     free(identity);
     if (!s.work) return EXIT_FAILED;
     /* The largest problems, which take longest, first. */

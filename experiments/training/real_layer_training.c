@@ -2,6 +2,7 @@
 #include "cli/data_sets.h"
 #include "cli/kernels.h"
 #include "cli/samples.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 
@@ -29,58 +30,33 @@ struct config {
     bool tables;
 };
 
-enum {
-    KEY_SIGMA = 1,
-    KEY_SIGNS,
-    KEY_PREFIX_LEN,
-    KEY_NUM_TRIALS,
-    KEY_NUM_STEPS,
-    KEY_EARLY_STEPS,
-    KEY_NUM_SAMPLES,
-    KEY_DIM,
-    KEY_SEQ_LEN,
-    KEY_NUM_DATA,
-    KEY_TABLES
+static const struct cli_option options[] = {
+    { "num-samples", CLI_SIZE(struct config, num_samples), .min = 1, .max = 1000, .value = "6",
+      .doc = "queries, on the sphere" },
+    { "dim", CLI_SIZE(struct config, dim), .min = 1, .max = 1000, .value = "8", .arg = "D",
+      .doc = "model, head and output dimension" },
+    { "seq-len", CLI_SIZE(struct config, seq_len), .min = 1, .max = 1u << 20, .value = "16", .arg = "L",
+      .doc = "input tokens, on the sphere" },
+    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "1", .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries" },
+    { "signs", CLI_CHOICES(struct config, laws, num_laws), .names = cli_sign_names,
+      .value = "random,positive,mirrored", .group = 1, .doc = "random, positive, mirrored" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = 1u << 26,
+      .value = "64,256,1024", .group = 1, .doc = "prefix lengths m, even for mirrored signs" },
+    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "1", .group = 1,
+      .doc = "layers drawn, each with weights, queries, tokens and targets of its own" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "8", .group = 1,
+      .doc = "prefixes drawn for each layer; those of one trial are nested" },
+    { "num-steps", CLI_SIZE(struct config, num_steps), .min = 1, .max = 1u << 30, .value = "300", .arg = "T",
+      .group = 1, .doc = "steps of size 1/(m lambda_max) of the limit kernel" },
+    { "early-steps", CLI_SIZE(struct config, early_steps), .min = 1, .max = 1u << 30, .value = "30", .arg = "T",
+      .group = 1, .doc = "steps after which the loss is compared with its prediction" },
+    { "tables", CLI_FLAG(struct config, tables), .group = 2,
+      .doc = "also write OUT_variance.csv: standard deviations between layers and between prefixes",
+      .same_units = true },
+    { NULL }
 };
-
-static const struct argp_option options[] = {
-    { "num-samples", KEY_NUM_SAMPLES, "N", 0, "queries, on the sphere (default 6)", 0 },
-    { "dim", KEY_DIM, "D", 0, "model, head and output dimension (default 8)", 0 },
-    { "seq-len", KEY_SEQ_LEN, "L", 0, "input tokens, on the sphere (default 16)", 0 },
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 1)", 1 },
-    { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random,positive,mirrored)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, even for mirrored signs (default 64,256,1024)", 1 },
-    { "num-data", KEY_NUM_DATA, "N", 0,
-      "layers drawn, each with weights, queries, tokens and targets of its own (default 1)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn for each layer; those of one trial are nested (default 8)",
-      1 },
-    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of size 1/(m lambda_max) of the limit kernel (default 300)", 1 },
-    { "early-steps", KEY_EARLY_STEPS, "T", 0, "steps after which the loss is compared with its prediction (default 30)",
-      1 },
-    { "tables", KEY_TABLES, NULL, 0,
-      "also write OUT_variance.csv: standard deviations between layers and between prefixes", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
-};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    case KEY_SIGNS: return cli_parse_choice_list(state, key, arg, cli_sign_names, &cfg->laws, &cfg->num_laws);
-    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 1, 1u << 26, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
-    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
-    case KEY_TABLES: cfg->tables = true; return 0;
-    case KEY_NUM_STEPS: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->num_steps);
-    case KEY_EARLY_STEPS: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->early_steps);
-    case KEY_NUM_SAMPLES: return cli_parse_size(state, key, arg, 1, 1000, &cfg->num_samples);
-    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 1000, &cfg->dim);
-    case KEY_SEQ_LEN: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->seq_len);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -291,21 +267,8 @@ static void data_free(struct data *data)
 
 int main(int argc, char **argv)
 {
-    static int default_laws[] = { PREFIX_SIGNS_RANDOM, PREFIX_SIGNS_POSITIVE, PREFIX_SIGNS_MIRRORED };
-    static size_t default_lens[] = { 64, 256, 1024 };
-    struct config cfg = { .num_samples = 6,
-                          .dim = 8,
-                          .seq_len = 16,
-                          .sigma = 1.0,
-                          .laws = default_laws,
-                          .num_laws = 3,
-                          .prefix_lens = default_lens,
-                          .num_lens = 3,
-                          .num_data = 1,
-                          .num_trials = 8,
-                          .num_steps = 300,
-                          .early_steps = 30 };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     struct study s = { .cfg = &cfg, .data = cli_need(calloc(cfg.num_data, sizeof *s.data)) };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     const double nd = (double)(cfg.num_samples * cfg.dim);
@@ -318,13 +281,7 @@ int main(int argc, char **argv)
                           "the longest prefix");
     for (size_t i = 0; i < cfg.num_data && !code; i++) code = setup(&cfg, i, &s.data[i]);
     if (!code) {
-        char *identity = cli_text("%zu %zu %zu %.17g %zu %zu %zu %zu |", cfg.num_samples, cfg.dim, cfg.seq_len,
-                                  cfg.sigma, cfg.num_steps, cfg.early_steps, cfg.num_data, cfg.num_trials);
-        identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
-        for (size_t l = 0; l < cfg.num_laws; l++) {
-            const size_t law = (size_t)cfg.laws[l];
-            identity = cli_text_sizes(identity, &law, 1);
-        }
+        char *identity = cli_identity(options, &cfg.c);
         const size_t units = cfg.num_lens * cfg.num_laws * num_trials(&cfg);
         s.work = units_open(&cfg.c, identity, "descents", units, NUM_RESULTS, 0.0);
         free(identity);

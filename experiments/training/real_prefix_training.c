@@ -2,6 +2,7 @@
 #include "cli/data_sets.h"
 #include "cli/kernels.h"
 #include "cli/samples.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 
@@ -28,53 +29,31 @@ struct config {
     bool tables;
 };
 
-enum {
-    KEY_NUM_SAMPLES = 1,
-    KEY_DIM,
-    KEY_SEQ_LEN,
-    KEY_NUM_TEST,
-    KEY_PREFIX_LEN,
-    KEY_NUM_DATA,
-    KEY_NUM_TRIALS,
-    KEY_NUM_STEPS,
-    KEY_STEP_SIZE,
-    KEY_TABLES
+static const struct cli_option options[] = {
+    { "num-samples", CLI_SIZE(struct config, num_samples), .min = 1, .max = 1u << 16, .value = "32", .group = 1,
+      .doc = "training queries" },
+    { "dim", CLI_SIZE(struct config, dim), .min = 1, .max = 1024, .value = "8", .arg = "D", .group = 1,
+      .doc = "head dimension" },
+    { "seq-len", CLI_SIZE(struct config, seq_len), .min = 1, .max = 1u << 16, .value = "8", .arg = "L", .group = 1,
+      .doc = "input tokens" },
+    { "num-test", CLI_SIZE(struct config, num_test), .min = 1, .max = 1u << 16, .value = "64", .group = 1,
+      .doc = "unseen queries" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = 1u << 20,
+      .value = "1,4,16,64,256", .group = 1, .doc = "prefix lengths m" },
+    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "4", .group = 1,
+      .doc = "data sets drawn, each with input tokens and a teacher of its own" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 16, .value = "2", .group = 1,
+      .doc = "starts of the prefix for each" },
+    { "num-steps", CLI_SIZE(struct config, num_steps), .min = 1, .max = 1u << 30, .value = "1000", .arg = "T",
+      .group = 1, .doc = "steps of Adam" },
+    { "step-size", CLI_DOUBLE(struct config, step_size), .value = "0.01", .arg = "ETA", .group = 1,
+      .doc = "of Adam" },
+    { "tables", CLI_FLAG(struct config, tables), .group = 2,
+      .doc = "also write OUT_variance.csv: standard deviations between data sets and between starts",
+      .same_units = true },
+    { NULL }
 };
-
-static const struct argp_option options[] = {
-    { "num-samples", KEY_NUM_SAMPLES, "N", 0, "training queries (default 32)", 1 },
-    { "dim", KEY_DIM, "D", 0, "head dimension (default 8)", 1 },
-    { "seq-len", KEY_SEQ_LEN, "L", 0, "input tokens (default 8)", 1 },
-    { "num-test", KEY_NUM_TEST, "N", 0, "unseen queries (default 64)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m (default 1,4,16,64,256)", 1 },
-    { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn, each with input tokens and a teacher of its own (default 4)",
-      1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "starts of the prefix for each (default 2)", 1 },
-    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of Adam (default 1000)", 1 },
-    { "step-size", KEY_STEP_SIZE, "ETA", 0, "of Adam (default 0.01)", 1 },
-    { "tables", KEY_TABLES, NULL, 0,
-      "also write OUT_variance.csv: standard deviations between data sets and between starts", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
-};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_NUM_SAMPLES: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_samples);
-    case KEY_DIM: return cli_parse_size(state, key, arg, 1, 1024, &cfg->dim);
-    case KEY_SEQ_LEN: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->seq_len);
-    case KEY_NUM_TEST: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_test);
-    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 1, 1u << 20, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
-    case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_trials);
-    case KEY_NUM_STEPS: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->num_steps);
-    case KEY_STEP_SIZE: return cli_parse_double(state, key, arg, 0.0, &cfg->step_size);
-    case KEY_TABLES: cfg->tables = true; return 0;
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 /* Losses over that of F = 0: at the start on the training queries, at the end on them and on unseen ones. */
 enum { START, TRAIN, HELDOUT, NUM_RESULTS };
@@ -267,18 +246,8 @@ static int write_verdicts(const struct study *s, struct data_rows *v)
 
 int main(int argc, char **argv)
 {
-    static size_t default_lens[] = { 1, 4, 16, 64, 256 };
-    struct config cfg = { .num_samples = 32,
-                          .dim = 8,
-                          .seq_len = 8,
-                          .num_test = 64,
-                          .prefix_lens = default_lens,
-                          .num_lens = 5,
-                          .num_data = 4,
-                          .num_trials = 2,
-                          .num_steps = 1000,
-                          .step_size = 0.01 };
-    cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, NULL, &cfg.c);
     struct study s = { .cfg = &cfg };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     const size_t units = cfg.num_lens * num_trials(&cfg);
@@ -286,9 +255,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
     const double unit = sizeof(double) * (double)cfg.dim
                         * (8.0 * (double)longest + 4.0 * (double)(cfg.num_samples + cfg.num_test + cfg.seq_len));
-    char *identity = cli_text("%zu %zu %zu %zu %zu %zu %zu %.17g |", cfg.num_samples, cfg.dim, cfg.seq_len,
-                              cfg.num_test, cfg.num_data, cfg.num_trials, cfg.num_steps, cfg.step_size);
-    identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
+    char *identity = cli_identity(options, &cfg.c);
     s.work = units_open(&cfg.c, identity, "trainings", units, NUM_RESULTS, unit);
     free(identity);
     int code = s.work ? 0 : EXIT_FAILED;

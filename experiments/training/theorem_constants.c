@@ -2,6 +2,7 @@
  * promise, and how its hidden factors poly(n, d) e^{O(B)} grow (T4, T5, T8, T11, T12). */
 #include "cli/kernels.h"
 #include "cli/samples.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 
@@ -29,34 +30,22 @@ struct config {
     double *sigmas, max_work;
 };
 
-enum { KEY_NUM_SAMPLES = 1, KEY_DIM, KEY_SIGMA, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_MAX_WORK };
-
-static const struct argp_option options[] = {
-    { "num-samples", KEY_NUM_SAMPLES, "LIST", 0, "numbers of samples n (default 2,3,4)", 1 },
-    { "dim", KEY_DIM, "LIST", 0, "dimensions d (default 4,6,8)", 1 },
-    { "sigma", KEY_SIGMA, "LIST", 0, "standard deviations of a token's entries (default 0.5,0.7,1)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m of the descents, by turns (default 256,1024,4096)",
-      1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "problems per cell (default 6)", 1 },
-    { "max-work", KEY_MAX_WORK, "W", 0, "a descent with more tokens times predicted steps is not begun (default 1e8)",
-      1 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "num-samples", CLI_SIZES(struct config, num_samples, num_ns), .min = 1, .max = 64, .value = "2,3,4",
+      .group = 1, .doc = "numbers of samples n" },
+    { "dim", CLI_SIZES(struct config, dims, num_dims), .min = 1, .max = 64, .value = "4,6,8", .group = 1,
+      .doc = "dimensions d" },
+    { "sigma", CLI_DOUBLES(struct config, sigmas, num_sigmas), .value = "0.5,0.7,1", .group = 1,
+      .doc = "standard deviations of a token's entries" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = 1u << 20,
+      .value = "256,1024,4096", .group = 1, .doc = "prefix lengths m of the descents, by turns" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 16, .value = "6", .group = 1,
+      .doc = "problems per cell" },
+    { "max-work", CLI_DOUBLE(struct config, max_work), .value = "1e8", .arg = "W", .group = 1,
+      .doc = "a descent with more tokens times predicted steps is not begun" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_NUM_SAMPLES: return cli_parse_size_list(state, key, arg, 1, 64, &cfg->num_samples, &cfg->num_ns);
-    case KEY_DIM: return cli_parse_size_list(state, key, arg, 1, 64, &cfg->dims, &cfg->num_dims);
-    case KEY_SIGMA: return cli_parse_double_list(state, key, arg, 0.0, &cfg->sigmas, &cfg->num_sigmas);
-    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 1, 1u << 20, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_trials);
-    case KEY_MAX_WORK: return cli_parse_double(state, key, arg, 0.0, &cfg->max_work);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 /* How a descent ends: the last is known before it begins. */
 enum run_end { REACHED, FAILED, CAPPED, TOO_LONG, NUM_ENDS };
@@ -508,29 +497,10 @@ static double unit_bytes(const struct study *s)
 
 int main(int argc, char **argv)
 {
-    static size_t default_ns[] = { 2, 3, 4 }, default_dims[] = { 4, 6, 8 }, default_lens[] = { 256, 1024, 4096 };
-    static double default_sigmas[] = { 0.5, 0.7, 1.0 };
-    struct config cfg = { .num_samples = default_ns,
-                          .num_ns = 3,
-                          .dims = default_dims,
-                          .num_dims = 3,
-                          .sigmas = default_sigmas,
-                          .num_sigmas = 3,
-                          .prefix_lens = default_lens,
-                          .num_lens = 3,
-                          .num_trials = 6,
-                          .max_work = 1e8 };
-    cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, NULL, &cfg.c);
     struct study s = { .cfg = &cfg, .count = cfg.num_ns * cfg.num_dims * cfg.num_sigmas * cfg.num_trials };
-    char *identity = cli_text("%zu %.17g |", cfg.num_trials, cfg.max_work);
-    identity = cli_text_sizes(identity, cfg.num_samples, cfg.num_ns);
-    identity = cli_text_sizes(identity, cfg.dims, cfg.num_dims);
-    identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
-    for (size_t i = 0; i < cfg.num_sigmas; i++) {
-        char *longer = cli_text("%s %.17g", identity, cfg.sigmas[i]);
-        free(identity);
-        identity = longer;
-    }
+    char *identity = cli_identity(options, &cfg.c);
     s.work = units_open(&cfg.c, identity, "problems", s.count, NUM_RESULTS, unit_bytes(&s));
     free(identity);
     if (!s.work) return EXIT_FAILED;

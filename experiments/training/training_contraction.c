@@ -1,6 +1,7 @@
 /* Decrease of the loss in one step against the theorem's, and the largest stable step (T7, F23). */
 #include "cli/kernels.h"
 #include "cli/samples.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 
@@ -26,29 +27,20 @@ struct config {
     bool tables;
 };
 
-enum { KEY_NUM_TRIALS = 1, KEY_NUM_STEPS, KEY_PREFIX_LEN, KEY_TABLES };
-
-static const struct argp_option options[] = {
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "draws of data and prefix (default 8)", 1 },
-    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of each descent (default 2000)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "M", 0, "prefix length, even (default 8192)", 1 },
-    { "tables", KEY_TABLES, NULL, 0, "also write OUT_steps.csv (descents at step sizes around the limit), OUT_curve.csv (loss on the "
-      "square) and the square itself: OUT_square_inputs.npy, _targets, _prefix, _signs", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 16, .value = "8", .group = 1,
+      .doc = "draws of data and prefix" },
+    { "num-steps", CLI_SIZE(struct config, num_steps), .min = 1, .max = 1u << 30, .value = "2000", .arg = "T",
+      .group = 1, .doc = "steps of each descent" },
+    { "prefix-len", CLI_SIZE(struct config, prefix_len), .min = 2, .max = 1u << 26, .value = "8192", .arg = "M",
+      .group = 1, .doc = "prefix length, even" },
+    { "tables", CLI_FLAG(struct config, tables), .group = 2,
+      .doc = "also write OUT_steps.csv (descents at step sizes around the limit), OUT_curve.csv (loss on the square) "
+        "and the square itself: OUT_square_inputs.npy, _targets, _prefix, _signs",
+      .same_units = true },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_trials);
-    case KEY_NUM_STEPS: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->num_steps);
-    case KEY_PREFIX_LEN: return cli_parse_size(state, key, arg, 2, 1u << 26, &cfg->prefix_len);
-    case KEY_TABLES: cfg->tables = true; return 0;
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -349,8 +341,8 @@ static int write_verdicts(const struct config *cfg, const struct units *work)
 
 int main(int argc, char **argv)
 {
-    struct config cfg = { .num_trials = 8, .num_steps = 2000, .prefix_len = 8192 };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     if (cfg.tables) {
         cfg.steps_out = cli_side_path(&cfg.c, "steps");
         cfg.curve_out = cli_side_path(&cfg.c, "curve");
@@ -361,8 +353,8 @@ int main(int argc, char **argv)
     int code = cli_memory(&cfg.c, (double)cfg.c.threads * 40.0 * (double)cfg.prefix_len * sizeof(double), "the prefix");
     if (code) return code;
     const size_t all = units + (cfg.steps_out ? step_units : 0);
-    char *identity = cli_text("%zu %zu %zu %d", cfg.num_trials, cfg.num_steps, cfg.prefix_len, cfg.steps_out != NULL);
-    struct units *work = identity ? units_open(&cfg.c, identity, "descents", all, NUM_RESULTS, 0.0) : NULL;
+    char *identity = cli_identity(options, &cfg.c);
+    struct units *work = units_open(&cfg.c, identity, "descents", all, NUM_RESULTS, 0.0);
     free(identity);
     if (!work) return EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)

@@ -2,6 +2,7 @@
 #include "cli/data_sets.h"
 #include "cli/kernels.h"
 #include "cli/samples.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 
@@ -28,55 +29,32 @@ struct config {
     bool tables;
 };
 
-enum {
-    KEY_SIGMA = 1,
-    KEY_SIGNS,
-    KEY_PREFIX_LEN,
-    KEY_NUM_TRIALS,
-    KEY_NUM_STEPS,
-    KEY_NUM_DRAWS,
-    KEY_NUM_DATA,
-    KEY_ROWS,
-    KEY_TABLES
+static const struct cli_option options[] = {
+    SAMPLES_INPUTS(struct config, samples),
+    SAMPLES_TARGETS(struct config, samples),
+    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.5", .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries" },
+    { "signs", CLI_CHOICES(struct config, laws, num_laws), .names = cli_sign_names,
+      .value = "random,positive,mirrored", .group = 1, .doc = "random, positive, mirrored" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = 1u << 26,
+      .value = "64,256,1024", .group = 1, .doc = "prefix lengths m, even for mirrored signs" },
+    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "1", .group = 1,
+      .doc = "data sets drawn" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "8", .group = 1,
+      .doc = "prefixes drawn for each data set; those of one trial are nested" },
+    { "num-steps", CLI_SIZE(struct config, num_steps), .min = 1, .max = 1u << 30, .value = "300", .arg = "T",
+      .group = 1, .doc = "steps of size 1/(m lambda_max(K*)) each: a fixed kernel time" },
+    { "num-draws", CLI_SIZE(struct config, num_draws), .min = 1, .max = 1u << 20, .value = "200", .group = 1,
+      .doc = "prefixes of 4096 tokens per data set for the scale of the initial outputs" },
+    { "rows", CLI_TEXT(struct config, rows), .arg = "NAME", .group = 2,
+      .doc = "write only the rows NAME-drift-random and NAME-drift-mirrored of F21 (default the others)",
+      .same_units = true },
+    { "tables", CLI_FLAG(struct config, tables), .group = 2,
+      .doc = "also write OUT_variance.csv: standard deviations between data sets and between prefixes",
+      .same_units = true },
+    { NULL }
 };
-
-static const struct argp_option options[] = {
-    SAMPLES_ARGP_OPTIONS,
-    SAMPLES_ARGP_TARGETS,
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
-    { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random,positive,mirrored)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, even for mirrored signs (default 64,256,1024)", 1 },
-    { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn (default 1)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0,
-      "prefixes drawn for each data set; those of one trial are nested (default 8)", 1 },
-    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps of size 1/(m lambda_max(K*)) each: a fixed kernel time (default 300)",
-      1 },
-    { "num-draws", KEY_NUM_DRAWS, "N", 0,
-      "prefixes of 4096 tokens per data set for the scale of the initial outputs (default 200)", 1 },
-    { "rows", KEY_ROWS, "NAME", 0,
-      "write only the rows NAME-drift-random and NAME-drift-mirrored of F21 (default the others)", 2 },
-    { "tables", KEY_TABLES, NULL, 0,
-      "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
-};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    case KEY_SIGNS: return cli_parse_choice_list(state, key, arg, cli_sign_names, &cfg->laws, &cfg->num_laws);
-    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 1, 1u << 26, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_NUM_TRIALS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
-    case KEY_NUM_STEPS: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->num_steps);
-    case KEY_NUM_DRAWS: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_draws);
-    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
-    case KEY_ROWS: cfg->rows = arg; return 0;
-    case KEY_TABLES: cfg->tables = true; return 0;
-    default: return samples_parse(&cfg->samples, key, arg, state);
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -315,32 +293,17 @@ static int load(struct study *s)
 static char *identity_of(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    char *identity = cli_text("%016llx %016llx %.17g %zu %zu %zu", (unsigned long long)cli_checksum(s->data->X),
-                              (unsigned long long)cli_checksum(s->data->Y), cfg->sigma, cfg->num_steps, cfg->num_data,
-                              cfg->num_trials);
-    identity = cli_text_sizes(identity, cfg->prefix_lens, cfg->num_lens);
-    for (size_t l = 0; l < cfg->num_laws; l++) {
-        const size_t law = (size_t)cfg->laws[l];
-        identity = cli_text_sizes(identity, &law, 1);
-    }
+    char *options_text = cli_identity(options, &cfg->c);
+    char *identity = cli_text("%016llx %016llx%s", (unsigned long long)cli_checksum(s->data->X),
+                              (unsigned long long)cli_checksum(s->data->Y), options_text);
+    free(options_text);
     return identity;
 }
 
 int main(int argc, char **argv)
 {
-    static int default_laws[] = { PREFIX_SIGNS_RANDOM, PREFIX_SIGNS_POSITIVE, PREFIX_SIGNS_MIRRORED };
-    static size_t default_lens[] = { 64, 256, 1024 };
-    struct config cfg = { .samples = { .num_samples = 8, .dim = 8 },
-                          .sigma = 0.5,
-                          .laws = default_laws,
-                          .num_laws = 3,
-                          .prefix_lens = default_lens,
-                          .num_lens = 3,
-                          .num_data = 1,
-                          .num_trials = 8,
-                          .num_steps = 300,
-                          .num_draws = 200 };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    struct config cfg = { .samples = { .num_samples = 8, .dim = 8 } };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     struct study s = { .cfg = &cfg };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     double *draws = NULL;

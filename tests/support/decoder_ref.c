@@ -165,15 +165,21 @@ static int summary_of(const struct decoder_ref *r, const feature_map *map, size_
     const double *Z = at(r, layer, "summary_Z"), *A = at(r, layer, "summary_Z_A"), *B = at(r, layer, "summary_Z_B");
     const double *unit = at(r, layer, "summary_unit"), u = unit ? unit[head] : 1.0;
     const double *log_k = at(r, layer, "summary_log_k"), *k = at(r, layer, "summary_k");
+    const double *basis = at(r, layer, "summary_basis");
     if (!Z && !A) return 0;
-    double *phi = need(malloc(f_dim * sizeof *phi));
+    double *phi = need(malloc(2 * f_dim * sizeof *phi)), *white = basis ? phi + f_dim : phi;
     if (feature_forward_f64(map, FEATURE_QUERY, 1, q, d, phi, f_dim, NULL, 1, NULL)) abort();
+    /* phi (basis Z') = (phi basis) Z'. */
+    for (size_t f = 0; f < f_dim && basis; f++) {
+        white[f] = 0.0;
+        for (size_t g = 0; g < f_dim; g++) white[f] += phi[g] * basis[(head * f_dim + g) * f_dim + f];
+    }
     for (size_t f = 0; f < f_dim; f++) {
         for (size_t e = 0; e < d; e++) {
             double z = Z ? Z[(head * f_dim + f) * d + e] : 0.0;
             for (size_t i = 0; A && i < o->z_rank; i++)
                 z += A[(head * f_dim + f) * o->z_rank + i] * B[(head * o->z_rank + i) * d + e];
-            num[e] += phi[f] * u * z;
+            num[e] += white[f] * u * z;
         }
         const size_t from = o->k_mode == ADAPTER_K_TIED ? f : head * f_dim + f;
         if (log_k) *mass += phi[f] * u * exp(log_k[from]);
@@ -353,4 +359,47 @@ double decoder_ref_mass(const struct decoder_ref *r, const struct decoder_batch 
     const double mean = sum / (double)b->offsets[b->num_seqs];
     free(x);
     return mean;
+}
+
+double decoder_ref_moment(const struct decoder_ref *r, const struct decoder_batch *b, size_t layer, size_t head, int divided,
+                          double *M)
+{
+    const struct decoder_config *c = &r->config;
+    const struct adapter_options *o = &r->options.adapter;
+    const size_t dim = c->head_dim, width = (c->num_heads + 2 * c->kv_heads) * dim, rows = b->offsets[b->num_seqs];
+    const size_t key = (c->num_heads + head / (c->num_heads / c->kv_heads)) * dim, value = key + c->kv_heads * dim;
+    struct decoder_ref plain = *r;
+    feature_map *map;
+    plain.options.adapter.method = ADAPTER_HEAD;
+    if (feature_parse(o->feature, dim, o->bound, o->feature_seed, NULL, &map)) abort();
+    const size_t f_dim = feature_dim(map);
+    double *x = embed(r, b), *phi = need(malloc((f_dim + dim) * sizeof *phi)), *out = phi + f_dim, squares = 0.0;
+    memset(M, 0, f_dim * f_dim * sizeof *M);
+    for (size_t s = 0; s < b->num_seqs; s++) {
+        double *text = x + b->offsets[s] * c->hidden;
+        const size_t n = b->offsets[s + 1] - b->offsets[s];
+        for (size_t l = 0; l < layer; l++) block(&plain, NULL, l, text, n, 0);
+        struct heads h = heads_of(&plain, layer, text, n, 0);
+        for (size_t i = 0; i < n; i++) {
+            const double *q = h.qkv + i * width + head * dim;
+            double mass = 0.0;
+            memset(out, 0, dim * sizeof *out);
+            for (size_t j = 0; j <= i; j++) {
+                const double e = exp(dot(q, h.qkv + j * width + key, dim) / sqrt((double)dim));
+                mass += e;
+                for (size_t t = 0; t < dim; t++) out[t] += e * h.qkv[j * width + value + t];
+            }
+            for (size_t t = 0; t < dim; t++) squares += pow(out[t] / mass, 2.0) / (double)(rows * dim);
+            const double *front = (r->options.rotation == DECODER_ROTATED ? h.qkv : h.raw) + i * width + head * dim;
+            if (feature_forward_f64(map, FEATURE_QUERY, 1, front, dim, phi, f_dim, NULL, 1, NULL)) abort();
+            for (size_t f = 0; f < f_dim * f_dim; f++)
+                M[f] += phi[f / f_dim] * phi[f % f_dim] / (divided ? mass * mass : 1.0) / (double)rows;
+        }
+        free(h.qkv);
+        free(h.raw);
+    }
+    feature_map_free(map);
+    free(phi);
+    free(x);
+    return squares;
 }
