@@ -37,6 +37,7 @@ ARGS_parameter_count         :=
 ARGS_ntk_features            :=
 ARGS_released_kernel         :=
 ARGS_summary_training        :=
+ARGS_kernel_routes           :=
 
 # Training dynamics: 2 minutes.
 ARGS_training_dynamics    := --num-samples 4 --dim 8 --sigma 1 --prefix-len 16,64,256,1024,4096,16384,65536,100000 --num-trials 6 --num-steps 200000 --stop-ratio 1e-20 --tables

@@ -37,6 +37,7 @@ ARGS_parameter_count         :=
 ARGS_ntk_features            := --num-trials 64 --dim 8
 ARGS_released_kernel         := --num-trials 2000
 ARGS_summary_training        := --num-trials 1000
+ARGS_kernel_routes           := --num-trials 16
 
 # Training dynamics.
 ARGS_training_dynamics    := --num-samples 4 --dim 8 --sigma 1 --prefix-len 16,64,256,1024,4096,16384,65536,262144 --num-trials 16 --num-steps 1000000 --stop-ratio 1e-20 --tables

@@ -27,7 +27,7 @@ PROG_attention_error_rates   := attention_error
 PROG_attention_error_mnist   := attention_error
 PROG_attention_features      := attention_error
 NEEDS_MNIST += attention_error_mnist
-RUNS        += prefix_effect_trap gaussian_prefix_limit score_centring approximation_crossover polynomial_degree error_bound summary_capacity low_rank_summary low_rank_summary_mnist parameter_count ntk_features released_kernel summary_training
+RUNS        += prefix_effect_trap gaussian_prefix_limit score_centring approximation_crossover polynomial_degree error_bound summary_capacity low_rank_summary low_rank_summary_mnist parameter_count ntk_features released_kernel summary_training kernel_routes
 PROG_low_rank_summary_mnist := low_rank_summary
 NEEDS_MNIST += low_rank_summary_mnist
 

@@ -37,6 +37,7 @@ ARGS_parameter_count         :=
 ARGS_ntk_features            := --num-trials 3 --num-fit 400
 ARGS_released_kernel         := --num-trials 8 --adam-steps 200
 ARGS_summary_training        := --num-trials 8
+ARGS_kernel_routes           := --num-trials 2 --prefix-len 256
 
 # Training dynamics.
 ARGS_training_dynamics    := --num-samples 4 --dim 8 --sigma 1 --prefix-len 256,4096,16384 --num-trials 2 --num-steps 20000 --stop-ratio 1e-20 --tables

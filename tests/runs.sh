@@ -61,6 +61,7 @@ arguments() {
     prefix_scaling) echo "--num-samples 2 --dim 2 --num-test 2 --prefix-len 16,32 --num-trials 2 --num-steps 20 --out out.csv" ;;
     real_layer_training) echo "--num-samples 2 --dim 3 --seq-len 4 --prefix-len 16,32 --num-trials 2 --num-steps 6 --early-steps 3 --out out.csv" ;;
     released_kernel) echo "--num-trials 2 --adam-steps 4 --out out.csv" ;;
+    kernel_routes) echo "--num-trials 2 --prefix-len 64 --out out.csv" ;;
     summary_training) echo "--num-trials 2 --num-starts 1 --max-iterations 4 --out out.csv" ;;
     polynomial_degree | parameter_count) echo "--out out.csv" ;;
     finetune) echo "--backbone ../vit $shapes --method ntk --epochs 2 --out out" ;;
@@ -91,7 +92,7 @@ runs="attend attend:exact ntk_predict prefix_to_summary prefix_to_summary:adapte
     ntk_prefix_needed ntk_rank ntk_real_layer score_concentration prefix_gradient attention_error prefix_effect_trap gaussian_prefix_limit
     score_centring approximation_crossover error_bound low_rank_summary summary_capacity ntk_features attention_cost training_contraction
     training_laziness kernel_perturbation prefix_threshold theorem_constants contraction_violations real_prefix_training prefix_scaling
-    real_layer_training polynomial_degree parameter_count released_kernel summary_training finetune finetune:texts
+    real_layer_training polynomial_degree parameter_count released_kernel kernel_routes summary_training finetune finetune:texts
     finetune:adapter embed embed:images lm pretrain method_benchmark method_benchmark:search task_baselines
     pretrained_layer_kernel long_prompt decode_cost prefix_conversion compare verify report ledger bench_gram bench_descent bench_finetune"
 

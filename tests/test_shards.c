@@ -48,6 +48,7 @@ static const char *const cases[][24] = {
     { "training_laziness", "--num-samples", "2", "--dim", "2", "--prefix-len", "16,32", "--num-trials", "2", "--num-steps", "5", "--num-draws", "2" },
     { "released_kernel", "--num-trials", "2", "--adam-steps", "5" },
     { "summary_training", "--num-trials", "2", "--num-starts", "1" },
+    { "kernel_routes", "--num-trials", "2", "--prefix-len", "64" },
     { "method_benchmark", "--task", "shapes", "--arms", "head,lora", "--num-trials", "2", "--search", "0.01", "--train-size", "16",
       "--validation-size", "8", "--epochs", "1", "--threads", "1" },
 };
