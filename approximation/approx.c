@@ -331,12 +331,29 @@ done:
 
 /* ---- comparison ---- */
 
+/* Sums over the rows that entered and their numbers. */
+struct error_sums { double err2, effect2, out2, mass2, mean2, rho, rho_hat; size_t used; };
+
+static void set_errors(const struct error_sums *s, struct approx_errors *out)
+{
+    const double count = s->used ? (double)s->used : NAN;
+    out->num_rows = s->used;
+    if (!s->used) out->err_max = NAN;
+    out->err_rel = sqrt(s->err2) / sqrt(s->effect2);
+    out->err_mass = sqrt(s->mass2) / sqrt(s->effect2);
+    out->err_mean = sqrt(s->mean2) / sqrt(s->effect2);
+    out->abs_rms = sqrt(s->err2 / count);
+    out->effect_rms = sqrt(s->effect2 / count);
+    out->out_rms = sqrt(s->out2 / count);
+    out->rho_mean = s->rho / count;
+    out->mass_mean = s->rho_hat / count;
+}
+
 int approx_compare(const struct attn_sums *input, const struct attn_sums *prefix,
                    const struct attn_sums *approx, struct approx_errors *out, double *T)
 {
     const size_t n = prefix->num_queries, dim = prefix->dim;
-    double err2 = 0.0, effect2 = 0.0, out2 = 0.0, mass2 = 0.0, mean2 = 0.0, rho_sum = 0.0, rho_hat_sum = 0.0;
-    size_t used = 0;
+    struct error_sums s = { 0 };
     *out = (struct approx_errors){ 0 };
     for (size_t i = 0; i < n; i++) {
         /* Everything in units of the largest of the three masses. */
@@ -361,9 +378,9 @@ int approx_compare(const struct attn_sums *input, const struct attn_sums *prefix
             continue;
         }
         const double rho = p / exact, rho_hat = empty ? 0.0 : ph / D;
-        used++;
-        rho_sum += rho;
-        rho_hat_sum += rho_hat;
+        s.used++;
+        s.rho += rho;
+        s.rho_hat += rho_hat;
         for (size_t c = 0; c < dim; c++) {
             const double na = input ? input->num[i * dim + c] * ua : 0.0;
             const double np = prefix->num[i * dim + c] * up;
@@ -379,24 +396,14 @@ int approx_compare(const struct attn_sums *input, const struct attn_sums *prefix
             if (T) T[i * dim + c] = t;
             if (!isfinite(e)) return GSL_EDOM;
             out->err_max = fmax(out->err_max, fabs(e));
-            err2 += e * e;
-            effect2 += (pa - base) * (pa - base);
-            out2 += pa * pa;
-            mass2 += by_mass * by_mass;
-            mean2 += by_mean * by_mean;
+            s.err2 += e * e;
+            s.effect2 += (pa - base) * (pa - base);
+            s.out2 += pa * pa;
+            s.mass2 += by_mass * by_mass;
+            s.mean2 += by_mean * by_mean;
         }
     }
-    const double count = used ? (double)used : NAN;
-    out->num_rows = used;
-    if (!used) out->err_max = NAN;
-    out->err_rel = sqrt(err2) / sqrt(effect2);
-    out->err_mass = sqrt(mass2) / sqrt(effect2);
-    out->err_mean = sqrt(mean2) / sqrt(effect2);
-    out->abs_rms = sqrt(err2 / count);
-    out->effect_rms = sqrt(effect2 / count);
-    out->out_rms = sqrt(out2 / count);
-    out->rho_mean = rho_sum / count;
-    out->mass_mean = rho_hat_sum / count;
+    set_errors(&s, out);
     return GSL_SUCCESS;
 }
 

@@ -47,6 +47,7 @@ static int solve_ridge(const double *G, size_t r, double ridge, double *C, size_
     return GSL_SUCCESS;
 }
 
+/* One function, as both loops of the algorithm work on the same active set. */
 int nnls_normal(const double *G, const double *c, size_t r, double *x)
 {
     double *w = malloc(r * sizeof *w), *s = malloc(r * sizeof *s), *sub = malloc(r * r * sizeof *sub);
@@ -271,6 +272,30 @@ static void adam_step(double *x, const double *grad, double *m1, double *m2, siz
     }
 }
 
+/* Features in units of the input's shift, and the exact outputs. The output does not change when a row of Phi and its
+ * input sums share a factor, so the shift is taken into Phi once. */
+static void adam_problem(const struct summary_problem *p, double *Phi, double *target)
+{
+    const size_t n = p->prefix->num_queries, r = p->r, dim = p->prefix->dim;
+    for (size_t i = 0; i < n; i++) {
+        const double unit = exp(-p->input->shift[i]);
+        for (size_t j = 0; j < r; j++) Phi[i * r + j] = p->Phi[i * r + j] * unit;
+        const double up = exp(p->prefix->shift[i] - p->input->shift[i]);
+        const double total = p->input->mass[i] + p->prefix->mass[i] * up;
+        for (size_t j = 0; j < dim; j++)
+            target[i * dim + j] = (p->input->num[i * dim + j] + p->prefix->num[i * dim + j] * up) / total;
+    }
+}
+
+/* k from the parameters, which LINEAR keeps from falling below 0. */
+static void set_mass(enum summary_param param, size_t r, double *theta, double *k)
+{
+    for (size_t j = 0; j < r; j++) {
+        if (param == SUMMARY_LINEAR && !(theta[j] > 0.0)) theta[j] = 0.0;
+        k[j] = param == SUMMARY_LOG ? exp(theta[j]) : param == SUMMARY_ABS ? fabs(theta[j]) : theta[j];
+    }
+}
+
 int summary_fit_adam(const struct summary_problem *p, enum summary_param param, double lr,
                      size_t num_steps, size_t batch, double *Z, double *k, double *losses)
 {
@@ -289,16 +314,7 @@ int summary_fit_adam(const struct summary_problem *p, enum summary_param param, 
         if (param == SUMMARY_LOG && !(k[j] > 0.0)) { status = GSL_EDOM; goto done; }
         theta[j] = param == SUMMARY_LOG ? log(k[j]) : k[j];
     }
-    /* The output does not change when a row of Phi and its input sums share a factor, so
-     * the input's shift is taken into Phi once. */
-    for (size_t i = 0; i < n; i++) {
-        const double unit = exp(-p->input->shift[i]);
-        for (size_t j = 0; j < r; j++) Phi[i * r + j] = p->Phi[i * r + j] * unit;
-        const double up = exp(p->prefix->shift[i] - p->input->shift[i]);
-        const double total = p->input->mass[i] + p->prefix->mass[i] * up;
-        for (size_t j = 0; j < dim; j++)
-            target[i * dim + j] = (p->input->num[i * dim + j] + p->prefix->num[i * dim + j] * up) / total;
-    }
+    adam_problem(p, Phi, target);
     const size_t num_batches = n / batch;
     for (size_t step = 1; step <= num_steps; step++) {
         const size_t first = ((step - 1) % num_batches) * batch;
@@ -332,10 +348,7 @@ int summary_fit_adam(const struct summary_problem *p, enum summary_param param, 
             for (size_t j = 0; j < r; j++) dk[j] *= (theta[j] > 0.0) - (theta[j] < 0.0);    /* k = |theta| */
         adam_step(Z, dZ, Z1, Z2, r * dim, lr, step);
         adam_step(theta, dk, k1, k2, r, lr, step);
-        for (size_t j = 0; j < r; j++) {
-            if (param == SUMMARY_LINEAR && !(theta[j] > 0.0)) theta[j] = 0.0;
-            k[j] = param == SUMMARY_LOG ? exp(theta[j]) : param == SUMMARY_ABS ? fabs(theta[j]) : theta[j];
-        }
+        set_mass(param, r, theta, k);
     }
 done:
     free(Phi);

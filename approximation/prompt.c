@@ -33,13 +33,18 @@ static int alloc_piece(size_t dim, size_t len, int weighted, const feature_map *
     if (!at) return GSL_ENOMEM;
     struct decoder_piece *p = &out->piece;
     p->len = len;
-    p->K = at, at += len * dim;
-    p->V = at, at += len * dim;
-    p->log_weight = weighted ? at : NULL, at += len;
+    p->K = at;
+    at += len * dim;
+    p->V = at;
+    at += len * dim;
+    p->log_weight = weighted ? at : NULL;
+    at += len;
     p->map = map;
     p->summaries = 1;
-    p->Z = at, at += r * dim;
-    p->k = at, at += r;
+    p->Z = at;
+    at += r * dim;
+    p->k = at;
+    at += r;
     p->centre = centred ? at : NULL;
     return GSL_SUCCESS;
 }

@@ -165,6 +165,7 @@ void table_note(struct table *t, const char *format, ...)    /* a "# ..." line; 
     __attribute__((format(printf, 2, 3)));
 /* Cells in column order; a non-finite number is written as an empty cell. */
 void table_num(struct table *t, double x);                   /* %.17g */
+void table_interval(struct table *t, struct interval x);     /* three cells: value, lo, hi */
 void table_int(struct table *t, uint64_t x);
 void table_text(struct table *t, const char *text);
 void table_empty(struct table *t);

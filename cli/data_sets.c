@@ -52,6 +52,30 @@ struct data_spread data_spread_exponent(const double *x, const double *y, size_t
 
 struct variance { char *claim, *row; struct data_spread spread; };
 
+struct data_spread data_spread_at(const struct units_grid *grid, size_t law, size_t len, int which, struct data_sets sets,
+                                  double level)
+{
+    double *x = cli_need(malloc(grid->num_trials * sizeof *x));
+    for (size_t t = 0; t < grid->num_trials; t++) x[t] = units_grid_row(grid, law, len, t)[which];
+    const struct data_spread spread = data_spread_mean(x, sets, level);
+    free(x);
+    return spread;
+}
+
+struct data_spread data_spread_slope(const struct units_grid *grid, size_t law, int which, struct data_sets sets, double level)
+{
+    const size_t lens = grid->num_lens;
+    double *x = cli_need(malloc(lens * sizeof *x)), *y = cli_need(malloc(grid->num_trials * lens * sizeof *y));
+    for (size_t i = 0; i < lens; i++) {
+        x[i] = (double)grid->prefix_lens[i];
+        for (size_t t = 0; t < grid->num_trials; t++) y[t * lens + i] = units_grid_row(grid, law, i, t)[which];
+    }
+    const struct data_spread spread = data_spread_exponent(x, y, lens, sets, level);
+    free(y);
+    free(x);
+    return spread;
+}
+
 struct data_rows {
     const struct cli_common *cfg;
     struct verdicts *verdicts;

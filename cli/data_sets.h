@@ -5,7 +5,7 @@
  * prefix's. With a single data set the prefixes are the unit, which says nothing of other data. */
 #ifndef CLI_DATA_SETS_H
 #define CLI_DATA_SETS_H
-#include "cli/cli.h"
+#include "cli/units.h"
 
 struct data_sets { size_t num_data, num_prefixes; };
 
@@ -22,6 +22,20 @@ struct data_spread data_spread_mean(const double *x, struct data_sets sets, doub
 /* Of the slope of log y in log x fitted within each prefix; y (num_data, num_prefixes, num_x). */
 struct data_spread data_spread_exponent(const double *x, const double *y, size_t num_x, struct data_sets sets,
                                         double level);
+
+/* The same of number `which` of the units of a grid, whose trials are those of the data sets in turn. */
+struct data_spread data_spread_at(const struct units_grid *grid, size_t law, size_t len, int which, struct data_sets sets,
+                                  double level);
+/* Exponent in the prefix length. */
+struct data_spread data_spread_slope(const struct units_grid *grid, size_t law, int which, struct data_sets sets,
+                                     double level);
+
+/* Options of such a program; members num_data and tables of the config `type`. */
+#define DATA_SETS_NUM(type, standard, text)                                                                            \
+    { "num-data", CLI_SIZE(type, num_data), .min = 1, .max = 1u << 16, .value = standard, .group = 1, .doc = text }
+#define DATA_SETS_TABLES(type, what)                                                                                   \
+    { "tables", CLI_FLAG(type, tables), .group = 2, .same_units = true,                                                \
+      .doc = "also write OUT_variance.csv: standard deviations between " what " and between prefixes" }
 
 /* The verdict rows of a run, and beside them, with `variances`, the table OUT_variance.csv of both
  * standard deviations. Open it before the work: the table's name is checked then. */

@@ -1,5 +1,6 @@
 #include "cli/kernels.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -86,4 +87,18 @@ size_t cli_index_of(const size_t *sorted, size_t count, size_t value)
 struct interval cli_exact(double x, size_t n)
 {
     return (struct interval){ x, x, x, n };
+}
+
+size_t cli_largest(const size_t *list, size_t count)
+{
+    size_t largest = 0;
+    for (size_t i = 0; i < count; i++) largest = list[i] > largest ? list[i] : largest;
+    return largest;
+}
+
+double cli_frobenius(const gsl_matrix *A)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < A->size1 * A->size2; i++) sum += A->data[i] * A->data[i];
+    return sqrt(sum);
 }

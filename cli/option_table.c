@@ -20,7 +20,7 @@ static size_t table_size(const struct cli_option *options)
     return count;
 }
 
-static int set_option(struct argp_state *state, int key, const char *text, const struct cli_option *o, void *config)
+static int set_option(struct argp_state *state, int key, char *text, const struct cli_option *o, void *config)
 {
     char *base = config;
     void *at = base + o->at;
@@ -41,6 +41,7 @@ static int set_option(struct argp_state *state, int key, const char *text, const
         if (!wrong) *(const char **)at = o->names[chosen];
         return wrong;
     }
+    case KIND_CUSTOM: return o->parse(state, key, text, config);
     case KIND_RANGE: return cli_parse_range(state, key, text, at, (int *)(void *)(base + o->count_at));
     }
     return ARGP_ERR_UNKNOWN;
@@ -55,7 +56,7 @@ static error_t parse_table(int key, char *arg, struct argp_state *state)
 
 static const char *default_arg(const struct cli_option *o)
 {
-    static const char *const args[] = { "N", "LIST", "X", "LIST", "NAME", "LIST", NULL, "FILE", "NAME", "A-B" };
+    static const char *const args[] = { "N", "LIST", "X", "LIST", "NAME", "LIST", NULL, "FILE", "NAME", "A-B", "X" };
     return o->arg ? o->arg : args[o->kind];
 }
 
@@ -80,7 +81,7 @@ void cli_parse_table(int argc, char **argv, const char *doc, const struct cli_op
     assert(count < MAX_OPTIONS);
     for (size_t i = 0; i < count; i++) declare(i);
     for (size_t i = 0; i < count; i++)
-        if (options[i].value) set_option(&state, FIRST_KEY + (int)i, options[i].value, &options[i], cfg);
+        if (options[i].value) set_option(&state, FIRST_KEY + (int)i, (char *)options[i].value, &options[i], cfg);
     for (; more && (more->name || more->key || more->doc || more->group); more++) {
         assert(count + 1 < MAX_OPTIONS);
         entries[count++] = *more;
@@ -104,6 +105,7 @@ static void put_value(FILE *stream, const struct cli_option *o, const void *conf
         case KIND_CHOICE: case KIND_CHOICES: fputs(o->names[((const int *)values)[i]], stream); break;
         case KIND_FLAG: fputs(*(const bool *)at ? "yes" : "no", stream); break;
         case KIND_RANGE: fprintf(stream, "%d-%d", *(const int *)at, *(const int *)(const void *)(base + o->count_at)); break;
+        case KIND_CUSTOM: break;
         case KIND_TEXT: case KIND_NAME: fputs(*(const char *const *)at ? *(const char *const *)at : "", stream); break;
         }
     }
@@ -115,7 +117,7 @@ char *cli_identity(const struct cli_option *options, const struct cli_common *cf
     size_t size;
     FILE *stream = cli_need(open_memstream(&text, &size));
     for (const struct cli_option *o = options; o->name; o++) {
-        if (o->same_units) continue;
+        if (o->same_units || o->kind == KIND_CUSTOM) continue;
         fprintf(stream, " %s=", o->name);
         put_value(stream, o, cfg);
     }

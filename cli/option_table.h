@@ -11,7 +11,7 @@
 #define CLI_OPTION_TABLE_H
 #include "cli/cli.h"
 
-enum cli_kind { KIND_SIZE, KIND_SIZES, KIND_DOUBLE, KIND_DOUBLES, KIND_CHOICE, KIND_CHOICES, KIND_FLAG, KIND_TEXT, KIND_NAME, KIND_RANGE };
+enum cli_kind { KIND_SIZE, KIND_SIZES, KIND_DOUBLE, KIND_DOUBLES, KIND_CHOICE, KIND_CHOICES, KIND_FLAG, KIND_TEXT, KIND_NAME, KIND_RANGE, KIND_CUSTOM };
 
 struct cli_option {
     const char *name;
@@ -20,6 +20,8 @@ struct cli_option {
     size_t min, max;                /* sizes, max 0: any; of each in a list */
     double above;                   /* doubles: every one is greater */
     const char *const *names;       /* choices and names, NULL-terminated */
+    /* custom: sets the config as the helpers of cli.h do, `key` being the option's; is in no identity */
+    int (*parse)(struct argp_state *state, int key, char *arg, void *config);
     const char *value;              /* the default as it would be given; NULL: none, the config is as it was */
     const char *arg, *doc;          /* arg NULL: that of the kind. --help adds the default to doc */
     int flags, group;               /* of argp_option; CLI_INPUT and CLI_TABLE, too */
@@ -37,6 +39,7 @@ struct cli_option {
 #define CLI_TEXT(type, member) KIND_TEXT, offsetof(type, member), 0
 /* A choice kept as its text; "A-B" as two ints. */
 #define CLI_NAME(type, member) KIND_NAME, offsetof(type, member), 0
+#define CLI_CUSTOM(function) KIND_CUSTOM, 0, 0, .parse = function
 #define CLI_RANGE(type, first, last) KIND_RANGE, offsetof(type, first), offsetof(type, last)
 
 /* cli_parse with a table that ends with a name of NULL; `more` (NULL: nothing) are entries for argp beside it, such as

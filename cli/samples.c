@@ -1,6 +1,5 @@
 #include "cli/samples.h"
 
-#include <errno.h>
 #include <math.h>
 #include <gsl/gsl_errno.h>
 #include "common/random.h"
@@ -8,24 +7,6 @@
 #include "data/mnist.h"
 
 const char *const samples_datasets[] = { "mnist", NULL };
-
-error_t samples_parse(struct samples_options *options, int key, const char *arg, struct argp_state *state)
-{
-    int dataset = 0;
-    switch (key) {
-    case SAMPLES_INPUTS: options->inputs = arg; return 0;
-    case SAMPLES_TARGETS: options->targets = arg; return 0;
-    case SAMPLES_NUM: return cli_parse_size(state, key, arg, 1, 1u << 20, &options->num_samples);
-    case SAMPLES_DIM: return cli_parse_size(state, key, arg, 1, 1u << 16, &options->dim);
-    case SAMPLES_DATASET:
-        if (cli_parse_choice(state, key, arg, samples_datasets, &dataset)) return EINVAL;
-        options->dataset = samples_datasets[dataset];
-        return 0;
-    case SAMPLES_INPUTS_OUT: options->inputs_out = arg; return 0;
-    case SAMPLES_TARGETS_OUT: options->targets_out = arg; return 0;
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
 
 const char *samples_check(const struct samples_options *options, bool targets_needed)
 {

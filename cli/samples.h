@@ -10,21 +10,8 @@ struct samples_options {
     const char *inputs_out, *targets_out;
 };
 
-/* Keys of the options below, for the program's switch. */
-enum { SAMPLES_INPUTS = 0x5000, SAMPLES_TARGETS, SAMPLES_NUM, SAMPLES_DIM, SAMPLES_DATASET,
-       SAMPLES_INPUTS_OUT, SAMPLES_TARGETS_OUT };
-
-#define SAMPLES_ARGP_OPTIONS                                                                          \
-    { "inputs", SAMPLES_INPUTS, "FILE", 0, "inputs x_i, (n, d), .npy or .csv", 0 },                  \
-    { "num-samples", SAMPLES_NUM, "N", 0, "synthetic samples when no inputs are given", 0 },         \
-    { "dim", SAMPLES_DIM, "D", 0, "their dimension", 0 },                                            \
-    { "dataset", SAMPLES_DATASET, "NAME", 0, "mnist: images by PCA to --dim on the sphere, one-hot targets", 0 }, \
-    { "inputs-out", SAMPLES_INPUTS_OUT, "FILE", 0, "write the inputs used", 0 },                     \
-    { "targets-out", SAMPLES_TARGETS_OUT, "FILE", 0, "write the targets used", 0 }
-#define SAMPLES_ARGP_TARGETS                                                                          \
-    { "targets", SAMPLES_TARGETS, "FILE", 0, "targets y_i, (n, d), .npy or .csv", 0 }
-
-/* The same for a table of options. What the samples are a journal knows by a checksum of them. */
+/* Rows of a table of options; `member` of the config `type` is a struct samples_options. What the samples are a journal
+ * knows by a checksum of them. */
 extern const char *const samples_datasets[];
 #define SAMPLES_INPUTS(type, member)                                                                                   \
     { "inputs", CLI_TEXT(type, member.inputs), .doc = "inputs x_i, (n, d), .npy or .csv", .same_units = true },        \
@@ -38,10 +25,6 @@ extern const char *const samples_datasets[];
     { "targets-out", CLI_TEXT(type, member.targets_out), .doc = "write the targets used", .same_units = true }
 #define SAMPLES_TARGETS(type, member)                                                                                  \
     { "targets", CLI_TEXT(type, member.targets), .doc = "targets y_i, (n, d), .npy or .csv", .same_units = true }
-
-/* 0 when `key` was one of the above (bad values end in a usage error), else
- * ARGP_ERR_UNKNOWN. */
-error_t samples_parse(struct samples_options *options, int key, const char *arg, struct argp_state *state);
 
 /* What is wrong with the combination, or NULL. With inputs from a file a program
  * that needs targets wants them from a file, too. */

@@ -142,6 +142,13 @@ void table_num(struct table *t, double x)
     if (isfinite(x)) wrote(t, fprintf(t->stream, "%.17g", x));
 }
 
+void table_interval(struct table *t, struct interval x)
+{
+    table_num(t, x.value);
+    table_num(t, x.lo);
+    table_num(t, x.hi);
+}
+
 void table_int(struct table *t, uint64_t x)
 {
     next_cell(t);

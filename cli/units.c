@@ -152,17 +152,24 @@ static int write_study(const struct cli_common *cfg, const struct units_study *s
     return verdicts_close(v, EXIT_DONE);
 }
 
+int units_work(const struct cli_common *cfg, const char *identity, const struct units_study *study, const void *context,
+               struct units **work)
+{
+    *work = units_open(cfg, identity, study->what, study->count, study->width, study->unit_bytes);
+    if (!*work) return EXIT_FAILED;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg->threads)
+    for (size_t i = 0; i < study->count; i++) {
+        const size_t unit = study->last_first ? study->count - 1 - i : i;
+        double *row = units_begin(*work, unit);
+        if (row) units_end(*work, unit, study->unit(context, unit, row));
+    }
+    return units_status(*work);
+}
+
 int units_run(const struct cli_common *cfg, const char *identity, const struct units_study *study, const void *context)
 {
-    struct units *work =
-        units_open(cfg, identity, study->what, study->count, study->width, study->unit_bytes);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg->threads)
-    for (size_t u = 0; u < study->count; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, study->unit(context, u, row));
-    }
-    int code = units_status(work);
+    struct units *work;
+    int code = units_work(cfg, identity, study, context, &work);
     if (!code) code = write_study(cfg, study, context, work);
     return units_close(work, code);
 }

@@ -39,6 +39,7 @@ struct units_study {
     const char *what, *columns;         /* what a unit is called, in the plural; the header of the table */
     size_t count, width;
     double unit_bytes;                  /* see units_open */
+    bool last_first;                    /* the last units take longest */
     int (*unit)(const void *context, size_t unit, double *row);                                /* a GSL code */
     void (*rows)(const void *context, const struct units *work, struct table *t);              /* notes, then rows */
     /* A second table, OUT_<side>.csv; side NULL: none. */
@@ -46,6 +47,11 @@ struct units_study {
     void (*side_rows)(const void *context, const struct units *work, struct table *t);
     void (*decide)(const void *context, const struct units *work, struct verdicts *v);         /* NULL: nothing */
 };
+
+/* The units done, where all else is the caller's: rows, decide and columns are not read. *work is to be closed whatever
+ * the code; NULL when it could not be opened. Exit code. */
+int units_work(const struct cli_common *cfg, const char *identity, const struct units_study *study, const void *context,
+               struct units **work);
 
 /* Does the units, side by side or as the journal and the shards have them, writes the tables, the first to --out, then
  * the rows of the ledger. Exit code. */

@@ -39,6 +39,7 @@ enum { LANES = 4, BATCH = 2 * LANES, WORDS = BATCH };
 
 #define SELECT(mask, a, b) ((double4)(((int4)(a) & (mask)) | ((int4)(b) & ~(mask))))
 
+/* One stretch of vector arithmetic without a branch. */
 static inline void box_muller(const uint64_t words[WORDS], double out[BATCH])
 {
     const uint4 one_bits = (uint4){ 0 } + UINT64_C(0x3ff0000000000000);

@@ -71,7 +71,10 @@ int stats_median_bootstrap(const double *x, size_t n, double level, uint64_t see
     *out = (struct interval){ median, gsl_stats_quantile_from_sorted_data(medians, 1, NUM_RESAMPLES, tail),
                               gsl_stats_quantile_from_sorted_data(medians, 1, NUM_RESAMPLES, 1.0 - tail), n };
     /* One observation says nothing of the spread, though its resamples agree. */
-    if (n == 1) out->lo = -INFINITY, out->hi = INFINITY;
+    if (n == 1) {
+        out->lo = -INFINITY;
+        out->hi = INFINITY;
+    }
     free(resample);
     free(medians);
     return GSL_SUCCESS;

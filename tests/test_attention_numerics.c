@@ -194,7 +194,10 @@ static void check_extremes(void)
     assert_int_equal(tiny_run(&u, 1, NULL), GSL_SUCCESS);
     CHECK_CLOSE(u.out[0], (0.7f + 5 - 0.3f) / 3.0, RTOL_OUTPUT, 0.0);
     /* Denormal values pass through; denormal keys are scores of 0. */
-    for (int j = 0; j < 12; j++) u.v[j] = 0x1p-140f, u.k[j] = -0x1p-130f;
+    for (int j = 0; j < 12; j++) {
+        u.v[j] = 0x1p-140f;
+        u.k[j] = -0x1p-130f;
+    }
     assert_int_equal(tiny_run(&u, 0, NULL), GSL_SUCCESS);
     CHECK_CLOSE(u.out[2], 0x1p-140, 0.0, 0x1p-149);
     /* The max before masking would be a hidden 10^4 and leave 0 / 0. */

@@ -238,7 +238,10 @@ static void make_pieces(struct decoder_piece pieces[PIECES], const feature_map *
     pieces[3] = (struct decoder_piece){ .map = map, .summaries = 3, .Z = draw(5, 3 * r * 8, 0.6, 0.0),
                                         .k = draw(6, 3 * r, 0.05, 0.6) };
     pieces[4] = pieces[1];
-    pieces[4].map = map, pieces[4].summaries = 1, pieces[4].Z = pieces[2].Z, pieces[4].k = pieces[2].k;
+    pieces[4].map = map;
+    pieces[4].summaries = 1;
+    pieces[4].Z = pieces[2].Z;
+    pieces[4].k = pieces[2].k;
     pieces[4].centre = draw(7, 8, 0.8, 0.0);
 }
 

@@ -460,7 +460,8 @@ static void test_refusals(void **state)
     struct decoder_model_options o = { tiny_variant_named(v, "ptuning")->options, DECODER_ROTATED, 0, SEED, 0 };
     o.adapter.prefix_len = 40;
     assert_int_equal(decoder_model_alloc(d, &o, &m, why), GSL_EINVAL);
-    o.adapter.prefix_len = 5, o.adapter.last_layer = LAYERS;
+    o.adapter.prefix_len = 5;
+    o.adapter.last_layer = LAYERS;
     assert_int_equal(decoder_model_alloc(d, &o, &m, why), GSL_EINVAL);
 
     m = make_model(d, &tiny_variant_named(v, "ntk linear")->options, DECODER_ROTATED, 0, 1);

@@ -57,7 +57,10 @@ static size_t label_of(const gsl_matrix *Y, size_t row)
     for (size_t k = 0; k < Y->size2; k++) {
         const double y = gsl_matrix_get(Y, row, k);
         assert_true(y == 0.0 || y == 1.0);
-        if (y == 1.0) label = k, ones++;
+        if (y == 1.0) {
+            label = k;
+            ones++;
+        }
     }
     assert_int_equal(ones, 1);
     assert_true(label < MNIST_CLASSES);

@@ -93,7 +93,10 @@ static void test_piece_sums(void **state)
     assert_int_equal(feature_parse("taylor:2", DIM, 0.0, 1, NULL, &map), GSL_SUCCESS);
     assert_int_equal(prompt_fold(&s->prompt, map, 1, &folded), GSL_SUCCESS);
     struct decoder_piece piece = folded.piece;
-    piece.len = 3, piece.K = s->K + 5 * DIM, piece.V = s->V + 7 * DIM, piece.log_weight = log_weight;
+    piece.len = 3;
+    piece.K = s->K + 5 * DIM;
+    piece.V = s->V + 7 * DIM;
+    piece.log_weight = log_weight;
     assert_int_equal(attn_sums_alloc(&got, N, DIM), GSL_SUCCESS);
     assert_int_equal(prompt_piece_sums(&piece, s->Q, N, DIM, &got), GSL_SUCCESS);
     double centre[DIM] = { 0 };

@@ -241,7 +241,10 @@ static void test_regression(void **state)
     /* One column: stats_line's slope. */
     struct interval line;
     double two[8], intercept;
-    for (int i = 0; i < 4; i++) two[2 * i] = 1.0, two[2 * i + 1] = 0.3 * i * i;
+    for (int i = 0; i < 4; i++) {
+        two[2 * i] = 1.0;
+        two[2 * i + 1] = 0.3 * i * i;
+    }
     assert_int_equal(stats_line((double[]){ 0.0, 0.3, 1.2, 2.7 }, y, 4, 0.95, &line, &intercept), GSL_SUCCESS);
     assert_int_equal(stats_regression(two, y, 4, 2, 0.95, b), GSL_SUCCESS);
     CHECK_CLOSE(b[1].lo, line.lo, 1e-11, 0.0);

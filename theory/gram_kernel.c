@@ -80,12 +80,14 @@ INLINE void features(const struct gram_columns *columns, const double *w, double
     store(row, splat(0.0));
 }
 
-static int scores(const struct gram_columns *columns, const double *X, size_t padded_samples,
-                  const double *W, size_t tda, const double *signs, size_t sign_stride, size_t len,
-                  size_t first, size_t last, double *tokens, double *panels, double *singles,
-                  double *rho, double *top, double *scratch)
+/* In one function: every part works on the block that the part before has just written. */
+static int scores(const struct gram_columns *columns, const struct gram_scores *in)
 {
-    const size_t d = columns->dim;
+    const size_t d = columns->dim, padded_samples = in->padded_samples, len = in->len, first = in->first, last = in->last;
+    const size_t tda = in->tda, sign_stride = in->sign_stride;
+    const double *X = in->X, *W = in->W, *signs = in->signs;
+    double *tokens = in->tokens, *panels = in->panels, *singles = in->singles, *rho = in->rho, *top = in->top;
+    double *scratch = in->scratch;
     const struct widths widths = panel_widths(columns);
     double *w = scratch, *row = scratch + d + GRAM_ALIGN, a[GRAM_ITEM];
     memset(w, 0, (d + GRAM_ALIGN) * sizeof *w);
@@ -215,7 +217,9 @@ static void sums(const double *rho, const double *tokens, size_t count, size_t p
 {
     while (count >= 4) {
         dots(rho, tokens, padded, out, stride, 4);
-        tokens += 4 * GRAM_TOKENS, out += 4, count -= 4;
+        tokens += 4 * GRAM_TOKENS;
+        out += 4;
+        count -= 4;
     }
     if (count == 3) dots(rho, tokens, padded, out, stride, 3);
     if (count == 2) dots(rho, tokens, padded, out, stride, 2);

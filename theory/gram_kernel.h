@@ -37,25 +37,29 @@ struct gram_columns {
     size_t num_vectors, num_panels; /* how the kernels cut the wide columns */
 };
 
+/* Tokens [first, last) (multiples of 8, GRAM_ITEM at most; tokens from len on are zero) of a block. X and rho have
+ * padded_samples rows (a multiple of GRAM_ROWS). */
+struct gram_scores {
+    size_t padded_samples, len, first, last;
+    const double *X;
+    const double *W;                /* (len, dim) row-major, leading dimension tda */
+    size_t tda;
+    const double *signs;            /* signs[t * sign_stride] */
+    size_t sign_stride;
+    double *tokens;                 /* (1 + dim, GRAM_TOKENS) out: ones, then b_k (w_k without that column) */
+    double *panels;                 /* out: the wide columns, first_single * GRAM_TOKENS numbers, panel by panel */
+    double *singles;                /* (2, GRAM_TOKENS) out: a and 1, those there are */
+    double *rho, *top;              /* rho[i][t] out; top[i] out: the maximum over the existing tokens */
+    double *scratch;                /* dim + first_single + 16 doubles of the calling thread */
+};
+
 struct gram_kernels {
     /* Fills the cut for this instruction set. */
     void (*cut)(struct gram_columns *columns);
 
-    /* Tokens [first, last) (multiples of 8, GRAM_ITEM at most; tokens from len on are zero) of a block:
-     * transposes them, forms the features, and writes scores <w_t, x_i> to
-     * rho[i][t] with their maximum over the existing tokens in top[i]. X and rho have
-     * padded_samples rows (a multiple of GRAM_ROWS). Returns 0, or 1 when a score is not
-     * finite or beyond GRAM_MAX_SCORE.
-     *
-     * W        (len, dim) row-major, leading dimension tda; signs[t * sign_stride]
-     * tokens   (1 + dim, GRAM_TOKENS) out: ones, then b_k (w_k without that column)
-     * panels   out: the wide columns, first_single * GRAM_TOKENS numbers, panel by panel
-     * singles  (2, GRAM_TOKENS) out: a and 1, those there are
-     * scratch  dim + first_single + 16 doubles of the calling thread */
-    int (*scores)(const struct gram_columns *columns, const double *X, size_t padded_samples,
-                  const double *W, size_t tda, const double *signs, size_t sign_stride,
-                  size_t len, size_t first, size_t last, double *tokens, double *panels,
-                  double *singles, double *rho, double *top, double *scratch);
+    /* Transposes tokens, forms the features, and writes scores <w_t, x_i> with their maxima. Returns 0, or 1 when a
+     * score is not finite or beyond GRAM_MAX_SCORE. */
+    int (*scores)(const struct gram_columns *columns, const struct gram_scores *tokens);
 
     /* rho[t] <- e^rho[t] 2^-shift for one sample, 0 from token len on to padded. */
     void (*weights)(double *rho, double shift, size_t len, size_t padded);

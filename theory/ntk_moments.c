@@ -328,13 +328,15 @@ static int batch_prepare(struct ntk_moments *m, const struct batch *b)
 #pragma omp parallel for num_threads(parallel_openmp_threads(m->num_threads)) schedule(static) reduction(| : refused)
     for (size_t item = 0; item < b->num_blocks * per_block; item++) {
         const size_t u = item / per_block, first = item % per_block * GRAM_ITEM, token = u * GRAM_TOKENS;
-        refused |= m->kernels->scores(
-            &m->columns, m->X, m->padded_samples, b->W + token * b->tda, b->tda, b->signs + token * b->sign_stride,
-            b->sign_stride, b->len, first, smaller(first + GRAM_ITEM, padded),
-            m->tokens + u * (1 + m->dim) * GRAM_TOKENS, m->panels + u * m->columns.first_single * GRAM_TOKENS,
-            m->singles + u * 2 * GRAM_TOKENS, m->rho + u * rho_size,
-            m->tops + (u * ITEMS_PER_BLOCK + first / GRAM_ITEM) * m->padded_samples,
-            m->scratch + (size_t)omp_get_thread_num() * scratch_size);
+        const struct gram_scores tokens = {
+            .padded_samples = m->padded_samples, .len = b->len, .first = first, .last = smaller(first + GRAM_ITEM, padded),
+            .X = m->X, .W = b->W + token * b->tda, .tda = b->tda, .signs = b->signs + token * b->sign_stride,
+            .sign_stride = b->sign_stride, .tokens = m->tokens + u * (1 + m->dim) * GRAM_TOKENS,
+            .panels = m->panels + u * m->columns.first_single * GRAM_TOKENS, .singles = m->singles + u * 2 * GRAM_TOKENS,
+            .rho = m->rho + u * rho_size, .top = m->tops + (u * ITEMS_PER_BLOCK + first / GRAM_ITEM) * m->padded_samples,
+            .scratch = m->scratch + (size_t)omp_get_thread_num() * scratch_size,
+        };
+        refused |= m->kernels->scores(&m->columns, &tokens);
     }
     if (!refused) return GSL_SUCCESS;
     for (size_t u = 0; u < b->num_blocks; u++)
@@ -676,11 +678,17 @@ static struct pair_moments pair_moments(const struct ntk_moments *m, const doubl
     struct pair_moments p = { .ww = row };
     const double *singles = row + c->first_single;
     row += c->num_products;
-    if (c->has_w) p.w = row, row += c->dim;
+    if (c->has_w) {
+        p.w = row;
+        row += c->dim;
+    }
     if (c->has_b) p.b = row;
     if (c->has_a) p.a = *singles++;
     if (c->has_one) p.one = *singles;
-    if (m->law == PREFIX_SIGNS_POSITIVE) p.b = p.w, p.a = p.one;
+    if (m->law == PREFIX_SIGNS_POSITIVE) {
+        p.b = p.w;
+        p.a = p.one;
+    }
     return p;
 }
 

@@ -18,6 +18,40 @@
 
 enum { TOKENS = 32 };      /* tokens whose Jacobian is held at a time */
 
+/* The Jacobian of token r, columns from `column` on of J, and m S_ir of every sample. */
+static void token_jacobian(const gsl_matrix *W, double a, const gsl_matrix *X, double full, const double *lse, const double *mu,
+                           size_t r, size_t column, gsl_matrix *J, double *weights)
+{
+    const size_t m = W->size1, d = W->size2;
+    for (size_t i = 0; i < X->size1; i++) {
+        double score = 0.0;
+        for (size_t k = 0; k < d; k++) score += gsl_matrix_get(W, r, k) * gsl_matrix_get(X, i, k);
+        const double weight = (double)m * exp(score - lse[i]);
+        for (size_t k = 0; k < d; k++) {
+            const double key = weight * (a * gsl_matrix_get(W, r, k) - mu[i * d + k]);
+            for (size_t l = 0; l < d; l++)
+                gsl_matrix_set(J, i * d + k, column + l,
+                               key * gsl_matrix_get(X, i, l) + (k == l ? full * weight * a : 0.0));
+        }
+        weights[i] = weight;
+    }
+}
+
+/* What A and V of all tokens give to every row of dW, alpha (m, n) being S. */
+static void add_normaliser(const gsl_matrix *W, const gsl_vector *signs, const gsl_matrix *X, const double *alpha,
+                           const double *mu, const double *A, const double *V, gsl_matrix *dW)
+{
+    const size_t d = W->size2, n = X->size1;
+    for (size_t r = 0; r < W->size1; r++)
+        for (size_t i = 0; i < n; i++) {
+            const double a = gsl_vector_get(signs, r), S = alpha[r * n + i];
+            double along = A[i];
+            for (size_t k = 0; k < d; k++) along += (a * gsl_matrix_get(W, r, k) - mu[i * d + k]) * V[i * d + k];
+            for (size_t k = 0; k < d; k++)
+                *gsl_matrix_ptr(dW, r, k) -= S * (along * gsl_matrix_get(X, i, k) + a * V[i * d + k]);
+        }
+}
+
 int ntk_gram_gradient(const gsl_matrix *W, const gsl_vector *signs, const gsl_matrix *X,
                       enum ntk_kernel kernel, const gsl_matrix *G, gsl_matrix *dW)
 {
@@ -41,20 +75,10 @@ int ntk_gram_gradient(const gsl_matrix *W, const gsl_vector *signs, const gsl_ma
     gsl_matrix_set_zero(J);
     for (size_t first = 0; first < m; first += TOKENS) {
         const size_t count = m - first < TOKENS ? m - first : TOKENS;
+        /* alpha is m S_ir until the products are known. */
         for (size_t q = 0; q < count; q++)
-            for (size_t i = 0; i < n; i++) {
-                const double a = gsl_vector_get(signs, first + q);
-                double score = 0.0;
-                for (size_t k = 0; k < d; k++) score += gsl_matrix_get(W, first + q, k) * gsl_matrix_get(X, i, k);
-                const double weight = (double)m * exp(score - lse[i]);
-                for (size_t k = 0; k < d; k++) {
-                    const double key = weight * (a * gsl_matrix_get(W, first + q, k) - mu[i * d + k]);
-                    for (size_t l = 0; l < d; l++)
-                        gsl_matrix_set(J, i * d + k, q * d + l,
-                                       key * gsl_matrix_get(X, i, l) + (k == l ? full * weight * a : 0.0));
-                }
-                alpha[(first + q) * n + i] = weight;      /* m S_ir until the products are known */
-            }
+            token_jacobian(W, gsl_vector_get(signs, first + q), X, full, lse, mu, first + q, q * d, J,
+                           alpha + (first + q) * n);
         gsl_blas_dgemm(CblasNoTrans, CblasNoTrans, 1.0, G, J, 0.0, Q);
         for (size_t q = 0; q < count; q++)
             for (size_t i = 0; i < n; i++) {
@@ -76,14 +100,7 @@ int ntk_gram_gradient(const gsl_matrix *W, const gsl_vector *signs, const gsl_ma
                 alpha[(first + q) * n + i] = weight / (double)m;   /* S_ir */
             }
     }
-    for (size_t r = 0; r < m; r++)
-        for (size_t i = 0; i < n; i++) {
-            const double a = gsl_vector_get(signs, r), S = alpha[r * n + i];
-            double along = A[i];
-            for (size_t k = 0; k < d; k++) along += (a * gsl_matrix_get(W, r, k) - mu[i * d + k]) * V[i * d + k];
-            for (size_t k = 0; k < d; k++)
-                *gsl_matrix_ptr(dW, r, k) -= S * (along * gsl_matrix_get(X, i, k) + a * V[i * d + k]);
-        }
+    add_normaliser(W, signs, X, alpha, mu, A, V, dW);
     gsl_matrix_scale(dW, 2.0 / (double)m);
 done:
     free(alpha);

@@ -339,6 +339,22 @@ static void shifted_end(const struct prefix_pass *p, const struct block *b, stru
     }
 }
 
+/* The block in b and where its sums go: with a given shift those of each lane, b->mass. */
+static struct pass_sums sums_of(const struct prefix_pass *p, const struct block *b, struct sums s, const double *shift)
+{
+    return (struct pass_sums){
+        .n = p->num_samples, .dim = p->dim, .dim_pad = p->dim_pad, .X = p->X, .wt = b->wt, .bias = b->bias, .rows = b->rows,
+        .shift = shift, .weights = b->weights, .top = s.top, .mass = shift ? b->mass : s.mass, .sum = s.sum,
+    };
+}
+
+static void block_gradient(const struct prefix_pass *p, const struct block *b)
+{
+    const struct pass_gradient args = { .n = p->num_samples, .dim = p->dim, .XR = p->XR, .offset = p->offset, .c = p->c,
+                                        .wt = b->wt, .signs = b->signs, .coeff = b->coeff, .dwt = b->dwt };
+    p->kernels.gradient(&args);
+}
+
 void prefix_pass_sums_begin(struct prefix_pass *p, const double *W, size_t ld, const double *shift)
 {
 #pragma omp parallel num_threads(parallel_openmp_threads(threads_for(p)))
@@ -353,12 +369,9 @@ void prefix_pass_sums_begin(struct prefix_pass *p, const double *W, size_t ld, c
             else sums_clear(p, s);
             for (size_t r = begin; r < end; r += PASS_TOKENS) {
                 block_load(p, &b, W, ld, r, end - r < PASS_TOKENS ? end - r : PASS_TOKENS);
-                if (shift)
-                    p->kernels.accumulate_shifted(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, shift, b.weights,
-                                       b.mass, s.sum);
-                else
-                    p->kernels.accumulate(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, b.weights,
-                               s.top, s.mass, s.sum);
+                const struct pass_sums args = sums_of(p, &b, s, shift);
+                if (shift) p->kernels.accumulate_shifted(&args);
+                else p->kernels.accumulate(&args);
             }
             if (shift) shifted_end(p, &b, s);
         }
@@ -395,7 +408,7 @@ void prefix_pass_gradient(struct prefix_pass *p, const double *R, const double *
             chunk_range(p, chunk, &begin, &end);
             for (size_t r = begin; r < end; r += PASS_TOKENS) {
                 block_load(p, &b, W, ld, r, end - r < PASS_TOKENS ? end - r : PASS_TOKENS);
-                p->kernels.gradient(p->num_samples, p->dim, p->XR, p->offset, p->c, b.wt, b.signs, b.coeff, b.dwt);
+                block_gradient(p, &b);
                 for (size_t q = 0; q < b.live; q++)
                     for (size_t k = 0; k < p->dim; k++)
                         dW[(r + q) * ld_dW + k] = b.dwt[k * PASS_TOKENS + q];
@@ -423,10 +436,10 @@ void prefix_pass_descend_begin(struct prefix_pass *p, const double *R, const dou
              * forward pass, while it is in the first cache. */
             for (size_t r = begin; r < end; r += PASS_TOKENS) {
                 block_load(p, &b, W, ld, r, end - r < PASS_TOKENS ? end - r : PASS_TOKENS);
-                p->kernels.gradient(p->num_samples, p->dim, p->XR, p->offset, p->c, b.wt, b.signs, b.coeff, b.dwt);
+                block_gradient(p, &b);
                 block_update(p, &b, step_size, W, ld, r);
-                p->kernels.accumulate_shifted(p->num_samples, p->dim, p->dim_pad, p->X, b.wt, b.bias, b.rows, lse, b.weights,
-                           b.mass, s.sum);
+                const struct pass_sums args = sums_of(p, &b, s, lse);
+                p->kernels.accumulate_shifted(&args);
             }
             shifted_end(p, &b, s);
         }

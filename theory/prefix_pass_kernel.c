@@ -131,10 +131,11 @@ INLINE void sum_all(size_t n, size_t dim_pad, const double *weights, const doubl
 #endif
 }
 
-void ISA_NAME(pass_accumulate)(size_t n, size_t dim, size_t dim_pad, const double *X,
-                               const double *wt, const double *bias, const double *rows,
-                               double *weights, double *top, double *mass, double *sum)
+void ISA_NAME(pass_accumulate)(const struct pass_sums *b)
 {
+    const size_t n = b->n, dim = b->dim, dim_pad = b->dim_pad;
+    const double *X = b->X, *wt = b->wt, *bias = b->bias;
+    double *weights = b->weights, *top = b->top, *mass = b->mass, *sum = b->sum;
     size_t i = 0;
     for (; i + SCORE_ROWS <= n; i += SCORE_ROWS)
         score_rows(SCORE_ROWS, dim, X + i * dim, wt, bias, weights + i * PASS_TOKENS);
@@ -167,7 +168,7 @@ void ISA_NAME(pass_accumulate)(size_t n, size_t dim, size_t dim_pad, const doubl
         mass[i] += lane_sum(total);
     }
 
-    sum_all(n, dim_pad, weights, rows, sum);
+    sum_all(n, dim_pad, weights, b->rows, sum);
 }
 
 INLINE void shifted_rows(const int rows, size_t dim, const double *X, const double *wt, const double *bias,
@@ -194,10 +195,11 @@ INLINE void shifted_rows(const int rows, size_t dim, const double *X, const doub
     }
 }
 
-void ISA_NAME(pass_accumulate_shifted)(size_t n, size_t dim, size_t dim_pad, const double *X,
-                                       const double *wt, const double *bias, const double *rows,
-                                       const double *shift, double *weights, double *mass, double *sum)
+void ISA_NAME(pass_accumulate_shifted)(const struct pass_sums *b)
 {
+    const size_t n = b->n, dim = b->dim;
+    const double *X = b->X, *wt = b->wt, *bias = b->bias, *shift = b->shift;
+    double *weights = b->weights, *mass = b->mass;
     size_t i = 0;
     for (; i + SCORE_ROWS <= n; i += SCORE_ROWS)
         shifted_rows(SCORE_ROWS, dim, X + i * dim, wt, bias, shift + i, weights + i * PASS_TOKENS, mass + i * PASS_PAD);
@@ -205,7 +207,7 @@ void ISA_NAME(pass_accumulate_shifted)(size_t n, size_t dim, size_t dim_pad, con
         shifted_rows(2, dim, X + i * dim, wt, bias, shift + i, weights + i * PASS_TOKENS, mass + i * PASS_PAD);
     for (; i < n; i++)
         shifted_rows(1, dim, X + i * dim, wt, bias, shift + i, weights + i * PASS_TOKENS, mass + i * PASS_PAD);
-    sum_all(n, dim_pad, weights, rows, sum);
+    sum_all(n, b->dim_pad, weights, b->rows, b->sum);
 }
 
 /* Coefficients of x_i and R_i for `samples` samples: the scores and the <R_i, w_r>
@@ -264,10 +266,11 @@ INLINE void gradient_all(const int fresh, size_t len, size_t dim, const double *
         gradient_rows(1, fresh, len, dim, XR + k, coeff, dwt + k * PASS_TOKENS);
 }
 
-void ISA_NAME(pass_gradient)(size_t n, size_t dim, const double *XR, const double *offset,
-                             const double *c, const double *wt, const double *signs,
-                             double *coeff, double *dwt)
+void ISA_NAME(pass_gradient)(const struct pass_gradient *b)
 {
+    const size_t n = b->n, dim = b->dim;
+    const double *XR = b->XR, *offset = b->offset, *c = b->c, *wt = b->wt, *signs = b->signs;
+    double *coeff = b->coeff, *dwt = b->dwt;
     for (size_t first = 0; first < n; first += PASS_SAMPLES) {
         const size_t count = n - first < PASS_SAMPLES ? n - first : PASS_SAMPLES;
         const double *xr = XR + 2 * first * dim;

@@ -13,28 +13,38 @@ enum {
     PASS_PAD = 8          /* columns of token rows and sums are padded to this */
 };
 
+/* A block of tokens and the sums it goes to. */
+struct pass_sums {
+    size_t n, dim, dim_pad;
+    const double *X;                     /* (n, dim) */
+    const double *wt, *bias, *rows;      /* rows (PASS_TOKENS, dim_pad) holds a_r w_r */
+    const double *shift;                 /* (n): of the shifted kernel */
+    double *weights;                     /* scratch (n, PASS_TOKENS) */
+    double *top;                         /* (n): of the other */
+    double *mass, *sum;                  /* (n), or (n, PASS_PAD) shifted; (n, dim_pad) */
+};
+
 /* Adds a block to the running softmax sums of every sample,
  *   top_i = max_r s_ir    mass_i = sum_r e^{s_ir - top_i}    sum_i = sum_r e^{s_ir - top_i} a_r w_r
- * with s_ir = <x_i, w_r> + bias_r.
- * X (n, dim); rows (PASS_TOKENS, dim_pad) holds a_r w_r; sum (n, dim_pad); weights:
- * scratch (n, PASS_TOKENS). */
-typedef void pass_accumulate_fn(size_t n, size_t dim, size_t dim_pad, const double *X,
-                                const double *wt, const double *bias, const double *rows,
-                                double *weights, double *top, double *mass, double *sum);
+ * with s_ir = <x_i, w_r> + bias_r. */
+typedef void pass_accumulate_fn(const struct pass_sums *block);
 
 /* The same with a given shift in place of the running maximum, so that nothing is
  * rescaled:  mass_i += sum_r e^{s_ir - shift_i}  and sum_i likewise. mass (n, PASS_PAD):
  * its row i is to be summed. */
-typedef void pass_accumulate_shifted_fn(size_t n, size_t dim, size_t dim_pad, const double *X,
-                                        const double *wt, const double *bias, const double *rows,
-                                        const double *shift, double *weights, double *mass, double *sum);
+typedef void pass_accumulate_shifted_fn(const struct pass_sums *block);
+
+struct pass_gradient {
+    size_t n, dim;
+    const double *XR;                    /* (2 n, dim): rows 2i and 2i+1 are x_i and R_i */
+    const double *offset, *c, *wt, *signs;
+    double *coeff;                       /* scratch (2 PASS_SAMPLES, PASS_TOKENS) */
+    double *dwt;
+};
 
 /* Loss gradient of a block, transposed:
- *   dwt_r = sum_i p_ir [ a_r R_i + (a_r <R_i,w_r> - c_i) x_i ],  p_ir = e^{s_ir - offset_i}
- * XR (2 n, dim): rows 2i and 2i+1 are x_i and R_i; coeff: scratch (2 PASS_SAMPLES, PASS_TOKENS). */
-typedef void pass_gradient_fn(size_t n, size_t dim, const double *XR, const double *offset,
-                              const double *c, const double *wt, const double *signs,
-                              double *coeff, double *dwt);
+ *   dwt_r = sum_i p_ir [ a_r R_i + (a_r <R_i,w_r> - c_i) x_i ],  p_ir = e^{s_ir - offset_i} */
+typedef void pass_gradient_fn(const struct pass_gradient *block);
 
 /* A full block of tokens from rows of W (leading dimension ld) into lanes, and their
  * a_r w_r into rows (PASS_TOKENS, dim_pad), whose padding stays as it is. */

@@ -260,8 +260,14 @@ int main(int argc, char **argv)
     int all[NUM_METHODS];
     for (int i = 0; i < NUM_METHODS; i++) all[i] = i;
     cli_parse(argc, argv, doc, options, parse, NULL, &cfg.common);
-    if (!cfg.shapes) cfg.shapes = all, cfg.num_shapes = NUM_SHAPES;
-    if (!cfg.methods) cfg.methods = all, cfg.num_methods = NUM_METHODS;
+    if (!cfg.shapes) {
+        cfg.shapes = all;
+        cfg.num_shapes = NUM_SHAPES;
+    }
+    if (!cfg.methods) {
+        cfg.methods = all;
+        cfg.num_methods = NUM_METHODS;
+    }
     struct table *t = table_open(&cfg.common, NULL, columns);
     int code = t ? 0 : EXIT_FAILED;
     for (size_t i = 0; i < cfg.num_shapes && !code; i++) {

@@ -102,6 +102,7 @@ static const char *const output_names[] = { "tokens", "classifier", NULL };
 static const char *const keep_names[] = { "last", "best", NULL };
 static const char *const switch_names[] = { "0", "1", NULL };
 
+/* One line per option. */
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct config *cfg = state->input;

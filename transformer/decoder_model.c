@@ -311,11 +311,22 @@ static void plan(struct decoder_model *m, struct arena *arena, size_t rows, size
     char *const bytes = arena_take(arena, work);
     if (m->adapter.ops->plan) m->adapter.ops->plan(&m->adapter, arena, rows, training);
     if (!arena->base) return;
-    m->turn = turn, m->embedded = embedded, m->final = final, m->final_factor = factor;
-    m->chosen = chosen, m->d_chosen = d_chosen, m->logits = logits;
-    m->grad = grad, m->narrow = narrow, m->wide = wide;
-    m->sum = sum, m->once = once, m->piece_tokens = tokens, m->piece_work = piece_work;
-    m->work = bytes, m->work_bytes = work;
+    m->turn = turn;
+    m->embedded = embedded;
+    m->final = final;
+    m->final_factor = factor;
+    m->chosen = chosen;
+    m->d_chosen = d_chosen;
+    m->logits = logits;
+    m->grad = grad;
+    m->narrow = narrow;
+    m->wide = wide;
+    m->sum = sum;
+    m->once = once;
+    m->piece_tokens = tokens;
+    m->piece_work = piece_work;
+    m->work = bytes;
+    m->work_bytes = work;
 }
 
 size_t decoder_model_bytes(const struct decoder_model *m, size_t max_rows, size_t max_len, int training,
@@ -411,7 +422,8 @@ static int view_layers(struct decoder_model *m, struct view *v)
     for (size_t l = 0; l < c->num_layers; l++) {
         const struct block *b = &m->blocks[l];
         struct decoder_layer *w = &d->layers[l];
-        w->norm1 = b->norm1.weight, w->norm2 = b->norm2.weight;
+        w->norm1 = b->norm1.weight;
+        w->norm2 = b->norm2.weight;
         w->qkv = merge(m, v, l, b->qkv.weight, decoder_qkv_width(c), h, PROJ_Q, PROJ_V);
         w->o = merge(m, v, l, b->o.weight, h, decoder_q_width(c), PROJ_O, PROJ_O);
         w->gate_up = merge(m, v, l, b->fc1.weight, 2 * c->mlp_dim, h, PROJ_FC1, PROJ_FC1);

@@ -219,7 +219,10 @@ static int backward_exact(const struct back *b, const struct attn_shape *shape, 
     const struct decoder_config *c = &m->config;
     struct attn_prefix prefix = prefix_of(c, b->x);
     struct attn_exact_grads grads = { .q = dq };
-    if (shape->len_k) grads.k = b->dk, grads.v = b->dv;
+    if (shape->len_k) {
+        grads.k = b->dk;
+        grads.v = b->dv;
+    }
     if (!with_prefix) prefix.len = 0;
     if (prefix.len) {
         const ptrdiff_t d = (ptrdiff_t)c->head_dim, width = (ptrdiff_t)decoder_kv_width(c);
@@ -239,7 +242,10 @@ static int backward_summary(const struct back *b, const struct attn_shape *shape
     const ptrdiff_t r = (ptrdiff_t)feature_dim(b->x->map), d = (ptrdiff_t)c->head_dim;
     struct attn_ntk_grads grads = { .q = dq, .Z = { m->once, 0, r * d, d },
                                     .kvec = { b->x->dk ? b->second : NULL, 0, r, 1 } };
-    if (shape->len_k) grads.k = b->dk, grads.v = b->dv;
+    if (shape->len_k) {
+        grads.k = b->dk;
+        grads.v = b->dv;
+    }
     return attn_ntk_backward(shape, scale_of(c), q, b->p.k, b->p.v, &summary, b->out, b->rows, b->d_out, &grads,
                              m->work, m->work_bytes, m->num_threads);
 }

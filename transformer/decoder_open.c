@@ -45,17 +45,26 @@ int decoder_place_weights(struct decoder *d, int untied)
     if (!d->layers || !d->weights) return GSL_ENOMEM;
     d->num_weights = total;
     const float *at = d->weights;
-    d->embed = at, at += c->vocab_size * c->hidden;
-    d->output = untied ? at : d->embed, at += untied ? c->vocab_size * c->hidden : 0;
-    d->final_norm = at, at += c->hidden;
+    d->embed = at;
+    at += c->vocab_size * c->hidden;
+    d->output = untied ? at : d->embed;
+    at += untied ? c->vocab_size * c->hidden : 0;
+    d->final_norm = at;
+    at += c->hidden;
     for (size_t i = 0; i < c->num_layers; i++) {
         struct decoder_layer *w = &d->layers[i];
-        w->norm1 = at, at += c->hidden;
-        w->norm2 = at, at += c->hidden;
-        w->qkv = at, at += (c->num_heads + 2 * c->kv_heads) * c->head_dim * c->hidden;
-        w->o = at, at += c->hidden * c->num_heads * c->head_dim;
-        w->gate_up = at, at += 2 * c->mlp_dim * c->hidden;
-        w->down = at, at += c->hidden * c->mlp_dim;
+        w->norm1 = at;
+        at += c->hidden;
+        w->norm2 = at;
+        at += c->hidden;
+        w->qkv = at;
+        at += (c->num_heads + 2 * c->kv_heads) * c->head_dim * c->hidden;
+        w->o = at;
+        at += c->hidden * c->num_heads * c->head_dim;
+        w->gate_up = at;
+        at += 2 * c->mlp_dim * c->hidden;
+        w->down = at;
+        at += c->hidden * c->mlp_dim;
     }
     return GSL_SUCCESS;
 }

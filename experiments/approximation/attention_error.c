@@ -676,9 +676,7 @@ static int write_intervals(const struct config *cfg, const struct row *rows, siz
             struct interval ci = { NAN, NAN, NAN, 0 };
             for (size_t trial = 0; trial < num_trials; trial++) x[trial] = results[(trial * num_rows + i) * NUM_FIELDS + f];
             if (isfinite(mean_over_trials(results, num_trials, num_rows, i, f))) stats_mean(x, num_trials, 0.999, &ci);
-            table_num(t, ci.value);
-            table_num(t, ci.lo);
-            table_num(t, ci.hi);
+            table_interval(t, ci);
             if (f == F_MAX) break;
         }
         table_num(t, mean_over_trials(results, num_trials, num_rows, i, F_EFFECT));

@@ -45,74 +45,103 @@ static size_t at(const struct config *cfg, size_t map, size_t spread, size_t len
     return (((map * NUM_SPREADS + spread) * NUM_LENS + len) * cfg->seq_len + query) * PER_QUERY;
 }
 
+/* One layer at one spread and length: queries Q, tokens of the prefix, and the sums of both parts. */
+struct instance {
+    size_t d, L, len;
+    double scale;
+    const double *Q, *V, *Kp, *Vp;
+    struct attn_sums input, prefix, approx;
+    struct prefix_sums sums;
+};
+
+/* The largest relative error of the polynomial c at the scores of query i. */
+static double largest_eps(const struct instance *x, const double *c, size_t degree, size_t i)
+{
+    double eps = 0.0;
+    for (size_t r = 0; r < x->len; r++) {
+        const double t = x->scale * cblas_ddot((int)x->d, x->Q + i * x->d, 1, x->Kp + r * x->d, 1);
+        double p = 0.0;
+        for (size_t j = degree + 1; j-- > 0; ) p = p * t + c[j];
+        eps = fmax(eps, fabs(p * exp(-t) - 1.0));
+    }
+    return eps;
+}
+
+/* The numbers of query i, `top` being the largest value. */
+static void judge_query(const struct instance *x, double eps, double top, size_t i, double *cell)
+{
+    const size_t d = x->d;
+    const double a = exp(attn_sums_log_mass(&x->input, i)), p = exp(attn_sums_log_mass(&x->prefix, i));
+    const double rho = p / (a + p), D = a + x->approx.mass[i];
+    double error = 0.0;
+    for (size_t k = 0; k < d; k++) {
+        const double na = x->input.num[i * d + k] * exp(x->input.shift[i]);
+        const double np = x->prefix.num[i * d + k] * exp(x->prefix.shift[i]);
+        error = fmax(error, fabs((na + x->approx.num[i * d + k]) / D - (na + np) / (a + p)));
+    }
+    const bool covered = eps * rho < 1.0;
+    cell[0] = eps;
+    cell[1] = rho;
+    cell[2] = covered ? error / (2.0 * eps * rho / (1.0 - eps * rho) * top) : -1.0;
+    cell[3] = covered ? error / (sharp_constant(rho) * eps / (1.0 - eps * rho) * top) : -1.0;
+}
+
+static int judge_map(const struct config *cfg, struct instance *x, size_t map, size_t spread, size_t len, double *out)
+{
+    const size_t d = x->d, L = x->L;
+    double top_q = 0.0, top_v = 0.0, c[FEATURE_MAX_DEGREE + 2];
+    for (size_t i = 0; i < L; i++) top_q = fmax(top_q, cblas_dnrm2((int)d, x->Q + i * d, 1));
+    for (size_t i = 0; i < L * d; i++) top_v = fmax(top_v, fabs(x->V[i]));
+    for (size_t i = 0; i < x->len * d; i++) top_v = fmax(top_v, fabs(x->Vp[i]));
+    struct feature_spec spec;
+    int status = feature_spec_parse(maps[map], &spec);
+    if (!status) status = feature_polynomial(&spec, top_q * x->sums.max_key_norm * x->scale, c, NULL, NULL);
+    if (!status) status = prefix_sums_polynomial(&x->sums, 1.0, 0, c, spec.order, c, spec.order, &x->approx);
+    for (size_t i = 0; i < L && !status; i++)
+        judge_query(x, largest_eps(x, c, spec.order, i), top_v, i, out + at(cfg, map, spread, len, i));
+    return status;
+}
+
+static int judge_length(const struct config *cfg, struct instance *x, const double *K, size_t spread, size_t len, double *out)
+{
+    x->len = lens[len];
+    int status = attn_sums_exact(x->Q, K, x->V, x->L, x->scale, &x->input);
+    if (!status) status = prefix_sums_alloc(&x->sums, x->L, x->d, x->scale, 8, NULL, 0, NULL, 0);
+    for (size_t first = 0; first < x->len && !status; ) {
+        size_t end = prefix_sums_block_end(first);
+        if (end > x->len) end = x->len;
+        status = prefix_sums_add(&x->sums, x->Q, x->Kp + first * x->d, x->Vp + first * x->d, end - first);
+        first = end;
+    }
+    if (!status) status = prefix_sums_exact(&x->sums, 0, &x->prefix);
+    for (size_t m = 0; m < NUM_MAPS && !status; m++) status = judge_map(cfg, x, m, spread, len, out);
+    prefix_sums_free(&x->sums);
+    return status;
+}
+
 static int run_unit(const void *context, size_t trial, double *out)
 {
     const struct config *cfg = context;
     const size_t d = cfg->dim, L = cfg->seq_len;
-    const double scale = 1.0 / sqrt((double)d);
     struct source source = { 0 };
     double *Q = malloc((4 * L + 2 * MAX_LEN) * d * sizeof *Q), *K = Q + L * d, *V = K + L * d, *Qs = V + L * d;
     double *Kp = Qs + L * d, *Vp = Kp + MAX_LEN * d;
-    struct attn_sums input = { 0 }, prefix = { 0 }, approx = { 0 };
-    struct prefix_sums sums = { 0 };
+    struct instance x = { .d = d, .L = L, .scale = 1.0 / sqrt((double)d), .Q = Qs, .V = V, .Kp = Kp, .Vp = Vp };
     int status = Q ? source_init(&source, cfg->c.seed, trial, d, SOURCE_TIED, NULL, 0.0) : GSL_ENOMEM;
     if (!status) status = source_inputs(&source, 0, L, Q, K, V);
     for (size_t first = 0; first < MAX_LEN && !status; first += SOURCE_BLOCK)
         status = source_prefix(&source, first, SOURCE_BLOCK, Kp + first * d, Vp + first * d);
-    if (!status) status = attn_sums_alloc(&input, L, d);
-    if (!status) status = attn_sums_alloc(&prefix, L, d);
-    if (!status) status = attn_sums_alloc(&approx, L, d);
-    for (size_t s = 0; s < NUM_SPREADS && !status; s++)
-        for (size_t l = 0; l < NUM_LENS && !status; l++) {
-            for (size_t i = 0; i < L * d; i++) Qs[i] = spreads[s] * Q[i];
-            status = attn_sums_exact(Qs, K, V, L, scale, &input);
-            if (!status) status = prefix_sums_alloc(&sums, L, d, scale, 8, NULL, 0, NULL, 0);
-            for (size_t first = 0; first < lens[l] && !status; ) {
-                size_t end = prefix_sums_block_end(first);
-                if (end > lens[l]) end = lens[l];
-                status = prefix_sums_add(&sums, Qs, Kp + first * d, Vp + first * d, end - first);
-                first = end;
-            }
-            if (!status) status = prefix_sums_exact(&sums, 0, &prefix);
-            double top_q = 0.0, top_v = 0.0;
-            for (size_t i = 0; i < L; i++) top_q = fmax(top_q, cblas_dnrm2((int)d, Qs + i * d, 1));
-            for (size_t i = 0; i < L * d; i++) top_v = fmax(top_v, fabs(V[i]));
-            for (size_t i = 0; i < lens[l] * d; i++) top_v = fmax(top_v, fabs(Vp[i]));
-            for (size_t m = 0; m < NUM_MAPS && !status; m++) {
-                struct feature_spec spec;
-                double c[FEATURE_MAX_DEGREE + 2];
-                status = feature_spec_parse(maps[m], &spec);
-                if (!status) status = feature_polynomial(&spec, top_q * sums.max_key_norm * scale, c, NULL, NULL);
-                if (!status) status = prefix_sums_polynomial(&sums, 1.0, 0, c, spec.order, c, spec.order, &approx);
-                for (size_t i = 0; i < L && !status; i++) {
-                    double *cell = out + at(cfg, m, s, l, i), eps = 0.0, error = 0.0;
-                    for (size_t r = 0; r < lens[l]; r++) {
-                        const double t = scale * cblas_ddot((int)d, Qs + i * d, 1, Kp + r * d, 1);
-                        double p = 0.0;
-                        for (size_t j = spec.order + 1; j-- > 0; ) p = p * t + c[j];
-                        eps = fmax(eps, fabs(p * exp(-t) - 1.0));
-                    }
-                    const double a = exp(attn_sums_log_mass(&input, i)), p = exp(attn_sums_log_mass(&prefix, i));
-                    const double rho = p / (a + p), D = a + approx.mass[i];
-                    for (size_t k = 0; k < d; k++) {
-                        const double na = input.num[i * d + k] * exp(input.shift[i]);
-                        const double np = prefix.num[i * d + k] * exp(prefix.shift[i]);
-                        error = fmax(error, fabs((na + approx.num[i * d + k]) / D - (na + np) / (a + p)));
-                    }
-                    const bool covered = eps * rho < 1.0;
-                    cell[0] = eps;
-                    cell[1] = rho;
-                    cell[2] = covered ? error / (2.0 * eps * rho / (1.0 - eps * rho) * top_v) : -1.0;
-                    cell[3] = covered ? error / (sharp_constant(rho) * eps / (1.0 - eps * rho) * top_v) : -1.0;
-                }
-            }
-            prefix_sums_free(&sums);
-        }
+    if (!status) status = attn_sums_alloc(&x.input, L, d);
+    if (!status) status = attn_sums_alloc(&x.prefix, L, d);
+    if (!status) status = attn_sums_alloc(&x.approx, L, d);
+    for (size_t s = 0; s < NUM_SPREADS && !status; s++) {
+        for (size_t i = 0; i < L * d; i++) Qs[i] = spreads[s] * Q[i];
+        for (size_t l = 0; l < NUM_LENS && !status; l++) status = judge_length(cfg, &x, K, s, l, out);
+    }
     source_free(&source);
-    attn_sums_free(&input);
-    attn_sums_free(&prefix);
-    attn_sums_free(&approx);
-    prefix_sums_free(&sums);
+    attn_sums_free(&x.input);
+    attn_sums_free(&x.prefix);
+    attn_sums_free(&x.approx);
     free(Q);
     return status;
 }

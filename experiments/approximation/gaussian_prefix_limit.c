@@ -43,72 +43,107 @@ enum { MAX_DEGREE = 4, PER_LEN = 2 };      /* squared distance, its prediction s
 static size_t at_distance(const struct config *cfg, size_t spread, size_t len) { return (spread * cfg->num_lens + len) * PER_LEN; }
 static size_t at_shrink(const struct config *cfg, size_t spread, size_t degree) { return cfg->num_spreads * cfg->num_lens * PER_LEN + 2 * (spread * MAX_DEGREE + degree - 1); }
 
+/* What a pass works on: queries, their limit, and what the limit says of each. */
+struct instance {
+    size_t d, n;
+    double *Q, *limit, *spread, *mean, *s, *norm2;
+    double value_norm2;
+    struct prefix_sums sums;
+    struct attn_sums exact;
+};
+
+/* Squared distance of the mean of the prefix from its limit at spread number j, relative, and its prediction. */
+static int distance(const struct config *cfg, struct instance *x, size_t j, size_t len, double *out)
+{
+    const size_t d = x->d;
+    const double theta = cfg->spreads[j];
+    double err2 = 0.0, all2 = 0.0;
+    const int status = prefix_sums_exact(&x->sums, j, &x->exact);
+    if (status) return status;
+    for (size_t i = 0; i < x->n; i++) {
+        x->norm2[i] = 0.0;
+        x->s[i] = theta * x->spread[i];
+        for (size_t c = 0; c < d; c++) {
+            const double want = theta * x->limit[i * d + c], e = x->exact.num[i * d + c] / x->exact.mass[i] - want;
+            err2 += e * e;
+            x->norm2[i] += want * want;
+        }
+        all2 += x->norm2[i];
+    }
+    const double pred = gaussian_limit_rate(x->s, x->norm2, x->n, x->value_norm2, (double)len);
+    out[0] = err2 / all2;
+    out[1] = pred * pred;
+    return GSL_SUCCESS;
+}
+
+/* Projection of the plug-in mean of degree g on the limit, and the same of the closed form. */
+static int shrink(struct instance *x, double theta, size_t g, double *out)
+{
+    static const double taylor[MAX_DEGREE + 1] = { 1.0, 1.0, 1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0 };
+    const size_t d = x->d;
+    double along = 0.0, form = 0.0, all = 0.0;
+    const int status = prefix_sums_polynomial(&x->sums, theta, 0, taylor, g, taylor, g, &x->exact);
+    if (status) return status;
+    for (size_t i = 0; i < x->n; i++) {
+        const double *limit = x->limit + i * d;
+        const double dot = cblas_ddot((int)d, x->exact.num + i * d, 1, limit, 1) / x->exact.mass[i];
+        const double self = theta * cblas_ddot((int)d, limit, 1, limit, 1);
+        along += dot;
+        all += self;
+        form += self * taylor_shrink(g, theta * x->spread[i]);
+    }
+    out[0] = along / all;
+    out[1] = form / all;
+    return GSL_SUCCESS;
+}
+
+/* Reads on until the prefix has `len` tokens. */
+static int read_prefix(struct source *source, struct instance *x, size_t len, double *Kp, double *Vp)
+{
+    int status = GSL_SUCCESS;
+    while (x->sums.prefix_len < len && !status) {
+        const size_t first = x->sums.prefix_len;
+        size_t end = prefix_sums_block_end(first);
+        if (end > len) end = len;
+        status = source_prefix(source, first, end - first, Kp, Vp);
+        if (!status) status = prefix_sums_add(&x->sums, x->Q, Kp, Vp, end - first);
+    }
+    return status;
+}
+
 /* All spreads share one pass: scores at spread s are s times those at spread 1. */
 static int run_unit(const void *context, size_t trial, double *out)
 {
     const struct config *cfg = context;
     const size_t d = cfg->dim, n = cfg->num_queries;
-    const double taylor[MAX_DEGREE + 1] = { 1.0, 1.0, 1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0 };
     struct source source = { 0 };
-    struct prefix_sums sums = { 0 };
-    struct attn_sums exact = { 0 };
-    double *Q = malloc((2 * n * d + 4 * n) * sizeof *Q), *limit = Q + n * d, *spread = limit + n * d;
-    double *mean = spread + n, *s = mean + n, *norm2 = s + n;
+    struct instance x = { .d = d, .n = n, .Q = malloc((2 * n * d + 4 * n) * sizeof *x.Q) };
     double *Kp = malloc(2 * PREFIX_SUMS_BLOCK * d * sizeof *Kp), *Vp = Kp + PREFIX_SUMS_BLOCK * d;
-    int status = Q && Kp ? GSL_SUCCESS : GSL_ENOMEM;
+    int status = x.Q && Kp ? GSL_SUCCESS : GSL_ENOMEM;
+    x.limit = x.Q + n * d;
+    x.spread = x.limit + n * d;
+    x.mean = x.spread + n;
+    x.s = x.mean + n;
+    x.norm2 = x.s + n;
     if (!status) status = source_init(&source, cfg->c.seed, trial, d, SOURCE_TIED, NULL, 0.0);
-    if (!status) status = source_inputs(&source, 0, n, Q, NULL, NULL);
-    if (!status) status = source_gaussian_limit(&source, Q, n, spread, mean, limit);
-    if (!status) status = prefix_sums_alloc(&sums, n, d, 1.0 / sqrt((double)d), MAX_DEGREE, cfg->spreads, cfg->num_spreads, NULL, 0);
-    if (!status) status = attn_sums_alloc(&exact, n, d);
-    const double wv2 = status ? 0.0 : source_value_norm2(&source);
+    if (!status) status = source_inputs(&source, 0, n, x.Q, NULL, NULL);
+    if (!status) status = source_gaussian_limit(&source, x.Q, n, x.spread, x.mean, x.limit);
+    if (!status)
+        status = prefix_sums_alloc(&x.sums, n, d, 1.0 / sqrt((double)d), MAX_DEGREE, cfg->spreads, cfg->num_spreads, NULL, 0);
+    if (!status) status = attn_sums_alloc(&x.exact, n, d);
+    x.value_norm2 = status ? 0.0 : source_value_norm2(&source);
     for (size_t l = 0; l < cfg->num_lens && !status; l++) {
-        while (sums.prefix_len < cfg->lens[l] && !status) {
-            const size_t first = sums.prefix_len;
-            size_t end = prefix_sums_block_end(first);
-            if (end > cfg->lens[l]) end = cfg->lens[l];
-            status = source_prefix(&source, first, end - first, Kp, Vp);
-            if (!status) status = prefix_sums_add(&sums, Q, Kp, Vp, end - first);
-        }
-        for (size_t j = 0; j < cfg->num_spreads && !status; j++) {
-            const double theta = cfg->spreads[j];
-            double err2 = 0.0, all2 = 0.0;
-            if ((status = prefix_sums_exact(&sums, j, &exact))) break;
-            for (size_t i = 0; i < n; i++) {
-                norm2[i] = 0.0;
-                s[i] = theta * spread[i];
-                for (size_t c = 0; c < d; c++) {
-                    const double want = theta * limit[i * d + c], e = exact.num[i * d + c] / exact.mass[i] - want;
-                    err2 += e * e;
-                    norm2[i] += want * want;
-                }
-                all2 += norm2[i];
-            }
-            out[at_distance(cfg, j, l)] = err2 / all2;
-            const double pred = gaussian_limit_rate(s, norm2, n, wv2, (double)cfg->lens[l]);
-            out[at_distance(cfg, j, l) + 1] = pred * pred;
-        }
+        status = read_prefix(&source, &x, cfg->lens[l], Kp, Vp);
+        for (size_t j = 0; j < cfg->num_spreads && !status; j++)
+            status = distance(cfg, &x, j, cfg->lens[l], out + at_distance(cfg, j, l));
     }
-    /* Projection of the plug-in mean on the limit, and the same of the closed form. */
     for (size_t j = 0; j < cfg->num_spreads && !status; j++)
-        for (size_t g = 1; g <= MAX_DEGREE && !status; g++) {
-            const double theta = cfg->spreads[j];
-            double along = 0.0, form = 0.0, all = 0.0;
-            if ((status = prefix_sums_polynomial(&sums, theta, 0, taylor, g, taylor, g, &exact))) break;
-            for (size_t i = 0; i < n; i++) {
-                const double dot = cblas_ddot((int)d, exact.num + i * d, 1, limit + i * d, 1) / exact.mass[i];
-                const double self = theta * cblas_ddot((int)d, limit + i * d, 1, limit + i * d, 1);
-                along += dot;
-                all += self;
-                form += self * taylor_shrink(g, theta * spread[i]);
-            }
-            out[at_shrink(cfg, j, g)] = along / all;
-            out[at_shrink(cfg, j, g) + 1] = form / all;
-        }
+        for (size_t g = 1; g <= MAX_DEGREE && !status; g++)
+            status = shrink(&x, cfg->spreads[j], g, out + at_shrink(cfg, j, g));
     source_free(&source);
-    prefix_sums_free(&sums);
-    attn_sums_free(&exact);
-    free(Q);
+    prefix_sums_free(&x.sums);
+    attn_sums_free(&x.exact);
+    free(x.Q);
     free(Kp);
     return status;
 }
@@ -156,9 +191,7 @@ static void write_parity(const void *context, const struct units *work, struct t
             const struct interval ci = cli_mean(x, N, 0.999);
             table_num(t, cfg->spreads[j]);
             table_int(t, g);
-            table_num(t, ci.value);
-            table_num(t, ci.lo);
-            table_num(t, ci.hi);
+            table_interval(t, ci);
             table_num(t, form);
             table_int(t, N);
             table_end_row(t);

@@ -91,76 +91,101 @@ static void fitted_outputs(const double *phi, size_t n, size_t r, size_t d, cons
     }
 }
 
-/* Queries [0, L) judge; the sequences after them are fitted on. */
-static int run_unit(const void *context, size_t trial, double *out)
+/* One layer and prefix: queries [0, L) judge, the sequences after them are fitted on. */
+struct instance {
+    size_t d, L, n;                           /* n: all queries */
+    double *Q, *outputs;                      /* (n, d); scratch (n - L, d) */
+    struct source source;
+    struct attn_sums input, prefix;
+    struct study study;
+};
+
+static void instance_free(struct instance *x)
 {
-    const struct config *cfg = context;
+    source_free(&x->source);
+    study_free(&x->study);
+    attn_sums_free(&x->input);
+    attn_sums_free(&x->prefix);
+    free(x->Q);
+    free(x->outputs);
+}
+
+static int instance_fill(const struct config *cfg, size_t trial, struct instance *x)
+{
     const struct source_tokens *tokens = cfg->dataset ? cfg->tokens : NULL;
     const size_t d = cfg->dim, L = cfg->seq_len, n = L + cfg->fit_queries;
-    const double scale = 1.0 / sqrt((double)d);
-    struct source source = { 0 };
-    struct attn_sums input = { 0 }, prefix = { 0 };
-    struct study study = { 0 };
-    struct study_map map;
-    double *Q = malloc((n + 2 * L) * d * sizeof *Q), *K = Q + n * d, *V = K + L * d, *phi = NULL, *Z = NULL, *k = NULL;
-    double *Kp = malloc(2 * SOURCE_BLOCK * d * sizeof *Kp), *Vp = Kp + SOURCE_BLOCK * d;
-    double *outputs = malloc(cfg->fit_queries * d * sizeof *outputs);
-    int status = Q && Kp && outputs ? source_init(&source, cfg->c.seed, trial, d, SOURCE_TIED, tokens, 0.0) : GSL_ENOMEM;
-    if (!status) status = attn_sums_alloc(&input, n, d);
-    if (!status) status = attn_sums_alloc(&prefix, n, d);
+    *x = (struct instance){ .d = d, .L = L, .n = n, .Q = malloc((n + 2 * L) * d * sizeof *x->Q),
+                            .outputs = malloc(cfg->fit_queries * d * sizeof *x->outputs) };
+    double *K = x->Q + n * d, *V = K + L * d;
+    int status = x->Q && x->outputs ? source_init(&x->source, cfg->c.seed, trial, d, SOURCE_TIED, tokens, 0.0) : GSL_ENOMEM;
+    if (!status) status = attn_sums_alloc(&x->input, n, d);
+    if (!status) status = attn_sums_alloc(&x->prefix, n, d);
     for (size_t first = 0; first < n && !status; first += L) {
-        struct attn_sums part = { L, d, input.shift + first, input.mass + first, input.num + first * d };
-        status = source_inputs(&source, first, L, Q + first * d, K, V);
-        if (!status) status = attn_sums_exact(Q + first * d, K, V, L, scale, &part);
+        struct attn_sums part = { L, d, x->input.shift + first, x->input.mass + first, x->input.num + first * d };
+        status = source_inputs(&x->source, first, L, x->Q + first * d, K, V);
+        if (!status) status = attn_sums_exact(x->Q + first * d, K, V, L, 1.0 / sqrt((double)d), &part);
     }
-    if (!status) status = study_alloc(&study, NULL, 0, Q, n, d, NULL, cfg->c.seed);
-    if (!status) status = study_read(&study, &source, cfg->prefix_len);
-    if (!status) status = prefix_sums_exact(&study.sums, 0, &prefix);
-    for (size_t s = 0; s < NUM_SUMMARIES && !status; s++) {
-        const size_t r = s == 0 ? d + 1 : d;
+    if (!status) status = study_alloc(&x->study, NULL, 0, x->Q, n, d, NULL, cfg->c.seed);
+    if (!status) status = study_read(&x->study, &x->source, cfg->prefix_len);
+    if (!status) status = prefix_sums_exact(&x->study.sums, 0, &x->prefix);
+    return status;
+}
+
+/* (Z, k) of the prefix; the map has the same features on both sides. */
+static int plug_in(const struct config *cfg, struct instance *x, const struct study_map *map, size_t r, double *Z, double *k)
+{
+    const size_t d = x->d;
+    double *Kp = malloc(2 * SOURCE_BLOCK * d * sizeof *Kp), *Vp = Kp + SOURCE_BLOCK * d;
+    int status = Kp ? GSL_SUCCESS : GSL_ENOMEM;
+    for (size_t first = 0; first < cfg->prefix_len && !status; first += SOURCE_BLOCK) {
+        const size_t count = cfg->prefix_len - first < SOURCE_BLOCK ? cfg->prefix_len - first : SOURCE_BLOCK;
+        double *phi_k;
         size_t listed;
-        free(phi);
-        free(Z);
-        free(k);
-        phi = NULL;
-        Z = calloc(r * d, sizeof *Z);
-        k = calloc(r, sizeof *k);
-        status = Z && k ? GSL_SUCCESS : GSL_ENOMEM;
-        if (!status && study_map_parse(s == 0 ? "taylor:1" : "elu1", &map)) status = GSL_ESANITY;
-        if (!status) status = study_query_features(&map, Q, n, d, 0.0, cfg->c.seed, &phi, &listed);
-        for (size_t first = 0; first < cfg->prefix_len && s == 0 && !status; first += SOURCE_BLOCK) {
-            const size_t count = cfg->prefix_len - first < SOURCE_BLOCK ? cfg->prefix_len - first : SOURCE_BLOCK;
-            double *phi_k;
-            if ((status = source_prefix(&source, first, count, Kp, Vp))) break;
-            /* taylor:1 has the same features on both sides. */
-            if ((status = study_query_features(&map, Kp, count, d, 0.0, cfg->c.seed, &phi_k, &listed))) break;
-            summary_add(phi_k, Vp, count, r, d, Z, k);
-            free(phi_k);
-        }
-        const size_t m = cfg->fit_queries;
-        const struct attn_sums fit_input = { m, d, input.shift + L, input.mass + L, input.num + L * d };
-        if (!status && s > 0) {
-            const struct attn_sums fit_prefix = { m, d, prefix.shift + L, prefix.mass + L, prefix.num + L * d };
-            const struct summary_problem problem = { r, phi + L * r, &fit_input, &fit_prefix };
-            status = summary_fit_lstsq(&problem, 1, Z, k);
-        }
-        const struct attn_sums judge_input = { L, d, input.shift, input.mass, input.num };
-        const struct attn_sums judge_prefix = { L, d, prefix.shift, prefix.mass, prefix.num };
-        if (!status && s == 2) fitted_outputs(phi + L * r, m, r, d, Z, k, &fit_input, outputs);
-        if (!status)
-            status = cut(s == 2 ? outputs : Z, s == 2 ? m : r, phi, r, d, Z, k, &judge_input, &judge_prefix,
-                         out + 2 * s * NUM_RANKS, out + (2 * s + 1) * NUM_RANKS);
+        if ((status = source_prefix(&x->source, first, count, Kp, Vp))) break;
+        if ((status = study_query_features(map, Kp, count, d, 0.0, cfg->c.seed, &phi_k, &listed))) break;
+        summary_add(phi_k, Vp, count, r, d, Z, k);
+        free(phi_k);
     }
-    source_free(&source);
-    study_free(&study);
-    attn_sums_free(&input);
-    attn_sums_free(&prefix);
+    free(Kp);
+    return status;
+}
+
+/* Energies and errors of summary number s by rank. */
+static int judge(const struct config *cfg, struct instance *x, size_t s, double *out)
+{
+    const size_t d = x->d, L = x->L, m = cfg->fit_queries, r = s == 0 ? d + 1 : d;
+    struct study_map map;
+    size_t listed;
+    double *phi = NULL, *Z = calloc(r * d, sizeof *Z), *k = calloc(r, sizeof *k);
+    int status = Z && k ? GSL_SUCCESS : GSL_ENOMEM;
+    if (!status && study_map_parse(s == 0 ? "taylor:1" : "elu1", &map)) status = GSL_ESANITY;
+    if (!status) status = study_query_features(&map, x->Q, x->n, d, 0.0, cfg->c.seed, &phi, &listed);
+    if (!status && s == 0) status = plug_in(cfg, x, &map, r, Z, k);
+    const struct attn_sums fit_input = { m, d, x->input.shift + L, x->input.mass + L, x->input.num + L * d };
+    if (!status && s > 0) {
+        const struct attn_sums fit_prefix = { m, d, x->prefix.shift + L, x->prefix.mass + L, x->prefix.num + L * d };
+        const struct summary_problem problem = { r, phi + L * r, &fit_input, &fit_prefix };
+        status = summary_fit_lstsq(&problem, 1, Z, k);
+    }
+    const struct attn_sums judge_input = { L, d, x->input.shift, x->input.mass, x->input.num };
+    const struct attn_sums judge_prefix = { L, d, x->prefix.shift, x->prefix.mass, x->prefix.num };
+    if (!status && s == 2) fitted_outputs(phi + L * r, m, r, d, Z, k, &fit_input, x->outputs);
+    if (!status)
+        status = cut(s == 2 ? x->outputs : Z, s == 2 ? m : r, phi, r, d, Z, k, &judge_input, &judge_prefix,
+                     out + 2 * s * NUM_RANKS, out + (2 * s + 1) * NUM_RANKS);
     free(phi);
     free(Z);
     free(k);
-    free(Q);
-    free(Kp);
-    free(outputs);
+    return status;
+}
+
+static int run_unit(const void *context, size_t trial, double *out)
+{
+    const struct config *cfg = context;
+    struct instance x;
+    int status = instance_fill(cfg, trial, &x);
+    for (size_t s = 0; s < NUM_SUMMARIES && !status; s++) status = judge(cfg, &x, s, out);
+    instance_free(&x);
     return status;
 }
 
@@ -193,9 +218,7 @@ static void write_rows(const void *context, const struct units *work, struct tab
             table_text(t, summary_names[s]);
             table_int(t, ranks[i]);
             table_num(t, over_trials(cfg, work, energy, energy, x).value);
-            table_num(t, ci.value);
-            table_num(t, ci.lo);
-            table_num(t, ci.hi);
+            table_interval(t, ci);
             table_int(t, cfg->num_trials);
             table_end_row(t);
         }

@@ -146,9 +146,7 @@ static void write_rows(const void *context, const struct units *work, struct tab
                 table_int(t, feature_dim(map));
                 feature_map_free(map);
             }
-            table_num(t, ci.value);
-            table_num(t, ci.lo);
-            table_num(t, ci.hi);
+            table_interval(t, ci);
             table_int(t, cfg->num_trials);
             table_end_row(t);
         }

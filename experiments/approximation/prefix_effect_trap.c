@@ -137,9 +137,7 @@ static void write_rows(const void *context, const struct units *work, struct tab
                     table_text(t, map_names[i]);
                     table_int(t, cfg->lens[l]);
                     table_text(t, unit_names[unit]);
-                    table_num(t, ci.value);
-                    table_num(t, ci.lo);
-                    table_num(t, ci.hi);
+                    table_interval(t, ci);
                     table_int(t, cfg->num_trials);
                     table_end_row(t);
                 }

@@ -102,9 +102,7 @@ static void write_rows(const void *context, const struct units *work, struct tab
             table_text(t, map_names[i]);
             for (size_t f = 0; f < 2; f++) {
                 const struct interval ci = field(cfg, work, s, 2 * i + f, x);
-                table_num(t, ci.value);
-                table_num(t, ci.lo);
-                table_num(t, ci.hi);
+                table_interval(t, ci);
             }
             table_int(t, cfg->num_trials);
             table_end_row(t);

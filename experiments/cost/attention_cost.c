@@ -13,6 +13,7 @@
 #include "common/calibrate.h"
 #include "common/random.h"
 #include "cli/kernels.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "prefix_ntk/attention.h"
 #include "prefix_ntk/feature.h"
@@ -45,25 +46,10 @@ struct config {
     bool causal;
 };
 
-enum { KEY_METHOD = 1, KEY_BATCH, KEY_HEADS, KEY_SEQ_LEN, KEY_PREFIX_LEN, KEY_DIM, KEY_FEATURES, KEY_CAUSAL,
-       KEY_THREAD_LIST, KEY_ROUNDS };
-
-static const struct argp_option options[] = {
-    { "method", KEY_METHOD, "LIST", 0, "exact, ntk, linear (default all)", 1 },
-    { "batch", KEY_BATCH, "B", 0, "batch entries (default 1)", 1 },
-    { "heads", KEY_HEADS, "LIST", 0, "heads (default 2)", 1 },
-    { "seq-len", KEY_SEQ_LEN, "LIST", 0, "input lengths L (default 256)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m, 0 allowed (default 256,1024,4096)", 1 },
-    { "dim", KEY_DIM, "LIST", 0, "head dimensions d (default 64)", 1 },
-    { "features", KEY_FEATURES, "LIST", 0, "feature maps of ntk and linear (default elu1)", 1 },
-    { "causal", KEY_CAUSAL, NULL, 0, "a query sees no later input token (default all)", 1 },
-    { "thread-list", KEY_THREAD_LIST, "LIST", 0, "thread counts to time (default the one of --threads)", 1 },
-    { "num-rounds", KEY_ROUNDS, "N", 0, "rounds; times are medians over them (default 7)", 1 },
-    { 0 }
-};
-
-static error_t parse_features(struct argp_state *state, struct config *cfg, char *arg)
+static int parse_features(struct argp_state *state, int key, char *arg, void *config)
 {
+    struct config *cfg = config;
+    (void)key;
     char *rest = strdup(arg), *from = rest;
     if (!rest) return ENOMEM;
     cfg->num_features = 0;
@@ -79,24 +65,29 @@ static error_t parse_features(struct argp_state *state, struct config *cfg, char
     return 0;
 }
 
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    const size_t most = (size_t)1 << 26;
-    switch (key) {
-    case KEY_METHOD: return cli_parse_choice_list(state, key, arg, method_names, &cfg->methods, &cfg->num_methods);
-    case KEY_BATCH: return cli_parse_size(state, key, arg, 1, 4096, &cfg->batch);
-    case KEY_HEADS: return cli_parse_size_list(state, key, arg, 1, 4096, &cfg->heads, &cfg->num_heads);
-    case KEY_SEQ_LEN: return cli_parse_size_list(state, key, arg, 1, most, &cfg->seq_lens, &cfg->num_seq_lens);
-    case KEY_PREFIX_LEN: return cli_parse_size_list(state, key, arg, 0, most, &cfg->prefix_lens, &cfg->num_prefix_lens);
-    case KEY_DIM: return cli_parse_size_list(state, key, arg, 1, 4096, &cfg->dims, &cfg->num_dims);
-    case KEY_FEATURES: return parse_features(state, cfg, arg);
-    case KEY_CAUSAL: cfg->causal = true; return 0;
-    case KEY_THREAD_LIST: return cli_parse_size_list(state, key, arg, 1, 1024, &cfg->threads, &cfg->num_threads);
-    case KEY_ROUNDS: return cli_parse_size(state, key, arg, 1, 999, &cfg->num_rounds);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct cli_option options[] = {
+    { "method", CLI_CHOICES(struct config, methods, num_methods), .names = method_names, .value = "exact,ntk,linear",
+      .group = 1, .doc = "exact, ntk, linear" },
+    { "batch", CLI_SIZE(struct config, batch), .min = 1, .max = 4096, .value = "1", .arg = "B", .group = 1,
+      .doc = "batch entries" },
+    { "heads", CLI_SIZES(struct config, heads, num_heads), .min = 1, .max = 4096, .value = "2", .group = 1,
+      .doc = "heads" },
+    { "seq-len", CLI_SIZES(struct config, seq_lens, num_seq_lens), .min = 1, .max = (size_t)1 << 26,
+      .value = "256", .group = 1, .doc = "input lengths L" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_prefix_lens), .max = (size_t)1 << 26,
+      .value = "256,1024,4096", .group = 1, .doc = "prefix lengths m, 0 allowed" },
+    { "dim", CLI_SIZES(struct config, dims, num_dims), .min = 1, .max = 4096, .value = "64", .group = 1,
+      .doc = "head dimensions d" },
+    { "features", CLI_CUSTOM(parse_features), .arg = "LIST", .group = 1,
+      .doc = "feature maps of ntk and linear (default elu1)" },
+    { "causal", CLI_FLAG(struct config, causal), .group = 1,
+      .doc = "a query sees no later input token (default all)" },
+    { "thread-list", CLI_SIZES(struct config, threads, num_threads), .min = 1, .max = 1024, .group = 1,
+      .doc = "thread counts to time (default the one of --threads)" },
+    { "num-rounds", CLI_SIZE(struct config, num_rounds), .min = 1, .max = 999, .value = "7", .group = 1,
+      .doc = "rounds; times are medians over them" },
+    { NULL }
+};
 
 /* ---- one combination ---------------------------------------------------------------------- */
 
@@ -473,7 +464,10 @@ static int run_rounds(const struct config *cfg, struct cost *cases, size_t num_c
             struct cost *c = &cases[i];
             const size_t round = pass ? pass - 1 : 0;
             for (size_t j = 0; j < cfg->num_threads; j++)
-                if ((int)cfg->threads[j] == c->threads) c->fma[round] = fma[j], c->gemm[round] = gemm[j];
+                if ((int)cfg->threads[j] == c->threads) {
+                    c->fma[round] = fma[j];
+                    c->gemm[round] = gemm[j];
+                }
             for (int p = 0; p < 2 && !code; p++) {
                 const int status = time_pass(c, t, p, &c->seconds[p][round]);
                 if (status)
@@ -649,26 +643,34 @@ static void add_verdicts(const struct config *cfg, const struct cost *cases, siz
 
 /* ---- the run ------------------------------------------------------------------------------------------------ */
 
-/* All combinations, exact once however many features there are. */
+/* Element number *rest mod count of list; *rest becomes what is left. */
+static size_t digit(size_t *rest, const size_t *list, size_t count)
+{
+    const size_t at = *rest % count;
+    *rest /= count;
+    return list[at];
+}
+
+/* All combinations, the number of threads the fastest, exact once however many features there are. */
 static struct cost *list_cases(const struct config *cfg, size_t *count)
 {
-    const size_t most = cfg->num_methods * cfg->num_features * cfg->num_heads * cfg->num_seq_lens * cfg->num_prefix_lens *
-                        cfg->num_dims * cfg->num_threads;
-    struct cost *cases = calloc(most, sizeof *cases);
+    const size_t each = cfg->num_heads * cfg->num_seq_lens * cfg->num_prefix_lens * cfg->num_dims * cfg->num_threads;
+    struct cost *cases = calloc(cfg->num_methods * cfg->num_features * each, sizeof *cases);
     size_t n = 0;
-    for (size_t m = 0; m < cfg->num_methods && cases; m++)
-        for (size_t f = 0; f < (cfg->methods[m] == EXACT ? 1 : cfg->num_features); f++)
-            for (size_t h = 0; h < cfg->num_heads; h++)
-                for (size_t l = 0; l < cfg->num_seq_lens; l++)
-                    for (size_t p = 0; p < cfg->num_prefix_lens; p++)
-                        for (size_t d = 0; d < cfg->num_dims; d++)
-                            for (size_t t = 0; t < cfg->num_threads; t++)
-                                cases[n++] = (struct cost){
-                                    .method = (enum method)cfg->methods[m],
-                                    .feature = cfg->methods[m] == EXACT ? "none" : cfg->features[f],
-                                    .heads = cfg->heads[h], .seq_len = cfg->seq_lens[l], .prefix_len = cfg->prefix_lens[p],
-                                    .dim = cfg->dims[d], .threads = (int)cfg->threads[t]
-                                };
+    for (size_t m = 0; m < cfg->num_methods && cases; m++) {
+        const bool exact = cfg->methods[m] == EXACT;
+        for (size_t i = 0; i < (exact ? 1 : cfg->num_features) * each; i++) {
+            size_t rest = i;
+            struct cost *c = &cases[n++];
+            c->method = (enum method)cfg->methods[m];
+            c->threads = (int)digit(&rest, cfg->threads, cfg->num_threads);
+            c->dim = digit(&rest, cfg->dims, cfg->num_dims);
+            c->prefix_len = digit(&rest, cfg->prefix_lens, cfg->num_prefix_lens);
+            c->seq_len = digit(&rest, cfg->seq_lens, cfg->num_seq_lens);
+            c->heads = digit(&rest, cfg->heads, cfg->num_heads);
+            c->feature = exact ? "none" : cfg->features[rest];
+        }
+    }
     *count = n;
     return cases;
 }
@@ -739,13 +741,10 @@ static int run(struct config *cfg)
 
 int main(int argc, char **argv)
 {
-    static int all_methods[] = { EXACT, NTK, LINEAR };
-    static size_t heads[] = { 2 }, seq_lens[] = { 256 }, prefix_lens[] = { 256, 1024, 4096 }, dims[] = { 64 }, threads[1];
+    static size_t threads[1];
     char elu1[] = "elu1";
-    struct config cfg = { .methods = all_methods, .num_methods = 3, .batch = 1, .heads = heads, .num_heads = 1,
-                          .seq_lens = seq_lens, .num_seq_lens = 1, .prefix_lens = prefix_lens, .num_prefix_lens = 3,
-                          .dims = dims, .num_dims = 1, .num_rounds = 7 };
-    cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
+    struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, NULL, NULL, &cfg.c);
     if (!cfg.features) {
         cfg.features = malloc(sizeof *cfg.features);
         if (!cfg.features) return cli_fail(&cfg.c, EXIT_FAILED, "out of memory");

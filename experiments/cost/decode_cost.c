@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "common/calibrate.h"
 #include "common/random.h"
@@ -27,28 +28,17 @@ struct config {
     size_t *prefix_lens, num_prefix_lens, num_rounds;
 };
 
-enum { KEY_BACKBONE = 1, KEY_PREFIX_LEN, KEY_FEATURE, KEY_ROUNDS };
-
-static const struct argp_option options[] = {
-    { "backbone", KEY_BACKBONE, "NAME", 0, "smollm2-135m, a FILE.gguf, or a folder (default smollm2-135m)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "tokens of the prompt (default 512,2048,8190)", 1 },
-    { "feature", KEY_FEATURE, "NAME", 0, "feature map of the summary (default elu1)", 1 },
-    { "num-rounds", KEY_ROUNDS, "N", 0, "rounds (default 15)", 1 },
-    { 0 }
+static const struct cli_option options[] = {
+    { "backbone", CLI_TEXT(struct config, backbone), .value = "smollm2-135m", .arg = "NAME", .group = 1,
+      .doc = "smollm2-135m, a FILE.gguf, or a folder" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_prefix_lens), .min = 1, .max = 1u << 20,
+      .value = "512,2048,8190", .group = 1, .doc = "tokens of the prompt" },
+    { "feature", CLI_TEXT(struct config, feature), .value = "elu1", .arg = "NAME", .group = 1,
+      .doc = "feature map of the summary" },
+    { "num-rounds", CLI_SIZE(struct config, num_rounds), .min = 3, .max = MAX_ROUNDS, .value = "15", .group = 1,
+      .doc = "rounds" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_BACKBONE: cfg->backbone = arg; return 0;
-    case KEY_PREFIX_LEN:
-        return cli_parse_size_list(state, key, arg, 1, 1u << 20, &cfg->prefix_lens, &cfg->num_prefix_lens);
-    case KEY_FEATURE: cfg->feature = arg; return 0;
-    case KEY_ROUNDS: return cli_parse_size(state, key, arg, 3, MAX_ROUNDS, &cfg->num_rounds);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
 
 /* One thing that is timed, and its seconds in each round. */
 struct arm {
@@ -155,9 +145,7 @@ static int write_table(const struct bench *b)
         table_text(t, kind_names[a->kind]);
         table_int(t, a->prefix_len);
         table_int(t, (size_t)cfg->c.threads);
-        table_num(t, s.value);
-        table_num(t, s.lo);
-        table_num(t, s.hi);
+        table_interval(t, s);
         table_num(t, 1.0 / s.value);
         table_num(t, bytes);
         table_num(t, (bytes + weights) / s.value * 1e-9);
@@ -189,12 +177,10 @@ static void add_ratio(struct verdicts *v, const struct bench *b, const char *row
 
 int main(int argc, char **argv)
 {
-    static size_t lens[] = { LEDGER_SHORT, 2048, LEDGER_LONG };
-    static struct config cfg = { .backbone = "smollm2-135m", .feature = "elu1", .prefix_lens = lens, .num_prefix_lens = 3,
-                                 .num_rounds = 15 };
+    static struct config cfg = { 0 };
     static struct bench b = { .cfg = &cfg };
     char line[512];
-    cli_parse(argc, argv, doc, options, parse, NULL, &cfg.c);
+    cli_parse_table(argc, argv, doc, options, NULL, NULL, &cfg.c);
     if (2 * cfg.num_prefix_lens + 1 > MAX_ARMS) return cli_fail(&cfg.c, EXIT_USAGE, "--prefix-len: too many");
     int status = decoder_open(cfg.backbone, NULL, &b.decoder, (struct reason){ line, sizeof line });
     if (status) return cli_fail(&cfg.c, status == GSL_ENOMEM ? EXIT_FAILED : EXIT_DATA, "%s", line);

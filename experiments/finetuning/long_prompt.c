@@ -637,9 +637,7 @@ static void add_method(struct table *t, const struct study *s, const struct unit
     table_text(t, m->kind == PLUGIN ? "plug-in" : m->feature ? "least squares" : "");
     table_int(t, bytes);
     table_num(t, (double)bytes / (double)whole);
-    table_num(t, kl.value);
-    table_num(t, kl.lo);
-    table_num(t, kl.hi);
+    table_interval(t, kl);
     table_num(t, agree);
     table_num(t, dropped);
     for (int k = 0; k < 3; k++) table_empty(t);
@@ -771,9 +769,7 @@ static int write_trained(const struct study *s, const struct units *work, double
         table_text(t, i >= TRAINED_TOKENS ? "distilled" : "");
         table_int(t, bytes[i]);
         table_num(t, (double)bytes[i] / (double)(s->num_heads * s->cfg->prompt_len * token));
-        table_num(t, kl.value);
-        table_num(t, kl.lo);
-        table_num(t, kl.hi);
+        table_interval(t, kl);
         table_num(t, agree);
         table_num(t, dropped);
         for (int k = 0; k < 3; k++) table_empty(t);
@@ -835,7 +831,9 @@ static int study_open(struct study *s)
     s->Q = calloc(4 * n, sizeof *s->Q);
     s->logprobs = calloc(n, sizeof *s->logprobs);
     if (!s->documents || !s->runs || !s->Q || !s->logprobs) return cli_fail(c, EXIT_FAILED, "out of memory");
-    s->shift = s->Q + n, s->mass = s->shift + n, s->num = s->mass + n;
+    s->shift = s->Q + n;
+    s->mass = s->shift + n;
+    s->num = s->mass + n;
     for (size_t i = 1; i < NUM_FEATURES && !status; i++)
         status = feature_parse(feature_names[i], config->head_dim, 0.0, 1, NULL, &s->maps[i]);
     if (status) return cli_status(c, status, "feature maps");

@@ -1,6 +1,7 @@
 /* Methods of fine-tuning side by side on one task and backbone: accuracy, loss, parameters, time (E2-E6, F70-F72). */
 #include "cli/arms.h"
 #include "cli/kernels.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 
@@ -42,64 +43,52 @@ struct config {
     double *grid;
     size_t grid_size;
     double head_lr;
-    int unrotated;
+    bool unrotated;
     size_t decode;
 };
 
-enum { KEY_BACKBONE = 1, KEY_TASK, KEY_ARMS, KEY_RATES, KEY_SEARCH, KEY_TRIALS, KEY_EPOCHS, KEY_BATCH, KEY_TRAIN_SIZE, KEY_VALIDATION_SIZE, KEY_TEST_SIZE,
-       KEY_IMAGE_SIZE, KEY_MAX_LEN, KEY_LAYERS, KEY_HEAD_LR, KEY_UNROTATED, KEY_DECODE, KEY_DECIDE };
-
-static const struct argp_option options[] = {
-    { "backbone", KEY_BACKBONE, "NAME", 0, "pretrained model (default vit-fashion)", 1 },
-    { "task", KEY_TASK, "NAME", 0, "task (default shapes)", 1 },
-    { "arms", KEY_ARMS, "LIST", 0, "METHOD[+key=value...] of rank, prefix_len, feature, z_rank, k_mode, units, start_mass, init_scale, reparameterise "
-                                   "(default full,head,lora,ptuning,tied-prefix,ntk,prefix-plus)", 1 },
-    { "rates", KEY_RATES, "FILE", 0, "table of an earlier --search: the learning rate of each arm", 1 },
-    { "search", KEY_SEARCH, "LIST", 0, "learning rates to try for every arm, on validation data only", 1 },
-    { "num-trials", KEY_TRIALS, "N", 0, "draws of the training set and of all random numbers (default 5)", 2 },
-    { "epochs", KEY_EPOCHS, "N", 0, "passes over the training set (default 5)", 2 },
-    { "batch", KEY_BATCH, "N", 0, "examples per step (default 16)", 2 },
-    { "train-size", KEY_TRAIN_SIZE, "N", 0, "training examples, balanced (default 1000)", 2 },
-    { "validation-size", KEY_VALIDATION_SIZE, "N", 0, "validation examples (default 300)", 2 },
-    { "test-size", KEY_TEST_SIZE, "N", 0, "test examples, 0 for all (default 0)", 2 },
-    { "image-size", KEY_IMAGE_SIZE, "N", 0, "pixels a side (default the backbone's, or seven patches)", 2 },
-    { "max-len", KEY_MAX_LEN, "N", 0, "tokens at most (default 128)", 2 },
-    { "layers", KEY_LAYERS, "A-B", 0, "blocks that any method may change (default all)", 2 },
-    { "head-lr", KEY_HEAD_LR, "X", 0, "learning rate of the classifier in all arms but head, whose own is the searched one (default 0.01)", 2 },
-    { "unrotated", KEY_UNROTATED, NULL, 0, "decoders: prefixes and summaries meet the query before it is rotated", 2 },
-    { "decode", KEY_DECODE, "N", 0, "answers: the test set's accuracy is that of the final number of N tokens decoded greedily (default 0: of "
-                                    "the whole answer)", 2 },
-    { "decide", KEY_DECIDE, "LIST", 0, "CLAIM/row:KIND:ARM~ARM, KIND accuracy or loss (differences), steps or seconds (ratios), or CLAIM/row:slope:METHOD: "
-                                       "accuracy by ln(prefix_len) (default none)", 3 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    { "backbone", CLI_TEXT(struct config, backbone), .value = "vit-fashion", .arg = "NAME", .group = 1,
+      .doc = "pretrained model" },
+    { "task", CLI_TEXT(struct config, task), .value = "shapes", .arg = "NAME", .group = 1, .doc = "task" },
+    { "arms", CLI_TEXT(struct config, arm_list), .arg = "LIST", .group = 1,
+      .doc = "METHOD[+key=value...] of rank, prefix_len, feature, z_rank, k_mode, units, start_mass, init_scale, "
+        "reparameterise (default full,head,lora,ptuning,tied-prefix,ntk,prefix-plus)" },
+    { "rates", CLI_TEXT(struct config, rates), .group = 1,
+      .doc = "table of an earlier --search: the learning rate of each arm" },
+    { "search", CLI_DOUBLES(struct config, grid, grid_size), .group = 1,
+      .doc = "learning rates to try for every arm, on validation data only (default full,head,lora,ptuning,tied-prefix,ntk,prefix-plus)" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1000, .value = "5", .group = 2,
+      .doc = "draws of the training set and of all random numbers" },
+    { "epochs", CLI_SIZE(struct config, epochs), .min = 1, .max = 10000, .value = "5", .group = 2,
+      .doc = "passes over the training set" },
+    { "batch", CLI_SIZE(struct config, batch), .min = 1, .max = 4096, .value = "16", .group = 2,
+      .doc = "examples per step" },
+    { "train-size", CLI_SIZE(struct config, train_size), .max = 1u << 30, .value = "1000", .group = 2,
+      .doc = "training examples, balanced" },
+    { "validation-size", CLI_SIZE(struct config, validation_size), .max = 1u << 30, .value = "300", .group = 2,
+      .doc = "validation examples" },
+    { "test-size", CLI_SIZE(struct config, test_size), .max = 1u << 30, .value = "0", .group = 2,
+      .doc = "test examples, 0 for all" },
+    { "image-size", CLI_SIZE(struct config, image_size), .min = 1, .max = 4096, .group = 2,
+      .doc = "pixels a side (default the backbone's, or seven patches)" },
+    { "max-len", CLI_SIZE(struct config, max_len), .min = 8, .max = 1u << 16, .group = 2,
+      .doc = "tokens at most (default 128)" },
+    { "layers", CLI_RANGE(struct config, first_layer, last_layer), .group = 2,
+      .doc = "blocks that any method may change (default all)" },
+    { "head-lr", CLI_DOUBLE(struct config, head_lr), .value = "0.01", .group = 2,
+      .doc = "learning rate of the classifier in all arms but head, whose own is the searched one" },
+    { "unrotated", CLI_FLAG(struct config, unrotated), .group = 2,
+      .doc = "decoders: prefixes and summaries meet the query before it is rotated" },
+    { "decode", CLI_SIZE(struct config, decode), .max = 4096, .group = 2,
+      .doc = "answers: the test set's accuracy is that of the final number of N tokens decoded greedily (default 0: "
+        "of the whole answer)" },
+    { "decide", CLI_TEXT(struct config, decide), .arg = "LIST", .group = 3,
+      .doc = "CLAIM/row:KIND:ARM~ARM, KIND accuracy or loss (differences), steps or seconds (ratios), or "
+        "CLAIM/row:slope:METHOD: accuracy by ln(prefix_len) (default none)" },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_BACKBONE: cfg->backbone = arg; return 0;
-    case KEY_TASK: cfg->task = arg; return 0;
-    case KEY_ARMS: cfg->arm_list = arg; return 0;
-    case KEY_RATES: cfg->rates = arg; return 0;
-    case KEY_SEARCH: return cli_parse_double_list(state, key, arg, 0.0, &cfg->grid, &cfg->grid_size);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1000, &cfg->num_trials);
-    case KEY_EPOCHS: return cli_parse_size(state, key, arg, 1, 10000, &cfg->epochs);
-    case KEY_BATCH: return cli_parse_size(state, key, arg, 1, 4096, &cfg->batch);
-    case KEY_TRAIN_SIZE: return cli_parse_size(state, key, arg, 0, 1u << 30, &cfg->train_size);
-    case KEY_VALIDATION_SIZE: return cli_parse_size(state, key, arg, 0, 1u << 30, &cfg->validation_size);
-    case KEY_TEST_SIZE: return cli_parse_size(state, key, arg, 0, 1u << 30, &cfg->test_size);
-    case KEY_IMAGE_SIZE: return cli_parse_size(state, key, arg, 1, 4096, &cfg->image_size);
-    case KEY_MAX_LEN: return cli_parse_size(state, key, arg, 8, 1u << 16, &cfg->max_len);
-    case KEY_HEAD_LR: return cli_parse_double(state, key, arg, 0.0, &cfg->head_lr);
-    case KEY_DECODE: return cli_parse_size(state, key, arg, 0, 4096, &cfg->decode);
-    case KEY_UNROTATED: cfg->unrotated = 1; return 0;
-    case KEY_DECIDE: cfg->decide = arg; return 0;
-    case KEY_LAYERS: return cli_parse_range(state, key, arg, &cfg->first_layer, &cfg->last_layer);
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -675,10 +664,9 @@ static char *identity_of(const struct study *s)
 int main(int argc, char **argv)
 {
     static char default_arms[] = "full,head,lora,ptuning,tied-prefix,ntk,prefix-plus";
-    static struct config cfg = { .backbone = "vit-fashion", .task = "shapes", .arm_list = default_arms, .num_trials = 5, .epochs = 5, .batch = 16,
-                                 .train_size = 1000, .validation_size = 300, .head_lr = 1e-2, .first_layer = -1, .last_layer = -1 };
+    static struct config cfg = { .arm_list = default_arms, .first_layer = -1, .last_layer = -1 };
     char line[512];
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     struct study s = { .cfg = &cfg, .num_rates = cfg.grid ? cfg.grid_size : 1 };
     int code = cfg.rates ? arms_read_rates(&cfg.c, cfg.rates, cfg.backbone, cfg.task, cfg.arms, cfg.num_arms) : 0;
     if (code) return code;

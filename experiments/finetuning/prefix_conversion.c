@@ -212,9 +212,7 @@ static struct interval over_trials(const struct config *cfg, const struct units 
 
 static void mean_cells(struct table *t, struct interval i)
 {
-    table_num(t, i.value);
-    table_num(t, i.lo);
-    table_num(t, i.hi);
+    table_interval(t, i);
 }
 
 static int write_layers(const struct config *cfg, const struct units *work, size_t num_layers)

@@ -273,9 +273,7 @@ static int report(const struct config *cfg, const struct units *work)
             for (int which = 0; which < NUM_RESULTS; which++) {
                 for (size_t k = 0; k < n; k++) z[k] = result(cfg, work, k, l, i)[which];
                 const struct interval mean = cli_mean(z, n, 0.95);
-                table_num(t, mean.value);
-                table_num(t, mean.lo);
-                table_num(t, mean.hi);
+                table_interval(t, mean);
             }
             table_end_row(t);
             x[i] = (double)cfg->prefix_lens[i];
@@ -303,8 +301,7 @@ static int report(const struct config *cfg, const struct units *work)
 /* Of a head: its three projections, the tokens and their features, the longest prefix with its descent, kernels. */
 static double unit_bytes(const struct config *cfg, const struct backbone *b)
 {
-    size_t longest = 0;
-    for (size_t i = 0; i < cfg->num_lens; i++) longest = cfg->prefix_lens[i] > longest ? cfg->prefix_lens[i] : longest;
+    const size_t longest = cli_largest(cfg->prefix_lens, cfg->num_lens);
     const size_t h = b->config.hidden + 1, d = b->config.hidden / b->config.num_heads;
     const double nd = (double)(cfg->num_samples * d);
     return sizeof(double) * (3.0 * (double)(h * d) + 4.0 * (double)(cfg->num_samples * h) + 4.0 * (double)(longest * h) + 8.0 * nd * nd)

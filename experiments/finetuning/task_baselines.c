@@ -1,6 +1,6 @@
 /* What the tasks of the method benchmark give without fine-tuning: the majority class, a converged linear classifier on raw
  * pixels or TF-IDF, and one on the frozen backbone's features. */
-#include "cli/cli.h"
+#include "cli/option_table.h"
 #include "cli/kernels.h"
 #include "cli/summary.h"
 #include "cli/units.h"
@@ -34,43 +34,54 @@ struct config {
     size_t num_sets, num_trials, validation_size, test_size;
 };
 
-enum { KEY_TASK = 1, KEY_BACKBONE, KEY_SIZES, KEY_TRIALS, KEY_VALIDATION, KEY_TEST };
-
-static const struct argp_option options[] = {
-    { "backbone", KEY_BACKBONE, "NAME", 0, "backbone of the set that follows in --task (repeated; default vit-fashion)", 1 },
-    { "task", KEY_TASK, "NAME", 0, "a task, with the backbone given before it (repeated; default shapes)", 1 },
-    { "train-size", KEY_SIZES, "N", 0, "training examples of the task given before (default 1000)", 1 },
-    { "num-trials", KEY_TRIALS, "N", 0, "draws of the training set (default 5)", 2 },
-    { "validation-size", KEY_VALIDATION, "N", 0, "validation examples (default 300)", 2 },
-    { "test-size", KEY_TEST, "N", 0, "test examples, 0 for all (default 0)", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
-};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
+static int parse_backbone(struct argp_state *state, int key, char *arg, void *config)
 {
-    struct config *cfg = state->input;
-    static const char *backbone = "vit-fashion";
-    switch (key) {
-    case KEY_BACKBONE: cfg->backbone = backbone = arg; return 0;
-    case KEY_TASK:
-        cfg->backbone = NULL;
-        if (cfg->num_sets == MAX_SETS || strlen(arg) >= sizeof cfg->sets->task || strlen(backbone) >= sizeof cfg->sets->backbone)
-            argp_failure(state, EXIT_USAGE, 0, "--task: too many or too long");
-        struct set *set = &cfg->sets[cfg->num_sets++];
-        strcpy(set->backbone, backbone);
-        strcpy(set->task, arg);
-        set->train_size = 1000;
-        return 0;
-    case KEY_SIZES:
-        if (!cfg->num_sets) argp_failure(state, EXIT_USAGE, 0, "--train-size: no --task before it");
-        return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->sets[cfg->num_sets - 1].train_size);
-    case KEY_TRIALS: return cli_parse_size(state, key, arg, 1, 1000, &cfg->num_trials);
-    case KEY_VALIDATION: return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->validation_size);
-    case KEY_TEST: return cli_parse_size(state, key, arg, 0, 1u << 30, &cfg->test_size);
-    default: return ARGP_ERR_UNKNOWN;
-    }
+    (void)state;
+    (void)key;
+    ((struct config *)config)->backbone = arg;
+    return 0;
 }
+
+/* With the backbone of the last --backbone, which the next --task uses, too. */
+static int parse_task(struct argp_state *state, int key, char *arg, void *config)
+{
+    struct config *cfg = config;
+    static const char *backbone = "vit-fashion";
+    (void)key;
+    if (cfg->backbone) backbone = cfg->backbone;
+    cfg->backbone = NULL;
+    if (cfg->num_sets == MAX_SETS || strlen(arg) >= sizeof cfg->sets->task || strlen(backbone) >= sizeof cfg->sets->backbone)
+        argp_failure(state, EXIT_USAGE, 0, "--task: too many or too long");
+    struct set *set = &cfg->sets[cfg->num_sets++];
+    strcpy(set->backbone, backbone);
+    strcpy(set->task, arg);
+    set->train_size = 1000;
+    return 0;
+}
+
+static int parse_train_size(struct argp_state *state, int key, char *arg, void *config)
+{
+    struct config *cfg = config;
+    if (!cfg->num_sets) argp_failure(state, EXIT_USAGE, 0, "--train-size: no --task before it");
+    return cli_parse_size(state, key, arg, 1, 1u << 30, &cfg->sets[cfg->num_sets - 1].train_size);
+}
+
+static const struct cli_option options[] = {
+    { "backbone", CLI_CUSTOM(parse_backbone), .arg = "NAME", .group = 1,
+      .doc = "backbone of the set that follows in --task (repeated; default vit-fashion)" },
+    { "task", CLI_CUSTOM(parse_task), .arg = "NAME", .group = 1,
+      .doc = "a task, with the backbone given before it (repeated; default shapes)" },
+    { "train-size", CLI_CUSTOM(parse_train_size), .arg = "N", .group = 1,
+      .doc = "training examples of the task given before (default 1000)" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1000, .value = "5", .group = 2,
+      .doc = "draws of the training set" },
+    { "validation-size", CLI_SIZE(struct config, validation_size), .min = 1, .max = 1u << 30, .value = "300",
+      .group = 2, .doc = "validation examples" },
+    { "test-size", CLI_SIZE(struct config, test_size), .max = 1u << 30, .value = "0", .group = 2,
+      .doc = "test examples, 0 for all" },
+    { NULL }
+};
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -371,9 +382,7 @@ static int write_table(const struct config *cfg, const struct units *work)
             table_int(t, cfg->sets[s].train_size);
             table_text(t, baseline_names[k]);
             table_int(t, cfg->num_trials);
-            table_num(t, mean.value);
-            table_num(t, mean.lo);
-            table_num(t, mean.hi);
+            table_interval(t, mean);
             table_end_row(t);
         }
     return table_close(t, 0);
@@ -381,8 +390,8 @@ static int write_table(const struct config *cfg, const struct units *work)
 
 int main(int argc, char **argv)
 {
-    static struct config cfg = { .num_trials = 5, .validation_size = 300 };
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    static struct config cfg = { 0 };
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     if (!cfg.num_sets) {
         cfg.num_sets = 1;
         cfg.sets[0] = (struct set){ "vit-fashion", "shapes", 1000 };

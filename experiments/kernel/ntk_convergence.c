@@ -1,6 +1,7 @@
 /* How fast the kernel of a prefix approaches its limit as the prefix grows (T2). */
 #include "cli/data_sets.h"
 #include "cli/kernels.h"
+#include "cli/option_table.h"
 #include "cli/samples.h"
 
 #include <math.h>
@@ -25,63 +26,49 @@ struct config {
     double sigma;
     int *kernels, *laws;
     size_t num_kernels, num_laws, *prefix_lens, num_lens, num_data, num_trials;
-    bool trials_given, lens_given, tables;
+    bool tables;
     const char *prefix, *sign_values, *prefix_out, *signs_out, *limit_out, *gram_out;
 };
 
-enum { KEY_SIGMA = 1, KEY_KERNEL, KEY_SIGNS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_PREFIX, KEY_SIGN_VALUES,
-       KEY_PREFIX_OUT, KEY_SIGNS_OUT, KEY_LIMIT_OUT, KEY_GRAM_OUT, KEY_NUM_DATA, KEY_TABLES };
-
-static const struct argp_option options[] = {
-    SAMPLES_ARGP_OPTIONS,
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
-    { "kernel", KEY_KERNEL, "LIST", 0, "full, key (default full)", 1 },
-    { "signs", KEY_SIGNS, "LIST", 0, "random, positive, mirrored (default random)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m (default 256,1024,4096,16384; all of --prefix)", 1 },
-    { "num-data", KEY_NUM_DATA, "N", 0, "data sets drawn; output files are of the first (default 1)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn for each data set; those of one trial are nested (default 16)", 1 },
-    { "prefix", KEY_PREFIX, "FILE", 0, "tokens w_r, (m, d), instead of drawing them", 2 },
-    { "sign-values", KEY_SIGN_VALUES, "FILE", 0, "their signs, (m), each 1 or -1; needed unless --signs positive", 2 },
-    { "prefix-out", KEY_PREFIX_OUT, "FILE", 0, "write the tokens of trial 0, longest prefix", 2 },
-    { "sign-values-out", KEY_SIGNS_OUT, "FILE", 0, "write their signs", 2 },
-    { "limit-out", KEY_LIMIT_OUT, "FILE", 0, "write the limit kernel, (n d, n d)", 2 },
-    { "tables", KEY_TABLES, NULL, 0, "also write OUT_variance.csv: standard deviations between data sets and between prefixes", 2 },
-    { "gram-out", KEY_GRAM_OUT, "FILE", 0, "write the kernel of trial 0, longest prefix", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
+static const struct cli_option options[] = {
+    SAMPLES_INPUTS(struct config, samples),
+    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.5", .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries" },
+    { "kernel", CLI_CHOICES(struct config, kernels, num_kernels), .names = cli_kernel_names, .value = "full",
+      .group = 1, .doc = "full, key" },
+    { "signs", CLI_CHOICES(struct config, laws, num_laws), .names = cli_sign_names, .value = "random", .group = 1,
+      .doc = "random, positive, mirrored" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = SIZE_MAX / 4096, .group = 1,
+      .doc = "prefix lengths m (default 256,1024,4096,16384; all of --prefix)" },
+    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "1", .group = 1,
+      .doc = "data sets drawn; output files are of the first" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "16", .group = 1,
+      .doc = "prefixes drawn for each data set; those of one trial are nested", .same_units = true },
+    { "prefix", CLI_TEXT(struct config, prefix), .group = 2, .doc = "tokens w_r, (m, d), instead of drawing them",
+      .same_units = true },
+    { "sign-values", CLI_TEXT(struct config, sign_values), .group = 2,
+      .doc = "their signs, (m), each 1 or -1; needed unless --signs positive", .same_units = true },
+    { "prefix-out", CLI_TEXT(struct config, prefix_out), .group = 2,
+      .doc = "write the tokens of trial 0, longest prefix", .same_units = true },
+    { "sign-values-out", CLI_TEXT(struct config, signs_out), .group = 2, .doc = "write their signs",
+      .same_units = true },
+    { "limit-out", CLI_TEXT(struct config, limit_out), .group = 2, .doc = "write the limit kernel, (n d, n d)",
+      .same_units = true },
+    { "tables", CLI_FLAG(struct config, tables), .group = 2,
+      .doc = "also write OUT_variance.csv: standard deviations between data sets and between prefixes",
+      .same_units = true },
+    { "gram-out", CLI_TEXT(struct config, gram_out), .group = 2,
+      .doc = "write the kernel of trial 0, longest prefix", .same_units = true },
+    { NULL }
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    case KEY_KERNEL: return cli_parse_choice_list(state, key, arg, cli_kernel_names, &cfg->kernels, &cfg->num_kernels);
-    case KEY_SIGNS: return cli_parse_choice_list(state, key, arg, cli_sign_names, &cfg->laws, &cfg->num_laws);
-    case KEY_PREFIX_LEN:
-        cfg->lens_given = true;
-        return cli_parse_size_list(state, key, arg, 1, SIZE_MAX / 4096, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_NUM_TRIALS:
-        cfg->trials_given = true;
-        return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
-    case KEY_NUM_DATA: return cli_parse_size(state, key, arg, 1, 1u << 16, &cfg->num_data);
-    case KEY_TABLES: cfg->tables = true; return 0;
-    case KEY_PREFIX: cfg->prefix = arg; return 0;
-    case KEY_SIGN_VALUES: cfg->sign_values = arg; return 0;
-    case KEY_PREFIX_OUT: cfg->prefix_out = arg; return 0;
-    case KEY_SIGNS_OUT: cfg->signs_out = arg; return 0;
-    case KEY_LIMIT_OUT: cfg->limit_out = arg; return 0;
-    case KEY_GRAM_OUT: cfg->gram_out = arg; return 0;
-    default: return samples_parse(&cfg->samples, key, arg, state);
-    }
-}
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
     const struct config *cfg = config;
     static char wrong[96];
     for (size_t l = 0; l < cfg->num_laws; l++)
-        for (size_t i = 0; i < cfg->num_lens && (!cfg->prefix || cfg->lens_given); i++)
+        for (size_t i = 0; i < cfg->num_lens && (!cfg->prefix || cli_given("prefix-len")); i++)
             if (cfg->laws[l] == PREFIX_SIGNS_MIRRORED && cfg->prefix_lens[i] % 2) {
                 snprintf(wrong, sizeof wrong, "--prefix-len: %zu is odd, which --signs mirrored cannot split",
                          cfg->prefix_lens[i]);
@@ -96,7 +83,7 @@ static const char *check(void *config)
     if (cfg->prefix && cfg->num_laws > 1) return "--prefix: needs one --signs";
     if (cfg->prefix && !cfg->sign_values && cfg->laws[0] != PREFIX_SIGNS_POSITIVE)
         return "--prefix: needs --sign-values unless --signs positive";
-    if (cfg->prefix && cfg->trials_given && cfg->num_trials != 1) return "--num-trials: --prefix is one trial";
+    if (cfg->prefix && cli_given("num-trials") && cfg->num_trials != 1) return "--num-trials: --prefix is one trial";
     if (cfg->num_data > 1 && (cfg->prefix || cfg->samples.inputs)) return "--num-data: --inputs and --prefix are one data set";
     if (cfg->samples.targets_out && cfg->samples.inputs) return "--targets-out: --inputs come without targets";
     return samples_check(&cfg->samples, false);
@@ -449,9 +436,7 @@ static int write_table(const struct study *s)
                     squares += x[r] * x[r];
                 }
                 const struct interval mean = data_spread_mean(x, sets_of(cfg), 0.95).mean;
-                table_num(t, mean.value);
-                table_num(t, mean.lo);
-                table_num(t, mean.hi);
+                table_interval(t, mean);
                 table_num(t, sqrt(squares / (double)num_trials(cfg)));
                 table_num(t, target.constant / sqrt((double)cfg->prefix_lens[i]));
                 for (size_t r = 0; r < num_trials(cfg); r++) x[r] = result_of(s, l, r, k, len)[1];
@@ -562,7 +547,7 @@ static int read_prefix(struct config *cfg, const gsl_matrix *X, gsl_matrix **W, 
         if (a < 0.0 && cfg->laws[0] == PREFIX_SIGNS_POSITIVE)
             return cli_fail(&cfg->c, EXIT_DATA, "%s: sign %zu is -1 with --signs positive", cfg->sign_values, r);
     }
-    if (!cfg->lens_given) { cfg->prefix_lens[0] = m; cfg->num_lens = 1; }
+    if (!cli_given("prefix-len")) { cfg->prefix_lens[0] = m; cfg->num_lens = 1; }
     for (size_t i = 0; i < cfg->num_lens; i++)
         if (cfg->prefix_lens[i] > m || (cfg->laws[0] == PREFIX_SIGNS_MIRRORED && cfg->prefix_lens[i] != m))
             return cli_fail(&cfg->c, EXIT_USAGE, "--prefix-len: %zu where --prefix has %zu tokens", cfg->prefix_lens[i], m);
@@ -598,13 +583,10 @@ static char *identity_of(const struct study *s)
 
 int main(int argc, char **argv)
 {
-    static int default_kernel[] = { NTK_FULL }, default_law[] = { PREFIX_SIGNS_RANDOM };
     static size_t default_lens[] = { 256, 1024, 4096, 16384 };
-    static struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .sigma = 0.5, .kernels = default_kernel,
-                          .num_kernels = 1, .laws = default_law, .num_laws = 1, .prefix_lens = default_lens,
-                          .num_lens = 4, .num_data = 1, .num_trials = 16 };
+    static struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .prefix_lens = default_lens, .num_lens = 4 };
     if (processes_start(&argc, &argv, cli_interrupted)) return EXIT_FAILED;
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
 
     /* Files asked for are written at the end: a failed run leaves none. */
     struct samples_options samples = cfg.samples;

@@ -110,14 +110,10 @@ static int report(const struct config *cfg, const gsl_matrix *X, const struct un
             table_num(t, cfg->shares[h]);
             table_num(t, sigma);
             table_int(t, cfg->num_trials);
-            table_num(t, table_mean.value);
-            table_num(t, table_mean.lo);
-            table_num(t, table_mean.hi);
+            table_interval(t, table_mean);
             table_num(t, sqrt(squares));
             table_num(t, pred);
-            table_num(t, table_median.value);
-            table_num(t, table_median.lo);
-            table_num(t, table_median.hi);
+            table_interval(t, table_median);
             table_end_row(t);
             if (i != longest) continue;
             if (cfg->shares[h] == 1.0) verdicts_add(v, "F1", "at-threshold-median", median);
@@ -146,8 +142,7 @@ int main(int argc, char **argv)
     free(options_text);
     const size_t units = cfg.num_lens * cfg.num_trials;
     const double nd = (double)(X->size1 * X->size2);
-    size_t longest = 0;
-    for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
+    const size_t longest = cli_largest(cfg.prefix_lens, cfg.num_lens);
     const double unit = 2.0 * nd * nd * sizeof(double)
                       + (double)ntk_moments_bytes(X->size1, X->size2, PREFIX_SIGNS_RANDOM, NTK_FULL, longest);
     struct units *work = units_open(&cfg.c, identity, "trials", units, cfg.num_shares, unit);

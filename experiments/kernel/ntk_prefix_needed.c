@@ -29,8 +29,7 @@ static const struct cli_option options[] = {
       .doc = "prefixes drawn for each" },
     { "max-prefix-len", CLI_SIZE(struct config, max_prefix_len), .min = 8, .max = (size_t)1 << 32,
       .value = "131072", .arg = "M", .group = 1, .doc = "longest prefix tried" },
-    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.4", .arg = "S", .group = 1,
-      .doc = "standard deviation of a token's entries" },
+    KERNEL_SIGMA(struct config, "0.4"),
     { "confidence", CLI_DOUBLE(struct config, confidence), .value = "0.9", .arg = "P", .group = 1,
       .doc = "share of trials, 1 - delta" },
     { NULL }
@@ -89,8 +88,10 @@ static int limit_fill(const struct config *cfg, size_t instance, gsl_matrix **X,
 /* One trial of one instance: by kernel, the first grid step from which on the kernel stays
  * close, that from which on it stays definite (the number of steps when it never does), and
  * m (||K_m - K*|| / (lambda/4))^2 at the longest prefix: the m that m^{-1/2} extrapolates to. */
-static int run_trial(const struct config *cfg, size_t instance, size_t trial, double *out)
+static int run_trial(const void *context, size_t unit, double *out)
 {
+    const struct config *cfg = context;
+    const size_t instance = unit / cfg->num_trials, trial = unit % cfg->num_trials;
     const size_t steps = grid_count(cfg), size = samples_of(instance) * dim_of(instance);
     struct limit limit = { { NULL }, { 0.0 }, { 0.0 } };
     gsl_matrix *X = NULL, *K = gsl_matrix_alloc(size, size);
@@ -220,23 +221,18 @@ int main(int argc, char **argv)
 {
     static struct config cfg = { 0 };
     cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
-    char *identity = cli_identity(options, &cfg.c);
-    const size_t units = cfg.num_instances * cfg.num_trials;
     double unit = 0.0;
     for (size_t i = 0; i < cfg.num_instances; i++) {
         const double nd = (double)(samples_of(i) * dim_of(i));
         unit = fmax(unit, 6.0 * nd * nd * sizeof(double)
                     + (double)ntk_moments_bytes(samples_of(i), dim_of(i), PREFIX_SIGNS_RANDOM, NTK_FULL, cfg.max_prefix_len));
     }
-    struct units *work = units_open(&cfg.c, identity, "trials", units, WIDTH, unit);
+    const struct units_study study = { .what = "trials", .count = cfg.num_instances * cfg.num_trials, .width = WIDTH,
+                                       .unit_bytes = unit, .unit = run_trial };
+    char *identity = cli_identity(options, &cfg.c);
+    struct units *work;
+    int code = units_work(&cfg.c, identity, &study, &cfg, &work);
     free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < units; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_trial(&cfg, u / cfg.num_trials, u % cfg.num_trials, row));
-    }
-    int code = units_status(work);
     if (!code) code = report(&cfg, work);
     return units_close(work, code);
 }

@@ -28,8 +28,7 @@ static const struct cli_option options[] = {
       .doc = "all dimensions up to this" },
     { "prefix-len", CLI_SIZE(struct config, prefix_len), .min = 1, .max = 1024, .value = "14", .arg = "M",
       .group = 1, .doc = "all prefix lengths up to this" },
-    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "1.3", .arg = "S", .group = 1,
-      .doc = "standard deviation of a token's entries" },
+    KERNEL_SIGMA(struct config, "1.3"),
     { NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
@@ -67,8 +66,9 @@ static int rank_of(const gsl_matrix *J, double *rank, double *gap)
 }
 
 /* Every kernel and law at one (n, d, m): rank and gap. */
-static int run_case(const struct config *cfg, size_t unit, double *out)
+static int run_case(const void *context, size_t unit, double *out)
 {
+    const struct config *cfg = context;
     const size_t n = 1 + unit % cfg->num_samples, d = 1 + unit / cfg->num_samples % cfg->dim;
     const size_t m = 1 + unit / (cfg->num_samples * cfg->dim);
     gsl_matrix *X = gsl_matrix_alloc(n, d), *W = gsl_matrix_alloc(m, d), *J = gsl_matrix_alloc(n * d, m * d);
@@ -142,20 +142,15 @@ int main(int argc, char **argv)
 {
     static struct config cfg = { 0 };
     cli_parse_table(argc, argv, doc, options, shard, NULL, &cfg.c);
-    char *identity = cli_identity(options, &cfg.c);
-    const size_t cases = cfg.num_samples * cfg.dim * cfg.prefix_len;
     /* The Jacobian, the copy its singular values are taken of, and their workspace. */
     const double nd = (double)(cfg.num_samples * cfg.dim), md = (double)(cfg.prefix_len * cfg.dim);
     const double unit = sizeof(double) * (2.0 * nd * md + 20.0 * (nd + md));
-    struct units *work = units_open(&cfg.c, identity, "shapes", cases, WIDTH, unit);
+    const struct units_study study = { .what = "shapes", .count = cfg.num_samples * cfg.dim * cfg.prefix_len, .width = WIDTH,
+                                       .unit_bytes = unit, .unit = run_case };
+    char *identity = cli_identity(options, &cfg.c);
+    struct units *work;
+    int code = units_work(&cfg.c, identity, &study, &cfg, &work);
     free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < cases; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_case(&cfg, u, row));
-    }
-    int code = units_status(work);
     if (!code) code = report(&cfg, work);
     return units_close(work, code);
 }

@@ -41,19 +41,14 @@ static const struct cli_option options[] = {
       .group = 1, .doc = "input tokens" },
     { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 2, .max = (size_t)1 << 30,
       .value = "256,1024,4096,16384", .group = 1, .doc = "prefix lengths m" },
-    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "1", .group = 1,
-      .doc = "layers drawn, each with weights, queries and tokens of its own" },
+    DATA_SETS_NUM(struct config, "1", "layers drawn, each with weights, queries and tokens of its own"),
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "64", .group = 1,
       .doc = "prefixes drawn for each layer" },
-    { "signs", CLI_CHOICES(struct config, laws, num_laws), .names = cli_sign_names, .value = "random,positive",
-      .group = 1, .doc = "random, positive, mirrored" },
+    KERNEL_SIGNS(struct config, "random,positive"),
     { "kernel", CLI_CHOICE(struct config, kernel), .names = cli_kernel_names, .value = "full", .group = 1,
       .doc = "full, key" },
-    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.5", .arg = "S", .group = 1,
-      .doc = "standard deviation of a token's entries" },
-    { "tables", CLI_FLAG(struct config, tables), .group = 2,
-      .doc = "also write OUT_variance.csv: standard deviations between layers and between prefixes",
-      .same_units = true },
+    KERNEL_SIGMA(struct config, "0.5"),
+    DATA_SETS_TABLES(struct config, "layers"),
     { NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
@@ -219,9 +214,7 @@ static int report(const struct config *cfg, const struct layer *layers, const st
             for (size_t which = 0; which < NUM_RESULTS; which++) {
                 for (size_t r = 0; r < trials; r++) z[r] = units_row(work, l * trials + r)[i * NUM_RESULTS + which];
                 const struct interval mean = data_spread_mean(z, sets, 0.95).mean;
-                table_num(t, mean.value);
-                table_num(t, mean.lo);
-                table_num(t, mean.hi);
+                table_interval(t, mean);
                 if (which == 1) table_num(t, predicted / x[i]);
                 if (which != 2 || i != longest) continue;
                 snprintf(row, sizeof row, "layers-tokens-size-%s", law);
@@ -248,8 +241,7 @@ int main(int argc, char **argv)
     static struct config cfg = { 0 };
     cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     const size_t size = cfg.num_samples * cfg.out_dim, units = cfg.num_laws * num_trials(&cfg);
-    size_t longest = 0;
-    for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
+    const size_t longest = cli_largest(cfg.prefix_lens, cfg.num_lens);
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     struct layer *layers = cli_need(calloc(cfg.num_data, sizeof *layers));
     struct units *work = NULL;

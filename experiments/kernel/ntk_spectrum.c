@@ -165,9 +165,7 @@ static void write_row(struct table *t, const char *part, int kernel, size_t d, s
     if (n) table_int(t, n); else table_empty(t);
     if (m) table_int(t, m); else table_empty(t);
     table_int(t, i.n);
-    table_num(t, i.value);
-    table_num(t, i.lo);
-    table_num(t, i.hi);
+    table_interval(t, i);
     table_end_row(t);
 }
 

@@ -23,8 +23,7 @@ struct config {
 };
 
 static const struct cli_option options[] = {
-    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.7", .arg = "S", .group = 1,
-      .doc = "standard deviation of a token's entries" },
+    KERNEL_SIGMA(struct config, "0.7"),
     { "step", CLI_DOUBLES(struct config, steps, num_steps), .value = "1e-1,1e-2,1e-3,1e-4,1e-5,1e-6,1e-7,1e-8",
       .group = 1, .doc = "steps of the differences" },
     { NULL }
@@ -86,8 +85,9 @@ static double norm(const gsl_matrix *M)
 }
 
 /* One shape and law: relative errors by path and step, then the share of each path. */
-static int run_case(const struct config *cfg, size_t unit, double *out)
+static int run_case(const void *context, size_t unit, double *out)
 {
+    const struct config *cfg = context;
     const size_t shape = unit / NUM_LAWS, n = shapes[shape].n, d = shapes[shape].d, m = shapes[shape].m;
     const enum prefix_signs law = (enum prefix_signs)(unit % NUM_LAWS);
     gsl_matrix *X = gsl_matrix_alloc(n, d), *Y = gsl_matrix_alloc(n, d), *F = gsl_matrix_alloc(n, d);
@@ -173,20 +173,15 @@ int main(int argc, char **argv)
 {
     static struct config cfg = { 0 };
     cli_parse_table(argc, argv, doc, options, shard, NULL, &cfg.c);
-    char *identity = cli_identity(options, &cfg.c);
-    const size_t cases = NUM_SHAPES * NUM_LAWS;
     double unit = 0.0;
     for (size_t i = 0; i < NUM_SHAPES; i++)
         unit = fmax(unit, sizeof(double) * (double)(8 * shapes[i].m * shapes[i].d + 4 * shapes[i].n * (shapes[i].d + shapes[i].m)));
-    struct units *work = units_open(&cfg.c, identity, "cases", cases, NUM_PATHS * (cfg.num_steps + 1), unit);
+    const struct units_study study = { .what = "cases", .count = NUM_SHAPES * NUM_LAWS, .width = NUM_PATHS * (cfg.num_steps + 1),
+                                       .unit_bytes = unit, .unit = run_case };
+    char *identity = cli_identity(options, &cfg.c);
+    struct units *work;
+    int code = units_work(&cfg.c, identity, &study, &cfg, &work);
     free(identity);
-    if (!work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < cases; u++) {
-        double *row = units_begin(work, u);
-        if (row) units_end(work, u, run_case(&cfg, u, row));
-    }
-    int code = units_status(work);
     if (!code) code = report(&cfg, work);
     return units_close(work, code);
 }

@@ -35,8 +35,7 @@ static const struct cli_option options[] = {
       .value = "1,4,16,64,256,1024,4096,16384,65536", .group = 1, .doc = "prefix lengths m" },
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1u << 24, .value = "1000", .group = 1,
       .doc = "prefixes drawn" },
-    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.7", .arg = "S", .group = 1,
-      .doc = "standard deviation of a token's entries" },
+    KERNEL_SIGMA(struct config, "0.7"),
     { "delta", CLI_DOUBLE(struct config, delta), .value = "0.1", .arg = "P", .group = 1,
       .doc = "probability with which the bound may fail" },
     { "rows", CLI_TEXT(struct config, rows), .arg = "NAME", .group = 2,
@@ -138,48 +137,14 @@ static void write_stated(const struct config *cfg, const size_t *lens, size_t nu
     verdicts_add(v, "T10", row, (struct interval){ rate.value / predicted, rate.lo / predicted, rate.hi / predicted, rate.n });
 }
 
-static int report(const struct config *cfg, const size_t *lens, size_t num_lens, const struct units *work)
+/* The rows of the longest prefix, and of how the largest score grows with the length. */
+static void write_growth(const struct config *cfg, const size_t *lens, size_t num_lens, const struct units *work,
+                         struct verdicts *v)
 {
     const size_t trials = cfg->num_trials;
     const double count = (double)trials, B = bound(cfg, 1.0);
     double *x = cli_need(malloc(trials * sizeof *x)), *slope = cli_need(malloc(trials * sizeof *slope));
-    struct table *t = table_open(&cfg->c, NULL, columns);
-    if (!t) { free(x); free(slope); return EXIT_FAILED; }
-    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g delta=%g; log_weight: max |ln(m S_ir)|; measured: with B the largest score; pred: closed form", cfg->num_samples, cfg->dim, cfg->sigma, cfg->delta);
-    char stem[256];
-    cli_stem(&cfg->c, stem, sizeof stem);
-    struct verdicts *v = verdicts_open(&cfg->c, stem);
     struct interval rate, mean;
-    for (size_t l = 0; l < num_lens; l++) {
-        table_int(t, lens[l]);
-        table_int(t, trials);
-        for (size_t r = 0; r < trials; r++) x[r] = units_row(work, r)[l * NUM_RESULTS];
-        if (stats_mean(x, trials, 0.95, &mean)) mean = (struct interval){ NAN, NAN, NAN, trials };
-        table_num(t, mean.value);
-        table_num(t, mean.lo);
-        table_num(t, mean.hi);
-        table_num(t, B);
-        table_num(t, bound(cfg, (double)lens[l]));
-        table_num(t, failures(cfg, work, l, 0, B, false) / count);
-        table_num(t, failures(cfg, work, l, 0, bound(cfg, (double)lens[l]), false) / count);
-        for (size_t r = 0; r < trials; r++) x[r] = units_row(work, r)[l * NUM_RESULTS + 1];
-        if (stats_mean(x, trials, 0.95, &mean)) mean = (struct interval){ NAN, NAN, NAN, trials };
-        table_num(t, mean.value);
-        table_num(t, mean.lo);
-        table_num(t, mean.hi);
-        table_num(t, failures(cfg, work, l, 1, 0.0, true) / count);
-        table_num(t, failures(cfg, work, l, 1, 2.0 * B, false) / count);
-        table_num(t, predicted_failures(cfg, (double)lens[l]));
-        table_end_row(t);
-        if (!cfg->rows && lens[l] == 1 && !stats_rate(failures(cfg, work, l, 0, B, false), count, 0.999, &rate))
-            verdicts_add(v, "T9", "single-token", rate);
-    }
-    if (cfg->rows) {
-        write_stated(cfg, lens, num_lens, work, v);
-        free(slope);
-        free(x);
-        return table_close(t, verdicts_close(v, 0));
-    }
     const size_t last = num_lens - 1;
     if (!stats_rate(failures(cfg, work, last, 0, B, false), count, 0.999, &rate)) verdicts_add(v, "T9", "without-log-m", rate);
     if (!stats_rate(failures(cfg, work, last, 0, bound(cfg, (double)lens[last]), false), count, 0.999, &rate))
@@ -192,7 +157,11 @@ static int report(const struct config *cfg, const size_t *lens, size_t num_lens,
         for (size_t l = 0; l < num_lens; l++) {
             if (lens[l] < 16) continue;
             const double s = units_row(work, r)[l * NUM_RESULTS], a = log((double)lens[l]), b = s * s / (2.0 * cfg->sigma * cfg->sigma);
-            sx += a; sy += b; sxx += a * a; sxy += a * b; points++;
+            sx += a;
+            sy += b;
+            sxx += a * a;
+            sxy += a * b;
+            points++;
         }
         slope[r] = (points * sxy - sx * sy) / (points * sxx - sx * sx);
         const double *result = units_row(work, r) + last * NUM_RESULTS;
@@ -203,6 +172,47 @@ static int report(const struct config *cfg, const size_t *lens, size_t num_lens,
     if (stats_mean(x, trials, 0.999, &mean)) mean = (struct interval){ NAN, NAN, NAN, trials };
     verdicts_add(v, "F6", "exponent", mean);
     free(slope);
+    free(x);
+}
+
+static int report(const struct config *cfg, const size_t *lens, size_t num_lens, const struct units *work)
+{
+    const size_t trials = cfg->num_trials;
+    const double count = (double)trials, B = bound(cfg, 1.0);
+    double *x = cli_need(malloc(trials * sizeof *x));
+    struct table *t = table_open(&cfg->c, NULL, columns);
+    if (!t) { free(x); return EXIT_FAILED; }
+    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g delta=%g; log_weight: max |ln(m S_ir)|; measured: with B the largest score; pred: closed form", cfg->num_samples, cfg->dim, cfg->sigma, cfg->delta);
+    char stem[256];
+    cli_stem(&cfg->c, stem, sizeof stem);
+    struct verdicts *v = verdicts_open(&cfg->c, stem);
+    struct interval rate, mean;
+    for (size_t l = 0; l < num_lens; l++) {
+        table_int(t, lens[l]);
+        table_int(t, trials);
+        for (size_t r = 0; r < trials; r++) x[r] = units_row(work, r)[l * NUM_RESULTS];
+        if (stats_mean(x, trials, 0.95, &mean)) mean = (struct interval){ NAN, NAN, NAN, trials };
+        table_interval(t, mean);
+        table_num(t, B);
+        table_num(t, bound(cfg, (double)lens[l]));
+        table_num(t, failures(cfg, work, l, 0, B, false) / count);
+        table_num(t, failures(cfg, work, l, 0, bound(cfg, (double)lens[l]), false) / count);
+        for (size_t r = 0; r < trials; r++) x[r] = units_row(work, r)[l * NUM_RESULTS + 1];
+        if (stats_mean(x, trials, 0.95, &mean)) mean = (struct interval){ NAN, NAN, NAN, trials };
+        table_interval(t, mean);
+        table_num(t, failures(cfg, work, l, 1, 0.0, true) / count);
+        table_num(t, failures(cfg, work, l, 1, 2.0 * B, false) / count);
+        table_num(t, predicted_failures(cfg, (double)lens[l]));
+        table_end_row(t);
+        if (!cfg->rows && lens[l] == 1 && !stats_rate(failures(cfg, work, l, 0, B, false), count, 0.999, &rate))
+            verdicts_add(v, "T9", "single-token", rate);
+    }
+    if (cfg->rows) {
+        write_stated(cfg, lens, num_lens, work, v);
+        free(x);
+        return table_close(t, verdicts_close(v, 0));
+    }
+    write_growth(cfg, lens, num_lens, work, v);
     free(x);
     return table_close(t, verdicts_close(v, 0));
 }

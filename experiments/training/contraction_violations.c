@@ -27,12 +27,7 @@ struct config {
 };
 
 static const struct cli_option options[] = {
-    { "num-samples", CLI_SIZES(struct config, num_samples, num_ns), .min = 1, .max = 64, .value = "4,8,16",
-      .group = 1, .doc = "numbers of samples n" },
-    { "dim", CLI_SIZES(struct config, dims, num_dims), .min = 1, .max = 64, .value = "4,8", .group = 1,
-      .doc = "dimensions d" },
-    { "sigma", CLI_DOUBLES(struct config, sigmas, num_sigmas), .value = "0.3,0.5,0.7,1", .group = 1,
-      .doc = "standard deviations of a token's entries" },
+    KERNEL_GRID(struct config, "4,8,16", "4,8", "0.3,0.5,0.7,1"),
     { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 20, .value = "20", .group = 1,
       .doc = "data sets per cell, each with a prefix of its own" },
     { "prefix-len", CLI_SIZE(struct config, prefix_len), .min = 2, .max = 1u << 24, .value = "2048", .arg = "M",
@@ -90,8 +85,9 @@ static int decrease(const struct config *cfg, const struct cell *cell, size_t un
     return status;
 }
 
-static int run_unit(const struct config *cfg, size_t unit, double *out)
+static int run_unit(const void *context, size_t unit, double *out)
 {
+    const struct config *cfg = context;
     const struct cell cell = cell_at(cfg, unit / cfg->num_data);
     gsl_matrix *X = gsl_matrix_alloc(cell.n, cell.d), *K = gsl_matrix_alloc(cell.n * cell.d, cell.n * cell.d);
     double lambda[2] = { NAN, NAN }, smallest = NAN;
@@ -151,9 +147,7 @@ static int write_table(const struct study *s)
         table_int(t, cfg->num_data);
         for (int which = LAMBDA_RATIO; which <= DECREASE_KEY; which++) {
             const struct interval rate = share(failures(s, c, which), of, 0.95);
-            table_num(t, rate.value);
-            table_num(t, rate.lo);
-            table_num(t, rate.hi);
+            table_interval(t, rate);
         }
         table_num(t, failures(s, c, DECREASE_FULL) / of);
         for (size_t i = 0; i < cfg->num_data; i++) x[i] = units_row(s->work, c * cfg->num_data + i)[LAMBDA_RATIO];
@@ -216,17 +210,11 @@ int main(int argc, char **argv)
     struct config cfg = { 0 };
     cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     struct study s = { .cfg = &cfg };
-    const size_t units = num_cells(&cfg) * cfg.num_data;
+    const struct units_study study = { .what = "data sets", .count = num_cells(&cfg) * cfg.num_data, .width = NUM_RESULTS,
+                                       .unit_bytes = unit_bytes(&cfg), .last_first = true, .unit = run_unit };
     char *identity = cli_identity(options, &cfg.c);
-    s.work = units_open(&cfg.c, identity, "data sets", units, NUM_RESULTS, unit_bytes(&cfg));
+    int code = units_work(&cfg.c, identity, &study, &cfg, &s.work);
     free(identity);
-    if (!s.work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < units; u++) {
-        double *row = units_begin(s.work, units - 1 - u);
-        if (row) units_end(s.work, units - 1 - u, run_unit(&cfg, units - 1 - u, row));
-    }
-    int code = units_status(s.work);
     if (!code) code = write_verdicts(&s);
     if (!code) code = write_table(&s);
     return units_close(s.work, code);

@@ -28,21 +28,17 @@ struct config {
 
 static const struct cli_option options[] = {
     SAMPLES_INPUTS(struct config, samples),
-    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.5", .arg = "S", .group = 1,
-      .doc = "standard deviation of a token's entries" },
+    KERNEL_SIGMA(struct config, "0.5"),
     { "radius", CLI_DOUBLES(struct config, radii, num_radii), .value = "0.01,0.03,0.1,0.3", .group = 1,
       .doc = "shifts R, ascending" },
     { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = 1u << 24,
       .value = "64,256,1024", .group = 1, .doc = "prefix lengths m, ascending" },
-    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "1", .group = 1,
-      .doc = "data sets drawn" },
+    DATA_SETS_NUM(struct config, "1", "data sets drawn"),
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "8", .group = 1,
       .doc = "prefixes drawn for each data set; those of one trial are nested" },
     { "num-iterations", CLI_SIZE(struct config, num_iterations), .min = 1, .max = 10000, .value = "8", .group = 1,
       .doc = "rounds of ascent" },
-    { "tables", CLI_FLAG(struct config, tables), .group = 2,
-      .doc = "also write OUT_variance.csv: standard deviations between data sets and between prefixes",
-      .same_units = true },
+    DATA_SETS_TABLES(struct config, "data sets"),
     { NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
@@ -71,8 +67,9 @@ static double change_of(const struct study *s, enum shift shift, size_t len, siz
 }
 
 /* All radii of one prefix, both shifts. */
-static int run_unit(const struct study *s, size_t index, double *out)
+static int run_unit(const void *context, size_t index, double *out)
 {
+    const struct study *s = context;
     const struct config *cfg = s->cfg;
     const size_t trial = index % num_trials(cfg), m = cfg->prefix_lens[index / num_trials(cfg)];
     const gsl_matrix *X = s->X[trial / cfg->num_trials];
@@ -121,9 +118,7 @@ static int write_table(const struct study *s)
                 table_int(t, cfg->prefix_lens[i]);
                 table_num(t, cfg->radii[r]);
                 table_int(t, cfg->num_trials);
-                table_num(t, mean.value);
-                table_num(t, mean.lo);
-                table_num(t, mean.hi);
+                table_interval(t, mean);
                 table_num(t, mean.value / cfg->radii[r]);
                 table_end_row(t);
             }
@@ -188,17 +183,10 @@ int main(int argc, char **argv)
         char *options_text = cli_identity(options, &cfg.c);
         char *identity = cli_text("%016llx%s", (unsigned long long)cli_checksum(s.X[0]), options_text);
         free(options_text);
-        const size_t units = cfg.num_lens * num_trials(&cfg);
-        s.work = units_open(&cfg.c, identity, "prefixes", units, NUM_SHIFTS * cfg.num_radii, 0.0);
+        const struct units_study study = { .what = "prefixes", .count = cfg.num_lens * num_trials(&cfg),
+                                           .width = NUM_SHIFTS * cfg.num_radii, .last_first = true, .unit = run_unit };
+        code = units_work(&cfg.c, identity, &study, &s, &s.work);
         free(identity);
-        if (s.work) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
-            for (size_t u = 0; u < units; u++) {
-                double *row = units_begin(s.work, units - 1 - u);
-                if (row) units_end(s.work, units - 1 - u, run_unit(&s, units - 1 - u, row));
-            }
-        }
-        code = s.work ? units_status(s.work) : EXIT_FAILED;
         if (!code) code = write_verdicts(&s, v);
         else data_rows_close(v, code);
         if (!code) code = write_table(&s);

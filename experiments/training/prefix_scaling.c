@@ -42,14 +42,11 @@ static const struct cli_option options[] = {
     { "dataset", CLI_NAME(struct config, samples.dataset), .names = samples_datasets,
       .doc = "mnist: images by PCA to --dim, one-hot targets, held-out test images; default: a smooth teacher", .same_units = true },
     { "num-test", CLI_SIZE(struct config, num_test), .min = 1, .max = 10000, .value = "64", .doc = "unseen points" },
-    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "1", .arg = "S", .group = 1,
-      .doc = "standard deviation of a token's entries" },
-    { "signs", CLI_CHOICES(struct config, laws, num_laws), .names = cli_sign_names, .value = "mirrored,random",
-      .group = 1, .doc = "random, positive, mirrored" },
+    KERNEL_SIGMA(struct config, "1"),
+    KERNEL_SIGNS(struct config, "mirrored,random"),
     { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 2, .max = 1u << 24,
       .value = "64,256,1024", .group = 1, .doc = "prefix lengths m, even" },
-    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "1", .group = 1,
-      .doc = "data sets drawn, each with a teacher or images of its own" },
+    DATA_SETS_NUM(struct config, "1", "data sets drawn, each with a teacher or images of its own"),
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "6", .group = 1,
       .doc = "prefixes drawn for each data set; those of one trial are nested" },
     { "num-steps", CLI_SIZE(struct config, num_steps), .min = 1, .max = (size_t)1 << 40, .value = "20000",
@@ -59,9 +56,7 @@ static const struct cli_option options[] = {
       .doc = "stop at this share of the initial loss" },
     { "fixed-steps", CLI_SIZE(struct config, fixed_steps), .min = 1, .max = 1u << 30, .value = "50", .arg = "T",
       .group = 1, .doc = "the fixed kernel time, in units of 1/lambda_max(K*)" },
-    { "tables", CLI_FLAG(struct config, tables), .group = 2,
-      .doc = "also write OUT_variance.csv: standard deviations between data sets and between prefixes",
-      .same_units = true },
+    DATA_SETS_TABLES(struct config, "data sets"),
     { NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
@@ -159,8 +154,9 @@ static double accuracy(const gsl_matrix *F, const gsl_matrix *Y)
     return right / (double)F->size1;
 }
 
-static int run_unit(const struct study *s, size_t index, double *out)
+static int run_unit(const void *context, size_t index, double *out)
 {
+    const struct study *s = context;
     const struct config *cfg = s->cfg;
     const size_t trial = index % num_trials(cfg), m = cfg->prefix_lens[index / num_trials(cfg) / cfg->num_laws];
     const enum prefix_signs law = (enum prefix_signs)cfg->laws[index / num_trials(cfg) % cfg->num_laws];
@@ -546,19 +542,11 @@ int main(int argc, char **argv)
         if (!code) code = fill_limits(&cfg, &s.data[i]);
     }
     if (!code) {
-        const size_t units = cfg.num_lens * cfg.num_laws * num_trials(&cfg);
         char *identity = identity_of(&s);
-        s.work = units_open(&cfg.c, identity, "descents", units, NUM_RESULTS, 0.0);
+        const struct units_study study = { .what = "descents", .count = cfg.num_lens * cfg.num_laws * num_trials(&cfg),
+                                           .width = NUM_RESULTS, .last_first = true, .unit = run_unit };
+        code = units_work(&cfg.c, identity, &study, &s, &s.work);
         free(identity);
-        if (s.work) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
-            for (size_t u = 0; u < units; u++) {
-                double *row = units_begin(s.work, units - 1 - u);
-                if (row) units_end(s.work, units - 1 - u, run_unit(&s, units - 1 - u, row));
-            }
-            code = units_status(s.work);
-        }
-        code = s.work ? code : EXIT_FAILED;
         if (!code) code = write_verdicts(&s, v);
         else data_rows_close(v, code);
         if (!code) code = write_table(&s);

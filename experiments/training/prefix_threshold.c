@@ -131,8 +131,9 @@ static bool monotone(const gsl_matrix *X, const gsl_matrix *Y)
 }
 
 /* The smallest loss reached, per that of a zero output. */
-static int run_fit(const struct config *cfg, size_t index, double *out)
+static int run_fit(const void *context, size_t index, double *out)
 {
+    const struct config *cfg = context;
     const struct cell c = cell_at(cfg, index);
     const size_t n = cfg->num_samples[c.n], d = cfg->dims[c.dim], m = length_of(c.law, n, c.len), problem = problem_of(cfg, c);
     gsl_matrix *X = gsl_matrix_alloc(n, d), *Y = gsl_matrix_alloc(n, d), *W = gsl_matrix_alloc(m, d);
@@ -223,9 +224,7 @@ static int write_table(const struct study *s)
                     table_int(t, cfg->num_samples[n]);
                     table_int(t, length_of(law, cfg->num_samples[n], len));
                     table_int(t, cfg->num_trials);
-                    table_num(t, rate.value);
-                    table_num(t, rate.lo);
-                    table_num(t, rate.hi);
+                    table_interval(t, rate);
                     table_num(t, fit_median(s, c, FIT_RATIO, x));
                     table_num(t, threshold(s, law, dim, n));
                     table_num(t, pow(fit_median(s, c, FIT_LAMBDA, x), -2.0));
@@ -345,19 +344,11 @@ int main(int argc, char **argv)
     struct config cfg = { 0 };
     cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     struct study s = { .cfg = &cfg };
-    const size_t fits = num_fits(&cfg);
+    const struct units_study study = { .what = "problems", .count = num_fits(&cfg), .width = NUM_RESULTS,
+                                       .unit_bytes = unit_bytes(&cfg), .last_first = true, .unit = run_fit };
     char *identity = cli_identity(options, &cfg.c);
-    s.work = units_open(&cfg.c, identity, "problems", fits, NUM_RESULTS, unit_bytes(&cfg));
+    int code = units_work(&cfg.c, identity, &study, &cfg, &s.work);
     free(identity);
-    if (!s.work) return EXIT_FAILED;
-    /* The largest problems, which take longest, first. */
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < fits; u++) {
-        const size_t unit = fits - 1 - u;
-        double *row = units_begin(s.work, unit);
-        if (row) units_end(s.work, unit, run_fit(&cfg, unit, row));
-    }
-    int code = units_status(s.work);
     if (!code) code = write_verdicts(&s);
     if (!code) code = write_table(&s);
     return units_close(s.work, code);

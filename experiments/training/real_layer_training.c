@@ -37,23 +37,18 @@ static const struct cli_option options[] = {
       .doc = "model, head and output dimension" },
     { "seq-len", CLI_SIZE(struct config, seq_len), .min = 1, .max = 1u << 20, .value = "16", .arg = "L",
       .doc = "input tokens, on the sphere" },
-    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "1", .arg = "S", .group = 1,
-      .doc = "standard deviation of a token's entries" },
-    { "signs", CLI_CHOICES(struct config, laws, num_laws), .names = cli_sign_names,
-      .value = "random,positive,mirrored", .group = 1, .doc = "random, positive, mirrored" },
+    KERNEL_SIGMA(struct config, "1"),
+    KERNEL_SIGNS(struct config, "random,positive,mirrored"),
     { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = 1u << 26,
       .value = "64,256,1024", .group = 1, .doc = "prefix lengths m, even for mirrored signs" },
-    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "1", .group = 1,
-      .doc = "layers drawn, each with weights, queries, tokens and targets of its own" },
+    DATA_SETS_NUM(struct config, "1", "layers drawn, each with weights, queries, tokens and targets of its own"),
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "8", .group = 1,
       .doc = "prefixes drawn for each layer; those of one trial are nested" },
     { "num-steps", CLI_SIZE(struct config, num_steps), .min = 1, .max = 1u << 30, .value = "300", .arg = "T",
       .group = 1, .doc = "steps of size 1/(m lambda_max) of the limit kernel" },
     { "early-steps", CLI_SIZE(struct config, early_steps), .min = 1, .max = 1u << 30, .value = "30", .arg = "T",
       .group = 1, .doc = "steps after which the loss is compared with its prediction" },
-    { "tables", CLI_FLAG(struct config, tables), .group = 2,
-      .doc = "also write OUT_variance.csv: standard deviations between layers and between prefixes",
-      .same_units = true },
+    DATA_SETS_TABLES(struct config, "layers"),
     { NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
@@ -91,15 +86,9 @@ static struct units_grid grid_of(const struct study *s)
     return (struct units_grid){ s->work, cfg->num_laws, cfg->num_lens, num_trials(cfg), cfg->prefix_lens };
 }
 
-static double frobenius(const gsl_matrix *A)
+static int run_unit(const void *context, size_t index, double *out)
 {
-    double sum = 0.0;
-    for (size_t i = 0; i < A->size1 * A->size2; i++) sum += A->data[i] * A->data[i];
-    return sqrt(sum);
-}
-
-static int run_unit(const struct study *s, size_t index, double *out)
-{
+    const struct study *s = context;
     const struct config *cfg = s->cfg;
     const size_t trial = index % num_trials(cfg), m = cfg->prefix_lens[index / num_trials(cfg) / cfg->num_laws];
     const struct data *data = &s->data[trial / cfg->num_trials];
@@ -130,9 +119,9 @@ static int run_unit(const struct study *s, size_t index, double *out)
         double max;
         status = prefix_movement(end, W, &out[RMS], &max);
         if (!status) status = ntk_layer_gram(end, signs, X, data->inputs, data->W_V, NTK_FULL, K_end, 1);
-        const double norm = frobenius(K);
+        const double norm = cli_frobenius(K);
         gsl_matrix_sub(K_end, K);
-        out[DRIFT] = frobenius(K_end) / norm;
+        out[DRIFT] = cli_frobenius(K_end) / norm;
         out[LOSS_RATIO] = prefix_descent_loss(descent) / start;
     }
     prefix_linear_free(linear);
@@ -144,22 +133,9 @@ static int run_unit(const struct study *s, size_t index, double *out)
     return status;
 }
 
-/* The numbers of a law and length by trial, the caller frees. */
-static double *numbers_of(const struct study *s, size_t law, size_t len, int which)
+static struct data_sets sets_of(const struct config *cfg)
 {
-    const struct units_grid grid = grid_of(s);
-    double *x = cli_need(malloc(num_trials(s->cfg) * sizeof *x));
-    for (size_t t = 0; t < num_trials(s->cfg); t++) x[t] = units_grid_row(&grid, law, len, t)[which];
-    return x;
-}
-
-static struct data_spread mean_of(const struct study *s, size_t law, size_t len, int which, double level)
-{
-    double *x = numbers_of(s, law, len, which);
-    const struct data_spread spread =
-        data_spread_mean(x, (struct data_sets) { s->cfg->num_data, s->cfg->num_trials }, level);
-    free(x);
-    return spread;
+    return (struct data_sets){ cfg->num_data, cfg->num_trials };
 }
 
 static int write_table(const struct study *s)
@@ -181,7 +157,7 @@ static int write_table(const struct study *s)
             table_int(t, cfg->prefix_lens[i]);
             table_int(t, cfg->num_trials);
             for (int which = RMS; which <= LOSS_RATIO; which++) {
-                const struct interval mean = mean_of(s, l, i, which, 0.95).mean;
+                const struct interval mean = data_spread_at(&grid, l, i, which, sets_of(cfg), 0.95).mean;
                 table_num(t, mean.value);
                 if (which == LOSS_RATIO) break;
                 table_num(t, mean.lo);
@@ -197,26 +173,16 @@ static int write_table(const struct study *s)
 static int write_verdicts(const struct study *s, struct data_rows *v)
 {
     const struct config *cfg = s->cfg;
-    double *m = cli_need(malloc(cfg->num_lens * sizeof *m)),
-           *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
+    const struct units_grid grid = grid_of(s);
+    const struct data_sets sets = sets_of(cfg);
     for (size_t l = 0; l < cfg->num_laws; l++) {
-        if (cfg->laws[l] == PREFIX_SIGNS_MIRRORED) {
+        if (cfg->laws[l] == PREFIX_SIGNS_MIRRORED)
             data_rows_spread(v, "F33", "prediction-mirrored",
-                             mean_of(s, l, cfg->num_lens - 1, LOSS_PER_PREDICTED, 0.999));
-            continue;
-        }
-        for (size_t i = 0; i < cfg->num_lens; i++) {
-            double *x = numbers_of(s, l, i, RMS);
-            m[i] = (double)cfg->prefix_lens[i];
-            for (size_t t = 0; t < num_trials(cfg); t++) y[t * cfg->num_lens + i] = x[t];
-            free(x);
-        }
-        data_rows_spread(
-            v, "F33", cfg->laws[l] == PREFIX_SIGNS_RANDOM ? "rms-random" : "rms-positive",
-            data_spread_exponent(m, y, cfg->num_lens, (struct data_sets) { cfg->num_data, cfg->num_trials }, 0.999));
+                             data_spread_at(&grid, l, cfg->num_lens - 1, LOSS_PER_PREDICTED, sets, 0.999));
+        else
+            data_rows_spread(v, "F33", cfg->laws[l] == PREFIX_SIGNS_RANDOM ? "rms-random" : "rms-positive",
+                             data_spread_slope(&grid, l, RMS, sets, 0.999));
     }
-    free(y);
-    free(m);
     return data_rows_close(v, 0);
 }
 
@@ -272,8 +238,7 @@ int main(int argc, char **argv)
     struct study s = { .cfg = &cfg, .data = cli_need(calloc(cfg.num_data, sizeof *s.data)) };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     const double nd = (double)(cfg.num_samples * cfg.dim);
-    size_t longest = 0;
-    for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
+    const size_t longest = cli_largest(cfg.prefix_lens, cfg.num_lens);
     int code = cli_memory(&cfg.c,
                           ((double)cfg.c.threads * (8.0 * nd * nd + 4.0 * (double)(longest * cfg.dim))
                            + 3.0 * (double)cfg.num_data * nd * nd)
@@ -282,18 +247,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < cfg.num_data && !code; i++) code = setup(&cfg, i, &s.data[i]);
     if (!code) {
         char *identity = cli_identity(options, &cfg.c);
-        const size_t units = cfg.num_lens * cfg.num_laws * num_trials(&cfg);
-        s.work = units_open(&cfg.c, identity, "descents", units, NUM_RESULTS, 0.0);
+        const struct units_study study = { .what = "descents", .count = cfg.num_lens * cfg.num_laws * num_trials(&cfg),
+                                           .width = NUM_RESULTS, .last_first = true, .unit = run_unit };
+        code = units_work(&cfg.c, identity, &study, &s, &s.work);
         free(identity);
-        if (s.work) {
-            /* The longest first. */
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
-            for (size_t u = 0; u < units; u++) {
-                double *row = units_begin(s.work, units - 1 - u);
-                if (row) units_end(s.work, units - 1 - u, run_unit(&s, units - 1 - u, row));
-            }
-        }
-        code = s.work ? units_status(s.work) : EXIT_FAILED;
         if (!code) code = write_verdicts(&s, v);
         else data_rows_close(v, code);
         if (!code) code = write_table(&s);

@@ -40,8 +40,7 @@ static const struct cli_option options[] = {
       .doc = "unseen queries" },
     { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = 1u << 20,
       .value = "1,4,16,64,256", .group = 1, .doc = "prefix lengths m" },
-    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "4", .group = 1,
-      .doc = "data sets drawn, each with input tokens and a teacher of its own" },
+    DATA_SETS_NUM(struct config, "4", "data sets drawn, each with input tokens and a teacher of its own"),
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 16, .value = "2", .group = 1,
       .doc = "starts of the prefix for each" },
     { "num-steps", CLI_SIZE(struct config, num_steps), .min = 1, .max = 1u << 30, .value = "1000", .arg = "T",
@@ -160,8 +159,9 @@ static int layer_backward(struct layer *l)
 
 static size_t num_trials(const struct config *cfg) { return cfg->num_data * cfg->num_trials; }
 
-static int run_unit(const struct config *cfg, size_t unit, double *out)
+static int run_unit(const void *context, size_t unit, double *out)
 {
+    const struct config *cfg = context;
     const size_t trial = unit % num_trials(cfg), m = cfg->prefix_lens[unit / num_trials(cfg)];
     struct layer l;
     struct adamw *adam = NULL;
@@ -189,17 +189,18 @@ static int run_unit(const struct config *cfg, size_t unit, double *out)
 
 struct study { const struct config *cfg; struct units *work; };
 
-static const double *result_of(const struct study *s, size_t len, size_t trial)
+static struct units_grid grid_of(const struct study *s)
 {
-    return units_row(s->work, len * num_trials(s->cfg) + trial);
+    return (struct units_grid){ s->work, 1, s->cfg->num_lens, num_trials(s->cfg), s->cfg->prefix_lens };
 }
 
 static int write_table(const struct study *s)
 {
     const struct config *cfg = s->cfg;
-    double *x = cli_need(malloc(num_trials(cfg) * sizeof *x));
+    const struct units_grid grid = grid_of(s);
+    const struct data_sets sets = { cfg->num_data, cfg->num_trials };
     struct table *t = table_open(&cfg->c, NULL, columns);
-    if (!t) { free(x); return EXIT_FAILED; }
+    if (!t) return EXIT_FAILED;
     table_note(t,
                "num_samples=%zu dim=%zu seq_len=%zu num_test=%zu num_steps=%zu step_size=%g; losses over that of F = "
                "0, before the first and "
@@ -210,9 +211,7 @@ static int write_table(const struct study *s)
         table_int(t, cfg->num_data);
         table_int(t, cfg->num_trials);
         for (int which = START; which < NUM_RESULTS; which++) {
-            for (size_t r = 0; r < num_trials(cfg); r++) x[r] = result_of(s, i, r)[which];
-            const struct interval mean =
-                data_spread_mean(x, (struct data_sets) { cfg->num_data, cfg->num_trials }, 0.95).mean;
+            const struct interval mean = data_spread_at(&grid, 0, i, which, sets, 0.95).mean;
             table_num(t, mean.value);
             if (which == START) continue;
             table_num(t, mean.lo);
@@ -220,27 +219,15 @@ static int write_table(const struct study *s)
         }
         table_end_row(t);
     }
-    free(x);
     return table_close(t, 0);
 }
 
 static int write_verdicts(const struct study *s, struct data_rows *v)
 {
-    const struct config *cfg = s->cfg;
-    static const char *const rows[NUM_RESULTS] = { NULL, "real-train", "real-heldout" };
-    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)),
-           *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
-    for (int which = TRAIN; which < NUM_RESULTS; which++) {
-        for (size_t i = 0; i < cfg->num_lens; i++) {
-            x[i] = (double)cfg->prefix_lens[i];
-            for (size_t r = 0; r < num_trials(cfg); r++) y[r * cfg->num_lens + i] = result_of(s, i, r)[which];
-        }
-        data_rows_spread(
-            v, "T14", rows[which],
-            data_spread_exponent(x, y, cfg->num_lens, (struct data_sets) { cfg->num_data, cfg->num_trials }, 0.999));
-    }
-    free(y);
-    free(x);
+    const struct units_grid grid = grid_of(s);
+    const struct data_sets sets = { s->cfg->num_data, s->cfg->num_trials };
+    data_rows_spread(v, "T14", "real-train", data_spread_slope(&grid, 0, TRAIN, sets, 0.999));
+    data_rows_spread(v, "T14", "real-heldout", data_spread_slope(&grid, 0, HELDOUT, sets, 0.999));
     return data_rows_close(v, 0);
 }
 
@@ -250,24 +237,14 @@ int main(int argc, char **argv)
     cli_parse_table(argc, argv, doc, options, shard, NULL, &cfg.c);
     struct study s = { .cfg = &cfg };
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
-    const size_t units = cfg.num_lens * num_trials(&cfg);
-    size_t longest = 0;
-    for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
+    const size_t longest = cli_largest(cfg.prefix_lens, cfg.num_lens);
     const double unit = sizeof(double) * (double)cfg.dim
                         * (8.0 * (double)longest + 4.0 * (double)(cfg.num_samples + cfg.num_test + cfg.seq_len));
     char *identity = cli_identity(options, &cfg.c);
-    s.work = units_open(&cfg.c, identity, "trainings", units, NUM_RESULTS, unit);
+    const struct units_study study = { .what = "trainings", .count = cfg.num_lens * num_trials(&cfg), .width = NUM_RESULTS,
+                                       .unit_bytes = unit, .last_first = true, .unit = run_unit };
+    int code = units_work(&cfg.c, identity, &study, &cfg, &s.work);
     free(identity);
-    int code = s.work ? 0 : EXIT_FAILED;
-    if (s.work) {
-        /* The longest first. */
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
-        for (size_t u = 0; u < units; u++) {
-            double *row = units_begin(s.work, units - 1 - u);
-            if (row) units_end(s.work, units - 1 - u, run_unit(&cfg, units - 1 - u, row));
-        }
-        code = units_status(s.work);
-    }
     if (!code) code = write_verdicts(&s, v);
     else data_rows_close(v, code);
     if (!code) code = write_table(&s);

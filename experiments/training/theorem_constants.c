@@ -31,12 +31,7 @@ struct config {
 };
 
 static const struct cli_option options[] = {
-    { "num-samples", CLI_SIZES(struct config, num_samples, num_ns), .min = 1, .max = 64, .value = "2,3,4",
-      .group = 1, .doc = "numbers of samples n" },
-    { "dim", CLI_SIZES(struct config, dims, num_dims), .min = 1, .max = 64, .value = "4,6,8", .group = 1,
-      .doc = "dimensions d" },
-    { "sigma", CLI_DOUBLES(struct config, sigmas, num_sigmas), .value = "0.5,0.7,1", .group = 1,
-      .doc = "standard deviations of a token's entries" },
+    KERNEL_GRID(struct config, "2,3,4", "4,6,8", "0.5,0.7,1"),
     { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = 1u << 20,
       .value = "256,1024,4096", .group = 1, .doc = "prefix lengths m of the descents, by turns" },
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 16, .value = "6", .group = 1,
@@ -288,8 +283,9 @@ static int needed_len(const struct config *cfg, const struct problem *p, double 
     return status;
 }
 
-static int run_unit(const struct config *cfg, size_t unit, double *out)
+static int run_unit(const void *context, size_t unit, double *out)
 {
+    const struct config *cfg = context;
     struct problem p = problem_at(cfg, unit);
     const size_t nd = p.n * p.d;
     gsl_vector *w = gsl_vector_alloc(nd);
@@ -500,16 +496,11 @@ int main(int argc, char **argv)
     struct config cfg = { 0 };
     cli_parse_table(argc, argv, doc, options, shard, NULL, &cfg.c);
     struct study s = { .cfg = &cfg, .count = cfg.num_ns * cfg.num_dims * cfg.num_sigmas * cfg.num_trials };
+    const struct units_study study = { .what = "problems", .count = s.count, .width = NUM_RESULTS,
+                                       .unit_bytes = unit_bytes(&s), .last_first = true, .unit = run_unit };
     char *identity = cli_identity(options, &cfg.c);
-    s.work = units_open(&cfg.c, identity, "problems", s.count, NUM_RESULTS, unit_bytes(&s));
+    int code = units_work(&cfg.c, identity, &study, &cfg, &s.work);
     free(identity);
-    if (!s.work) return EXIT_FAILED;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
-    for (size_t u = 0; u < s.count; u++) {
-        double *row = units_begin(s.work, s.count - 1 - u);
-        if (row) units_end(s.work, s.count - 1 - u, run_unit(&cfg, s.count - 1 - u, row));
-    }
-    int code = units_status(s.work);
     if (!code) code = write_verdicts(&s);
     if (!code) code = write_table(&s);
     return units_close(s.work, code);

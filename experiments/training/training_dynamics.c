@@ -2,6 +2,7 @@
 #include "cli/kernels.h"
 #include "cli/prefix_files.h"
 #include "cli/samples.h"
+#include "cli/option_table.h"
 #include "cli/summary.h"
 
 #include <errno.h>
@@ -31,35 +32,8 @@ struct config {
     double sigma, step_size, stop_loss, stop_ratio;      /* step_size 0: auto */
     int law;
     size_t *prefix_lens, num_lens, num_trials, num_steps;
-    bool lens_given, trials_given, tables;
+    bool tables;
     const char *prefix, *sign_values, *at, *pred_out, *prefix_out, *signs_out, *curve_out;
-};
-
-enum { KEY_SIGMA = 1, KEY_SIGNS, KEY_PREFIX_LEN, KEY_NUM_TRIALS, KEY_STEP_SIZE, KEY_NUM_STEPS, KEY_STOP_LOSS,
-       KEY_STOP_RATIO, KEY_PREFIX, KEY_SIGN_VALUES, KEY_AT, KEY_PRED_OUT, KEY_PREFIX_OUT, KEY_SIGNS_OUT, KEY_CURVE_OUT,
-       KEY_TABLES };
-
-static const struct argp_option options[] = {
-    SAMPLES_ARGP_OPTIONS,
-    SAMPLES_ARGP_TARGETS,
-    { "sigma", KEY_SIGMA, "S", 0, "standard deviation of a token's entries (default 0.5)", 1 },
-    { "signs", KEY_SIGNS, "LAW", 0, "random, positive or mirrored (default random)", 1 },
-    { "prefix-len", KEY_PREFIX_LEN, "LIST", 0, "prefix lengths m (default 256,1024,4096; all of --prefix)", 1 },
-    { "num-trials", KEY_NUM_TRIALS, "N", 0, "prefixes drawn; those of one trial are nested (default 1)", 1 },
-    { "step-size", KEY_STEP_SIZE, "ETA", 0, "of W <- W - eta dL/dW, or auto = 1/(m lambda_max(K(0))) (default auto)", 1 },
-    { "num-steps", KEY_NUM_STEPS, "T", 0, "steps at most (default 1000)", 1 },
-    { "stop-loss", KEY_STOP_LOSS, "L", 0, "stop at this loss (default 0)", 1 },
-    { "stop-ratio", KEY_STOP_RATIO, "Q", 0, "stop at this share of the initial loss (default 0)", 1 },
-    { "prefix", KEY_PREFIX, "FILE", 0, "tokens w_r, (m, d), instead of drawing them", 2 },
-    { "sign-values", KEY_SIGN_VALUES, "FILE", 0, "their signs, (m), each 1 or -1; needed unless --signs positive", 2 },
-    { "at", KEY_AT, "FILE", 0, "unseen inputs, (n2, d)", 2 },
-    { "pred-out", KEY_PRED_OUT, "FILE", 0, "write the outputs there, trial 0, longest prefix", 2 },
-    { "prefix-out", KEY_PREFIX_OUT, "FILE", 0, "write the trained tokens, trial 0, longest prefix", 2 },
-    { "sign-values-out", KEY_SIGNS_OUT, "FILE", 0, "write their signs", 2 },
-    { "curve-out", KEY_CURVE_OUT, "FILE", CLI_TABLE, "write the loss curves: every early step, then a growing stride, and the last", 2 },
-    { "tables", KEY_TABLES, NULL, 0, "the same as --curve-out OUT_curve.csv", 2 },
-    CLI_SHARD_OPTION,
-    { 0 }
 };
 
 /* A number >= 0, or a usage error. */
@@ -74,35 +48,60 @@ static error_t parse_loss(struct argp_state *state, int key, const char *arg, do
     return cli_parse_double(state, key, arg, 0.0, out);
 }
 
-static error_t parse(int key, char *arg, struct argp_state *state)
+static int parse_stop_loss(struct argp_state *state, int key, char *arg, void *config)
 {
-    struct config *cfg = state->input;
-    switch (key) {
-    case KEY_SIGMA: return cli_parse_double(state, key, arg, 0.0, &cfg->sigma);
-    case KEY_SIGNS: return cli_parse_choice(state, key, arg, cli_sign_names, &cfg->law);
-    case KEY_PREFIX_LEN:
-        cfg->lens_given = true;
-        return cli_parse_size_list(state, key, arg, 1, SIZE_MAX / 4096, &cfg->prefix_lens, &cfg->num_lens);
-    case KEY_NUM_TRIALS:
-        cfg->trials_given = true;
-        return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->num_trials);
-    case KEY_STEP_SIZE:
-        cfg->step_size = 0.0;
-        return strcmp(arg, "auto") ? cli_parse_double(state, key, arg, 0.0, &cfg->step_size) : 0;
-    case KEY_NUM_STEPS: return cli_parse_size(state, key, arg, 0, (size_t)1 << 40, &cfg->num_steps);
-    case KEY_STOP_LOSS: return parse_loss(state, key, arg, &cfg->stop_loss);
-    case KEY_STOP_RATIO: return parse_loss(state, key, arg, &cfg->stop_ratio);
-    case KEY_PREFIX: cfg->prefix = arg; return 0;
-    case KEY_SIGN_VALUES: cfg->sign_values = arg; return 0;
-    case KEY_AT: cfg->at = arg; return 0;
-    case KEY_PRED_OUT: cfg->pred_out = arg; return 0;
-    case KEY_PREFIX_OUT: cfg->prefix_out = arg; return 0;
-    case KEY_SIGNS_OUT: cfg->signs_out = arg; return 0;
-    case KEY_CURVE_OUT: cfg->curve_out = arg; return 0;
-    case KEY_TABLES: cfg->tables = true; return 0;
-    default: return samples_parse(&cfg->samples, key, arg, state);
-    }
+    return parse_loss(state, key, arg, &((struct config *)config)->stop_loss);
 }
+
+static int parse_stop_ratio(struct argp_state *state, int key, char *arg, void *config)
+{
+    return parse_loss(state, key, arg, &((struct config *)config)->stop_ratio);
+}
+
+static int parse_step_size(struct argp_state *state, int key, char *arg, void *config)
+{
+    struct config *cfg = config;
+    cfg->step_size = 0.0;
+    return strcmp(arg, "auto") ? cli_parse_double(state, key, arg, 0.0, &cfg->step_size) : 0;
+}
+
+static const struct cli_option options[] = {
+    SAMPLES_INPUTS(struct config, samples),
+    SAMPLES_TARGETS(struct config, samples),
+    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.5", .arg = "S", .group = 1,
+      .doc = "standard deviation of a token's entries" },
+    { "signs", CLI_CHOICE(struct config, law), .names = cli_sign_names, .value = "random", .arg = "LAW",
+      .group = 1, .doc = "random, positive or mirrored" },
+    { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = SIZE_MAX / 4096, .group = 1,
+      .doc = "prefix lengths m (default 256,1024,4096; all of --prefix)" },
+    { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "1", .group = 1,
+      .doc = "prefixes drawn; those of one trial are nested", .same_units = true },
+    { "step-size", CLI_CUSTOM(parse_step_size), .arg = "ETA", .group = 1,
+      .doc = "of W <- W - eta dL/dW, or auto = 1/(m lambda_max(K(0))) (default auto)" },
+    { "num-steps", CLI_SIZE(struct config, num_steps), .max = (size_t)1 << 40, .value = "1000", .arg = "T",
+      .group = 1, .doc = "steps at most" },
+    { "stop-loss", CLI_CUSTOM(parse_stop_loss), .arg = "L", .group = 1,
+      .doc = "stop at this loss (default 0)" },
+    { "stop-ratio", CLI_CUSTOM(parse_stop_ratio), .arg = "Q", .group = 1,
+      .doc = "stop at this share of the initial loss (default 0)" },
+    { "prefix", CLI_TEXT(struct config, prefix), .group = 2, .doc = "tokens w_r, (m, d), instead of drawing them",
+      .same_units = true },
+    { "sign-values", CLI_TEXT(struct config, sign_values), .group = 2,
+      .doc = "their signs, (m), each 1 or -1; needed unless --signs positive", .same_units = true },
+    { "at", CLI_TEXT(struct config, at), .group = 2, .doc = "unseen inputs, (n2, d)", .same_units = true },
+    { "pred-out", CLI_TEXT(struct config, pred_out), .group = 2,
+      .doc = "write the outputs there, trial 0, longest prefix", .same_units = true },
+    { "prefix-out", CLI_TEXT(struct config, prefix_out), .group = 2,
+      .doc = "write the trained tokens, trial 0, longest prefix", .same_units = true },
+    { "sign-values-out", CLI_TEXT(struct config, signs_out), .group = 2, .doc = "write their signs",
+      .same_units = true },
+    { "curve-out", CLI_TEXT(struct config, curve_out), .flags = CLI_TABLE, .group = 2,
+      .doc = "write the loss curves: every early step, then a growing stride, and the last", .same_units = true },
+    { "tables", CLI_FLAG(struct config, tables), .group = 2, .doc = "the same as --curve-out OUT_curve.csv",
+      .same_units = true },
+    { NULL }
+};
+static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 static const char *check(void *config)
 {
@@ -117,8 +116,8 @@ static const char *check(void *config)
     if (cfg->sign_values && !cfg->prefix) return "--sign-values: needs --prefix";
     if (cfg->prefix && !cfg->sign_values && cfg->law != PREFIX_SIGNS_POSITIVE)
         return "--prefix: needs --sign-values unless --signs positive";
-    if (cfg->prefix && cfg->lens_given) return "--prefix-len: --prefix has a length of its own";
-    if (cfg->prefix && cfg->trials_given && cfg->num_trials != 1) return "--num-trials: --prefix is one trial";
+    if (cfg->prefix && cli_given("prefix-len")) return "--prefix-len: --prefix has a length of its own";
+    if (cfg->prefix && cli_given("num-trials") && cfg->num_trials != 1) return "--num-trials: --prefix is one trial";
     if (!cfg->at != !cfg->pred_out) return "--at and --pred-out: need each other";
     return samples_check(&cfg->samples, true);
 }
@@ -570,20 +569,32 @@ static char *identity_of(const struct study *s)
     return text;
 }
 
+/* lambda_min(H*); NaN where it is not positive or the kernel is too large for a spectrum. */
+static double limit_lambda(const struct config *cfg, const gsl_matrix *X)
+{
+    const size_t nd = X->size1 * X->size2;
+    gsl_matrix *H = nd <= SPECTRUM_MAX ? cli_need(gsl_matrix_alloc(nd, nd)) : NULL;
+    double lambda = NAN;
+    if (H && (cli_need_memory(ntk_limit(X, X, cfg->sigma, (enum prefix_signs)cfg->law, NTK_KEY, H)) ||
+              cli_need_memory(ntk_lambda_min(H, &lambda))))
+        lambda = NAN;
+    gsl_matrix_free(H);
+    return lambda > 0.0 ? lambda : NAN;
+}
+
 int main(int argc, char **argv)
 {
     static size_t default_lens[] = { 256, 1024, 4096 };
-    struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .sigma = 0.5, .law = PREFIX_SIGNS_RANDOM,
-                          .prefix_lens = default_lens, .num_lens = 3, .num_trials = 1, .num_steps = 1000 };
+    struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .prefix_lens = default_lens, .num_lens = 3 };
     if (processes_start(&argc, &argv, cli_interrupted)) return EXIT_FAILED;
-    cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
+    cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
 
     char *curve = cfg.tables && !cfg.curve_out ? cli_side_path(&cfg.c, "curve") : NULL;
     if (curve) cfg.curve_out = curve;
     /* Files asked for are written at the end: a failed run leaves none. */
     struct samples_options samples = cfg.samples;
     samples.inputs_out = samples.targets_out = NULL;
-    gsl_matrix *X = NULL, *Y = NULL, *W = NULL, *X_at = NULL, *H = NULL;
+    gsl_matrix *X = NULL, *Y = NULL, *W = NULL, *X_at = NULL;
     gsl_vector *signs = NULL;
     struct study s = { .cfg = &cfg, .lambda_key = NAN };
     int code = samples_load(&cfg.c, &samples, 0, &X, &Y);
@@ -608,12 +619,7 @@ int main(int argc, char **argv)
         code = EXIT_DONE;
         goto done;
     }
-    const size_t nd = X->size1 * X->size2;
-    if (nd <= SPECTRUM_MAX && (H = cli_need(gsl_matrix_alloc(nd, nd)))
-        && (cli_need_memory(ntk_limit(X, X, cfg.sigma, (enum prefix_signs)cfg.law, NTK_KEY, H))
-            || cli_need_memory(ntk_lambda_min(H, &s.lambda_key)) || !(s.lambda_key > 0.0)))
-        s.lambda_key = NAN;
-
+    s.lambda_key = limit_lambda(&cfg, X);
     char *identity = identity_of(&s);
     s.journal = identity ? journal_open(&cfg.c, identity) : NULL;
     free(identity);
@@ -632,7 +638,6 @@ done:
     free(s.results);
     free(s.lens);
     gsl_vector_free(signs);
-    gsl_matrix_free(H);
     gsl_matrix_free(X_at);
     gsl_matrix_free(W);
     gsl_matrix_free(Y);

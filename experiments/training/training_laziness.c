@@ -32,14 +32,11 @@ struct config {
 static const struct cli_option options[] = {
     SAMPLES_INPUTS(struct config, samples),
     SAMPLES_TARGETS(struct config, samples),
-    { "sigma", CLI_DOUBLE(struct config, sigma), .value = "0.5", .arg = "S", .group = 1,
-      .doc = "standard deviation of a token's entries" },
-    { "signs", CLI_CHOICES(struct config, laws, num_laws), .names = cli_sign_names,
-      .value = "random,positive,mirrored", .group = 1, .doc = "random, positive, mirrored" },
+    KERNEL_SIGMA(struct config, "0.5"),
+    KERNEL_SIGNS(struct config, "random,positive,mirrored"),
     { "prefix-len", CLI_SIZES(struct config, prefix_lens, num_lens), .min = 1, .max = 1u << 26,
       .value = "64,256,1024", .group = 1, .doc = "prefix lengths m, even for mirrored signs" },
-    { "num-data", CLI_SIZE(struct config, num_data), .min = 1, .max = 1u << 16, .value = "1", .group = 1,
-      .doc = "data sets drawn" },
+    DATA_SETS_NUM(struct config, "1", "data sets drawn"),
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "8", .group = 1,
       .doc = "prefixes drawn for each data set; those of one trial are nested" },
     { "num-steps", CLI_SIZE(struct config, num_steps), .min = 1, .max = 1u << 30, .value = "300", .arg = "T",
@@ -49,9 +46,7 @@ static const struct cli_option options[] = {
     { "rows", CLI_TEXT(struct config, rows), .arg = "NAME", .group = 2,
       .doc = "write only the rows NAME-drift-random and NAME-drift-mirrored of F21 (default the others)",
       .same_units = true },
-    { "tables", CLI_FLAG(struct config, tables), .group = 2,
-      .doc = "also write OUT_variance.csv: standard deviations between data sets and between prefixes",
-      .same_units = true },
+    DATA_SETS_TABLES(struct config, "data sets"),
     { NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
@@ -88,16 +83,10 @@ static struct units_grid grid_of(const struct study *s)
     return (struct units_grid){ s->work, cfg->num_laws, cfg->num_lens, num_trials(cfg), cfg->prefix_lens };
 }
 
-static double frobenius(const gsl_matrix *A)
-{
-    double sum = 0.0;
-    for (size_t i = 0; i < A->size1 * A->size2; i++) sum += A->data[i] * A->data[i];
-    return sqrt(sum);
-}
-
 /* One descent over the fixed kernel time. */
-static int run_unit(const struct study *s, size_t index, double *out)
+static int run_unit(const void *context, size_t index, double *out)
 {
+    const struct study *s = context;
     const struct config *cfg = s->cfg;
     const size_t trial = index % num_trials(cfg), law_index = index / num_trials(cfg) % cfg->num_laws;
     const size_t m = cfg->prefix_lens[index / num_trials(cfg) / cfg->num_laws];
@@ -122,9 +111,9 @@ static int run_unit(const struct study *s, size_t index, double *out)
         const gsl_matrix *end = prefix_descent_prefix(descent);
         status = prefix_movement(end, W, &out[RMS], &out[MAX]);
         if (!status) status = ntk_gram(end, signs, data->X, NTK_FULL, K_end, 1);
-        const double norm = frobenius(K);
+        const double norm = cli_frobenius(K);
         gsl_matrix_sub(K_end, K);
-        out[DRIFT] = frobenius(K_end) / norm;
+        out[DRIFT] = cli_frobenius(K_end) / norm;
         out[LOSS_RATIO] = prefix_descent_loss(descent) / start;
     }
     prefix_descent_free(descent);
@@ -148,7 +137,7 @@ static int draw_scale(const struct study *s, size_t index, double *out)
     if (!status)
         status = prefix_draw(cfg->c.seed, num_trials(cfg) + index, PREFIX_SIGNS_RANDOM, cfg->sigma, W, signs, 1);
     if (!status) status = prefix_model_forward(W, signs, X, F, 1);
-    if (!status) *out = frobenius(F) * frobenius(F) / DRAW_LEN;
+    if (!status) *out = cli_frobenius(F) * cli_frobenius(F) / DRAW_LEN;
     gsl_vector_free(signs);
     gsl_matrix_free(F);
     gsl_matrix_free(W);
@@ -175,12 +164,12 @@ static int write_table(const struct study *s, const double *draws)
     const struct config *cfg = s->cfg;
     const struct units_grid grid = grid_of(s);
     const struct data_sets sets = { cfg->num_data, cfg->num_trials };
-    double *x = cli_need(malloc(num_trials(cfg) * sizeof *x)), scale = 0.0, predicted = 0.0;
+    double scale = 0.0, predicted = 0.0;
     for (size_t i = 0; i < cfg->num_data * cfg->num_draws; i++)
         scale += draws[i] / (double)(cfg->num_data * cfg->num_draws);
     for (size_t i = 0; i < cfg->num_data; i++) predicted += predicted_scale(s, i) / (double)cfg->num_data;
     struct table *t = table_open(&cfg->c, NULL, columns);
-    if (!t) { free(x); return EXIT_FAILED; }
+    if (!t) return EXIT_FAILED;
     table_note(t, "num_samples=%zu dim=%zu sigma=%.17g num_steps=%zu num_data=%zu", s->data->X->size1,
                s->data->X->size2, cfg->sigma, cfg->num_steps, cfg->num_data);
     table_note(t,
@@ -196,8 +185,7 @@ static int write_table(const struct study *s, const double *draws)
             table_int(t, cfg->prefix_lens[i]);
             table_int(t, cfg->num_trials);
             for (int which = RMS; which <= LOSS_RATIO; which++) {
-                for (size_t r = 0; r < num_trials(cfg); r++) x[r] = units_grid_row(&grid, l, i, r)[which];
-                const struct interval mean = data_spread_mean(x, sets, 0.95).mean;
+                const struct interval mean = data_spread_at(&grid, l, i, which, sets, 0.95).mean;
                 table_num(t, mean.value);
                 if (which == LOSS_RATIO) break;
                 table_num(t, mean.lo);
@@ -209,35 +197,19 @@ static int write_table(const struct study *s, const double *draws)
             for (int which = RMS; which <= DRIFT; which++) table_num(t, units_exponent(&grid, l, which, 0.95).value);
             table_end_row(t);
         }
-    free(x);
     return table_close(t, 0);
-}
-
-/* Exponent in m of a result of a law, over data sets. */
-static struct data_spread exponent_of(const struct study *s, size_t law, int which)
-{
-    const struct config *cfg = s->cfg;
-    const struct units_grid grid = grid_of(s);
-    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)),
-           *y = cli_need(malloc(num_trials(cfg) * cfg->num_lens * sizeof *y));
-    for (size_t i = 0; i < cfg->num_lens; i++) {
-        x[i] = (double)cfg->prefix_lens[i];
-        for (size_t r = 0; r < num_trials(cfg); r++) y[r * cfg->num_lens + i] = units_grid_row(&grid, law, i, r)[which];
-    }
-    const struct data_spread spread =
-        data_spread_exponent(x, y, cfg->num_lens, (struct data_sets) { cfg->num_data, cfg->num_trials }, 0.999);
-    free(y);
-    free(x);
-    return spread;
 }
 
 static int write_verdicts(const struct study *s, const double *draws, struct data_rows *v)
 {
     const struct config *cfg = s->cfg;
+    const struct units_grid grid = grid_of(s);
+    const struct data_sets sets = { cfg->num_data, cfg->num_trials };
     char row[64];
     for (size_t l = 0; l < cfg->num_laws; l++) {
-        const struct data_spread rms = exponent_of(s, l, RMS), max = exponent_of(s, l, MAX),
-                                 drift = exponent_of(s, l, DRIFT);
+        const struct data_spread rms = data_spread_slope(&grid, l, RMS, sets, 0.999);
+        const struct data_spread max = data_spread_slope(&grid, l, MAX, sets, 0.999);
+        const struct data_spread drift = data_spread_slope(&grid, l, DRIFT, sets, 0.999);
         const char *law = cli_sign_names[cfg->laws[l]], *ours = cfg->laws[l] == PREFIX_SIGNS_POSITIVE ? "F22" : "F21";
         if (cfg->rows) {
             snprintf(row, sizeof row, "%s-drift-%s", cfg->rows, law);
@@ -308,26 +280,16 @@ int main(int argc, char **argv)
     struct data_rows *v = data_rows_open(&cfg.c, cfg.tables);
     double *draws = NULL;
     int code = load(&s);
-    const size_t units = cfg.num_lens * cfg.num_laws * num_trials(&cfg);
-    size_t longest = DRAW_LEN;
-    for (size_t i = 0; i < cfg.num_lens; i++) longest = cfg.prefix_lens[i] > longest ? cfg.prefix_lens[i] : longest;
+    const size_t most = cli_largest(cfg.prefix_lens, cfg.num_lens), longest = most > DRAW_LEN ? most : DRAW_LEN;
     if (!code) {
         const double d = (double)s.data->X->size2, nd = (double)s.data->X->size1 * d;
         const double unit = (3.0 * nd * nd + 4.0 * (double)longest * d) * sizeof(double);
         draws = cli_need(calloc(cfg.num_data * cfg.num_draws, sizeof *draws));
         char *identity = identity_of(&s);
-        s.work = units_open(&cfg.c, identity, "descents", units, NUM_RESULTS, unit);
+        const struct units_study study = { .what = "descents", .count = cfg.num_lens * cfg.num_laws * num_trials(&cfg),
+                                           .width = NUM_RESULTS, .unit_bytes = unit, .last_first = true, .unit = run_unit };
+        code = units_work(&cfg.c, identity, &study, &s, &s.work);
         free(identity);
-        if (!s.work) code = EXIT_FAILED;
-    }
-    if (!code) {
-        /* The longest first. */
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)
-        for (size_t u = 0; u < units; u++) {
-            double *row = units_begin(s.work, units - 1 - u);
-            if (row) units_end(s.work, units - 1 - u, run_unit(&s, units - 1 - u, row));
-        }
-        code = units_status(s.work);
         /* The draws are quick and not remembered. */
         for (size_t i = 0; i < cfg.num_data * cfg.num_draws && !code && !cfg.rows; i++) {
             code = cli_status(&cfg.c, draw_scale(&s, i, &draws[i]), "initial outputs");
