@@ -5,7 +5,7 @@
  *         { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "200",
  *           .doc = "trials", .same_units = true },
  *         { "sigma", CLI_DOUBLES(struct config, sigmas, num_sigmas), .value = "0.3,1", .doc = "standard deviations" },
- *         { NULL } };
+ *         { .name = NULL } };
  */
 #ifndef CLI_OPTION_TABLE_H
 #define CLI_OPTION_TABLE_H

@@ -42,7 +42,7 @@ static const struct cli_option options[] = {
     { "text", CLI_TEXT(struct config, text), .doc = "a text" },
     { "name", CLI_NAME(struct config, name), .names = colours, .doc = "a name" },
     { "custom", CLI_CUSTOM(parse_custom), .value = "4", .doc = "one less" },
-    { NULL }
+    { .name = NULL }
 };
 
 static struct config parsed;

@@ -42,24 +42,48 @@ static int setup(void **state)
     return code;
 }
 
+/* Columns that have an empty cell in one of the runs, which is how a table shows what does not exist there: all
+ * others have none. */
+static const char *const may_be_empty[] = {
+    "accuracy_limit", "accuracy_mean", "agree_mean", "bound", "bytes", "bytes_share", "ci_hi", "ci_lo", "dim",
+    "dropped", "eps_median", "err_rel", "err_times_m_max", "feat_dim", "feature", "fit", "gap", "gflop",
+    "kl_ci_hi", "kl_ci_lo", "kl_mean", "law_amplitude", "law_exponent", "layer", "n", "needed_factor",
+    "ns_per_token", "num_rounds", "num_samples", "num_trials", "output_scale_mean", "output_scale_pred",
+    "prefix_len", "prefix_len_close", "prefix_len_needed", "prefix_mass", "ratio_max", "ratio_median",
+    "ratio_sharp_max", "ratio_sharp_median", "ratio_to_moments", "rho_median", "same_as", "score_std",
+    "share_above", "steps", "steps_bound_key", "steps_factor", "steps_pred", "steps_theorem",
+    "test_accuracy_ci_hi", "test_accuracy_ci_lo", "threshold", "time_s", "tokens", "train_loss", "value", NULL
+};
+
+static bool is_among(const char *name, const char *const *names)
+{
+    while (*names && strcmp(name, *names)) names++;
+    return *names != NULL;
+}
+
 /* What is wrong with a table, NULL when nothing is: a header and at least one row of as many cells, no number that is
- * not finite. Token ids and arrays, which have no header, are held to the numbers only. Cuts the text up. */
+ * not finite, no empty cell in a column that has none. Token ids and arrays, which have no header, are held to the
+ * numbers only. Cuts the text up. */
 static const char *table_fault(char *text, bool has_header)
 {
     enum { MAX_CELLS = 64 };
     size_t columns = 0, rows = 0;
-    char *cell[MAX_CELLS];
+    char *cell[MAX_CELLS], *header[MAX_CELLS];
     while (text && *text == '#') text = strchr(text, '\n') ? strchr(text, '\n') + 1 : NULL;
     for (; text && *text; rows++) {
         size_t cells;
         text = csv_record_split(text, cell, MAX_CELLS, &cells);
         if (cells == SIZE_MAX) return "a quote without an end";
-        if (!rows) columns = cells;
+        if (!rows) {
+            columns = cells;
+            memcpy(header, cell, sizeof cell);
+        }
         if (has_header && cells != columns) return "a row with other cells than the header";
         for (size_t c = 0; c < cells && c < MAX_CELLS; c++) {
             char *end;
             const double x = strtod(cell[c], &end);
             if (end != cell[c] && !*end && !isfinite(x)) return "a number that is not finite";
+            if (has_header && !*cell[c] && !is_among(header[c], may_be_empty)) return "an empty cell";
         }
     }
     return rows > has_header ? NULL : "no row";
@@ -69,8 +93,9 @@ static void test_checker(void **state)
 {
     (void)state;
     static const struct { const char *text; int has_header, is_bad; } cases[] = {
-        { "# seed=1\na,b\n0.7,-1.3\nx,\n", 1, 0 }, { "\"a, b\",c\n1,2\n", 1, 0 }, { "1,2\n3\n", 0, 0 },
+        { "# seed=1\na,gap\n0.7,-1.3\nx,\n", 1, 0 }, { "\"a, b\",c\n1,2\n", 1, 0 }, { "1,2\n3\n", 0, 0 },
         { "a,b\n0.7\n", 1, 1 }, { "a,b\n0.7,nan\n", 1, 1 }, { "a,b\n-inf,2\n", 1, 1 },
+        { "a,b\n1,\n", 1, 1 }, { "a,measured_by\n,2\n", 1, 1 },
         { "a,b\n", 1, 1 }, { "# seed=1\n", 0, 1 }, { "a\n\"x\n", 1, 1 }, { "a,b\n1,2\n1,2,3\n", 1, 1 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -28,7 +28,7 @@ static const struct cli_option options[] = {
       .value = "16,64,256,1024,4096", .arg = "M,..", .doc = "lengths at which the error itself is measured" },
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1 << 20, .value = "60",
       .doc = "instances per length" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

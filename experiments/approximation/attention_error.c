@@ -89,7 +89,7 @@ static const struct cli_option options[] = {
       .doc = "its rates; with several, rows are named adam@LR" },
     { "intervals", CLI_FLAG(struct config, intervals),
       .doc = "also write OUT_intervals.csv beside OUT.csv, 99.9 % intervals over trials", .same_units = true },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -25,7 +25,7 @@ static const struct cli_option options[] = {
     { "seq-len", CLI_SIZE(struct config, seq_len), .min = 1, .max = 4096, .value = "32", .arg = "L",
       .doc = "input tokens and queries" },
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1 << 20, .value = "10", .doc = "trials" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -33,7 +33,7 @@ static const struct cli_option options[] = {
     { "score-std", CLI_DOUBLES(struct config, spreads, num_spreads), .value = "0.25,0.5,1,1.5,2,3", .arg = "S,..",
       .doc = "standard deviations of the scores" },
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "24", .doc = "trials" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -25,7 +25,7 @@ static const struct cli_option options[] = {
       .doc = "prefix length" },
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "4", .doc = "trials",
       .same_units = true },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -31,7 +31,7 @@ static const struct cli_option options[] = {
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "12", .doc = "trials" },
     { "dataset", CLI_CHOICE(struct config, dataset), .names = dataset_names, .value = "synthetic",
       .doc = "tokens: synthetic (Gaussian) or mnist (patches of its images)" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -31,7 +31,7 @@ static const struct cli_option options[] = {
     { "sigma", CLI_DOUBLES(struct config, sigmas, num_sigmas), .value = "0.5,1,2", .arg = "S,..",
       .doc = "standard deviations of the prefix tokens" },
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "8", .doc = "trials" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

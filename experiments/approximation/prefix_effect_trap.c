@@ -28,7 +28,7 @@ static const struct cli_option options[] = {
     { "prefix-len", CLI_SIZES(struct config, lens, num_lens), .min = 1, .max = (size_t)1 << 32,
       .value = "16,64,256,1024,4096,8192,16384,32768,65536", .arg = "M,..", .doc = "prefix lengths, increasing" },
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "12", .doc = "trials" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -25,7 +25,7 @@ static const struct cli_option options[] = {
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "200", .doc = "trials" },
     { "adam-steps", CLI_SIZE(struct config, adam_steps), .min = 1, .max = 1 << 24, .value = "2000",
       .doc = "steps of Adam of k = |kappa|, in the first 24 trials" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

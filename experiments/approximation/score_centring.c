@@ -30,7 +30,7 @@ static const struct cli_option options[] = {
     { "score-mean", CLI_DOUBLES(struct config, means, num_means), .value = "0.125,0.25,0.5,1", .arg = "C,..",
       .doc = "root mean squares over queries of the scores' mean" },
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "16", .doc = "trials" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -23,7 +23,7 @@ struct config { struct cli_common c; size_t num_trials; };
 
 static const struct cli_option options[] = {
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 2, .max = 1 << 20, .value = "8", .doc = "trials" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

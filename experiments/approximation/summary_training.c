@@ -24,7 +24,7 @@ static const struct cli_option options[] = {
       .doc = "starts of Levenberg-Marquardt per problem" },
     { "max-iterations", CLI_SIZE(struct config, max_iterations), .min = 1, .max = 1 << 16, .value = "200",
       .doc = "its iterations per start" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

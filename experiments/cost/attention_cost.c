@@ -86,7 +86,7 @@ static const struct cli_option options[] = {
       .doc = "thread counts to time (default the one of --threads)" },
     { "num-rounds", CLI_SIZE(struct config, num_rounds), .min = 1, .max = 999, .value = "7", .group = 1,
       .doc = "rounds; times are medians over them" },
-    { NULL }
+    { .name = NULL }
 };
 
 /* ---- one combination ---------------------------------------------------------------------- */

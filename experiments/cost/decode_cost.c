@@ -37,7 +37,7 @@ static const struct cli_option options[] = {
       .doc = "feature map of the summary" },
     { "num-rounds", CLI_SIZE(struct config, num_rounds), .min = 3, .max = MAX_ROUNDS, .value = "15", .group = 1,
       .doc = "rounds" },
-    { NULL }
+    { .name = NULL }
 };
 
 /* One thing that is timed, and its seconds in each round. */

@@ -56,7 +56,7 @@ static const struct cli_option options[] = {
     { "distill", CLI_SIZE(struct config, distill), .min = 1, .max = 100000, .group = 1,
       .doc = "only what is trained for N steps: keys and values, and a summary, of equal bytes, on next-token "
         "distributions of questions of other documents" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -86,7 +86,7 @@ static const struct cli_option options[] = {
     { "decide", CLI_TEXT(struct config, decide), .arg = "LIST", .group = 3,
       .doc = "CLAIM/row:KIND:ARM~ARM, KIND accuracy or loss (differences), steps or seconds (ratios), or "
         "CLAIM/row:slope:METHOD: accuracy by ln(prefix_len) (default none)" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -58,7 +58,7 @@ static const struct cli_option options[] = {
       .doc = "blocks with a prefix (default all)" },
     { "head-lr", CLI_DOUBLE(struct config, head_lr), .value = "0.01", .group = 2,
       .doc = "learning rate of the classifier" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -48,7 +48,7 @@ static const struct cli_option options[] = {
       .group = 1, .doc = "steps of half 1/(m lambda_max) of the limit" },
     { "rows", CLI_TEXT(struct config, rows), .arg = "NAME", .group = 1,
       .doc = "first word of the decided rows (default the backbone's name)", .same_units = true },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

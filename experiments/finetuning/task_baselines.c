@@ -79,7 +79,7 @@ static const struct cli_option options[] = {
       .group = 2, .doc = "validation examples" },
     { "test-size", CLI_SIZE(struct config, test_size), .max = 1u << 30, .value = "0", .group = 2,
       .doc = "test examples, 0 for all" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

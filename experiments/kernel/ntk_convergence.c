@@ -59,7 +59,7 @@ static const struct cli_option options[] = {
       .same_units = true },
     { "gram-out", CLI_TEXT(struct config, gram_out), .group = 2,
       .doc = "write the kernel of trial 0, longest prefix", .same_units = true },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

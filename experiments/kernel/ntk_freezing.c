@@ -33,7 +33,7 @@ static const struct cli_option options[] = {
       .doc = "sigma as shares of the threshold (default 0.125 .. 2)" },
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1u << 20, .value = "64", .group = 1,
       .doc = "prefixes drawn" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -32,7 +32,7 @@ static const struct cli_option options[] = {
     KERNEL_SIGMA(struct config, "0.4"),
     { "confidence", CLI_DOUBLE(struct config, confidence), .value = "0.9", .arg = "P", .group = 1,
       .doc = "share of trials, 1 - delta" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

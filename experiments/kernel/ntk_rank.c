@@ -29,7 +29,7 @@ static const struct cli_option options[] = {
     { "prefix-len", CLI_SIZE(struct config, prefix_len), .min = 1, .max = 1024, .value = "14", .arg = "M",
       .group = 1, .doc = "all prefix lengths up to this" },
     KERNEL_SIGMA(struct config, "1.3"),
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

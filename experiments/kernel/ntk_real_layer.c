@@ -49,7 +49,7 @@ static const struct cli_option options[] = {
       .doc = "full, key" },
     KERNEL_SIGMA(struct config, "0.5"),
     DATA_SETS_TABLES(struct config, "layers"),
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -39,7 +39,7 @@ static const struct cli_option options[] = {
       .doc = "prefixes drawn", .same_units = true },
     { "sigma", CLI_DOUBLE(struct config, sigma), .arg = "S", .group = 1,
       .doc = "standard deviation of a token's entries (default 1; finite prefixes 0.7 times that)" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -26,7 +26,7 @@ static const struct cli_option options[] = {
     KERNEL_SIGMA(struct config, "0.7"),
     { "step", CLI_DOUBLES(struct config, steps, num_steps), .value = "1e-1,1e-2,1e-3,1e-4,1e-5,1e-6,1e-7,1e-8",
       .group = 1, .doc = "steps of the differences" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -40,7 +40,7 @@ static const struct cli_option options[] = {
       .doc = "probability with which the bound may fail" },
     { "rows", CLI_TEXT(struct config, rows), .arg = "NAME", .group = 2,
       .doc = "write only the rows NAME-stated and NAME-predicted of T10 (default the others)", .same_units = true },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -32,7 +32,7 @@ static const struct cli_option options[] = {
       .doc = "data sets per cell, each with a prefix of its own" },
     { "prefix-len", CLI_SIZE(struct config, prefix_len), .min = 2, .max = 1u << 24, .value = "2048", .arg = "M",
       .group = 1, .doc = "prefix length, even" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -39,7 +39,7 @@ static const struct cli_option options[] = {
     { "num-iterations", CLI_SIZE(struct config, num_iterations), .min = 1, .max = 10000, .value = "8", .group = 1,
       .doc = "rounds of ascent" },
     DATA_SETS_TABLES(struct config, "data sets"),
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -57,7 +57,7 @@ static const struct cli_option options[] = {
     { "fixed-steps", CLI_SIZE(struct config, fixed_steps), .min = 1, .max = 1u << 30, .value = "50", .arg = "T",
       .group = 1, .doc = "the fixed kernel time, in units of 1/lambda_max(K*)" },
     DATA_SETS_TABLES(struct config, "data sets"),
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -35,7 +35,7 @@ static const struct cli_option options[] = {
       .doc = "starts per problem at most" },
     { "max-iterations", CLI_SIZE(struct config, max_iterations), .min = 1, .max = 1u << 20, .value = "300",
       .group = 1, .doc = "Levenberg-Marquardt iterations per start" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

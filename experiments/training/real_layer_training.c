@@ -49,7 +49,7 @@ static const struct cli_option options[] = {
     { "early-steps", CLI_SIZE(struct config, early_steps), .min = 1, .max = 1u << 30, .value = "30", .arg = "T",
       .group = 1, .doc = "steps after which the loss is compared with its prediction" },
     DATA_SETS_TABLES(struct config, "layers"),
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

@@ -50,7 +50,7 @@ static const struct cli_option options[] = {
     { "tables", CLI_FLAG(struct config, tables), .group = 2,
       .doc = "also write OUT_variance.csv: standard deviations between data sets and between starts",
       .same_units = true },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

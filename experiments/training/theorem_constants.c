@@ -38,7 +38,7 @@ static const struct cli_option options[] = {
       .doc = "problems per cell" },
     { "max-work", CLI_DOUBLE(struct config, max_work), .value = "1e8", .arg = "W", .group = 1,
       .doc = "a descent with more tokens times predicted steps is not begun" },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

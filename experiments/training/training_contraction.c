@@ -38,7 +38,7 @@ static const struct cli_option options[] = {
       .doc = "also write OUT_steps.csv (descents at step sizes around the limit), OUT_curve.csv (loss on the square) "
         "and the square itself: OUT_square_inputs.npy, _targets, _prefix, _signs",
       .same_units = true },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

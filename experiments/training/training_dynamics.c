@@ -99,7 +99,7 @@ static const struct cli_option options[] = {
       .doc = "write the loss curves: every early step, then a growing stride, and the last", .same_units = true },
     { "tables", CLI_FLAG(struct config, tables), .group = 2, .doc = "the same as --curve-out OUT_curve.csv",
       .same_units = true },
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 

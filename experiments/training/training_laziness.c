@@ -47,7 +47,7 @@ static const struct cli_option options[] = {
       .doc = "write only the rows NAME-drift-random and NAME-drift-mirrored of F21 (default the others)",
       .same_units = true },
     DATA_SETS_TABLES(struct config, "data sets"),
-    { NULL }
+    { .name = NULL }
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
