@@ -89,12 +89,16 @@ int attn_sums_exact(const double *Q, const double *K, const double *V, size_t le
 /* Elements of each array of the sums, and of the scratch. */
 static size_t power_size(const struct prefix_sums *s) { return (s->degree + 1) * s->num_queries * (s->dim + 1); }
 static size_t exact_size(const struct prefix_sums *s) { return s->num_temps * s->num_queries * (s->dim + 1); }
-static size_t gram_size(const struct prefix_sums *s) { return s->with_gram ? s->num_temps * s->num_queries * s->num_queries : 0; }
+static size_t gram_size(const struct prefix_sums *s)
+{
+    return s->with_gram ? s->num_temps * s->num_queries * s->num_queries : 0;
+}
 static size_t work_size(const struct prefix_sums *s) { return PREFIX_SUMS_BLOCK * (2 * s->num_queries + s->dim + 1); }
 
 size_t prefix_sums_bytes(size_t num_queries, size_t dim, size_t degree, size_t num_temps, int with_gram)
 {
-    const struct prefix_sums s = { .num_queries = num_queries, .dim = dim, .degree = degree, .num_temps = num_temps, .with_gram = with_gram };
+    const struct prefix_sums s = { .num_queries = num_queries, .dim = dim, .degree = degree, .num_temps = num_temps,
+                                   .with_gram = with_gram };
     return (power_size(&s) + exact_size(&s) + gram_size(&s) + work_size(&s) + num_temps + num_queries) * sizeof(double);
 }
 

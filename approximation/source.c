@@ -110,7 +110,8 @@ int source_tokens_mnist(const struct cli_common *cfg, struct source_tokens *out)
     char why[512];
     *out = (struct source_tokens){ 0 };
     const int status = mnist_images(&out->images, why, sizeof why);
-    if (status) return cli_fail(cfg, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", why);
+    if (status)
+        return cli_fail(cfg, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", why);
     out->num_rows = 9 * out->images.shape[0];
     out->pixel_scale = 1.0;
     out->second = calloc(D * D, sizeof *out->second);

@@ -155,7 +155,8 @@ size_t study_bytes(const struct study_map *maps, size_t num_maps, size_t num_que
         summaries += r * (2 * dim + 1);
         if (r > widest) widest = r;
     }
-    return prefix_sums_bytes(num_queries, dim, degree, 1, gram) + (summaries + PREFIX_SUMS_BLOCK * widest) * sizeof(double);
+    return prefix_sums_bytes(num_queries, dim, degree, 1, gram)
+        + (summaries + PREFIX_SUMS_BLOCK * widest) * sizeof(double);
 }
 
 void study_free(struct study *s)
@@ -225,8 +226,8 @@ static int cluster_sums(const struct study *s, const struct study_features *f, s
     const size_t n = s->num_queries, d = s->dim;
     double *t = malloc(n * f->r * sizeof *t);
     if (!t) return GSL_ENOMEM;
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)f->r, (int)d, s->sums.scale, s->Q, (int)d, f->k, (int)d,
-                0.0, t, (int)f->r);
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)f->r, (int)d, s->sums.scale, s->Q, (int)d, f->k,
+                (int)d, 0.0, t, (int)f->r);
     for (size_t i = 0; i < n; i++) {
         double top = -INFINITY;
         out->mass[i] = 0.0;

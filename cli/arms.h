@@ -16,6 +16,7 @@ struct arm {
 int arm_parse(const char *text, struct arm *arm, struct reason why);
 
 /* The chosen rates of a search table for a backbone and a task; exit code, EXIT_DATA for an arm without one. */
-int arms_read_rates(const struct cli_common *cfg, const char *path, const char *backbone, const char *task, struct arm *arms, size_t num_arms);
+int arms_read_rates(const struct cli_common *cfg, const char *path, const char *backbone, const char *task,
+                    struct arm *arms, size_t num_arms);
 
 #endif

@@ -47,7 +47,8 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
 /* Each returns 0, or reports "--name: why" as a usage error (exit 2).
  * `state` gives the option's name through cli_option_name. */
 int cli_parse_size(struct argp_state *state, int key, const char *arg, size_t min, size_t max, size_t *out);
-int cli_parse_double(struct argp_state *state, int key, const char *arg, double min_open, double *out); /* finite, > min_open */
+/* finite, > min_open */
+int cli_parse_double(struct argp_state *state, int key, const char *arg, double min_open, double *out);
 /* Lists belong to cli and live as long as the program. */
 int cli_parse_size_list(struct argp_state *state, int key, const char *arg, size_t min, size_t max,
                         size_t **out, size_t *count);
@@ -75,7 +76,8 @@ enum { CLI_COMMON = 0x7d0000 };
 /* The option --shard, in the list of a program whose work is units in a journal. */
 enum { CLI_SHARD = 0x7e0000 };
 #define CLI_SHARD_OPTION                                                                                     \
-    { "shard", CLI_SHARD, "I/N", 0, "do only units I, I + N, I + 2N, .. and keep them in OUT.shard-I-of-N, without a table; "  \
+    { "shard", CLI_SHARD, "I/N", 0,                                                                                   \
+      "do only units I, I + N, I + 2N, .. and keep them in OUT.shard-I-of-N, without a table; "                       \
       "the same command without this option takes in what shards are there, does the rest and writes the outputs", 90 }
 /* Whether unit `unit` is this run's to do. */
 bool cli_is_mine(const struct cli_common *cfg, size_t unit);
@@ -105,10 +107,11 @@ int cli_status(const struct cli_common *cfg, int gsl_status, const char *what);
 /* A message to or from another process of this run (processes.h) failed: one line, which each process
  * may print; the exit code. */
 int cli_alone(const struct cli_common *cfg);
-/* All processes of the run call it together, each with its own exit code: the code all of them go on or end with. That of
- * process 0 where it has one, else that of the first process that has (a line says which); code with one process. */
+/* All processes of the run call it together, each with its own exit code: the code all of them go on or end with. That
+ * of process 0 where it has one, else that of the first process that has (a line says which); code with one process. */
 int cli_agree(const struct cli_common *cfg, int code);
-/* array (count, size bytes each): the part of every process (processes_range) to process 0, on `all` from there to every one. Exit code. */
+/* array (count, size bytes each): the part of every process (processes_range) to process 0, on `all` from there to
+ * every one. Exit code. */
 int cli_collect(const struct cli_common *cfg, void *array, size_t count, size_t size, bool all);
 /* EXIT_DONE once standard output is flushed; EXIT_FAILED, the line printed, when a write failed. */
 int cli_stdout(const struct cli_common *cfg);

@@ -52,8 +52,8 @@ struct data_spread data_spread_exponent(const double *x, const double *y, size_t
 
 struct variance { char *claim, *row; struct data_spread spread; };
 
-struct data_spread data_spread_at(const struct units_grid *grid, size_t law, size_t len, int which, struct data_sets sets,
-                                  double level)
+struct data_spread data_spread_at(const struct units_grid *grid, size_t law, size_t len, int which,
+                                  struct data_sets sets, double level)
 {
     double *x = cli_need(malloc(grid->num_trials * sizeof *x));
     for (size_t t = 0; t < grid->num_trials; t++) x[t] = units_grid_row(grid, law, len, t)[which];
@@ -62,7 +62,8 @@ struct data_spread data_spread_at(const struct units_grid *grid, size_t law, siz
     return spread;
 }
 
-struct data_spread data_spread_slope(const struct units_grid *grid, size_t law, int which, struct data_sets sets, double level)
+struct data_spread data_spread_slope(const struct units_grid *grid, size_t law, int which, struct data_sets sets,
+                                     double level)
 {
     const size_t lens = grid->num_lens;
     double *x = cli_need(malloc(lens * sizeof *x)), *y = cli_need(malloc(grid->num_trials * lens * sizeof *y));

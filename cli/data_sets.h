@@ -24,8 +24,8 @@ struct data_spread data_spread_exponent(const double *x, const double *y, size_t
                                         double level);
 
 /* The same of number `which` of the units of a grid, whose trials are those of the data sets in turn. */
-struct data_spread data_spread_at(const struct units_grid *grid, size_t law, size_t len, int which, struct data_sets sets,
-                                  double level);
+struct data_spread data_spread_at(const struct units_grid *grid, size_t law, size_t len, int which,
+                                  struct data_sets sets, double level);
 /* Exponent in the prefix length. */
 struct data_spread data_spread_slope(const struct units_grid *grid, size_t law, int which, struct data_sets sets,
                                      double level);

@@ -13,7 +13,8 @@ enum { NAMES = 128 };
 
 static int failed(const struct cli_common *cfg, const char *path, int error)
 {
-    return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, error == EWOULDBLOCK ? "another process is using it" : strerror(error));
+    return cli_fail(cfg, EXIT_FAILED, "%s: %s", path, error == EWOULDBLOCK ? "another process is using it"
+                    : strerror(error));
 }
 
 int folder_check(const struct cli_common *cfg, const char *path)

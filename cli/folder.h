@@ -12,7 +12,8 @@ int folder_check(const struct cli_common *cfg, const char *path);
  * printed; close it either way. `path` must outlive it. */
 int folder_open(const struct cli_common *cfg, const char *path, struct folder *out);
 
-/* With a code other than 0 a folder that was made here goes again, unless something lies in it. Accepts a zeroed folder. */
+/* With a code other than 0 a folder that was made here goes again, unless something lies in it. Accepts a zeroed
+ * folder. */
 void folder_close(struct folder *folder, int code);
 
 #endif

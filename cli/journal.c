@@ -138,7 +138,8 @@ int journal_identity(const struct cli_common *cfg, const char *identity, uint64_
     hash = hash_bytes(hash, &cfg->seed, sizeof cfg->seed);
     /* Another instruction set or BLAS core rounds otherwise: its rows do not mix with these. */
     const char *const machine[] = { isa_name(isa_current()), threads_blas_config(), threads_blas_core() };
-    for (size_t i = 0; i < sizeof machine / sizeof *machine; i++) hash = hash_bytes(hash, machine[i], strlen(machine[i]) + 1);
+    for (size_t i = 0; i < sizeof machine / sizeof *machine; i++)
+        hash = hash_bytes(hash, machine[i], strlen(machine[i]) + 1);
     *out = hash_bytes(hash, identity, strlen(identity) + 1);
     return 0;
 }
@@ -309,7 +310,8 @@ static int find_place(struct journal *j)
     }
     for (int hidden = 0; hidden < 2 && error == EEXIST; hidden++) {
         free(j->path);
-        if (asprintf(&j->path, hidden ? "%.*s.%s.prefix-ntk-state" : "%.*s%s.state", (int)(name - out), out, name) < 0) {
+        if (asprintf(&j->path, hidden ? "%.*s.%s.prefix-ntk-state"
+                     : "%.*s%s.state", (int)(name - out), out, name) < 0) {
             j->path = NULL;
             return ENOMEM;
         }
@@ -354,8 +356,11 @@ static int take_shard(struct journal *j, char *path)
         return error ? cli_fail(j->cfg, EXIT_FAILED, "%s: %s", path, reason(error)) : EXIT_DONE;
     }
     int code = EXIT_DONE;
-    if (foreign) cli_warn(j->cfg, "warning: %s: not of this command (other options, seed, program or machine): left aside", path);
-    else code = cli_fail(j->cfg, EXIT_FAILED, "%s: %s", path, error == EWOULDBLOCK ? "another process is using it" : reason(error));
+    if (foreign)
+        cli_warn(j->cfg, "warning: %s: not of this command (other options, seed, program or machine): left aside",
+                 path);
+    else code = cli_fail(j->cfg, EXIT_FAILED, "%s: %s", path, error == EWOULDBLOCK ? "another process is using it"
+                         : reason(error));
     if (fd >= 0) close(fd);
     free(shard);
     free(path);
@@ -366,7 +371,8 @@ static int take_shard(struct journal *j, char *path)
 static bool is_shard_number(const char *text)
 {
     static const char digits[] = "0123456789";
-    const size_t first = strspn(text, digits), second = strncmp(text + first, "-of-", 4) ? 0 : strspn(text + first + 4, digits);
+    const size_t first = strspn(text, digits), second = strncmp(text + first, "-of-", 4) ? 0 : strspn(text + first + 4,
+        digits);
     return first && second && !text[first + 4 + second];
 }
 
@@ -380,8 +386,10 @@ static int take_shards(struct journal *j)
     DIR *all = folder && prefix ? opendir(folder) : NULL;
     if (!folder || !prefix) code = cli_fail(j->cfg, EXIT_FAILED, "out of memory");
     for (const struct dirent *entry; all && !code && (entry = readdir(all));) {
-        if (strncmp(entry->d_name, prefix, strlen(prefix)) || !is_shard_number(entry->d_name + strlen(prefix))) continue;
-        if (asprintf(&path, "%s%s", slash ? folder : "", entry->d_name) < 0) code = cli_fail(j->cfg, EXIT_FAILED, "out of memory");
+        if (strncmp(entry->d_name, prefix, strlen(prefix)) || !is_shard_number(entry->d_name + strlen(prefix)))
+            continue;
+        if (asprintf(&path, "%s%s", slash ? folder : "", entry->d_name) < 0)
+            code = cli_fail(j->cfg, EXIT_FAILED, "out of memory");
         else code = take_shard(j, path);
     }
     if (all) closedir(all);
@@ -423,7 +431,8 @@ struct journal *journal_open(const struct cli_common *cfg, const char *identity)
         cli_warn(cfg, "warning: no state can be kept beside %s: a run cut short starts afresh", cfg->out);
         return j;
     }
-    cli_fail(cfg, EXIT_FAILED, "%s: %s", j->path ? j->path : cfg->out, error == EWOULDBLOCK ? "another process is using it"
+    cli_fail(cfg, EXIT_FAILED, "%s: %s", j->path ? j->path : cfg->out, error == EWOULDBLOCK
+             ? "another process is using it"
              : error == EEXIST ? "not a state file of ours" : reason(error));
     journal_free(j);
     return NULL;
@@ -567,7 +576,8 @@ size_t journal_saved_size(struct journal *j, const char *key)
     const int fd = path ? open_ours(path, O_RDONLY) : -1;
     free(path);
     if (fd < 0) return 0;
-    if (!read_exactly(fd, &found, sizeof found) || memcmp(&found, &wanted, sizeof found) || !read_exactly(fd, &head, sizeof head))
+    if (!read_exactly(fd, &found, sizeof found) || memcmp(&found, &wanted, sizeof found)
+        || !read_exactly(fd, &head, sizeof head))
         head.count = 0;
     close(fd);
     return head.count;
@@ -621,7 +631,8 @@ int journal_close(struct journal *j, int code)
     if (shard && !code) code = EXIT_SHARD;
     code = cli_outputs_end(j->cfg, code);
     if (shard && code == EXIT_SHARD) {
-        code = j->fd >= 0 && fdatasync(j->fd) ? cli_fail(j->cfg, EXIT_FAILED, "%s: %s", j->path, reason(errno)) : EXIT_DONE;
+        code = j->fd >= 0 && fdatasync(j->fd) ? cli_fail(j->cfg, EXIT_FAILED, "%s: %s", j->path, reason(errno))
+            : EXIT_DONE;
         remove_states(j->path);
         journal_free(j);
         return code;
@@ -633,7 +644,8 @@ int journal_close(struct journal *j, int code)
             unlink(s->path);
         }
     }
-    if (j->fd >= 0 && (!code || (j->end <= (off_t)sizeof(struct header) && !j->saved)) && unlink(j->path)) (void)!unlink(j->path);
+    if (j->fd >= 0 && (!code || (j->end <= (off_t)sizeof(struct header) && !j->saved)) && unlink(j->path))
+        (void)!unlink(j->path);
     journal_free(j);
     return code;
 }

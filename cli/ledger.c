@@ -174,7 +174,8 @@ static int parse(struct parser *p, char *text)
             static const char *const head[NUM_CELLS] = { "row", "quantity", "rule", "verdict", "measured", "run" };
             bool same = split_cells(line, cell, NUM_CELLS) == NUM_CELLS;
             for (size_t i = 0; same && i < NUM_CELLS; i++) same = !strcmp(cell[i], head[i]);
-            if (!same) status = refuse(p, "the table of an entry has the columns row, quantity, rule, verdict, measured, run");
+            if (!same)
+                status = refuse(p, "the table of an entry has the columns row, quantity, rule, verdict, measured, run");
             p->in_table = true;
         } else if (line[0] == '|' && p->in_table && strncmp(line, "|--", 3)) {
             status = add_row(p, line);

@@ -7,7 +7,7 @@
  *   **Statement.** ...   **Source.** recalled; ...   **Reading.** ...   **Measured.** ...
  *   | row | quantity | rule | verdict | measured | run |
  *   |---|---|---|---|---|---|
- *   | slope-random | slope of log error in log m | in [-0.55, -0.45] | supported | -0.50 [-0.51, -0.49] | ntk_convergence |
+ *   | slope-random | slope of log error | in [-0.55, -0.45] | supported | -0.50 [-0.51, -0.49] | ntk_convergence |
  *
  * A "|" inside a cell is written "\|"; a cell keeps that form. Rows that are not preregistered, and rows
  * that measure what another row measures, are named in a paragraph of their entry, with reasons in

@@ -104,7 +104,8 @@ static void put_value(FILE *stream, const struct cli_option *o, const void *conf
         case KIND_DOUBLE: case KIND_DOUBLES: fprintf(stream, "%.17g", ((const double *)values)[i]); break;
         case KIND_CHOICE: case KIND_CHOICES: fputs(o->names[((const int *)values)[i]], stream); break;
         case KIND_FLAG: fputs(*(const bool *)at ? "yes" : "no", stream); break;
-        case KIND_RANGE: fprintf(stream, "%d-%d", *(const int *)at, *(const int *)(const void *)(base + o->count_at)); break;
+        case KIND_RANGE: fprintf(stream, "%d-%d", *(const int *)at, *(const int *)(const void *)(base + o->count_at));
+        break;
         case KIND_CUSTOM: break;
         case KIND_TEXT: case KIND_NAME: fputs(*(const char *const *)at ? *(const char *const *)at : "", stream); break;
         }

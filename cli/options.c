@@ -87,7 +87,8 @@ void cli_warn(const struct cli_common *cfg, const char *format, ...)
 int cli_status(const struct cli_common *cfg, int gsl_status, const char *what)
 {
     if (!gsl_status) return EXIT_DONE;
-    return cli_fail(cfg, EXIT_FAILED, "%s: %s", what, gsl_status == GSL_ENOMEM ? "out of memory" : gsl_strerror(gsl_status));
+    return cli_fail(cfg, EXIT_FAILED, "%s: %s", what, gsl_status == GSL_ENOMEM ? "out of memory"
+                    : gsl_strerror(gsl_status));
 }
 
 int cli_alone(const struct cli_common *cfg)
@@ -104,7 +105,8 @@ int cli_agree(const struct cli_common *cfg, int code)
     for (int rank = 1; rank < processes_count() && !processes_rank() && !status; rank++) {
         int other = 0;
         status = processes_receive(rank, &other, sizeof other);
-        if (!code && other) code = cli_fail(cfg, other, "process %d of %d ended with %d", rank, processes_count(), other);
+        if (!code && other)
+            code = cli_fail(cfg, other, "process %d of %d ended with %d", rank, processes_count(), other);
     }
     if (!status) status = processes_broadcast(&code, sizeof code);
     return status ? cli_alone(cfg) : code;
@@ -224,13 +226,18 @@ enum { KEY_SEED = 0x7f0000, KEY_THREADS, KEY_OUT, KEY_QUIET, KEY_PROFILE, KEY_VE
 
 static const struct argp_option common_options[] = {
     { .doc = "Every program:", .group = 100 },
-    { .name = "seed", .key = KEY_SEED, .arg = "N", .doc = "random numbers are a function of it alone (default 20240614)" },
-    { .name = "threads", .key = KEY_THREADS, .arg = "N", .doc = "threads to use; no result depends on it (default 0: every CPU)" },
-    { .name = "out", .key = KEY_OUT, .arg = "FILE", .flags = CLI_TABLE, .doc = "where the table goes (default -: standard output)" },
+    { .name = "seed", .key = KEY_SEED, .arg = "N",
+      .doc = "random numbers are a function of it alone (default 20240614)" },
+    { .name = "threads", .key = KEY_THREADS, .arg = "N",
+      .doc = "threads to use; no result depends on it (default 0: every CPU)" },
+    { .name = "out", .key = KEY_OUT, .arg = "FILE", .flags = CLI_TABLE,
+      .doc = "where the table goes (default -: standard output)" },
     { .name = "quiet", .key = KEY_QUIET, .doc = "no progress on standard error" },
     { .name = "profile", .key = KEY_PROFILE, .arg = "NAME", .doc = "recorded in the table (default none)" },
-    { .name = "verdicts", .key = KEY_VERDICTS, .arg = "FILE", .doc = "where verdict rows go; needs --ledger (default none)" },
-    { .name = "ledger", .key = KEY_LEDGER, .arg = "FILE", .doc = "the ledger with the rules of the verdicts (default none)" },
+    { .name = "verdicts", .key = KEY_VERDICTS, .arg = "FILE",
+      .doc = "where verdict rows go; needs --ledger (default none)" },
+    { .name = "ledger", .key = KEY_LEDGER, .arg = "FILE",
+      .doc = "the ledger with the rules of the verdicts (default none)" },
     { .name = "help", .key = KEY_HELP, .doc = "this list" },
     { .name = "version", .key = KEY_VERSION, .doc = "the version" },
     { 0 }
@@ -252,7 +259,8 @@ static void parse_shard(struct cli_common *cfg, const char *arg)
 {
     unsigned long long shard, count;
     int end = 0;
-    if (strspn(arg, "0123456789/") != strlen(arg) || sscanf(arg, "%7llu/%7llu%n", &shard, &count, &end) != 2 || arg[end])
+    if (strspn(arg, "0123456789/") != strlen(arg) || sscanf(arg, "%7llu/%7llu%n", &shard, &count, &end) != 2
+        || arg[end])
         usage_error(cfg->program, "--shard: '%s' is not I/N", arg);
     if (shard >= count) usage_error(cfg->program, "--shard: %s: shards are counted from 0 to N - 1", arg);
     cfg->shard = (size_t)shard;
@@ -301,8 +309,9 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
     case KEY_VERDICTS: cfg->verdicts = arg; return 0;
     case KEY_LEDGER: cfg->ledger = arg; return 0;
     case KEY_HELP:
-        argp_help(state->root_argp, stdout, ARGP_HELP_SHORT_USAGE | ARGP_HELP_LONG | ARGP_HELP_PRE_DOC | ARGP_HELP_POST_DOC,
-                  (char *)cfg->program);
+        argp_help(state->root_argp, stdout,
+                  ARGP_HELP_SHORT_USAGE | ARGP_HELP_LONG | ARGP_HELP_PRE_DOC | ARGP_HELP_POST_DOC,
+                      (char *)cfg->program);
         exit(cli_stdout(cfg));
     case KEY_VERSION:
         printf("%s (prefix-ntk) %s\n", cfg->program, PREFIX_NTK_VERSION);
@@ -427,7 +436,8 @@ void cli_parse(int argc, char **argv, const char *doc, const struct argp_option 
     if (error) usage_error(cfg->program, "%s", strerror(error));
     if (cfg->verdicts && !cfg->ledger) usage_error(cfg->program, "--verdicts: needs --ledger");
     struct stat st;
-    if (cfg->num_shards && (atomic_file_descriptor(cfg->out) >= 0 || !strcmp(cfg->out, "-") || (!stat(cfg->out, &st) && !S_ISREG(st.st_mode))))
+    if (cfg->num_shards && (atomic_file_descriptor(cfg->out) >= 0 || !strcmp(cfg->out, "-")
+                            || (!stat(cfg->out, &st) && !S_ISREG(st.st_mode))))
         usage_error(cfg->program, "--shard: needs --out FILE, beside which it is kept");
     const char *twice = cfg->verdicts ? outputs_declare("verdicts", cfg->verdicts, true) : NULL;
     if (twice) usage_error(cfg->program, "%s", twice);
@@ -591,8 +601,8 @@ int cli_parse_choice(struct argp_state *state, int key, const char *arg, const c
     struct nearest near = nearest_start(arg, strlen(arg));
     for (int i = 0; names[i]; i++) nearest_try(&near, names[i]);
     if (near.name)
-        usage_error(parsing.cfg->program, "--%s: '%s' is not one of %s; is it %s?", cli_option_name(state, key), arg, list,
-                    near.name);
+        usage_error(parsing.cfg->program, "--%s: '%s' is not one of %s; is it %s?", cli_option_name(state, key), arg,
+                    list, near.name);
     usage_error(parsing.cfg->program, "--%s: '%s' is not one of %s", cli_option_name(state, key), arg, list);
 }
 

@@ -44,11 +44,12 @@ uint64_t samples_mnist_seed(const struct cli_common *cfg, uint64_t trial)
     return cfg->seed + trial * 0x9e3779b97f4a7c15u;
 }
 
-static int load_mnist(const struct cli_common *cfg, const struct samples_options *options, uint64_t trial, gsl_matrix **X,
-                      gsl_matrix **Y)
+static int load_mnist(const struct cli_common *cfg, const struct samples_options *options, uint64_t trial,
+                      gsl_matrix **X, gsl_matrix **Y)
 {
     char why[512] = "";
-    const int status = mnist_load(options->num_samples, 0, options->dim, samples_mnist_seed(cfg, trial), X, Y, NULL, NULL, why, sizeof why);
+    const int status = mnist_load(options->num_samples, 0, options->dim, samples_mnist_seed(cfg, trial), X, Y, NULL,
+                                  NULL, why, sizeof why);
     if (!status) return 0;
     return cli_fail(cfg, status == GSL_ENOMEM || status == REASON_SYSTEM ? EXIT_FAILED : EXIT_DATA, "%s", why);
 }

@@ -54,7 +54,8 @@ int text_file_input(const struct cli_common *cfg, const char *path, size_t most,
     return *len > most ? cli_fail(cfg, EXIT_DATA, "%s: %zu bytes of text", path, *len) : EXIT_DONE;
 }
 
-int text_file_write_ids(const struct cli_common *cfg, const char *path, const int32_t *ids, const size_t *offsets, size_t count)
+int text_file_write_ids(const struct cli_common *cfg, const char *path, const int32_t *ids, const size_t *offsets,
+                        size_t count)
 {
     char why[256];
     struct atomic_file *file;

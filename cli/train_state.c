@@ -25,7 +25,8 @@ int train_state_init(struct train_state *state, const struct cli_common *cfg, co
     FILE *file = input_file_open(state->path, &size, why, sizeof why);
     const bool ours = file && fread(head, sizeof head, 1, file) == 1 && !memcmp(head + TRAIN_KEY_SIZE, mark, MARK_SIZE);
     if (file) fclose(file);
-    return ours ? EXIT_DONE : cli_fail(cfg, EXIT_FAILED, "%s: is not a state of this program; it needs the name", state->path);
+    return ours ? EXIT_DONE : cli_fail(cfg, EXIT_FAILED, "%s: is not a state of this program; it needs the name",
+                                       state->path);
 }
 
 void train_state_load(const struct train_state *state, struct train *train)
@@ -63,7 +64,8 @@ int train_state_run(const struct train_state *state, struct train *train, const 
     while (!code && !train_done(train)) {
         const int status = train_step(train);
         if (train_diverged(train))
-            code = cli_fail(state->cfg, EXIT_FAILED, "diverged at step %zu: a loss or a normaliser D is not finite and positive (a lower --lr?)",
+            code = cli_fail(state->cfg, EXIT_FAILED,
+                            "diverged at step %zu: a loss or a normaliser D is not finite and positive (a lower --lr?)",
                             train_steps_done(train) + 1);
         else code = cli_status(state->cfg, status, "a step");
         progress_to(progress, (double)train_steps_done(train));

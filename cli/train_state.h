@@ -13,7 +13,8 @@ struct train_state {
     char key[TRAIN_KEY_SIZE + 1];       /* of everything the training depends on */
 };
 
-/* FOLDER/NAME, which nothing of another origin may be called. Exit code, the line printed. The key is the caller's to fill. */
+/* FOLDER/NAME, which nothing of another origin may be called. Exit code, the line printed. The key is the caller's to
+ * fill. */
 int train_state_init(struct train_state *state, const struct cli_common *cfg, const char *folder, const char *name);
 
 /* A state of this very training is taken up, with a line; any other is left to be replaced. */

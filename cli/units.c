@@ -16,12 +16,13 @@ struct units {
     bool said;                   /* the line about it was printed */
 };
 
-struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count, size_t width,
-                         double unit_bytes)
+struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count,
+                         size_t width, double unit_bytes)
 {
     const double at_once = (double)count < (double)cfg->threads ? (double)count : (double)cfg->threads;
     /* Beside its row the journal has a copy of every unit. */
-    if (cli_memory(cfg, at_once * unit_bytes + 2.0 * (double)count * ((double)width + 8.0) * sizeof(double), what)) return NULL;
+    if (cli_memory(cfg, at_once * unit_bytes + 2.0 * (double)count * ((double)width + 8.0) * sizeof(double), what))
+        return NULL;
     struct units *units = calloc(1, sizeof *units);
     double *rows = calloc(count ? count : 1, (width ? width : 1) * sizeof *rows);
     if (!units || !rows) {
@@ -185,7 +186,8 @@ struct interval units_exponent(const struct units_grid *grid, size_t law, int wh
     double *y = cli_need(malloc(grid->num_trials * grid->num_lens * sizeof *y));
     for (size_t i = 0; i < grid->num_lens; i++) {
         x[i] = (double)grid->prefix_lens[i];
-        for (size_t r = 0; r < grid->num_trials; r++) y[r * grid->num_lens + i] = units_grid_row(grid, law, i, r)[which];
+        for (size_t r = 0; r < grid->num_trials; r++)
+            y[r * grid->num_lens + i] = units_grid_row(grid, law, i, r)[which];
     }
     const struct interval slope = cli_exponent(x, y, grid->num_lens, grid->num_trials, level);
     free(y);

@@ -18,8 +18,8 @@ struct units;
 /* `identity` as in journal_open. unit_bytes: what a unit takes while it is worked on, one by every thread; with the
  * numbers of all units that is refused where the machine has less (cli_memory). 0: estimated by the caller. NULL: the
  * line was printed. */
-struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count, size_t width,
-                         double unit_bytes);
+struct units *units_open(const struct cli_common *cfg, const char *identity, const char *what, size_t count,
+                         size_t width, double unit_bytes);
 /* The row to fill; NULL when the unit is known already or another shard's, or the work has stopped. */
 double *units_begin(struct units *units, size_t unit);
 /* status: a GSL code; the first that is not 0 stops the work. */

@@ -11,7 +11,8 @@
 #include "cli/text_file.h"
 
 enum {
-    CLAIM, ROW, QUANTITY, RULE, VALUE, CI_LO, CI_HI, COUNT, VERDICT, SOURCE, PROGRAM, FIGURE, CLASS, SAME_AS, NUM_COLUMNS
+    CLAIM, ROW, QUANTITY, RULE, VALUE, CI_LO, CI_HI, COUNT, VERDICT, SOURCE, PROGRAM, FIGURE, CLASS, SAME_AS,
+        NUM_COLUMNS
 };
 /* Tables written before the last two columns were. */
 enum { NUM_FIRST_COLUMNS = CLASS };
@@ -57,7 +58,8 @@ static int parse(struct verdict_rows *v, const char *path, char *error, size_t e
             v->rows = more;
         }
         struct verdict_row *r = &v->rows[v->num_rows];
-        if (cells != num_columns || !number(cell[VALUE], NAN, &r->measured.value) || !number(cell[CI_LO], -INFINITY, &r->measured.lo) ||
+        if (cells != num_columns || !number(cell[VALUE], NAN, &r->measured.value)
+            || !number(cell[CI_LO], -INFINITY, &r->measured.lo) ||
             !number(cell[CI_HI], INFINITY, &r->measured.hi) || !number(cell[COUNT], 0.0, &count)) {
             snprintf(error, error_size, "%s:%zu: not a verdict row", path, line);
             return -1;

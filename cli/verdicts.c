@@ -113,8 +113,8 @@ static void put_number(FILE *stream, double x)
 
 static int other_run(const struct cli_common *cfg, const struct ledger_row *row, const char *stem)
 {
-    return cli_fail(cfg, EXIT_FAILED, "%s:%zu: row %s of %s belongs to the run '%s', not to '%s'", cfg->ledger, row->line, row->row,
-                    row->claim, row->run, stem);
+    return cli_fail(cfg, EXIT_FAILED, "%s:%zu: row %s of %s belongs to the run '%s', not to '%s'", cfg->ledger,
+                    row->line, row->row, row->claim, row->run, stem);
 }
 
 /* One line by the rule of the ledger; a row the ledger does not know is an error. */
@@ -183,7 +183,8 @@ static int copy_others(const struct verdicts *v, FILE *stream)
     }
     /* A failed read looks like the end of the file: the rows behind it would be lost. */
     if (!code && (ferror(old) || !feof(old)))
-        code = cli_fail(v->cfg, EXIT_FAILED, "%s: %s", path, errno == ENOMEM ? "out of memory" : strerror(errno ? errno : EIO));
+        code = cli_fail(v->cfg, EXIT_FAILED, "%s: %s", path, errno == ENOMEM ? "out of memory"
+                        : strerror(errno ? errno : EIO));
     free(line);
     fclose(old);
     return code;

@@ -16,7 +16,7 @@ int array_file_read(const char *path, int want_float32, struct npy *out, char *w
 /* The bytes of an array at the stream: NPY, or CSV when `path` is called so. Exactly one of f32
  * and f64 is given. GSL_EINVAL when a CSV file cannot hold the shape (more than two dimensions),
  * GSL_EDOM for NaN and Inf. A failed write is the stream's to report. */
-int array_file_put(FILE *stream, const char *path, const float *f32, const double *f64, size_t rank, const size_t *shape,
-                   char *why, size_t why_size);
+int array_file_put(FILE *stream, const char *path, const float *f32, const double *f64, size_t rank,
+                   const size_t *shape, char *why, size_t why_size);
 
 #endif

@@ -105,7 +105,8 @@ static char *part_of(const char *target)
 {
     const char *name = strrchr(target, '/') + 1;
     char *part;
-    return asprintf(&part, "%.*s.%.*s.prefix-ntk-part", (int)(name - target), target, (int)MAX_NAME, name) < 0 ? NULL : part;
+    return asprintf(&part, "%.*s.%.*s.prefix-ntk-part", (int)(name - target), target, (int)MAX_NAME, name) < 0 ? NULL
+        : part;
 }
 
 /* ---- opening ------------------------------------------------------------------------- */
@@ -194,7 +195,8 @@ static int failure(int error, char *why, size_t why_size)
 static int open_part(struct atomic_file *file, const char *path)
 {
     struct stat st;
-    if (!(file->target = atomic_file_target(path)) || !(file->part = part_of(file->target))) return errno ? errno : ENOMEM;
+    if (!(file->target = atomic_file_target(path)) || !(file->part = part_of(file->target)))
+        return errno ? errno : ENOMEM;
     const bool exists = !stat(file->target, &st);
     if (exists && faccessat(AT_FDCWD, file->target, W_OK, AT_EACCESS)) return errno;
     file->fd = open_locked(file->part);

@@ -112,7 +112,8 @@ int csv_read_numbers(const char *path, struct npy *out, char *why_text, size_t w
     }
     if (!status && (ferror(file) || !feof(file))) {
         const int error = errno ? errno : EIO;
-        status = error == ENOMEM ? refuse(why, GSL_ENOMEM, "out of memory") : refuse(why, REASON_SYSTEM, "%s", strerror(error));
+        status = error == ENOMEM ? refuse(why, GSL_ENOMEM, "out of memory") : refuse(why, REASON_SYSTEM, "%s",
+                                                                                     strerror(error));
     }
     if (!status && !all.count) status = refuse(why, GSL_EINVAL, size ? "no numbers" : "empty file");
     fclose(file);

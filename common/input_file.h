@@ -24,7 +24,8 @@ int input_file_whole(const char *path, unsigned char **bytes, size_t *size, stru
 /* The same of a text: GSL_EINVAL when it has a 0 of its own. */
 int input_file_text(const char *path, char **text, size_t *size, struct reason why);
 
-/* Goes on with the hash over the bytes of a file. GSL_SUCCESS, or a code of input_file_status with "PATH: reason" in *why. */
+/* Goes on with the hash over the bytes of a file. GSL_SUCCESS, or a code of input_file_status with "PATH: reason" in
+ * *why. */
 int input_file_hash(const char *path, uint64_t *hash, struct reason why);
 
 #endif

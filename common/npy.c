@@ -225,7 +225,8 @@ static int read_data(FILE *file, bool want_float32, struct npy *a, struct reason
         for (size_t i = 0; i < count; i++) {
             const double x = number_at(a, chunk, i);
             if (!isfinite(x)) return not_finite(why, x, at + i);
-            if (is_long && fabs(x) > 9007199254740992.0) return refuse(why, GSL_EDOM, "%g at element %zu is beyond 2^53", x, at + i);
+            if (is_long && fabs(x) > 9007199254740992.0)
+                return refuse(why, GSL_EDOM, "%g at element %zu is beyond 2^53", x, at + i);
             if (!want_float32) {
                 a->f64[at + i] = x;
             } else {
@@ -281,7 +282,8 @@ static void put_npy(FILE *stream, const char *type, const void *data, size_t wid
     char header[128 + 24 * NPY_MAX_RANK], sizes[24 * NPY_MAX_RANK + 1] = "";
     size_t len = 0;
     for (size_t i = 0; i < rank; i++)
-        len += (size_t)snprintf(sizes + len, sizeof sizes - len, i + 1 < rank ? "%zu, " : rank == 1 ? "%zu," : "%zu", shape[i]);
+        len += (size_t)snprintf(sizes + len, sizeof sizes - len, i + 1 < rank ? "%zu, " : rank == 1 ? "%zu," : "%zu",
+                                shape[i]);
     int text = snprintf(header, sizeof header,
                         "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", type, sizes);
     /* Spaces and a newline bring the start of the data to a multiple of 64 bytes. */
@@ -314,8 +316,8 @@ static int count_elements(size_t rank, const size_t *shape, size_t *count, struc
     return GSL_SUCCESS;
 }
 
-int array_file_put(FILE *stream, const char *path, const float *f32, const double *f64, size_t rank, const size_t *shape,
-                   char *why_text, size_t why_size)
+int array_file_put(FILE *stream, const char *path, const float *f32, const double *f64, size_t rank,
+                   const size_t *shape, char *why_text, size_t why_size)
 {
     const struct reason why = { why_text, why_size };
     const bool csv = array_file_format(path) == ARRAY_CSV;
@@ -323,19 +325,21 @@ int array_file_put(FILE *stream, const char *path, const float *f32, const doubl
     const int status = count_elements(rank, shape, &count, why);
     if (status) return status;
     if (csv && (rank < 1 || rank > 2))
-        return refuse(why, GSL_EINVAL, "a CSV file has rows and columns, this array %zu dimensions (.npy holds it)", rank);
+        return refuse(why, GSL_EINVAL, "a CSV file has rows and columns, this array %zu dimensions (.npy holds it)",
+                      rank);
     if (csv && !count) return refuse(why, GSL_EINVAL, "an empty array, which a CSV file cannot hold (.npy does)");
     for (size_t i = 0; i < count; i++) {
         const double x = f32 ? (double)f32[i] : f64[i];
         if (!isfinite(x)) return not_finite(why, x, i);
     }
     if (csv) put_csv(stream, f32, f64, count, rank == 2 ? shape[1] : 1);
-    else put_npy(stream, f32 ? "<f4" : "<f8", f32 ? (const void *)f32 : f64, f32 ? sizeof *f32 : sizeof *f64, count, rank, shape);
+    else put_npy(stream, f32 ? "<f4" : "<f8", f32 ? (const void *)f32 : f64, f32 ? sizeof *f32 : sizeof *f64, count,
+                 rank, shape);
     return GSL_SUCCESS;
 }
 
-static int write_array(const char *path, const float *f32, const double *f64, size_t rank, const size_t *shape, char *why,
-                       size_t why_size)
+static int write_array(const char *path, const float *f32, const double *f64, size_t rank, const size_t *shape,
+                       char *why, size_t why_size)
 {
     struct atomic_file *file;
     int status = atomic_file_open(path, &file, why, why_size);

@@ -65,7 +65,8 @@ static int mapped_blas_buffers(int count)
     void **buffer = calloc((size_t)count, sizeof *buffer);
     int have = 0;
     for (; buffer && have < count; have++) {
-        void *room = mmap(NULL, BLAS_BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *room = mmap(NULL, BLAS_BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                          0);
         if (room == MAP_FAILED) break;
         munmap(room, BLAS_BUFFER);
         if (blas_memory_alloc && blas_memory_free) buffer[have] = blas_memory_alloc(0);
@@ -81,7 +82,8 @@ int threads_start(int *threads, char *why, size_t why_size)
     const int wanted = threads_setup(*threads), buffers = mapped_blas_buffers(wanted);
     snprintf(why, why_size, "%s", "");
     if (buffers < 1) {
-        snprintf(why, why_size, "OpenBLAS needs %zu MiB of address space for its buffer, more than the limit leaves (ulimit -v)",
+        snprintf(why, why_size,
+                 "OpenBLAS needs %zu MiB of address space for its buffer, more than the limit leaves (ulimit -v)",
                  BLAS_BUFFER >> 20);
         return GSL_ENOMEM;
     }

@@ -159,8 +159,8 @@ static int project(const unsigned char *image, const double *basis, double *x, s
 {
     double centred[MNIST_PIXELS], norm;
     for (size_t j = 0; j < MNIST_PIXELS; j++) centred[j] = (image[j] - basis[j]) / 255.0;
-    cblas_dgemv(CblasRowMajor, CblasNoTrans, (int)dim, MNIST_PIXELS, 1.0, basis + MNIST_PIXELS, MNIST_PIXELS, centred, 1,
-                0.0, x, 1);
+    cblas_dgemv(CblasRowMajor, CblasNoTrans, (int)dim, MNIST_PIXELS, 1.0, basis + MNIST_PIXELS, MNIST_PIXELS, centred,
+                1, 0.0, x, 1);
     norm = cblas_dnrm2((int)dim, x, 1);
     if (!(norm > 0.0)) return GSL_EDOM;
     for (size_t k = 0; k < dim; k++) x[k] /= norm;
@@ -168,8 +168,8 @@ static int project(const unsigned char *image, const double *basis, double *x, s
 }
 
 /* `count` images and labels of one half. */
-static int take_half(const struct idx *image, const struct idx *label, const double *basis, uint64_t seed, uint64_t half,
-                     size_t count, size_t dim, gsl_matrix **X, gsl_matrix **Y, struct reason why)
+static int take_half(const struct idx *image, const struct idx *label, const double *basis, uint64_t seed,
+                     uint64_t half, size_t count, size_t dim, gsl_matrix **X, gsl_matrix **Y, struct reason why)
 {
     size_t *chosen = NULL;
     gsl_matrix *x = NULL, *y = NULL;
@@ -179,7 +179,8 @@ static int take_half(const struct idx *image, const struct idx *label, const dou
     if (status) refuse(why, status, "out of memory");
     for (size_t i = 0; i < count && !status; i++) {
         if ((status = project(image->data + chosen[i] * MNIST_PIXELS, basis, gsl_matrix_ptr(x, i, 0), dim)))
-            refuse(why, status, "%s: image %zu has no direction in %zu components", file_names[2 * half], chosen[i], dim);
+            refuse(why, status, "%s: image %zu has no direction in %zu components", file_names[2 * half], chosen[i],
+                   dim);
         if (y) gsl_matrix_set(y, i, label->data[chosen[i]], 1.0);
     }
     free(chosen);
@@ -201,7 +202,8 @@ int mnist_load(size_t num_train, size_t num_test, size_t dim, uint64_t seed, gsl
     if (dim < 1 || dim > MNIST_PIXELS)
         return refuse(why, GSL_EINVAL, "mnist: %zu dimensions; 1 to %d can be had", dim, MNIST_PIXELS);
     if ((Y || Y_test) && dim < MNIST_CLASSES)
-        return refuse(why, GSL_EINVAL, "mnist: one-hot targets need at least %d dimensions, not %zu", MNIST_CLASSES, dim);
+        return refuse(why, GSL_EINVAL, "mnist: one-hot targets need at least %d dimensions, not %zu", MNIST_CLASSES,
+                      dim);
 
     char folder[PATH_MAX];
     data_folder("mnist", folder);

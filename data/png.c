@@ -87,7 +87,8 @@ static int read_rows(png_structp png, png_infop info, struct png_rgb *out, png_b
     png_set_add_alpha(png, 255, PNG_FILLER_AFTER);
     png_set_interlace_handling(png);
     png_read_update_info(png, info);
-    if (png_get_rowbytes(png, info) != 4 * width) return refuse(why, GSL_EINVAL, "a PNG image of an unknown colour type");
+    if (png_get_rowbytes(png, info) != 4 * width)
+        return refuse(why, GSL_EINVAL, "a PNG image of an unknown colour type");
     out->data = malloc(4 * width * height);
     *rows = malloc(height * sizeof **rows);
     if (!out->data || !*rows) return refuse(why, GSL_ENOMEM, "out of memory");

@@ -13,8 +13,9 @@
 
 enum { WINDOW = 64, NAME_ROOM = 32, PATH_ROOM = PATH_MAX + 64 };
 
-static const char *const genres[] = { "adventure", "belles_lettres", "editorial", "fiction", "government", "hobbies", "humor", "learned",
-                                      "lore", "mystery", "news", "religion", "reviews", "romance", "science_fiction", NULL };
+static const char *const genres[] = { "adventure", "belles_lettres", "editorial", "fiction", "government", "hobbies",
+                                      "humor", "learned", "lore", "mystery", "news", "religion", "reviews", "romance",
+                                      "science_fiction", NULL };
 
 /* Words under way to a window. */
 struct window { char *text; size_t length, room; int words; };
@@ -76,7 +77,8 @@ static enum task_split split_of_document(size_t index)
     return index % 5 == 4 ? TASK_TEST : index % 10 == 2 ? TASK_VALIDATION : TASK_TRAIN;
 }
 
-int task_source_brown(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_brown(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                      struct reason why)
 {
     (void)name;
     (void)options;
@@ -85,7 +87,8 @@ int task_source_brown(const char *name, const struct task_options *options, stru
     size_t seen[sizeof genres / sizeof *genres] = { 0 };
     data_folder("brown15", folder);
     snprintf(path, sizeof path, "%s/package/cats.txt", folder);
-    if (access(path, F_OK)) return refuse(why, GSL_EFAILED, "brown15 is not in the cache (data/fetch.sh brown15 fetches it)");
+    if (access(path, F_OK))
+        return refuse(why, GSL_EFAILED, "brown15 is not in the cache (data/fetch.sh brown15 fetches it)");
     FILE *list = input_file_open(path, &bytes, cause, sizeof cause);
     if (!list) return refuse(why, input_file_status(errno), "cats.txt: %s", cause);
     task->modality = TASK_TEXT;
@@ -110,5 +113,6 @@ int task_source_brown(const char *name, const struct task_options *options, stru
         status = ferror(list) ? refuse(why, REASON_SYSTEM, "cats.txt: %s", strerror(errno))
                               : refuse(why, GSL_EINVAL, "cats.txt: a line that is no document and genre");
     fclose(list);
-    return status ? status : examples_drop_repeats(e, &task->num_dropped) ? refuse(why, GSL_ENOMEM, "out of memory") : GSL_SUCCESS;
+    return status ? status : examples_drop_repeats(e, &task->num_dropped) ? refuse(why, GSL_ENOMEM, "out of memory")
+        : GSL_SUCCESS;
 }

@@ -17,14 +17,15 @@
 
 enum { SIDE = 112, IMAGE_SIZE = SIDE * SIDE * 3, PATH_ROOM = PATH_MAX + 64 };
 
-/* Folders of at least 45 different drawings, with what lies below them, without flags, map symbols, playing cards, stars
- * and themes of icons, of which there are hundreds alike. */
-static const char *const classes[] = { "animals/birds", "animals/bugs", "animals/mammals", "computer", "computer/buttons",
-                                       "computer/hardware", "food", "food/beverages", "food/desserts", "food/fruit",
-                                       "geography", "office", "people", "people/clothing", "people/stickmen",
-                                       "recreation/music", "recreation/sports", "shapes/arrows", "shapes/jigsaw",
-                                       "signs_and_symbols", "signs_and_symbols/led", "special/patterns", "tools",
-                                       "transportation", "transportation/roadsigns", NULL };
+/* Folders of at least 45 different drawings, with what lies below them, without flags, map symbols, playing cards,
+ * stars and themes of icons, of which there are hundreds alike. */
+static const char *const classes[] = { "animals/birds", "animals/bugs", "animals/mammals", "computer",
+                                       "computer/buttons", "computer/hardware", "food", "food/beverages",
+                                       "food/desserts", "food/fruit", "geography", "office", "people",
+                                       "people/clothing", "people/stickmen", "recreation/music", "recreation/sports",
+                                       "shapes/arrows", "shapes/jigsaw", "signs_and_symbols", "signs_and_symbols/led",
+                                       "special/patterns", "tools", "transportation", "transportation/roadsigns",
+                                       NULL };
 
 /* ---- drawing ------------------------------------------------------------------------------------------ */
 
@@ -39,9 +40,11 @@ static struct side fit(size_t from, size_t longest)
 }
 
 /* The mean of the source over the cell (row, col) of the fitted picture, each source pixel by the area it shares. */
-static void mean_of_cell(const struct png_rgb *picture, struct side rows, struct side cols, size_t row, size_t col, unsigned char out[3])
+static void mean_of_cell(const struct png_rgb *picture, struct side rows, struct side cols, size_t row, size_t col,
+                         unsigned char out[3])
 {
-    const double top = (double)row * (double)rows.from / (double)rows.length, left = (double)col * (double)cols.from / (double)cols.length;
+    const double top = (double)row * (double)rows.from / (double)rows.length,
+        left = (double)col * (double)cols.from / (double)cols.length;
     const double bottom = (double)(row + 1) * (double)rows.from / (double)rows.length,
                  right = (double)(col + 1) * (double)cols.from / (double)cols.length;
     double sum[3] = { 0.0, 0.0, 0.0 }, area = 0.0;
@@ -150,7 +153,8 @@ static int write_idx(const char *path, const struct examples *e, bool labels)
         good = fwrite(bytes, 1, 4, stream) == 4;
     }
     for (size_t i = 0; i < e->count && good; i++)
-        good = labels ? putc(e->list[i].label, stream) != EOF : fwrite(e->list[i].image, 1, IMAGE_SIZE, stream) == IMAGE_SIZE;
+        good = labels ? putc(e->list[i].label, stream) != EOF
+            : fwrite(e->list[i].image, 1, IMAGE_SIZE, stream) == IMAGE_SIZE;
     if (good) return atomic_file_commit(file, why, sizeof why);
     atomic_file_discard(file);
     return GSL_EFAILED;
@@ -163,9 +167,11 @@ static int read_kept(const char *pixels_path, const char *labels_path, struct ex
     char why[160];
     size_t num_classes = 0;
     while (classes[num_classes]) num_classes++;
-    int status = idx_read(labels_path, 1, &labels, why, sizeof why) || idx_read(pixels_path, 4, &pixels, why, sizeof why)
+    int status = idx_read(labels_path, 1, &labels, why, sizeof why) || idx_read(pixels_path, 4, &pixels, why,
+                                                                                sizeof why)
                ? GSL_EFAILED : GSL_SUCCESS;
-    if (!status && (pixels.shape[0] != labels.size || pixels.shape[1] != SIDE || pixels.shape[2] != SIDE || pixels.shape[3] != 3))
+    if (!status && (pixels.shape[0] != labels.size || pixels.shape[1] != SIDE || pixels.shape[2] != SIDE
+                    || pixels.shape[3] != 3))
         status = GSL_EFAILED;
     for (size_t i = 0; !status && i < labels.size; i++)
         if (labels.data[i] >= num_classes) status = GSL_EFAILED;
@@ -184,13 +190,15 @@ static int read_kept(const char *pixels_path, const char *labels_path, struct ex
 }
 
 /* Test: a fifth by the hash of the drawing; validation: a tenth. */
-int task_source_clipart(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_clipart(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                        struct reason why)
 {
     (void)name;
     (void)options;
     char folder[PATH_MAX];
     data_folder("clip25", folder);
-    if (access(folder, F_OK)) return refuse(why, GSL_EFAILED, "clip25 is not in the cache (data/fetch.sh clip25 fetches it)");
+    if (access(folder, F_OK))
+        return refuse(why, GSL_EFAILED, "clip25 is not in the cache (data/fetch.sh clip25 fetches it)");
     task->modality = TASK_IMAGE;
     task->height = task->width = SIDE;
     task->channels = 3;

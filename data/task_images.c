@@ -20,7 +20,8 @@ enum { PATH_ROOM = PATH_MAX + 64 };
 
 static int add_image(struct examples *e, const unsigned char *pixels, size_t size, int32_t label, enum task_split split)
 {
-    struct example x = { .split = split, .label = label, .image = malloc(size), .hash = hash_bytes(HASH_START, pixels, size) };
+    struct example x = { .split = split, .label = label, .image = malloc(size),
+                         .hash = hash_bytes(HASH_START, pixels, size) };
     if (!x.image) return GSL_ENOMEM;
     memcpy(x.image, pixels, size);
     return examples_add(e, x);
@@ -28,7 +29,8 @@ static int add_image(struct examples *e, const unsigned char *pixels, size_t siz
 
 /* ---- MNIST and Fashion-MNIST ----------------------------------------------------------------------- */
 
-static int read_half(const char *folder, const char *half, size_t side, struct idx *images, struct idx *labels, struct reason why)
+static int read_half(const char *folder, const char *half, size_t side, struct idx *images, struct idx *labels,
+                     struct reason why)
 {
     char path[PATH_ROOM], cause[160];
     snprintf(path, sizeof path, "%s/%s-images-idx3-ubyte", folder, half);
@@ -46,16 +48,19 @@ static int read_half(const char *folder, const char *half, size_t side, struct i
 }
 
 /* Official test set; of the training images one in twelve, by the hash of its pixels, is for validation. */
-int task_source_idx(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_idx(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                    struct reason why)
 {
     static const char *const digits[] = { "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", NULL };
-    static const char *const clothes[] = { "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot", NULL };
+    static const char *const clothes[] = { "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
+                                           "sneaker", "bag", "ankle boot", NULL };
     static const char *const halves[] = { "train", "t10k" };
     enum { SIDE = 28 };
     (void)options;
     char folder[PATH_MAX];
     data_folder(name, folder);
-    if (access(folder, F_OK)) return refuse(why, GSL_EFAILED, "%s is not in the cache (data/fetch.sh %s fetches it)", name, name);
+    if (access(folder, F_OK))
+        return refuse(why, GSL_EFAILED, "%s is not in the cache (data/fetch.sh %s fetches it)", name, name);
     task->modality = TASK_IMAGE;
     task->height = task->width = SIDE;
     task->channels = 1;
@@ -81,8 +86,9 @@ int task_source_idx(const char *name, const struct task_options *options, struct
 
 enum { CELL = 32, PITCH = 34 };
 
-static const char *const emoji_categories[] = { "Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places",
-                                                "Activities", "Objects", "Symbols", "Flags", NULL };
+static const char *const emoji_categories[] = { "Smileys & Emotion", "People & Body", "Animals & Nature",
+                                                "Food & Drink", "Travel & Places", "Activities", "Objects", "Symbols",
+                                                "Flags", NULL };
 
 static int category_of(const json_t *entry)
 {
@@ -93,9 +99,11 @@ static int category_of(const json_t *entry)
 }
 
 /* The cell of one vendor's sheet, RGB over white. */
-static int add_cell(struct examples *e, const struct png_rgb *sheet, const json_t *entry, int32_t label, enum task_split split, struct reason why)
+static int add_cell(struct examples *e, const struct png_rgb *sheet, const json_t *entry, int32_t label,
+                    enum task_split split, struct reason why)
 {
-    const json_int_t x = json_integer_value(json_object_get(entry, "sheet_x")), y = json_integer_value(json_object_get(entry, "sheet_y"));
+    const json_int_t x = json_integer_value(json_object_get(entry, "sheet_x")),
+        y = json_integer_value(json_object_get(entry, "sheet_y"));
     if (x < 0 || y < 0 || (size_t)(x + 1) * PITCH > sheet->width || (size_t)(y + 1) * PITCH > sheet->height)
         return refuse(why, GSL_EINVAL, "emoji.json: a cell outside its sheet");
     unsigned char cell[CELL * CELL * 3];
@@ -107,14 +115,16 @@ static int add_cell(struct examples *e, const struct png_rgb *sheet, const json_
     return status ? refuse(why, status, "out of memory") : GSL_SUCCESS;
 }
 
-int task_source_emoji(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_emoji(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                      struct reason why)
 {
     static const char *const vendors[] = { "google", "twitter" };
     (void)options;
     const bool cross = !strcmp(name, "emoji9-cross");
     char folder[PATH_MAX], path[PATH_ROOM], cause[160];
     data_folder("emoji9", folder);
-    if (access(folder, F_OK)) return refuse(why, GSL_EFAILED, "emoji9 is not in the cache (data/fetch.sh emoji9 fetches it)");
+    if (access(folder, F_OK))
+        return refuse(why, GSL_EFAILED, "emoji9 is not in the cache (data/fetch.sh emoji9 fetches it)");
     task->modality = TASK_IMAGE;
     task->height = task->width = CELL;
     task->channels = 3;
@@ -173,16 +183,20 @@ static int labels_path(const char *images, char *path, size_t size, struct reaso
 static int check_arrays(const struct npy *X, const struct npy *y, const struct task *task, struct reason why)
 {
     const size_t channels = X->rank == 4 ? X->shape[3] : 1;
-    if ((X->rank != 3 && X->rank != 4) || (channels != 1 && channels != 3) || !X->shape[0] || !X->shape[1] || !X->shape[2])
+    if ((X->rank != 3 && X->rank != 4) || (channels != 1 && channels != 3) || !X->shape[0] || !X->shape[1]
+        || !X->shape[2])
         return refuse(why, GSL_EINVAL, "images are not (n, h, w) or (n, h, w, 3)");
-    if (X->shape[1] > 4096 || X->shape[2] > 4096) return refuse(why, GSL_EINVAL, "images of more than 4096 pixels a side");
-    if (y->rank != 1 || y->shape[0] != X->shape[0]) return refuse(why, GSL_EINVAL, "%zu images and another number of labels", X->shape[0]);
+    if (X->shape[1] > 4096 || X->shape[2] > 4096)
+        return refuse(why, GSL_EINVAL, "images of more than 4096 pixels a side");
+    if (y->rank != 1 || y->shape[0] != X->shape[0])
+        return refuse(why, GSL_EINVAL, "%zu images and another number of labels", X->shape[0]);
     if (task->height && (task->height != X->shape[1] || task->width != X->shape[2] || task->channels != channels))
         return refuse(why, GSL_EINVAL, "images of another size than the training images");
     return GSL_SUCCESS;
 }
 
-static int add_arrays(const struct npy *X, const struct npy *y, bool test, size_t *classes, struct task *task, struct examples *e, struct reason why)
+static int add_arrays(const struct npy *X, const struct npy *y, bool test, size_t *classes, struct task *task,
+                      struct examples *e, struct reason why)
 {
     const size_t pixels = X->size / X->shape[0];
     const bool is_bytes = !strcmp(X->type, "|u1");
@@ -190,11 +204,14 @@ static int add_arrays(const struct npy *X, const struct npy *y, bool test, size_
     int status = image ? GSL_SUCCESS : refuse(why, GSL_ENOMEM, "out of memory");
     for (size_t i = 0; i < X->shape[0] && !status; i++) {
         const double label = y->f64[i];
-        if (label != floor(label) || label < 0 || label >= 100000) status = refuse(why, GSL_EINVAL, "label %zu is no class number", i);
-        if (!status && test && label >= (double)*classes) status = refuse(why, GSL_EINVAL, "label %zu of the test set is no class of the training set", i);
+        if (label != floor(label) || label < 0 || label >= 100000)
+            status = refuse(why, GSL_EINVAL, "label %zu is no class number", i);
+        if (!status && test && label >= (double)*classes)
+            status = refuse(why, GSL_EINVAL, "label %zu of the test set is no class of the training set", i);
         for (size_t p = 0; p < pixels && !status; p++) {
             const double v = X->f64[i * pixels + p] * (is_bytes ? 1.0 : 255.0);
-            if (!(v >= 0.0 && v <= 255.5)) status = refuse(why, GSL_EINVAL, "image %zu has a pixel outside %s", i, is_bytes ? "0..255" : "0..1");
+            if (!(v >= 0.0 && v <= 255.5))
+                status = refuse(why, GSL_EINVAL, "image %zu has a pixel outside %s", i, is_bytes ? "0..255" : "0..1");
             else image[p] = (unsigned char)(v + 0.5 > 255.0 ? 255.0 : v + 0.5);
         }
         if (status) break;
@@ -209,7 +226,8 @@ static int add_arrays(const struct npy *X, const struct npy *y, bool test, size_
     return status;
 }
 
-int task_source_npy(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_npy(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                    struct reason why)
 {
     (void)name;
     const char *const files[] = { options->train_file, options->test_file };
@@ -223,7 +241,8 @@ int task_source_npy(const char *name, const struct task_options *options, struct
         const char *at = files[f];
         status = labels_path(files[f], path, sizeof path, inner);
         if (!status) status = npy_read_numbers(files[f], &X, cause, sizeof cause);
-        if (!status && strcmp(X.type, "|u1") && X.type[1] != 'f') status = refuse(inner, GSL_EINVAL, "dtype '%s' is neither uint8 nor float", X.type);
+        if (!status && strcmp(X.type, "|u1") && X.type[1] != 'f')
+            status = refuse(inner, GSL_EINVAL, "dtype '%s' is neither uint8 nor float", X.type);
         if (!status && (status = npy_read_numbers(path, &y, cause, sizeof cause))) at = path;
         if (!status && y.type[1] == 'f') {
             at = path;

@@ -29,9 +29,12 @@ int examples_drop_repeats(struct examples *e, size_t *dropped);
 enum task_split task_split_of(uint64_t hash, unsigned tests, unsigned validations);
 
 /* Each source fills the head of the task (modality, classes, sizes) and the examples. */
-typedef int task_source(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why);
-task_source task_source_idx, task_source_emoji, task_source_shapes, task_source_sent3, task_source_wordnet, task_source_npy, task_source_csv;
-task_source task_source_answers, task_source_boolq, task_source_wic, task_source_word_order, task_source_brown, task_source_clipart;
+typedef int task_source(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                        struct reason why);
+task_source task_source_idx, task_source_emoji, task_source_shapes, task_source_sent3, task_source_wordnet,
+    task_source_npy, task_source_csv;
+task_source task_source_answers, task_source_boolq, task_source_wic, task_source_word_order, task_source_brown,
+    task_source_clipart;
 
 /* Opens FILE of a set in the cache; NULL and one line in *why, GSL_EFAILED. */
 FILE *task_open_cached(const char *set, const char *file_name, struct reason why);

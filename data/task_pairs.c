@@ -1,4 +1,5 @@
-/* Tasks of pairs of texts: questions about passages (BoolQ), and whether a word has one sense in two examples (WordNet). */
+/* Tasks of pairs of texts: questions about passages (BoolQ), and whether a word has one sense in two examples
+ * (WordNet). */
 #include "common/hash.h"
 #include "common/input_file.h"
 #include "data/folder.h"
@@ -34,7 +35,8 @@ FILE *task_open_cached(const char *set, const char *file_name, struct reason why
 }
 
 /* A pair from strings of the caller's; "lead: text" when there is a lead. */
-static int add_pair(struct examples *e, const char *lead, const char *text, const char *text2, int32_t label, enum task_split split)
+static int add_pair(struct examples *e, const char *lead, const char *text, const char *text2, int32_t label,
+                    enum task_split split)
 {
     struct example x = { .split = split, .label = label, .text2 = strdup(text2) };
     if (lead && asprintf(&x.text, "%s: %s", lead, text) < 0) x.text = NULL;
@@ -92,7 +94,8 @@ static int add_key(struct keys *keys, uint64_t key)
 /* One row of dev.jsonl: its question and "title -- passage", as combined.jsonl has it. */
 static int add_official(const json_t *row, struct keys *keys)
 {
-    const char *question = json_string_value(json_object_get(row, "question")), *title = json_string_value(json_object_get(row, "title")),
+    const char *question = json_string_value(json_object_get(row, "question")),
+        *title = json_string_value(json_object_get(row, "title")),
                *passage = json_string_value(json_object_get(row, "passage"));
     char *whole;
     if (!question || !title || !passage) return GSL_EINVAL;
@@ -105,7 +108,8 @@ static int add_official(const json_t *row, struct keys *keys)
 /* One row of combined.jsonl. Questions share passages, so the validation set is chosen by the passage. */
 static int add_question(const json_t *row, const struct keys *official, struct task *task, struct examples *e)
 {
-    const char *question = json_string_value(json_object_get(row, "question")), *passage = json_string_value(json_object_get(row, "passage"));
+    const char *question = json_string_value(json_object_get(row, "question")),
+        *passage = json_string_value(json_object_get(row, "passage"));
     const json_t *label = json_object_get(row, "label");
     if (!question || !passage || (label && !json_is_boolean(label))) return GSL_EINVAL;
     if (!label) {
@@ -119,7 +123,8 @@ static int add_question(const json_t *row, const struct keys *official, struct t
 }
 
 /* JSON lines of either file; `e` NULL: the official validation set. */
-static int read_boolq(const char *file_name, struct keys *official, struct task *task, struct examples *e, struct reason why)
+static int read_boolq(const char *file_name, struct keys *official, struct task *task, struct examples *e,
+                      struct reason why)
 {
     FILE *file = task_open_cached("boolq", file_name, why);
     if (!file) return GSL_EFAILED;
@@ -143,7 +148,8 @@ static int read_boolq(const char *file_name, struct keys *official, struct task 
 
 /* The official validation set is our test set (the official test set has no labels); ours is a tenth of the official
  * training passages, by hash. */
-int task_source_boolq(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_boolq(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                      struct reason why)
 {
     static const char *const classes[] = { "no", "yes", NULL };
     (void)name;
@@ -191,7 +197,9 @@ static bool is_form_of(const char *word, size_t len, const char *lemma)
     const char last = lemma[n - 1];
     char form[2 * MAX_LEMMA];
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
-        if (len == n + strlen(endings[i]) && !strncasecmp(word, lemma, n) && !strncasecmp(word + n, endings[i], len - n)) return true;
+        if (len == n + strlen(endings[i]) && !strncasecmp(word, lemma, n) && !strncasecmp(word + n, endings[i],
+            len - n))
+            return true;
     /* make -> making, carry -> carries, carried, stop -> stopped, stopping */
     const struct { bool holds; size_t stem; const char *ending; } changed[] = {
         { last == 'e', n - 1, "ing" }, { last == 'y', n - 1, "ies" }, { last == 'y', n - 1, "ied" },
@@ -232,7 +240,8 @@ static size_t read_words(const char *line, char words[MAX_WORDS][MAX_LEMMA])
         at += (int)len;
         if (line[at]) at += 1 + (int)strcspn(line + at + 1, " ");       /* its sense number */
         if (line[at]) at++;
-        const char *marker = memchr(word, '(', len);                     /* where an adjective may stand: "galore(ip)" */
+        /* where an adjective may stand: "galore(ip)" */
+        const char *marker = memchr(word, '(', len);
         if (marker) len = (size_t)(marker - word);
         size_t letters = 0;
         while (letters < len && isalpha((unsigned char)word[letters])) letters++;
@@ -307,7 +316,8 @@ static int add_pairs(const struct uses *uses, size_t first, size_t end, struct e
         qsort(pairs, count, sizeof *pairs, by_hash);
         for (size_t k = 0; k < count && k < PAIRS_PER_WORD && !status; k++) {
             const bool turned = pairs[k].hash >> 40 & 1;
-            const struct use *a = &list[turned ? pairs[k].second : pairs[k].first], *b = &list[turned ? pairs[k].first : pairs[k].second];
+            const struct use *a = &list[turned ? pairs[k].second : pairs[k].first],
+                *b = &list[turned ? pairs[k].first : pairs[k].second];
             status = add_pair(e, a->lemma, a->text, b->text, same, split);
         }
     }
@@ -327,7 +337,8 @@ static int balance(struct examples *e, size_t *dropped)
             if (e->list[i].split == (enum task_split)split) counts[e->list[i].label]++;
         const int more = counts[1] > counts[0];
         for (size_t i = 0; i < e->count; i++)
-            if (e->list[i].split == (enum task_split)split && e->list[i].label == more) order[n++] = (struct choice){ e->list[i].hash, i, 0 };
+            if (e->list[i].split == (enum task_split)split && e->list[i].label == more)
+                order[n++] = (struct choice){ e->list[i].hash, i, 0 };
         qsort(order, n, sizeof *order, by_hash);
         for (size_t i = counts[1 - more]; i < n; i++) e->list[order[i].first].label = -1;
     }
@@ -363,7 +374,8 @@ static int read_part(int part, struct uses *uses, struct reason why)
     return status;
 }
 
-int task_source_wic(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_wic(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                    struct reason why)
 {
     static const char *const classes[] = { "two senses", "one sense", NULL };
     (void)name;
@@ -374,11 +386,14 @@ int task_source_wic(const char *name, const struct task_options *options, struct
     for (int part = 0; part < PARTS && !status; part++) status = read_part(part, &uses, why);
     if (uses.count) qsort(uses.list, uses.count, sizeof *uses.list, by_word);
     for (size_t first = 0, end; first < uses.count && !status; first = end) {
-        for (end = first; end < uses.count && uses.list[end].part == uses.list[first].part && !strcmp(uses.list[end].lemma, uses.list[first].lemma);) end++;
+        for (end = first; end < uses.count && uses.list[end].part == uses.list[first].part
+             && !strcmp(uses.list[end].lemma, uses.list[first].lemma);)
+            end++;
         if ((status = add_pairs(&uses, first, end, e))) refuse(why, status, "out of memory");
     }
     for (size_t i = 0; i < uses.count; i++) free(uses.list[i].text);
     free(uses.list);
-    if (!status && (examples_drop_repeats(e, &task->num_dropped) || balance(e, &task->num_dropped))) status = refuse(why, GSL_ENOMEM, "out of memory");
+    if (!status && (examples_drop_repeats(e, &task->num_dropped) || balance(e, &task->num_dropped)))
+        status = refuse(why, GSL_ENOMEM, "out of memory");
     return status;
 }

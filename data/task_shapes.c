@@ -1,5 +1,5 @@
-/* `shapes`: grey images of ten shapes at random places, sizes, angles and contrasts, with noise. Image i of a split is a
- * function of (seed, split, i). */
+/* `shapes`: grey images of ten shapes at random places, sizes, angles and contrasts, with noise. Image i of a split is
+ * a function of (seed, split, i). */
 #include "common/random.h"
 #include "data/task_internal.h"
 
@@ -9,7 +9,8 @@
 
 enum { SIDE = 28, NUM_SHAPES = 10, NUM_TRAIN = 6000, NUM_VALIDATION = 500, NUM_TEST = 1000, NUM_NUMBERS = 8 };
 
-static const char *const shape_names[] = { "disc", "ring", "square", "frame", "triangle", "cross", "saltire", "bars", "columns", "crescent", NULL };
+static const char *const shape_names[] = { "disc", "ring", "square", "frame", "triangle", "cross", "saltire", "bars",
+                                           "columns", "crescent", NULL };
 
 /* Signed distance-like function, negative inside; (x, y) in units of the shape's size, about its centre. */
 static double inside(int shape, double x, double y)
@@ -35,7 +36,8 @@ static void draw(uint64_t seed, enum task_split split, size_t index, int shape, 
     random_uniform(seed, RANDOM_INPUTS, (uint64_t)split, index, u, NUM_NUMBERS);
     random_normal(seed, RANDOM_PERTURBATION, (uint64_t)split, index, noise, SIDE * SIDE);
     const double size = 5.0 + 5.0 * u[0], angle = 0.7 * (u[1] - 0.5), cx = 13.5 + (10.0 - size) * (2.0 * u[2] - 1.0),
-                 cy = 13.5 + (10.0 - size) * (2.0 * u[3] - 1.0), back = 40.0 * u[4], front = back + 70.0 + 100.0 * u[5], spread = 12.0 + 28.0 * u[6];
+                 cy = 13.5 + (10.0 - size) * (2.0 * u[3] - 1.0), back = 40.0 * u[4], front = back + 70.0 + 100.0 * u[5],
+                     spread = 12.0 + 28.0 * u[6];
     for (size_t row = 0; row < SIDE; row++)
         for (size_t col = 0; col < SIDE; col++) {
             const double dx = ((double)col - cx) / size, dy = (cy - (double)row) / size;
@@ -47,7 +49,8 @@ static void draw(uint64_t seed, enum task_split split, size_t index, int shape, 
         }
 }
 
-int task_source_shapes(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_shapes(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                       struct reason why)
 {
     static const size_t counts[] = { NUM_TRAIN, NUM_VALIDATION, NUM_TEST };
     (void)name;
@@ -59,7 +62,8 @@ int task_source_shapes(const char *name, const struct task_options *options, str
     int status = task_set_classes(task, shape_names);
     for (int split = 0; split < NUM_TASK_SPLITS; split++)
         for (size_t i = 0; i < counts[split] && !status; i++) {
-            struct example x = { .split = (enum task_split)split, .label = (int32_t)(i % NUM_SHAPES), .image = malloc(SIDE * SIDE) };
+            struct example x = { .split = (enum task_split)split, .label = (int32_t)(i % NUM_SHAPES),
+                                 .image = malloc(SIDE * SIDE) };
             if (!x.image) {
                 status = GSL_ENOMEM;
                 break;

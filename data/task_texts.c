@@ -27,7 +27,8 @@ static int add_text(struct examples *e, const char *text, int32_t label, enum ta
 
 /* Test: a fifth by hash, or one whole domain; validation: a tenth of the rest. Rows without a text and repeated texts
  * are left out. */
-int task_source_sent3(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_sent3(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                      struct reason why)
 {
     static const char *const classes[] = { "negative", "positive", NULL };
     static const char *const domains[] = { "amazon", "imdb", "yelp" };
@@ -35,7 +36,8 @@ int task_source_sent3(const char *name, const struct task_options *options, stru
     const char *cross = strrchr(name, '-');
     char folder[PATH_MAX], path[PATH_ROOM];
     data_folder("sent3", folder);
-    if (access(folder, F_OK)) return refuse(why, GSL_EFAILED, "sent3 is not in the cache (data/fetch.sh sent3 fetches it)");
+    if (access(folder, F_OK))
+        return refuse(why, GSL_EFAILED, "sent3 is not in the cache (data/fetch.sh sent3 fetches it)");
     task->modality = TASK_TEXT;
     int status = task_set_classes(task, classes);
     for (int d = 0; d < 3 && !status; d++) {
@@ -56,8 +58,11 @@ int task_source_sent3(const char *name, const struct task_options *options, stru
                 continue;
             }
             enum task_split split = task_split_of(task_hash_text(text, NULL), 20, 10);
-            if (cross) split = !strcmp(cross + 1, domains[d]) ? TASK_TEST : split == TASK_VALIDATION ? TASK_VALIDATION : TASK_TRAIN;
-            if (add_text(e, text, (int32_t)json_integer_value(label), split)) status = refuse(why, GSL_ENOMEM, "out of memory");
+            if (cross)
+                split = !strcmp(cross + 1, domains[d]) ? TASK_TEST : split == TASK_VALIDATION ? TASK_VALIDATION
+                    : TASK_TRAIN;
+            if (add_text(e, text, (int32_t)json_integer_value(label), split))
+                status = refuse(why, GSL_ENOMEM, "out of memory");
         }
         json_decref(json);
     }
@@ -66,11 +71,13 @@ int task_source_sent3(const char *name, const struct task_options *options, stru
 
 /* ---- WordNet ------------------------------------------------------------------------------------------- */
 
-static const char *const verb_classes[] = { "body", "change", "cognition", "communication", "competition", "consumption", "contact", "creation",
-                                            "emotion", "motion", "perception", "possession", "social", "stative", "weather", NULL };
-static const char *const noun_classes[] = { "act", "animal", "artifact", "attribute", "body", "cognition", "communication", "event", "feeling", "food",
-                                            "group", "location", "motive", "object", "person", "phenomenon", "plant", "possession", "process", "quantity",
-                                            "relation", "shape", "state", "substance", "time", NULL };
+static const char *const verb_classes[] = { "body", "change", "cognition", "communication", "competition",
+                                            "consumption", "contact", "creation", "emotion", "motion", "perception",
+                                            "possession", "social", "stative", "weather", NULL };
+static const char *const noun_classes[] = { "act", "animal", "artifact", "attribute", "body", "cognition",
+                                            "communication", "event", "feeling", "food", "group", "location", "motive",
+                                            "object", "person", "phenomenon", "plant", "possession", "process",
+                                            "quantity", "relation", "shape", "state", "substance", "time", NULL };
 
 /* The definition of a synset line, without its examples: cut in place; NULL when there is none. */
 static char *definition_of(char *line)
@@ -85,7 +92,8 @@ static char *definition_of(char *line)
 }
 
 /* Test: a fifth by the hash of the gloss; validation: a tenth. The first of equal glosses stays. */
-int task_source_wordnet(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_wordnet(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                        struct reason why)
 {
     (void)options;
     const bool verbs = !strcmp(name, "super-verb");
@@ -94,7 +102,8 @@ int task_source_wordnet(const char *name, const struct task_options *options, st
     uint64_t bytes;
     data_folder("wordnet", folder);
     snprintf(path, sizeof path, "%s/data.%s", folder, verbs ? "verb" : "noun");
-    if (access(path, F_OK)) return refuse(why, GSL_EFAILED, "wordnet is not in the cache (data/fetch.sh wordnet fetches it)");
+    if (access(path, F_OK))
+        return refuse(why, GSL_EFAILED, "wordnet is not in the cache (data/fetch.sh wordnet fetches it)");
     FILE *file = input_file_open(path, &bytes, why.text, why.size);
     if (!file) return input_file_status(errno);
     task->modality = TASK_TEXT;
@@ -111,9 +120,11 @@ int task_source_wordnet(const char *name, const struct task_options *options, st
             task->num_dropped++;
             continue;
         }
-        status = add_text(e, gloss, (int32_t)(lexicographer - first), task_split_of(task_hash_text(gloss, NULL), 20, 10));
+        status = add_text(e, gloss, (int32_t)(lexicographer - first), task_split_of(task_hash_text(gloss, NULL), 20,
+                                                                                    10));
     }
-    if (!status && !feof(file)) status = refuse(why, REASON_SYSTEM, "data.%s: %s", verbs ? "verb" : "noun", strerror(errno));
+    if (!status && !feof(file))
+        status = refuse(why, REASON_SYSTEM, "data.%s: %s", verbs ? "verb" : "noun", strerror(errno));
     else if (status) refuse(why, status, "out of memory");
     free(line);
     fclose(file);
@@ -167,7 +178,8 @@ static int read_header(struct csv *c, struct columns *columns, struct reason why
     while (end == CSV_CELL) {
         char *cell;
         end = next_cell(c, &cell);
-        if (end == CSV_BAD || columns->count == MAX_COLUMNS) return refuse(why, GSL_EINVAL, "line 1: a malformed header");
+        if (end == CSV_BAD || columns->count == MAX_COLUMNS)
+            return refuse(why, GSL_EINVAL, "line 1: a malformed header");
         for (int k = 0; k < NUM_COLUMNS; k++)
             if (!strcmp(cell, names[k])) {
                 if (columns->place[k] >= 0) return refuse(why, GSL_EINVAL, "line 1: column %s twice", names[k]);
@@ -176,7 +188,8 @@ static int read_header(struct csv *c, struct columns *columns, struct reason why
         columns->count++;
     }
     if (columns->place[COLUMN_TEXT] < 0 || columns->place[COLUMN_LABEL] < 0)
-        return refuse(why, GSL_EINVAL, "line 1: no column named %s (the header is text[,text2],label)", names[columns->place[COLUMN_TEXT] < 0 ? 0 : 2]);
+        return refuse(why, GSL_EINVAL, "line 1: no column named %s (the header is text[,text2],label)",
+                      names[columns->place[COLUMN_TEXT] < 0 ? 0 : 2]);
     return end == CSV_FILE ? refuse(why, GSL_EINVAL, "no row after the header") : GSL_SUCCESS;
 }
 
@@ -197,15 +210,19 @@ static int32_t class_of(struct task *task, const char *label, bool may_add)
 static bool is_utf8(const char *text)
 {
     for (const unsigned char *p = (const unsigned char *)text; *p;) {
-        int more = *p < 0x80 ? 0 : *p >= 0xC2 && *p < 0xE0 ? 1 : *p >= 0xE0 && *p < 0xF0 ? 2 : *p >= 0xF0 && *p < 0xF5 ? 3 : -1;
-        if (more < 0 || (*p == 0xE0 && p[1] < 0xA0) || (*p == 0xED && p[1] > 0x9F) || (*p == 0xF0 && p[1] < 0x90) || (*p == 0xF4 && p[1] > 0x8F)) return false;
+        int more = *p < 0x80 ? 0 : *p >= 0xC2 && *p < 0xE0 ? 1 : *p >= 0xE0 && *p < 0xF0 ? 2 : *p >= 0xF0 && *p < 0xF5
+            ? 3 : -1;
+        if (more < 0 || (*p == 0xE0 && p[1] < 0xA0) || (*p == 0xED && p[1] > 0x9F) || (*p == 0xF0 && p[1] < 0x90)
+            || (*p == 0xF4 && p[1] > 0x8F))
+            return false;
         for (p++; more; more--, p++)
             if ((*p & 0xC0) != 0x80) return false;
     }
     return true;
 }
 
-static int read_row(struct csv *c, const struct columns *columns, bool test, struct task *task, struct examples *e, bool *last, struct reason why)
+static int read_row(struct csv *c, const struct columns *columns, bool test, struct task *task, struct examples *e,
+                    bool *last, struct reason why)
 {
     char *cells[MAX_COLUMNS];
     int n = 0;
@@ -213,20 +230,24 @@ static int read_row(struct csv *c, const struct columns *columns, bool test, str
     enum csv_end end = CSV_CELL;
     while (end == CSV_CELL) {
         char *cell;
-        if ((end = next_cell(c, &cell)) == CSV_BAD) return refuse(why, GSL_EINVAL, "line %zu: a quote that is out of place or not closed", line);
+        if ((end = next_cell(c, &cell)) == CSV_BAD)
+            return refuse(why, GSL_EINVAL, "line %zu: a quote that is out of place or not closed", line);
         if (n == columns->count) return refuse(why, GSL_EINVAL, "line %zu: more cells than the header", line);
         cells[n++] = cell;
     }
     *last = end == CSV_FILE || !*c->at;
-    if (n != columns->count) return refuse(why, GSL_EINVAL, "line %zu: %d cells, the header has %d", line, n, columns->count);
+    if (n != columns->count)
+        return refuse(why, GSL_EINVAL, "line %zu: %d cells, the header has %d", line, n, columns->count);
     const char *text = cells[columns->place[COLUMN_TEXT]], *label = cells[columns->place[COLUMN_LABEL]],
                *text2 = columns->place[COLUMN_TEXT2] < 0 ? NULL : cells[columns->place[COLUMN_TEXT2]];
     if (!*label) return refuse(why, GSL_EINVAL, "line %zu: no label", line);
-    if (!is_utf8(text) || !is_utf8(label) || (text2 && !is_utf8(text2))) return refuse(why, GSL_EINVAL, "line %zu: not UTF-8", line);
+    if (!is_utf8(text) || !is_utf8(label) || (text2 && !is_utf8(text2)))
+        return refuse(why, GSL_EINVAL, "line %zu: not UTF-8", line);
     const int32_t class = class_of(task, label, !test);
     if (class == -1) return refuse(why, GSL_EINVAL, "line %zu: label %.40s is none of the training file", line, label);
     const uint64_t hash = task_hash_text(text, text2);
-    struct example x = { .split = test ? TASK_TEST : task_split_of(hash, 0, 10), .label = class, .text = strdup(text), .hash = hash };
+    struct example x = { .split = test ? TASK_TEST : task_split_of(hash, 0, 10), .label = class, .text = strdup(text),
+                         .hash = hash };
     if (text2) x.text2 = strdup(text2);
     if (class < 0 || !x.text || (text2 && !x.text2)) {
         free(x.text);
@@ -253,7 +274,8 @@ static int read_csv(const char *path, bool test, struct task *task, struct examp
     return status;
 }
 
-int task_source_csv(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_csv(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                    struct reason why)
 {
     (void)name;
     char cause[160];

@@ -1,5 +1,5 @@
-/* word-order: whether two neighbouring words of a WordNet example were exchanged, the "bigram shift" that Conneau et al. (2018,
- * arXiv:1805.01070) probe sentence vectors with, on other sentences. */
+/* word-order: whether two neighbouring words of a WordNet example were exchanged, the "bigram shift" that Conneau et
+ * al. (2018, arXiv:1805.01070) probe sentence vectors with, on other sentences. */
 #include "common/input_file.h"
 #include "data/folder.h"
 #include "data/task_internal.h"
@@ -61,8 +61,8 @@ static char *join(const struct word *words, size_t count, size_t at)
     return text;
 }
 
-/* One sentence; the first and the last word stay, so that neither case nor the end gives the answer away. What happens to it
- * follows from its hash: the low bits choose the split, the next the label, the rest the place. */
+/* One sentence; the first and the last word stay, so that neither case nor the end gives the answer away. What happens
+ * to it follows from its hash: the low bits choose the split, the next the label, the rest the place. */
 static int add_sentence(struct task *task, struct examples *e, const char *text)
 {
     struct word words[MAX_WORDS];
@@ -86,14 +86,16 @@ static int add_line(struct task *task, struct examples *e, char *line)
 {
     char *gloss = strstr(line, " | ");
     int status = GSL_SUCCESS;
-    for (char *from = gloss ? strchr(gloss, '"') : NULL, *to; !status && from && (to = strchr(from + 1, '"')); from = strchr(to + 1, '"')) {
+    for (char *from = gloss ? strchr(gloss, '"') : NULL, *to; !status && from
+         && (to = strchr(from + 1, '"')); from = strchr(to + 1, '"')) {
         *to = '\0';
         status = add_sentence(task, e, from + 1);
     }
     return status;
 }
 
-int task_source_word_order(const char *name, const struct task_options *options, struct task *task, struct examples *e, struct reason why)
+int task_source_word_order(const char *name, const struct task_options *options, struct task *task, struct examples *e,
+                           struct reason why)
 {
     static const char *const classes[] = { "kept", "exchanged", NULL };
     static const char *const parts[] = { "noun", "verb", "adj", "adv" };
@@ -107,7 +109,8 @@ int task_source_word_order(const char *name, const struct task_options *options,
     for (size_t p = 0; p < sizeof parts / sizeof *parts && !status; p++) {
         uint64_t bytes;
         snprintf(path, sizeof path, "%s/data.%s", folder, parts[p]);
-        if (access(path, F_OK)) return refuse(why, GSL_EFAILED, "wordnet is not in the cache (data/fetch.sh wordnet fetches it)");
+        if (access(path, F_OK))
+            return refuse(why, GSL_EFAILED, "wordnet is not in the cache (data/fetch.sh wordnet fetches it)");
         FILE *file = input_file_open(path, &bytes, why.text, why.size);
         if (!file) return input_file_status(errno);
         while (!status && getline(&line, &room, file) > 0)

@@ -22,16 +22,21 @@ static const struct { struct task_entry entry; task_source *source; } registry[]
     { { "sent3-cross-amazon", "the same, tested on Amazon alone", "sent3" }, task_source_sent3 },
     { { "sent3-cross-imdb", "the same, tested on IMDb alone", "sent3" }, task_source_sent3 },
     { { "sent3-cross-yelp", "the same, tested on Yelp alone", "sent3" }, task_source_sent3 },
-    { { "super-verb", "WordNet gloss of a verb to one of 15 lexicographer classes, split by hash", "wordnet" }, task_source_wordnet },
-    { { "super-noun", "WordNet gloss of a noun to one of 25 lexicographer classes, split by hash", "wordnet" }, task_source_wordnet },
+    { { "super-verb", "WordNet gloss of a verb to one of 15 lexicographer classes, split by hash", "wordnet" },
+      task_source_wordnet },
+    { { "super-noun", "WordNet gloss of a noun to one of 25 lexicographer classes, split by hash", "wordnet" },
+      task_source_wordnet },
     { { "wic-wn", "whether a word has one sense in two WordNet examples, split by word", "wordnet" }, task_source_wic },
-    { { "word-order", "whether two neighbouring words of a WordNet example were exchanged, split by hash", "wordnet" }, task_source_word_order },
-    { { "boolq", "BoolQ: yes or no, a question and a passage; its official validation set is the test set", "boolq" }, task_source_boolq },
+    { { "word-order", "whether two neighbouring words of a WordNet example were exchanged, split by hash", "wordnet" },
+      task_source_word_order },
+    { { "boolq", "BoolQ: yes or no, a question and a passage; its official validation set is the test set", "boolq" },
+      task_source_boolq },
     { { "asdiv", "word problems of ASDiv with a number for an answer, split by hash; for decoders", "asdiv" },
       task_source_answers },
     { { "gsm8k", "GSM8K's test set, solutions to write out, split again by hash; for decoders", "gsm8k" },
       task_source_answers },
-    { { "brown15", "genre of a window of 64 words of the Brown corpus, 15 genres, split by document", "brown15" }, task_source_brown },
+    { { "brown15", "genre of a window of 64 words of the Brown corpus, 15 genres, split by document", "brown15" },
+      task_source_brown },
 };
 enum { NUM_TASKS = sizeof registry / sizeof *registry };
 
@@ -154,7 +159,8 @@ int task_set_classes(struct task *task, const char *const *names)
 
 /* A permutation that takes the classes in turn, each in a random order, so that every prefix of it is balanced and
  * smaller sets are nested in larger ones. */
-static void deal_classes(const struct task *task, const struct examples *e, enum task_split split, uint64_t seed, struct ordered *order, size_t n)
+static void deal_classes(const struct task *task, const struct examples *e, enum task_split split, uint64_t seed,
+                         struct ordered *order, size_t n)
 {
     double u;
     for (size_t k = 0; k < n; k++) {
@@ -194,7 +200,8 @@ static int lay_out(struct task *task, struct examples *e, enum task_split split,
     } else {
         set->images = malloc(n * pixels + 1);
     }
-    int status = set->labels && (task->modality == TASK_TEXT ? set->texts && (!pairs || set->texts2) : set->images != NULL) ? GSL_SUCCESS : GSL_ENOMEM;
+    int status = set->labels && (task->modality == TASK_TEXT ? set->texts && (!pairs || set->texts2)
+                                 : set->images != NULL) ? GSL_SUCCESS : GSL_ENOMEM;
     for (size_t k = 0; k < n && !status; k++) {
         struct example *x = &e->list[order[k].index];
         set->labels[k] = x->label;
@@ -255,10 +262,13 @@ int task_open(const char *name, const struct task_options *options, struct task 
     for (int split = 0; split < NUM_TASK_SPLITS && !status; split++) {
         status = lay_out(task, &e, (enum task_split)split, wanted[split], split == TASK_TRAIN ? options->seed : 0);
         if (status) refuse(why, status, "out of memory");
-        else if (!task->sets[split].count) status = refuse(why, GSL_EINVAL, "%s: no example for the %s set", task->name, task_split_name((enum task_split)split));
+        else if (!task->sets[split].count)
+            status = refuse(why, GSL_EINVAL, "%s: no example for the %s set", task->name,
+                            task_split_name((enum task_split)split));
     }
     if (!status && options->train_size > task->sets[TASK_TRAIN].count)
-        status = refuse(why, GSL_EINVAL, "%s: %zu training examples of %zu", task->name, options->train_size, task->sets[TASK_TRAIN].count);
+        status = refuse(why, GSL_EINVAL, "%s: %zu training examples of %zu", task->name, options->train_size,
+                        task->sets[TASK_TRAIN].count);
     examples_free(&e);
     if (status) task_free(task);
     else *out = task;

@@ -1,6 +1,6 @@
 /* Tasks to fine-tune on: examples with labels in three splits. Every task is split once, by rules that depend on the
- * examples alone: the official test set where there is one, else by a hash of the example (FNV-1a of common/hash.h); the
- * validation set is always carved out of the training examples. */
+ * examples alone: the official test set where there is one, else by a hash of the example (FNV-1a of common/hash.h);
+ * the validation set is always carved out of the training examples. */
 #ifndef DATA_TASKS_H
 #define DATA_TASKS_H
 #include <stddef.h>
@@ -41,9 +41,9 @@ struct task_options {
 struct task_entry { const char *name, *summary, *needs; };
 const struct task_entry *task_list(size_t *count);
 
-/* Opens a task of task_list, or a user's files (name NULL): CSV with a header and columns text[,text2],label in any order
- * and labels that are any words, or X.npy (uint8, or float in 0..1 (n,h,w[,3])) with integers in y.npy beside it, the
- * name with its last X turned into y (runX.npy -> runy.npy, X_test.npy -> y_test.npy). A user's validation set is a
+/* Opens a task of task_list, or a user's files (name NULL): CSV with a header and columns text[,text2],label in any
+ * order and labels that are any words, or X.npy (uint8, or float in 0..1 (n,h,w[,3])) with integers in y.npy beside it,
+ * the name with its last X turned into y (runX.npy -> runy.npy, X_test.npy -> y_test.npy). A user's validation set is a
  * tenth of the training file, by hash. GSL_EINVAL malformed or unknown, GSL_EFAILED cannot be read, GSL_ENOMEM; one
  * line in *why, which names the file. */
 int task_open(const char *name, const struct task_options *options, struct task **out, struct reason why);

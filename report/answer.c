@@ -8,24 +8,29 @@
 struct question { const char *text, *claim, *row, *unit; };
 
 static const struct question use[] = {
-    { "in place of a prefix that you have, with the authors' map", "M1", "elu1-plug-in", "of the prefix's effect is missed" },
+    { "in place of a prefix that you have, with the authors' map", "M1", "elu1-plug-in",
+      "of the prefix's effect is missed" },
     { "the same, the map fitted to queries of the task", "M6", "lstsq", "of the effect is missed" },
-    { "for a step whose time does not grow with the prefix", "M4", "time-ntk-forward", "exponent of the time in the length" },
+    { "for a step whose time does not grow with the prefix", "M4", "time-ntk-forward",
+      "exponent of the time in the length" },
     { "fine-tuned, in place of P-Tuning V2 of the same size, on images", "E4", "mnist-ptuning", "accuracy gained" },
     { "in place of LoRA, on text", "E3", "word-order-vs-lora", "accuracy gained" },
     { "in place of full fine-tuning, on images", "E2", "mnist-vs-full", "accuracy gained" },
-    { "trained where its features are white, in place of P-Tuning V2 of the same size, on images", "F71", "mnist-ntk-white",
-      "accuracy gained" },
+    { "trained where its features are white, in place of P-Tuning V2 of the same size, on images", "F71",
+      "mnist-ntk-white", "accuracy gained" },
     { "the same, on text", "F71", "word-order-ntk-white", "accuracy gained" },
     { "the same, in place of LoRA, on images", "F71", "mnist-ntk-white-vs-lora", "accuracy gained" },
 };
 
 static const struct question theory[] = {
-    { "the kernel of a prefix converges as the prefix grows", "T2", "slope-full-random", "exponent of the error in the length" },
-    { "an infinitely long prefix learns as kernel regression", "T13", "distance-mirrored", "distance at the longest prefix" },
+    { "the kernel of a prefix converges as the prefix grows", "T2", "slope-full-random",
+      "exponent of the error in the length" },
+    { "an infinitely long prefix learns as kernel regression", "T13", "distance-mirrored",
+      "distance at the longest prefix" },
     { "a longer prefix learns better, with the paper's random signs", "T14", "heldout-random",
       "exponent of the held-out loss in the length" },
-    { "a longer real prefix learns better, with keys and values of its own", "T14", "real-heldout", "exponent of the held-out loss" },
+    { "a longer real prefix learns better, with keys and values of its own", "T14", "real-heldout",
+      "exponent of the held-out loss" },
 };
 
 /* What to use, as far as a row has this verdict. */
@@ -34,7 +39,8 @@ struct advice { const char *text, *claim, *row, *verdict; };
 static const struct advice advice[] = {
     { "LoRA where weights may be changed", "E2", "mnist-vs-lora", "contradicted" },
     { "a summary with white features where they may not", "F71", "mnist-ntk-white", "supported" },
-    { "a summary fitted to queries of the task where a step must not cost more for a longer prefix", "M6", "lstsq", "supported" },
+    { "a summary fitted to queries of the task where a step must not cost more for a longer prefix", "M6", "lstsq",
+      "supported" },
 };
 
 #define COUNT(array) (sizeof (array) / sizeof *(array))
@@ -103,9 +109,10 @@ void put_answer(struct page *p)
     if (borrowed) fputs("† Not decided in this profile: the ledger's number, of the default profile.\n", p->out);
     const size_t *by = p->tally->by_class;
     fprintf(p->out,
-            ":::\n\nThe verdicts behind them are %zu: **%zu preregistered**, **%zu exact**, **%zu exploratory** ([what that "
-            "means](#verdicts)).\n\n", by[ROW_PREREGISTERED] + by[ROW_EXACT] + by[ROW_EXPLORATORY], by[ROW_PREREGISTERED],
-            by[ROW_EXACT], by[ROW_EXPLORATORY]);
+            ":::\n\nThe verdicts behind them are %zu: **%zu preregistered**, **%zu exact**, **%zu exploratory** ([what "
+            "that "
+            "means](#verdicts)).\n\n", by[ROW_PREREGISTERED] + by[ROW_EXACT] + by[ROW_EXPLORATORY],
+            by[ROW_PREREGISTERED], by[ROW_EXACT], by[ROW_EXPLORATORY]);
     fputs("One figure for each part: theory, method, benchmark.\n\n", p->out);
     for (size_t i = 0; i < COUNT(heroes); i++) {
         const size_t run = page_run_index(p, heroes[i]);

@@ -9,8 +9,8 @@ static void put_entry(struct page *p, const struct ledger_entry *e)
     put_headline(p, e);
     fprintf(p->out, "\n\n%s\n\n", e->text);
     if (!e->num_rows) return;
-    fputs("::: rows\n| row | verdict | quantity | measured | $n$ | rule | class | figure |\n|:--|:--|:--|:--|:--|:--|:--|:--|\n",
-          p->out);
+    fputs("::: rows\n| row | verdict | quantity | measured | $n$ | rule | class | figure "
+          "|\n|:--|:--|:--|:--|:--|:--|:--|:--|\n", p->out);
     for (size_t i = e->first_row; i < e->first_row + e->num_rows; i++) {
         const struct ledger_row *row = &p->ledger->rows[i];
         const struct verdict_row *r = page_row(p, row);
@@ -26,7 +26,8 @@ static void put_entry(struct page *p, const struct ledger_entry *e)
         put_rule(p, row);
         fputs(" | ", p->out);
         put_class(p, row);
-        if (*row->run && page_has_file(p->figures, row->run, ".svg")) fprintf(p->out, " | [%s](#fig-%s) |\n", row->run, row->run);
+        if (*row->run && page_has_file(p->figures, row->run, ".svg"))
+            fprintf(p->out, " | [%s](#fig-%s) |\n", row->run, row->run);
         else fprintf(p->out, " | %s |\n", row->run);
     }
     fputs(":::\n\n", p->out);

@@ -21,7 +21,8 @@ static void put_caption(const struct page *p, const char *results, const char *r
         line += strspn(line, "# \t");
         if (!strncmp(line, "Caption:", 8)) { inside = true; line += 8 + strspn(line + 8, " "); }
         if (!inside) continue;
-        if (caption_put(line, table, p->out)) cli_warn(p->common, "%s: the caption names a column that %s has not", path, table);
+        if (caption_put(line, table, p->out))
+            cli_warn(p->common, "%s: the caption names a column that %s has not", path, table);
         fputc('\n', p->out);
     }
     free(text);
@@ -36,8 +37,8 @@ static size_t names_id(const char *at)
     return 0;
 }
 
-/* The <svg> element of a file. Gnuplot gives all figures the same ids, which one page must not have: they get the figure's
- * name. Without blank lines, which would end the block. */
+/* The <svg> element of a file. Gnuplot gives all figures the same ids, which one page must not have: they get the
+ * figure's name. Without blank lines, which would end the block. */
 static void put_svg(const struct page *p, const char *name, const char *text)
 {
     const char *at = strstr(text, "<svg");
@@ -86,7 +87,8 @@ static void put_summary_table(const struct page *p, const char *results, const c
     free(text);
 }
 
-/* The figure FIGURES/RUN.svg under the name `id`, its caption and table from the tables of `results`. False when it was not drawn. */
+/* The figure FIGURES/RUN.svg under the name `id`, its caption and table from the tables of `results`. False when it was
+ * not drawn. */
 static bool put_drawn(const struct page *p, const char *figures, const char *results, const char *run, const char *id)
 {
     char path[PAGE_PATH_SIZE];

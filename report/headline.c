@@ -1,4 +1,5 @@
-/* One verdict per claim, in the polarity of its sentence. The rows that say what the sentence says are named in the entry,
+/* One verdict per claim, in the polarity of its sentence. The rows that say what the sentence says are named in the
+ * entry,
  *
  *   **Headline.** `row`, `row`.
  *

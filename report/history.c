@@ -35,8 +35,11 @@ void put_history(const struct page *p, const struct ledger_row *row)
         const char *cell[NUM_CELLS];
         int len[NUM_CELLS];
         end = line + strcspn(line, "\n");
-        if (*line != '|' || !strncmp(line, "|--", 3) || !strncmp(line, "| commit", 8) || !split_line(line, end, cell, len)) continue;
-        fprintf(p->out, "%s%.*s (%.*s)", first ? "**History.** " : "; ", len[DATE], cell[DATE], len[COMMIT], cell[COMMIT]);
+        if (*line != '|' || !strncmp(line, "|--", 3) || !strncmp(line, "| commit", 8) || !split_line(line, end, cell,
+            len))
+            continue;
+        fprintf(p->out, "%s%.*s (%.*s)", first ? "**History.** " : "; ", len[DATE], cell[DATE], len[COMMIT],
+                cell[COMMIT]);
         first = false;
         for (int c = RULE; c < NUM_CELLS; c++) {
             if (!len[c]) continue;

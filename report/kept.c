@@ -1,4 +1,5 @@
-/* What the full profile gave: the tables that the repository keeps of it, and its verdicts on rows that this profile leaves open. */
+/* What the full profile gave: the tables that the repository keeps of it, and its verdicts on rows that this profile
+ * leaves open. */
 #include "report/page.h"
 
 #include <dirent.h>
@@ -20,7 +21,9 @@ static void put_kept_rows(const struct page *p)
         const struct ledger_row *row = &p->ledger->rows[i];
         const struct verdict_row *r = verdict_rows_find(p->kept_verdicts, row->claim, row->row);
         if (!r || page_row(p, row)) continue;
-        if (!any) fputs("Rows that only it decides:\n\n::: rows\n| row | verdict | quantity | measured | $n$ | rule |\n|:--|:--|:--|:--|:--|:--|\n", p->out);
+        if (!any)
+            fputs("Rows that only it decides:\n\n::: rows\n| row | verdict | quantity | measured | $n$ | rule "
+                  "|\n|:--|:--|:--|:--|:--|:--|\n", p->out);
         any = true;
         char measured[160];
         interval_format(r->measured, measured, sizeof measured);
@@ -40,8 +43,10 @@ void put_kept(const struct page *p)
     struct dirent **files = NULL;
     const int count = p->kept && strcmp(p->profile, "full") ? scandir(p->kept, &files, is_summary, alphasort) : 0;
     if (count > 0) {
-        fputs("\n# From the full profile {#full}\n\nRun once, more draws and all test examples; the tables are kept in the repository "
-              "(`expected/full`), with the options, versions and instruction set of each in its first lines.\n\n", p->out);
+        fputs("\n# From the full profile {#full}\n\nRun once, more draws and all test examples; the tables are kept in "
+              "the repository "
+              "(`expected/full`), with the options, versions and instruction set of each in its first lines.\n\n",
+              p->out);
         put_kept_rows(p);
     }
     for (int i = 0; i < count; i++) {

@@ -58,7 +58,8 @@ const char *const page_verdicts[NUM_VERDICTS] = { "supported", "contradicted", "
 void page_count_verdicts(const struct page *p, size_t first, size_t num_rows, size_t counts[NUM_VERDICTS])
 {
     for (size_t i = first; i < first + num_rows; i++)
-        for (size_t k = 0; k < NUM_VERDICTS; k++) counts[k] += !strcmp(page_verdicts[k], page_verdict(p, &p->ledger->rows[i]));
+        for (size_t k = 0; k < NUM_VERDICTS; k++)
+            counts[k] += !strcmp(page_verdicts[k], page_verdict(p, &p->ledger->rows[i]));
 }
 
 void put_badge(const struct page *p, const char *text, const char *verdict)

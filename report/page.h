@@ -1,8 +1,9 @@
-/* The report of a profile as one Markdown page for pandoc. Everything on it is taken from the ledger, the results, the history
- * of the rules and the captions of the plot scripts. Each file of this room writes one part; nothing is printed elsewhere.
+/* The report of a profile as one Markdown page for pandoc. Everything on it is taken from the ledger, the results, the
+ * history of the rules and the captions of the plot scripts. Each file of this room writes one part; nothing is printed
+ * elsewhere.
  *
- * Functions named put_ write to page.out and cannot fail; whoever owns the stream asks it for errors, and *page.failed for what
- * could not be read on the way. */
+ * Functions named put_ write to page.out and cannot fail; whoever owns the stream asks it for errors, and *page.failed
+ * for what could not be read on the way. */
 #ifndef REPORT_PAGE_H
 #define REPORT_PAGE_H
 #include <stdbool.h>
@@ -34,7 +35,8 @@ struct page {
     const char *run[PAGE_MAX_RUNS];     /* the runs of the profile, num_runs of them */
     size_t num_runs;
     bool shown[PAGE_MAX_RUNS];          /* which of their figures the page has */
-    struct page_failure *failed;        /* the first thing that went wrong while the page was written; code 0: nothing */
+    /* the first thing that went wrong while the page was written; code 0: nothing */
+    struct page_failure *failed;
     FILE *out;
 };
 
@@ -78,17 +80,21 @@ void put_markdown(const struct page *p, const char *text, const char *deeper);
 
 /* ---- parts of the page ---------------------------------------------------------- */
 
-void put_answer(struct page *p);                    /* answer.c: the questions people come with, the figures of each part */
-void put_headline(const struct page *p, const struct ledger_entry *e);          /* headline.c: one claim's verdict as a badge */
+/* answer.c: the questions people come with, the figures of each part */
+void put_answer(struct page *p);
+/* headline.c: one claim's verdict as a badge */
+void put_headline(const struct page *p, const struct ledger_entry *e);
 void put_headline_table(const struct page *p, bool ours);   /* of the paper's claims, or of this project's findings */
 /* 0, or -1 when an entry's Headline names a row it does not have; `why` gets one line. */
 int headlines_check(const struct ledger *l, char *why, size_t size);
 void put_readers(const struct page *p);             /* readers.c: a section per reader */
-void put_verdict_table(const struct page *p);       /* verdict_table.c: every row, which opens its rule, history and files */
+/* verdict_table.c: every row, which opens its rule, history and files */
+void put_verdict_table(const struct page *p);
 void put_row_id(const struct page *p, const struct ledger_row *row);            /* the anchor of a row of that table */
 void put_history(const struct page *p, const struct ledger_row *row);           /* history.c */
 void put_figure(struct page *p, size_t run);        /* figures.c: once on the page; nothing when it was not drawn */
-/* Of a run of the full profile, from page.kept: the figure figures/full/RUN.svg, or the table alone where it was not drawn. */
+/* Of a run of the full profile, from page.kept: the figure figures/full/RUN.svg, or the table alone where it was not
+ * drawn. */
 void put_kept_figure(const struct page *p, const char *run);
 void put_entries(struct page *p);                   /* entries.c: the ledger's entries with their rows and figures */
 void put_kept(const struct page *p);                /* kept.c: what the full profile gave, once */

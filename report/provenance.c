@@ -78,7 +78,8 @@ static void put_machine(const struct page *p)
     json_object_foreach(p->provenance, key, value) {
         if (strcmp(key, "runs") && strcmp(key, "peak_bytes")) put_member(p, key, value);
     }
-    fputs(":::\n\nThe same, with the seconds and the memory of every run, is in `provenance.json` beside the tables.\n\n", p->out);
+    fputs(":::\n\nThe same, with the seconds and the memory of every run, is in `provenance.json` beside the "
+          "tables.\n\n", p->out);
 }
 
 /* The fields of every run's table. */

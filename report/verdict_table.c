@@ -4,7 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-void put_row_id(const struct page *p, const struct ledger_row *row) { fprintf(p->out, "row-%s-%s", row->claim, row->row); }
+void put_row_id(const struct page *p, const struct ledger_row *row) { fprintf(p->out, "row-%s-%s", row->claim,
+                                                                              row->row); }
 
 /* The History paragraph of the row's entry, when it has one. */
 static void put_entry_history(const struct page *p, const struct ledger_row *row)
@@ -78,15 +79,20 @@ static void put_tally(const struct page *p)
     const struct tally *t = p->tally;
     const size_t *by = t->by_class;
     fprintf(p->out,
-            "Of %zu rows, each decided once, **%zu are preregistered** (rule and instance committed before a value was seen), "
-            "**%zu exact** (identities, guarantees and counts, which cannot come out otherwise by chance; tests check them) and "
-            "**%zu exploratory** (settled on a value of the row); %zu more measure what another row does and are not counted. ",
-            by[ROW_PREREGISTERED] + by[ROW_EXACT] + by[ROW_EXPLORATORY],
+            "Of %zu rows, each decided once, **%zu are preregistered** (rule and instance committed before a value was "
+            "seen), "
+            "**%zu exact** (identities, guarantees and counts, which cannot come out otherwise by chance; tests check "
+            "them) and "
+            "**%zu exploratory** (settled on a value of the row); %zu more measure what another row does and are not "
+            "counted. ", by[ROW_PREREGISTERED] + by[ROW_EXACT] + by[ROW_EXPLORATORY],
             by[ROW_PREREGISTERED], by[ROW_EXACT], by[ROW_EXPLORATORY], t->duplicates);
     fprintf(p->out,
-            "Of the %zu intervals of %g %% in this profile one or more misses its quantity with a chance of %.0f %%, were they "
-            "independent; adjusted by Holm for one false verdict among all with a chance of %g %%, %zu of the %zu decided verdicts "
-            "stand", t->intervals, 100.0 * VERDICT_LEVEL, 100.0 * t->miss_chance, 100.0 * FAMILY_RATE, t->standing, t->decided);
+            "Of the %zu intervals of %g %% in this profile one or more misses its quantity with a chance of %.0f %%, "
+            "were they "
+            "independent; adjusted by Holm for one false verdict among all with a chance of %g %%, %zu of the %zu "
+            "decided verdicts "
+            "stand", t->intervals, 100.0 * VERDICT_LEVEL, 100.0 * t->miss_chance, 100.0 * FAMILY_RATE, t->standing,
+            t->decided);
     const char *before = "; undecided then:";
     for (size_t i = 0; i < p->ledger->num_rows && t->standing < t->decided; i++) {
         const struct ledger_row *row = &p->ledger->rows[i];
@@ -109,12 +115,16 @@ static void put_summary(const struct page *p)
             put_verdict(p, page_verdicts[k]);
             fputs("]{.pair}\n", p->out);
         }
-    fputs(":::\n\nEach verdict is one decision: *supported* when the whole 99.9 % interval of the measured quantity lies inside the "
-          "rule's margin, *contradicted* when it lies outside, else *inconclusive*. Rules of *preregistered* rows are committed "
-          "before the runs that they decide; of *exploratory* rows the entry says what was seen first. Adjusted p is Holm's over "
+    fputs(":::\n\nEach verdict is one decision: *supported* when the whole 99.9 % interval of the measured quantity "
+          "lies inside the "
+          "rule's margin, *contradicted* when it lies outside, else *inconclusive*. Rules of *preregistered* rows are "
+          "committed "
+          "before the runs that they decide; of *exploratory* rows the entry says what was seen first. Adjusted p is "
+          "Holm's over "
           "all intervals.\n\n", p->out);
     put_tally(p);
-    fputs("A claim *holds* when every row that says what its sentence says is supported, and *does not hold* when these rows are "
+    fputs("A claim *holds* when every row that says what its sentence says is supported, and *does not hold* when "
+          "these rows are "
           "refuted; its other rows ask how far it goes.\n\n## The paper's claims {#claims}\n\n", p->out);
     put_headline_table(p, false);
     fputs("## Findings of this project {#findings}\n\n", p->out);
@@ -124,7 +134,8 @@ static void put_summary(const struct page *p)
 void put_verdict_table(const struct page *p)
 {
     put_summary(p);
-    fputs("## Every verdict {#rows}\n\nA row opens its rule, its history, its command and its files.\n\n::: verdict-rows\n", p->out);
+    fputs("## Every verdict {#rows}\n\nA row opens its rule, its history, its command and its files.\n\n::: "
+          "verdict-rows\n", p->out);
     for (size_t i = 0; i < p->ledger->num_rows; i++) put_row(p, i);
     fputs(":::\n\n", p->out);
 }

@@ -21,12 +21,17 @@ struct setting {
     size_t total;
 };
 
-static double noise(size_t i, size_t t) { return sin(0.7 * (double)i + 1.3 * (double)t + 0.1) * (i % 7 == 3 ? 3.0 : 0.2); }
+static double noise(size_t i, size_t t)
+{
+    return sin(0.7 * (double)i + 1.3 * (double)t + 0.1) * (i % 7 == 3 ? 3.0 : 0.2);
+}
 
 static void make(struct setting *s)
 {
-    static const struct parameter shapes[COUNT] = { { "head.weight", NULL, NULL, 3, 5, 1, PARAM_HEAD }, { "layer.0.q.weight", NULL, NULL, BIG, 1, 1, PARAM_BACKBONE },
-                                                    { "layer.0.q.bias", NULL, NULL, 1, 7, 0, PARAM_ADAPTER }, { "unit", NULL, NULL, 1, 3, 1, PARAM_ADAPTER } };
+    static const struct parameter shapes[COUNT] = { { "head.weight", NULL, NULL, 3, 5, 1, PARAM_HEAD },
+                                                    { "layer.0.q.weight", NULL, NULL, BIG, 1, 1, PARAM_BACKBONE },
+                                                    { "layer.0.q.bias", NULL, NULL, 1, 7, 0, PARAM_ADAPTER },
+                                                    { "unit", NULL, NULL, 1, 3, 1, PARAM_ADAPTER } };
     memcpy(s->p, shapes, sizeof shapes);
     s->total = 0;
     for (size_t i = 0; i < COUNT; i++) s->total += s->p[i].rows * s->p[i].cols;
@@ -198,7 +203,7 @@ static void test_schedules(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_reference), cmocka_unit_test(test_threads), cmocka_unit_test(test_state),
-                                        cmocka_unit_test(test_schedules) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_reference), cmocka_unit_test(test_threads),
+                                        cmocka_unit_test(test_state), cmocka_unit_test(test_schedules) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

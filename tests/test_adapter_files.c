@@ -17,7 +17,8 @@ static const char *const classes[] = { "red", "green", "blue" };
 static char line[512];
 static const struct reason why = { line, sizeof line };
 
-static struct model *make_model(const struct backbone *b, const struct adapter_options *o, enum model_pool pool, uint64_t seed, const struct tiny_batch *t)
+static struct model *make_model(const struct backbone *b, const struct adapter_options *o, enum model_pool pool,
+                                uint64_t seed, const struct tiny_batch *t)
 {
     struct model *m;
     const int status = model_alloc(b, o, TINY_CLASSES, pool, 0, seed, &m, why);
@@ -42,7 +43,8 @@ static void round_trip(void *state, enum backbone_kind kind, const struct adapte
     struct model *m = make_model(b, o, pool, 1, &t);
     assert_int_equal(model_calibrate(m, &t.batch), GSL_SUCCESS);
     tiny_shake(m, 0.3, 13);
-    for (size_t i = 0; o->method == ADAPTER_FULL && i < model_num_parameters(m); i++) model_parameters(m)[i].value[0] += 0.125f;
+    for (size_t i = 0; o->method == ADAPTER_FULL && i < model_num_parameters(m); i++)
+        model_parameters(m)[i].value[0] += 0.125f;
     model_after_update(m);
     float before[SEQS * TINY_CLASSES], after[SEQS * TINY_CLASSES];
     logits_of(m, &t, before);
@@ -140,7 +142,8 @@ static const char *new_folder(void *state, const char *name, const char *config)
 }
 
 enum { PEFT_RANK = 2 };
-static const char lora_config[] = "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 6, \"target_modules\": [\"query\", \"value\"], \"bias\": \"none\","
+static const char lora_config[] = "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 6, \"target_modules\": "
+                                  "[\"query\", \"value\"], \"bias\": \"none\","
                                   " \"task_type\": \"SEQ_CLS\", \"modules_to_save\": [\"classifier\"]}";
 
 /* LoRA of both blocks and the classifier in one file, under PEFT's names; returns the number of tensors. */
@@ -152,8 +155,11 @@ static size_t peft_lora(struct tensor *list, char names[][128], float *data, siz
     for (int l = 0; l < TINY_LAYERS; l++)
         for (int p = 0; p < 2; p++)
             for (int side = 0; side < 2; side++, n++) {
-                snprintf(names[n], 128, "base_model.model.bert.encoder.layer.%d.attention.self.%s.lora_%c.weight", l, modules[p], side ? 'B' : 'A');
-                list[n] = (struct tensor){ .name = names[n], .rank = 2, .dims = { side ? HIDDEN : PEFT_RANK, side ? PEFT_RANK : HIDDEN }, .data = data + *used };
+                snprintf(names[n], 128, "base_model.model.bert.encoder.layer.%d.attention.self.%s.lora_%c.weight", l,
+                         modules[p], side ? 'B' : 'A');
+                list[n] = (struct tensor){ .name = names[n], .rank = 2, .dims = { side ? HIDDEN : PEFT_RANK,
+                                                                                  side ? PEFT_RANK : HIDDEN },
+                                                                                  .data = data + *used };
                 *used += HIDDEN * PEFT_RANK;
             }
     strcpy(names[n], "base_model.model.classifier.weight");
@@ -186,7 +192,8 @@ static void test_peft_lora(void **state)
     struct backbone *b = tiny_backbone(BACKBONE_BERT, 7);
     struct tiny_batch t;
     tiny_batch_make(&t, &b->config, SEQS, 11);
-    struct model *m = make_model(b, &d.options, POOL_MEAN, 1, &t), *byhand = make_model(b, &d.options, POOL_MEAN, 3, &t);
+    struct model *m = make_model(b, &d.options, POOL_MEAN, 1, &t), *byhand = make_model(b, &d.options, POOL_MEAN, 3,
+                                                                                        &t);
     if (adapter_files_load(dir, m, why)) fail_msg("%s", line);
     logits_of(m, &t, logits);
     /* The same numbers put in by name. */
@@ -224,11 +231,16 @@ static void test_peft_prefix(void **state)
     enum { PREFIX = 3, COLS = 2 * TINY_LAYERS * HIDDEN };
     float prefix[PREFIX * COLS], head[TINY_CLASSES * HIDDEN + TINY_CLASSES];
     for (size_t i = 0; i < PREFIX * COLS; i++) prefix[i] = (float)((double)((i * 29 + 3) % 97) / 97.0 - 0.51);
-    for (size_t i = 0; i < sizeof head / sizeof *head; i++) head[i] = (float)((double)((i * 31 + 5) % 89) / 89.0 - 0.43);
+    for (size_t i = 0; i < sizeof head / sizeof *head; i++)
+        head[i] = (float)((double)((i * 31 + 5) % 89) / 89.0 - 0.43);
     const struct tensor list[] = { { .name = "prompt_embeddings", .rank = 2, .dims = { PREFIX, COLS }, .data = prefix },
-                                   { .name = "base_model.classifier.weight", .rank = 2, .dims = { TINY_CLASSES, HIDDEN }, .data = head },
-                                   { .name = "base_model.classifier.bias", .rank = 1, .dims = { TINY_CLASSES }, .data = head + TINY_CLASSES * HIDDEN } };
-    const char *dir = new_folder(*state, "peft-prefix", "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3, \"token_dim\": 12, \"num_layers\": 2,"
+                                   { .name = "base_model.classifier.weight", .rank = 2,
+                                     .dims = { TINY_CLASSES, HIDDEN }, .data = head },
+                                   { .name = "base_model.classifier.bias", .rank = 1, .dims = { TINY_CLASSES },
+                                     .data = head + TINY_CLASSES * HIDDEN } };
+    const char *dir = new_folder(*state, "peft-prefix",
+                                 "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3, \"token_dim\": 12, "
+                                 "\"num_layers\": 2,"
                                                         " \"num_attention_heads\": 3, \"prefix_projection\": false}");
     write_tensors(*state, "peft-prefix/adapter_model.safetensors", list, 3);
     struct adapter_description d;
@@ -243,7 +255,8 @@ static void test_peft_prefix(void **state)
     for (size_t l = 0; l < TINY_LAYERS; l++)
         for (size_t r = 0; r < PREFIX; r++)
             for (int value = 0; value < 2; value++)
-                assert_memory_equal(model_prefix_rows(m, l, value) + r * HIDDEN, prefix + r * COLS + (2 * l + (size_t)value) * HIDDEN, HIDDEN * sizeof(float));
+                assert_memory_equal(model_prefix_rows(m, l, value) + r * HIDDEN,
+                                    prefix + r * COLS + (2 * l + (size_t)value) * HIDDEN, HIDDEN * sizeof(float));
     assert_memory_equal(model_parameter(m, "head.weight")->value, head, TINY_CLASSES * HIDDEN * sizeof(float));
     adapter_description_free(&d);
     model_free(m);
@@ -251,7 +264,7 @@ static void test_peft_prefix(void **state)
     backbone_free(b);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------------------------------ */
+/* ---- refusals ---------------------------------------------------------------------------------------------------- */
 
 static void test_refusals(void **state)
 {
@@ -265,12 +278,17 @@ static void test_refusals(void **state)
         { "{\"peft_type\": \"LORA\", \"r\": -3, \"lora_alpha\": 4, \"target_modules\": [\"query\"]}", "r, lora_alpha" },
         { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"pooler\"]}", "pooler" },
         { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": []}", "target_modules" },
-        { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"], \"use_rslora\": true}", "use_rslora" },
-        { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"], \"bias\": \"all\"}", "bias" },
-        { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"], \"rank_pattern\": {\"query\": 4}}", "rank_pattern" },
-        { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"], \"layers_to_transform\": [0, 2]}", "layers_to_transform" },
+        { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"], \"use_rslora\": "
+          "true}", "use_rslora" },
+        { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"], \"bias\": \"all\"}",
+          "bias" },
+        { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"], \"rank_pattern\": "
+          "{\"query\": 4}}", "rank_pattern" },
+        { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"], "
+          "\"layers_to_transform\": [0, 2]}", "layers_to_transform" },
         { "{\"peft_type\": \"PREFIX_TUNING\"}", "num_virtual_tokens" },
-        { "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3, \"prefix_ntk\": {\"pool\": \"max\"}}", "prefix_ntk" },
+        { "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3, \"prefix_ntk\": {\"pool\": \"max\"}}",
+          "prefix_ntk" },
         { "{\"peft_type\": \"LORA\", \"peft_type\": \"LORA\"}", "adapter_config.json" },
     };
     struct adapter_description d;
@@ -278,14 +296,16 @@ static void test_refusals(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         scratch_file(*state, "refused/adapter_config.json", bad[i].config);
         const int status = adapter_files_read(dir, &d, why);
-        if (status != GSL_EINVAL || !strstr(line, bad[i].says) || strchr(line, '\n')) fail_msg("%s: %d, %s", bad[i].config, status, line);
+        if (status != GSL_EINVAL || !strstr(line, bad[i].says) || strchr(line, '\n'))
+            fail_msg("%s: %d, %s", bad[i].config, status, line);
     }
     assert_int_not_equal(adapter_files_read(scratch_path(*state, "nowhere"), &d, why), GSL_SUCCESS);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_round_trips), cmocka_unit_test(test_options), cmocka_unit_test(test_peft_lora),
-                                        cmocka_unit_test(test_peft_prefix), cmocka_unit_test(test_refusals) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_round_trips), cmocka_unit_test(test_options),
+                                        cmocka_unit_test(test_peft_lora), cmocka_unit_test(test_peft_prefix),
+                                            cmocka_unit_test(test_refusals) };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -112,7 +112,8 @@ static void test_prefix_stream(void **state)
         for (size_t first = 0; first < M; ) {
             size_t end = prefix_sums_block_end(first);
             if (end > M) end = M;
-            assert_int_equal(prefix_sums_add(&p, x.Q, x.Kp + first * DIM, x.Vp + first * DIM, end - first), GSL_SUCCESS);
+            assert_int_equal(prefix_sums_add(&p, x.Q, x.Kp + first * DIM, x.Vp + first * DIM, end - first),
+                             GSL_SUCCESS);
             first = end;
         }
         assert_int_equal(prefix_sums_copy(&q, &p), GSL_SUCCESS);
@@ -449,7 +450,8 @@ static void test_adam(void **state)
             assert_true(fabs(slope) > 1e-6);
             CHECK_CLOSE(moved, slope > 0.0 ? -1e-3 : 1e-3, 1e-2, 0.0);
         }
-        assert_int_equal(summary_fit_adam(&problem, (enum summary_param)param, 0.05, 400, N, Z1, k1, loss), GSL_SUCCESS);
+        assert_int_equal(summary_fit_adam(&problem, (enum summary_param)param, 0.05, 400, N, Z1, k1, loss),
+                         GSL_SUCCESS);
         CHECK_LESS(loss[399], 0.5 * loss[0]);
     }
     /* k below 0: projected by one, kept by the other. */

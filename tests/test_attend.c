@@ -19,7 +19,8 @@
 static char why[256];
 static const double TOL_GRAD = 2e-6;            /* gradients rounded to float32 against central differences */
 static const double TOL_GRAD_F32 = 2e-5;        /* the same from sums in float32, whose terms cancel */
-static const double ATOL_GRAD = 1e-8, ATOL_GRAD_F32 = 5e-7;     /* where they cancel to 0: terms of size 1, times 2^-24 */
+/* where they cancel to 0: terms of size 1, times 2^-24 */
+static const double ATOL_GRAD = 1e-8, ATOL_GRAD_F32 = 5e-7;
 
 enum method { EXACT, NTK, LINEAR };
 
@@ -66,7 +67,8 @@ static size_t array_shape(const struct problem *p, int a, size_t shape[4])
 }
 
 /* Weights of key k seen from query q: value side and mass side. */
-static void weigh(const struct problem *p, enum method method, const double *q, const double *k, double *value, double *mass)
+static void weigh(const struct problem *p, enum method method, const double *q, const double *k, double *value,
+                  double *mass)
 {
     double s = 0.0;
     for (size_t c = 0; c < p->d; c++) s += q[c] * k[c] / sqrt((double)p->d);
@@ -121,7 +123,8 @@ static double reference(const struct problem *p, double *const x[NUM_ARRAYS], co
                         feature_ref_elu1(q, d, phi);
                     } else {
                         double c[FEATURE_MAX_DEGREE + 1];
-                        const size_t degree = (size_t)atoi(strchr(p->feature, ':') + 1) + !strncmp(p->feature, "split", 5);
+                        const size_t degree = (size_t)atoi(strchr(p->feature, ':') + 1) + !strncmp(p->feature, "split",
+                            5);
                         for (size_t j = 0; j <= degree; j++) c[j] = 1.0 / tgamma((double)j + 1.0);
                         feature_ref_monomials(q, d, degree, c, 0, phi);
                     }
@@ -221,18 +224,29 @@ static const size_t ragged[] = { 41, 0, 70 };
 
 static const struct problem problems[] = {
     { .B = 1, .H = 1, .Hkv = 1, .Lq = 1, .Lk = 1, .d = 1, .largest = 0.7, .feature = "elu1", .method = EXACT },
-    { .B = 2, .H = 4, .Hkv = 2, .Lq = 33, .Lk = 70, .d = 5, .m = 300, .causal = 1, .prefix_apart = 1, .largest = 3.0, .feature = "elu1", .method = EXACT },
-    { .B = 3, .H = 2, .Hkv = 1, .Lq = 65, .Lk = 70, .d = 16, .m = 7, .largest = 400.0, .lengths = ragged, .feature = "elu1", .method = EXACT },
-    { .B = 1, .H = 3, .Hkv = 1, .Lq = 20, .Lk = 31, .d = 3, .m = 40, .largest = 1e-3, .feature = "taylor:2", .method = NTK },
-    { .B = 2, .H = 4, .Hkv = 2, .Lq = 40, .Lk = 35, .d = 5, .m = 90, .causal = 1, .prefix_apart = 1, .largest = 6.0, .feature = "elu1", .method = NTK },
-    { .B = 2, .H = 4, .Hkv = 2, .Lq = 40, .Lk = 35, .d = 4, .r = 35, .z_apart = 1, .largest = 1.5, .feature = "split:2", .method = NTK },
-    { .B = 2, .H = 2, .Hkv = 2, .Lq = 30, .Lk = 35, .d = 3, .m = 50, .r = 20, .prefix_apart = 1, .largest = 30.0, .feature = "split:2", .method = NTK },
-    { .B = 1, .H = 2, .Hkv = 1, .Lq = 9, .Lk = 12, .d = 4, .m = 30, .causal = 1, .largest = 400.0, .feature = "taylor:4", .method = NTK },
-    { .B = 2, .H = 2, .Hkv = 1, .Lq = 70, .Lk = 81, .d = 4, .m = 20, .causal = 1, .largest = 2.0, .feature = "split:2", .method = LINEAR },
-    { .B = 3, .H = 4, .Hkv = 2, .Lq = 70, .Lk = 70, .d = 6, .m = 20, .r = 6, .z_apart = 1, .prefix_apart = 1, .largest = 5.0, .lengths = ragged, .feature = "elu1", .method = LINEAR },
+    { .B = 2, .H = 4, .Hkv = 2, .Lq = 33, .Lk = 70, .d = 5, .m = 300, .causal = 1, .prefix_apart = 1, .largest = 3.0,
+      .feature = "elu1", .method = EXACT },
+    { .B = 3, .H = 2, .Hkv = 1, .Lq = 65, .Lk = 70, .d = 16, .m = 7, .largest = 400.0, .lengths = ragged,
+      .feature = "elu1", .method = EXACT },
+    { .B = 1, .H = 3, .Hkv = 1, .Lq = 20, .Lk = 31, .d = 3, .m = 40, .largest = 1e-3, .feature = "taylor:2",
+      .method = NTK },
+    { .B = 2, .H = 4, .Hkv = 2, .Lq = 40, .Lk = 35, .d = 5, .m = 90, .causal = 1, .prefix_apart = 1, .largest = 6.0,
+      .feature = "elu1", .method = NTK },
+    { .B = 2, .H = 4, .Hkv = 2, .Lq = 40, .Lk = 35, .d = 4, .r = 35, .z_apart = 1, .largest = 1.5, .feature = "split:2",
+      .method = NTK },
+    { .B = 2, .H = 2, .Hkv = 2, .Lq = 30, .Lk = 35, .d = 3, .m = 50, .r = 20, .prefix_apart = 1, .largest = 30.0,
+      .feature = "split:2", .method = NTK },
+    { .B = 1, .H = 2, .Hkv = 1, .Lq = 9, .Lk = 12, .d = 4, .m = 30, .causal = 1, .largest = 400.0,
+      .feature = "taylor:4", .method = NTK },
+    { .B = 2, .H = 2, .Hkv = 1, .Lq = 70, .Lk = 81, .d = 4, .m = 20, .causal = 1, .largest = 2.0, .feature = "split:2",
+      .method = LINEAR },
+    { .B = 3, .H = 4, .Hkv = 2, .Lq = 70, .Lk = 70, .d = 6, .m = 20, .r = 6, .z_apart = 1, .prefix_apart = 1,
+      .largest = 5.0, .lengths = ragged, .feature = "elu1", .method = LINEAR },
     /* More than 4096 features: on the scores. C(21, 4) = 5985. */
-    { .B = 1, .H = 2, .Hkv = 1, .Lq = 70, .Lk = 90, .d = 17, .m = 300, .causal = 1, .largest = 2.0, .feature = "taylor:4", .method = NTK },
-    { .B = 2, .H = 2, .Hkv = 2, .Lq = 70, .Lk = 75, .d = 17, .m = 30, .causal = 1, .prefix_apart = 1, .largest = 2.0, .feature = "taylor:4", .method = LINEAR },
+    { .B = 1, .H = 2, .Hkv = 1, .Lq = 70, .Lk = 90, .d = 17, .m = 300, .causal = 1, .largest = 2.0,
+      .feature = "taylor:4", .method = NTK },
+    { .B = 2, .H = 2, .Hkv = 2, .Lq = 70, .Lk = 75, .d = 17, .m = 30, .causal = 1, .prefix_apart = 1, .largest = 2.0,
+      .feature = "taylor:4", .method = LINEAR },
 };
 enum { NUM_PROBLEMS = sizeof problems / sizeof *problems };
 
@@ -242,7 +256,8 @@ static int fits_f32(const struct problem *p)
     return p->largest < 100.0 && (p->method == EXACT || p->d < 17);
 }
 
-/* Rounding of outputs to float32 and of scores up to `largest`; f32: of features and sums as well, whose terms cancel. */
+/* Rounding of outputs to float32 and of scores up to `largest`; f32: of features and sums as well, whose terms
+ * cancel. */
 static double tolerance_of(const struct problem *p, int f32)
 {
     return (f32 ? 2e-5 : 2e-6) + 0x1p-23 * p->largest;
@@ -350,7 +365,8 @@ static void check_gradients(void *state, size_t n, int f32)
 static void gradients(void **state)
 {
     for (size_t n = 0; n < NUM_PROBLEMS; n++)
-        if (problems[n].largest < 100.0) check_gradients(*state, n, 0);       /* above: one-hot, nothing to differentiate */
+        /* above: one-hot, nothing to differentiate */
+        if (problems[n].largest < 100.0) check_gradients(*state, n, 0);
 }
 
 static void float32_gradients(void **state)
@@ -368,14 +384,16 @@ static void load(const char *path, struct npy *a)
  * draws the same directions from the same seed. */
 static void summaries_stand_for_prefixes(void **state)
 {
-    static const char *const features[] = { "elu1", "taylor:3", "cheb:2", "minimax:4", "split:2", "favor:9", "favor-orth:11" };
+    static const char *const features[] = { "elu1", "taylor:3", "cheb:2", "minimax:4", "split:2", "favor:9",
+                                            "favor-orth:11" };
     for (size_t f = 0; f < sizeof features / sizeof *features; f++) {
         const struct problem p = { .B = 2, .H = 4, .Hkv = 2, .Lq = 12, .Lk = 15, .d = 4, .m = 60, .prefix_apart = 1,
                                    .causal = 1, .largest = 1.2, .feature = features[f], .method = NTK };
         double *x[NUM_ARRAYS];
         draw(&p, x, 40 + f);
         save(*state, &p, x);
-        const char *const more[] = { "--z-out", scratch_path(*state, "zo.npy"), "--kvec-out", scratch_path(*state, "ko.npy"), NULL };
+        const char *const more[] = { "--z-out", scratch_path(*state, "zo.npy"), "--kvec-out",
+                                     scratch_path(*state, "ko.npy"), NULL };
         struct outcome o = attend(*state, &p, scratch_path(*state, "a.npy"), more);
         if (o.code) fail_msg("%s: %s", features[f], o.err);
         outcome_free(&o);
@@ -389,7 +407,8 @@ static void summaries_stand_for_prefixes(void **state)
             }
         char bound[64];
         snprintf(bound, sizeof bound, "%.17g", norm[0] * norm[1] / sqrt((double)p.d));
-#define ARGS "--q", scratch_path(*state, "q.npy"), "--k", scratch_path(*state, "k.npy"), "--v", scratch_path(*state, "v.npy"), \
+#define ARGS "--q", scratch_path(*state, "q.npy"), "--k", scratch_path(*state, "k.npy"), "--v",                       \
+    scratch_path(*state, "v.npy"),                                                                                    \
              "--method", "ntk", "--causal", "--feature", features[f]
         o = RUN(ARGS, "--bound", bound, "--z", scratch_path(*state, "zo.npy"), "--kvec", scratch_path(*state, "ko.npy"),
                 "--out", scratch_path(*state, "b.npy"));
@@ -406,8 +425,8 @@ static void summaries_stand_for_prefixes(void **state)
         for (size_t i = 0; i < a.size; i++) CHECK_CLOSE(b.f64[i], a.f64[i], 0.0, 2e-7 * scale);
         npy_free(&a); npy_free(&b); npy_free(&z);
         if (!strcmp(features[f], "cheb:2"))
-            CHECK_REFUSAL(RUN(ARGS, "--z", scratch_path(*state, "zo.npy"), "--kvec", scratch_path(*state, "ko.npy"), "--out",
-                              scratch_path(*state, "never.npy")), 2, "attend", "--bound");
+            CHECK_REFUSAL(RUN(ARGS, "--z", scratch_path(*state, "zo.npy"), "--kvec", scratch_path(*state, "ko.npy"),
+                              "--out", scratch_path(*state, "never.npy")), 2, "attend", "--bound");
         for (int i = 0; i < NUM_ARRAYS; i++) free(x[i]);
     }
     assert_int_not_equal(access(scratch_path(*state, "never.npy"), F_OK), 0);
@@ -423,8 +442,10 @@ static void laws(void **state)
     draw(&p, x, 5);
     for (int a = Z; a <= KVEC; a++) memset(x[a], 0, array_size(&p, a) * sizeof(double));
     save(*state, &p, x);
-#define QKV "--q", scratch_path(*state, "q.npy"), "--k", scratch_path(*state, "k.npy"), "--v", scratch_path(*state, "v.npy")
-    struct outcome o = attend(*state, &p, scratch_path(*state, "ntk.npy"), (const char *const[]){ "--threads", "1", NULL });
+#define QKV "--q", scratch_path(*state, "q.npy"), "--k", scratch_path(*state, "k.npy"), "--v",
+    scratch_path(*state, "v.npy")
+    struct outcome o = attend(*state, &p, scratch_path(*state, "ntk.npy"), (const char *const[]){ "--threads", "1",
+        NULL });
     assert_int_equal(o.code, 0);
     outcome_free(&o);
     o = RUN(QKV, "--method", "exact", "--threads", "3", "--out", scratch_path(*state, "exact.npy"));
@@ -443,8 +464,9 @@ static void laws(void **state)
     assert_int_equal(npy_write_f64(scratch_path(*state, "q.npy"), x[Q], 3, shape, why, sizeof why), 0);
     shape[0] = 2; shape[1] = 0;
     assert_int_equal(npy_write_f64(scratch_path(*state, "none.npy"), x[K], 3, shape, why, sizeof why), 0);
-    o = RUN("--q", scratch_path(*state, "q.npy"), "--k", scratch_path(*state, "none.npy"), "--v", scratch_path(*state, "none.npy"),
-            "--prefix-k", scratch_path(*state, "p.npy"), "--prefix-v", scratch_path(*state, "w.npy"), "--out",
+    o = RUN("--q", scratch_path(*state, "q.npy"), "--k", scratch_path(*state, "none.npy"), "--v",
+            scratch_path(*state, "none.npy"), "--prefix-k", scratch_path(*state, "p.npy"), "--prefix-v",
+                scratch_path(*state, "w.npy"), "--out",
             scratch_path(*state, "moved.npy"));
     if (o.code) fail_msg("%s", o.err);
     outcome_free(&o);
@@ -467,12 +489,16 @@ static const char *npy(void *state, const char *name, size_t rank, size_t a, siz
 
 static void refusals(void **state)
 {
-    const char *q = npy(*state, "rq.npy", 3, 4, 5, 3, 1), *k = npy(*state, "rk.npy", 3, 2, 6, 3, 1), *v = npy(*state, "rv.npy", 3, 2, 6, 3, 1);
-    const char *pk = npy(*state, "rpk.npy", 2, 7, 3, 1, 1), *pv = npy(*state, "rpv.npy", 2, 7, 3, 1, 1), *z = npy(*state, "rz.npy", 2, 3, 3, 1, 1);
+    const char *q = npy(*state, "rq.npy", 3, 4, 5, 3, 1), *k = npy(*state, "rk.npy", 3, 2, 6, 3, 1),
+        *v = npy(*state, "rv.npy", 3, 2, 6, 3, 1);
+    const char *pk = npy(*state, "rpk.npy", 2, 7, 3, 1, 1), *pv = npy(*state, "rpv.npy", 2, 7, 3, 1, 1),
+        *z = npy(*state, "rz.npy", 2, 3, 3, 1, 1);
     const char *kvec = npy(*state, "rkv.npy", 1, 3, 1, 1, 1), *out = scratch_path(*state, "refused.npy");
-    const char *odd = npy(*state, "odd.npy", 3, 3, 6, 3, 1), *wide = npy(*state, "wide.npy", 3, 2, 6, 4, 1), *flat = npy(*state, "flat.npy", 2, 6, 3, 1, 1);
+    const char *odd = npy(*state, "odd.npy", 3, 3, 6, 3, 1), *wide = npy(*state, "wide.npy", 3, 2, 6, 4, 1),
+        *flat = npy(*state, "flat.npy", 2, 6, 3, 1, 1);
     const char *one = npy(*state, "one.npy", 1, 6, 1, 1, 1), *absent = scratch_path(*state, "absent.npy");
-    const char *text = scratch_file(*state, "text.npy", "not an array"), *other = scratch_file(*state, "q.txt", "1,2\n");
+    const char *text = scratch_file(*state, "text.npy", "not an array"), *other = scratch_file(*state, "q.txt",
+        "1,2\n");
     const int before = scratch_count(*state);
 #define CALL(...) RUN("--out", out, "--q", q, "--k", k, "--v", v, __VA_ARGS__)
 #define BASE(Q, K, V, ...) RUN("--out", out, "--q", Q, "--k", K, "--v", V, __VA_ARGS__)
@@ -514,14 +540,16 @@ static void refusals(void **state)
     const double minus[4] = { -1e6, 0.1, 0.2, 0.3 };
     assert_int_equal(npy_write_f64(negative, minus, 1, (size_t[]){ 4 }, why, sizeof why), 0);
     const char *z4 = npy(*state, "z4.npy", 2, 4, 3, 1, 1);
-    CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:1", "--z", z4, "--kvec", negative), 1, "attend", "batch 0, head 0, row 0");
+    CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:1", "--z", z4, "--kvec", negative), 1, "attend",
+                  "batch 0, head 0, row 0");
     CHECK_REFUSAL(CALL("--lengths", "0"), 1, "attend", "batch 0, head 0, row 0");
     /* Rows that see nothing are told from normalisers that failed. */
     CHECK_REFUSAL(CALL("--lengths", "0"), 1, "attend", "the row sees no key (--lengths");
     CHECK_REFUSAL(BASE(k, q, q, "--causal"), 3, "attend", "heads");
     const char *longer = npy(*state, "longer.npy", 3, 2, 9, 3, 1), *none = npy(*state, "no-key.npy", 3, 2, 0, 3, 1);
     CHECK_REFUSAL(BASE(longer, k, v, "--causal"), 1, "attend", "row 0: the row sees no key (--causal");
-    CHECK_REFUSAL(BASE(longer, k, v, "--causal", "--method", "linear"), 1, "attend", "row 0: the row sees no key (--causal");
+    CHECK_REFUSAL(BASE(longer, k, v, "--causal", "--method", "linear"), 1, "attend",
+                  "row 0: the row sees no key (--causal");
     CHECK_REFUSAL(BASE(longer, none, none, "--causal"), 1, "attend", "row 0: the row sees no key (there is none");
     /* A summary below the range of doubles is not written as zeros. */
     const char *far = scratch_path(*state, "far.npy");
@@ -529,10 +557,12 @@ static void refusals(void **state)
     assert_int_equal(npy_write_f64(far, long_key, 2, (size_t[]){ 2, 3 }, why, sizeof why), 0);
     CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "favor:8", "--prefix-k", far, "--prefix-v", far, "--kvec-out",
                        scratch_path(*state, "never-k.npy")), 1, "attend", "below the range of doubles");
-    CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:1", "--z", z4, "--kvec", negative, "--z-out", scratch_path(*state, "never-z.npy")), 1, "attend",
+    CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:1", "--z", z4, "--kvec", negative, "--z-out",
+                       scratch_path(*state, "never-z.npy")), 1, "attend",
                   "D <= 0");
     /* Float32 does not hold e^{||k||^2/2} of these, and has no attention on the scores. */
-    CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "favor:8", "--prefix-k", far, "--prefix-v", far, "--precision", "f32"), 1,
+    CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "favor:8", "--prefix-k", far, "--prefix-v", far, "--precision",
+                       "f32"), 1,
                   "attend", "float32");
     CHECK_REFUSAL(CALL("--method", "ntk", "--feature", "taylor:60", "--prefix-k", pk, "--prefix-v", pv, "--z-out",
                        scratch_path(*state, "no/such/z.npy")), 1, "attend", "");

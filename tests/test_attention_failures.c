@@ -47,7 +47,8 @@ static bool uses_map(enum entry e) { return e != EXACT && e != PACKED && e != F6
 
 static void problem_make(struct problem *p, enum entry entry, const char *map, size_t d, size_t len_k, int causal)
 {
-    *p = (struct problem){ .entry = entry, .prefix_len = 7, .lengths = { len_k, len_k - 3 }, .threads = len_k == 50 && d == 16 ? 2 : 1 };
+    *p = (struct problem){ .entry = entry, .prefix_len = 7, .lengths = { len_k, len_k - 3 }, .threads = len_k == 50
+                           && d == 16 ? 2 : 1 };
     p->s = (struct attn_shape){ 2, 2, 1, 40, len_k, d, causal, causal ? NULL : p->lengths };
     if (map) assert_int_equal(feature_parse(map, d, 3.0, 5, NULL, &p->map), GSL_SUCCESS);
     p->r = map ? feature_dim(p->map) : 1;
@@ -61,7 +62,8 @@ static void problem_make(struct problem *p, enum entry entry, const char *map, s
         for (size_t i = 0; i < size[a]; i++) p->x[a][i] = (float)(a == Z || a == KVEC ? 0.02 * draw[i] : 0.5 * draw[i]);
     }
     free(draw);
-    for (size_t i = 0; i < p->size[KVEC]; i++) p->x[KVEC][i] = p->map && feature_is_positive(p->map) ? 0.7f : i % p->r ? 0.0f : 2.0f;
+    for (size_t i = 0; i < p->size[KVEC]; i++)
+        p->x[KVEC][i] = p->map && feature_is_positive(p->map) ? 0.7f : i % p->r ? 0.0f : 2.0f;
     p->Zk = malloc(4 * p->r * (d + 1) * sizeof *p->Zk);
     p->scale = calloc(4, sizeof *p->scale);
     for (size_t row = 0; row < 4 * p->r; row++) {
@@ -106,11 +108,14 @@ static void run(struct problem *p, struct result *r)
     const struct attn_out dk = attn_dense_out(r->dk, 1, s->len_k, d), dv = attn_dense_out(r->dv, 1, s->len_k, d);
     const struct attn_out dpk = attn_dense_out(r->dpk, 1, 7, d), dpv = attn_dense_out(r->dpv, 1, 7, d);
     const struct attn_in result = { out.data, out.batch, out.head, out.row };
-    const struct attn_prefix prefix = { 7, attn_dense_in(p->x[PK], 1, 7, d), attn_dense_in(p->x[PV], 1, 7, d), p->packed };
+    const struct attn_prefix prefix = { 7, attn_dense_in(p->x[PK], 1, 7, d), attn_dense_in(p->x[PV], 1, 7, d),
+                                        p->packed };
     if (p->packed) assert_int_equal(attn_packed_set(p->packed, prefix.k, prefix.v, 1), GSL_SUCCESS);
-    const struct attn_summary summary = { p->map, 2, attn_dense_in(p->x[Z], 2, p->r, d), attn_dense_in(p->x[KVEC], 2, 1, p->r) };
+    const struct attn_summary summary = { p->map, 2, attn_dense_in(p->x[Z], 2, p->r, d),
+                                          attn_dense_in(p->x[KVEC], 2, 1, p->r) };
     const struct attn_exact_grads exact = { dq, dk, dv, dpk, dpv };
-    const struct attn_ntk_grads ntk = { dq, dk, dv, attn_dense_out(r->dZ, 2, p->r, d), attn_dense_out(r->dkvec, 2, 1, p->r) };
+    const struct attn_ntk_grads ntk = { dq, dk, dv, attn_dense_out(r->dZ, 2, p->r, d),
+                                        attn_dense_out(r->dkvec, 2, 1, p->r) };
     const struct attn_summary_f64 wide = { p->map, 2, p->Zk, p->scale, 2, 1 };
     double *dZk = calloc(4 * p->r * (d + 1), sizeof *dZk);
     const struct attn_grads_f64 wide_grads = { dq, dk, dv, dZk };
@@ -120,11 +125,13 @@ static void run(struct problem *p, struct result *r)
     switch (p->entry) {
     case EXACT: case PACKED:
         r->status = attn_exact_forward(s, scale, q, k, v, &prefix, out, rows, NULL, 0, p->threads, &r->where);
-        r->backward_status = attn_exact_backward(s, scale, q, k, v, &prefix, result, (const attn_row *)rows, g, &exact, NULL, 0, p->threads);
+        r->backward_status = attn_exact_backward(s, scale, q, k, v, &prefix, result, (const attn_row *)rows, g, &exact,
+                                                 NULL, 0, p->threads);
         break;
     case NTK:
         r->status = attn_ntk_forward(s, scale, q, k, v, &summary, out, rows, NULL, 0, p->threads, &r->where);
-        r->backward_status = attn_ntk_backward(s, scale, q, k, v, &summary, result, (const attn_row *)rows, g, &ntk, NULL, 0, p->threads);
+        r->backward_status = attn_ntk_backward(s, scale, q, k, v, &summary, result, (const attn_row *)rows, g, &ntk,
+                                               NULL, 0, p->threads);
         break;
     case LINEAR:
         r->status = attn_linear_forward(s, q, k, v, &summary, out, NULL, 0, p->threads, &r->where);
@@ -134,7 +141,8 @@ static void run(struct problem *p, struct result *r)
     case F64_NTK: r->status = attn_ntk_f64(s, q, k, v, &wide, out, g, &wide_grads, p->threads, &r->where); break;
     case F64_LINEAR: r->status = attn_linear_f64(s, q, k, v, &wide, out, g, &wide_grads, p->threads, &r->where); break;
     default:
-        r->status = attn_scores_f64(s, q, k, v, &prefix, p->map, p->entry == F64_SCORES_LINEAR, out, g, &score, p->threads, &r->where);
+        r->status = attn_scores_f64(s, q, k, v, &prefix, p->map, p->entry == F64_SCORES_LINEAR, out, g, &score,
+                                    p->threads, &r->where);
     }
     for (size_t row = 0; p->entry == F64_NTK && row < p->size[KVEC]; row++) {
         for (size_t c = 0; c < d; c++) r->dZ[row * d + c] = (float)dZk[row * (d + 1) + c];
@@ -145,8 +153,8 @@ static void run(struct problem *p, struct result *r)
 }
 
 /* The rows in which `bad` is not -1 are bad. Equal bits elsewhere (-0 is 0), zeros there. */
-static bool agrees(const struct problem *p, const struct result *got, const struct result *clean, const struct result *silent,
-                   const bool *bad)
+static bool agrees(const struct problem *p, const struct result *got, const struct result *clean,
+                   const struct result *silent, const bool *bad)
 {
     const size_t d = p->s.head_dim;
     for (size_t row = 0; row < 160; row++)
@@ -160,7 +168,8 @@ static bool agrees(const struct problem *p, const struct result *got, const stru
 
 /* Plants `value` in element c of row `row` of array `a` and compares. The rows it makes bad: its own
  * (a query) or those that see it. */
-static void plant(struct problem *p, const struct result *clean, int a, size_t row, size_t c, float value, const bool *bad)
+static void plant(struct problem *p, const struct result *clean, int a, size_t row, size_t c, float value,
+                  const bool *bad)
 {
     const size_t d = p->s.head_dim;
     struct result silent, got;
@@ -181,14 +190,16 @@ static void plant(struct problem *p, const struct result *clean, int a, size_t r
     const int want = first == SIZE_MAX ? GSL_SUCCESS : GSL_EDOM;
     bool good = got.status == want && (p->entry != LINEAR || got.backward_status == want) &&
                 (p->entry == LINEAR || got.backward_status == GSL_SUCCESS);
-    if (want) good = good && got.where.batch == first / 80 && got.where.head == first / 40 % 2 && got.where.row == first % 40;
+    if (want)
+        good = good && got.where.batch == first / 80 && got.where.head == first / 40 % 2 && got.where.row == first % 40;
     good = good && agrees(p, &got, clean, &silent, bad);
     if (!good) {
         const struct feature_spec spec = p->map ? feature_map_spec(p->map) : (struct feature_spec){ FEATURE_CUSTOM, 0 };
         char text[64] = "";
         if (p->map) feature_spec_text(&spec, text, sizeof text);
         print_message("%s %s, %s, head_dim %zu, len_k %zu, array %d row %zu = %g: status %d/%d at %zu %zu %zu\n",
-                      entry_names[p->entry], text, isa_name(isa_current()), d, p->s.len_k, a, row, (double)value, got.status,
+                      entry_names[p->entry], text, isa_name(isa_current()), d, p->s.len_k, a, row, (double)value,
+                          got.status,
                       got.backward_status, got.where.batch, got.where.head, got.where.row);
     }
     assert_true(good);
@@ -259,7 +270,8 @@ static void every_map_and_entry(void **state)
                 for (int causal = 0; causal < 2; causal++) {
                     try_problem((enum entry)e, map, 16, 50, causal);
                     try_problem((enum entry)e, map, 5, 41, causal);
-                    if (!uses_map((enum entry)e) && (enum isa)isa == before) try_problem((enum entry)e, map, 4, 2200, causal);
+                    if (!uses_map((enum entry)e) && (enum isa)isa == before)
+                        try_problem((enum entry)e, map, 4, 2200, causal);
                 }
             }
     }
@@ -329,7 +341,8 @@ static void huge_queries(void **state)
                     run(&p, &clean);
                     for (size_t c = 0; c < 16; c++) p.x[Q][63 * 16 + c] = (float)sign * 3e38f;
                     run(&p, &got);
-                    if (got.status != GSL_SUCCESS && got.status != GSL_EDOM) fail_msg("%s: status %d", maps[m], got.status);
+                    if (got.status != GSL_SUCCESS && got.status != GSL_EDOM)
+                        fail_msg("%s: status %d", maps[m], got.status);
                     for (size_t row = 0; row < 160; row++)
                         for (size_t c = 0; c < 16; c++) {
                             if (row == 63 && got.status) assert_true(got.out[row * 16 + c] == 0.0f);
@@ -350,8 +363,10 @@ static void packed_sizes(void **state)
 {
     (void)state;
     const size_t huge = SIZE_MAX;
-    const size_t sizes[][4] = { { 1, 1, huge, 1 }, { 1, 1, (size_t)1 << 62, 4 }, { 1, 1, huge - 63, 16 }, { huge, 1, 8, 4 }, { 1, huge, 8, 4 },
-                                { 1, 1, 8, huge }, { (size_t)1 << 32, (size_t)1 << 32, 8, 4 }, { 3, (size_t)1 << 30, (size_t)1 << 30, 16 } };
+    const size_t sizes[][4] = { { 1, 1, huge, 1 }, { 1, 1, (size_t)1 << 62, 4 }, { 1, 1, huge - 63, 16 },
+                                { huge, 1, 8, 4 }, { 1, huge, 8, 4 },
+                                { 1, 1, 8, huge }, { (size_t)1 << 32, (size_t)1 << 32, 8, 4 },
+                                { 3, (size_t)1 << 30, (size_t)1 << 30, 16 } };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int backward = 0; backward < 2; backward++)
             assert_null(attn_packed_alloc(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], backward));
@@ -371,7 +386,8 @@ static void impossible_shapes(void **state)
     const size_t huge = SIZE_MAX, large = (size_t)1 << 40;
     const struct attn_shape shapes[] = {
         { 1, 1, 1, huge, 1, 4, 0, NULL }, { 1, 1, 1, 1, huge, 4, 0, NULL }, { huge, 1, 1, 1, 1, 4, 0, NULL },
-        { 1, huge, 1, 1, 1, 4, 0, NULL }, { large, large, 1, 1, 1, 4, 0, NULL }, { 1, 1, 1, huge / 4 + 1, 1, 4, 0, NULL },
+        { 1, huge, 1, 1, 1, 4, 0, NULL }, { large, large, 1, 1, 1, 4, 0, NULL },
+        { 1, 1, 1, huge / 4 + 1, 1, 4, 0, NULL },
         { 3, large, 1, large, 1, 4, 0, NULL }, { 1, 1, 1, 1, huge - 2, 4, 1, NULL },
     };
     const struct attn_in in = attn_dense_in(x, 1, 1, 4);
@@ -413,7 +429,8 @@ static void impossible_shapes(void **state)
     assert_int_equal(attn_exact_forward(&small, 0.5f, in, in, in, &prefix, out, NULL, NULL, 0, 1, NULL), GSL_EINVAL);
     /* Any number of threads: only as many as there can be have scratch. */
     assert_true(attn_exact_forward_workspace(&small, 0, INT_MAX) == attn_exact_forward_workspace(&small, 0, 256));
-    assert_int_equal(attn_exact_forward(&small, 0.5f, in, in, in, NULL, out, NULL, NULL, 0, INT_MAX, NULL), GSL_SUCCESS);
+    assert_int_equal(attn_exact_forward(&small, 0.5f, in, in, in, NULL, out, NULL, NULL, 0, INT_MAX, NULL),
+                     GSL_SUCCESS);
     /* The calls in double: what must be given, and what does not fit. */
     assert_int_equal(attn_exact_f64(&small, in, in, in, &prefix, out, in, NULL, 1, NULL), GSL_EINVAL);
     assert_int_equal(attn_exact_f64(&small, in, in, in, NULL, out, in, &none, 1, NULL), GSL_EINVAL);

@@ -156,7 +156,8 @@ static void check_case(struct attn_case *c)
                (RTOL_OUTPUT + RTOL_SCORE * score) * scale + 1e-30);
     for (size_t i = 0; i < query_rows(c); i++)
         if (isfinite(w.lse[i]))
-            CHECK_CLOSE(log(2.0) * r.rows[i][0] + log(r.rows[i][1]), w.lse[i], RTOL_OUTPUT, RTOL_OUTPUT * (1.0 + score));
+            CHECK_CLOSE(log(2.0) * r.rows[i][0] + log(r.rows[i][1]), w.lse[i], RTOL_OUTPUT,
+                        RTOL_OUTPUT * (1.0 + score));
     const double extra = RTOL_SCORE * score;
     const size_t B = p->batch, H = p->heads, KV = p->kv_heads, d = p->head_dim;
     check_gradient(r.dq, w.dq, B, H, p->len_q, d, extra, "dQ");
@@ -277,12 +278,14 @@ static void test_reference_elu1(void **state)
     (void)state;
     feature_map *map;
     enum { ROWS = 9, DIM = 7 };
-    double x[ROWS * DIM], phi[ROWS * DIM], want_phi[ROWS * DIM], g[ROWS * DIM], dx[ROWS * DIM] = { 0 }, want_dx[ROWS * DIM] = { 0 };
+    double x[ROWS * DIM], phi[ROWS * DIM], want_phi[ROWS * DIM], g[ROWS * DIM], dx[ROWS * DIM] = { 0 },
+        want_dx[ROWS * DIM] = { 0 };
     random_normal(3, RANDOM_OTHER, 0, 0, x, ROWS * DIM);
     random_normal(3, RANDOM_OTHER, 0, 1, g, ROWS * DIM);
     assert_int_equal(feature_parse("elu1", DIM, 0.0, 1, NULL, &map), GSL_SUCCESS);
     assert_int_equal(feature_forward_f64(map, FEATURE_QUERY, ROWS, x, DIM, phi, DIM, NULL, 1, NULL), GSL_SUCCESS);
-    assert_int_equal(feature_backward_f64(map, FEATURE_QUERY, ROWS, x, DIM, g, DIM, NULL, dx, DIM, 1, 1, NULL), GSL_SUCCESS);
+    assert_int_equal(feature_backward_f64(map, FEATURE_QUERY, ROWS, x, DIM, g, DIM, NULL, dx, DIM, 1, 1, NULL),
+                     GSL_SUCCESS);
     attn_ref_elu1(x, ROWS, DIM, want_phi);
     attn_ref_elu1_backward(x, g, ROWS, DIM, want_dx);
     CHECK_ALL_CLOSE(phi, want_phi, ROWS * DIM, 1e-14, 0.0);

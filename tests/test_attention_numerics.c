@@ -70,8 +70,10 @@ static void check_empty_summary(void)
             summary.Z = attn_dense_in(zeros, 2, c.feat_dim, 8);
             summary.kvec = (struct attn_in){ zeros, 0, 0, 0 };
             assert_int_equal(attn_exact_forward(&c.shape, c.scale, c.q, c.k, c.v, NULL, none, ra, NULL, 0, 1, NULL), 0);
-            assert_int_equal(attn_exact_forward(&c.shape, c.scale, c.q, c.k, c.v, &c.prefix, empty, NULL, NULL, 0, 1, NULL), 0);
-            assert_int_equal(attn_ntk_forward(&c.shape, c.scale, c.q, c.k, c.v, &summary, zero, rb, NULL, 0, 1, NULL), 0);
+            assert_int_equal(attn_exact_forward(&c.shape, c.scale, c.q, c.k, c.v, &c.prefix, empty, NULL, NULL, 0, 1,
+                                                NULL), 0);
+            assert_int_equal(attn_ntk_forward(&c.shape, c.scale, c.q, c.k, c.v, &summary, zero, rb, NULL, 0, 1, NULL),
+                             0);
             assert_same_floats(a, b, rows_of(&c) * 8);
             assert_same_floats(a, e, rows_of(&c) * 8);
             assert_same_floats((float *)ra, (float *)rb, rows_of(&c) * 2);
@@ -106,12 +108,14 @@ static void check_threads(void)
             const struct attn_out gv = attn_dense_out(dv[run], s->kv_heads, s->len_k, s->head_dim);
             if (c.feat_dim) {
                 dp[run] = attn_case_floats(&c, c.feat_dim * s->head_dim);
-                const struct attn_ntk_grads g = { gq, gk, gv, attn_dense_out(dp[run], 1, c.feat_dim, s->head_dim), { 0 } };
+                const struct attn_ntk_grads g = { gq, gk, gv, attn_dense_out(dp[run], 1, c.feat_dim, s->head_dim),
+                                                  { 0 } };
                 const size_t fw = attn_ntk_forward_workspace(s, &c.summary, threads);
                 const size_t bw = attn_ntk_backward_workspace(s, &c.summary, &g, threads);
                 char *work = (char *)attn_case_floats(&c, (fw > bw ? fw : bw) / 4 + 2) + 1;
                 memset(work, 0xff, fw > bw ? fw : bw);       /* NaN: nothing may be taken for granted */
-                assert_int_equal(attn_ntk_forward(s, c.scale, c.q, c.k, c.v, &c.summary, o, rows, work, fw, threads, NULL), 0);
+                assert_int_equal(attn_ntk_forward(s, c.scale, c.q, c.k, c.v, &c.summary, o, rows, work, fw, threads,
+                                                  NULL), 0);
                 assert_int_equal(attn_ntk_backward(s, c.scale, c.q, c.k, c.v, &c.summary, in(o), (const attn_row *)rows,
                                                    c.d_out, &g, work, bw, threads), 0);
             } else {
@@ -125,12 +129,14 @@ static void check_threads(void)
                     assert_true(attn_packed_bytes(packed) >= 4 * kv * prefix.len * s->head_dim * sizeof(float));
                     prefix = (struct attn_prefix){ .len = prefix.len, .packed = packed };
                 }
-                const struct attn_exact_grads g = { gq, gk, gv, attn_dense_out(dp[run], s->kv_heads, prefix.len, s->head_dim), { 0 } };
+                const struct attn_exact_grads g = { gq, gk, gv, attn_dense_out(dp[run], s->kv_heads, prefix.len,
+                                                                               s->head_dim), { 0 } };
                 const size_t fw = attn_exact_forward_workspace(s, prefix.len, threads);
                 const size_t bw = attn_exact_backward_workspace(s, prefix.len, &g, threads);
                 char *work = (char *)attn_case_floats(&c, (fw > bw ? fw : bw) / 4 + 2) + 3;
                 memset(work, 0xff, fw > bw ? fw : bw);
-                assert_int_equal(attn_exact_forward(s, c.scale, c.q, c.k, c.v, &prefix, o, rows, work, fw, threads, NULL), 0);
+                assert_int_equal(attn_exact_forward(s, c.scale, c.q, c.k, c.v, &prefix, o, rows, work, fw, threads,
+                                                    NULL), 0);
                 assert_int_equal(attn_exact_backward(s, c.scale, c.q, c.k, c.v, &prefix, in(o), (const attn_row *)rows,
                                                      c.d_out, &g, work, bw, threads), 0);
                 attn_packed_free(packed);
@@ -254,7 +260,8 @@ static void check_statuses(void)
     assert_int_equal(attn_exact_forward(&good, 1, X, X, X, &prefix, Y, NULL, NULL, 0, 1, NULL), GSL_SUCCESS);
     const struct attn_exact_grads grads = { .q = Y };
     attn_row rows[4];
-    assert_int_equal(attn_exact_backward(&good, 1, X, X, X, &prefix, X, (const attn_row *)rows, X, &grads, NULL, 0, 1), GSL_EBADLEN);
+    assert_int_equal(attn_exact_backward(&good, 1, X, X, X, &prefix, X, (const attn_row *)rows, X, &grads, NULL, 0, 1),
+                     GSL_EBADLEN);
     attn_packed_free(packed);
     attn_packed_free(NULL);
     feature_map *map;
@@ -283,7 +290,8 @@ static void check_negative_mass(void)
     struct attn_out view;
     dense_out(&c, &view);
     struct attn_failure failure;
-    assert_int_equal(attn_ntk_forward(&c.shape, c.scale, c.q, c.k, c.v, &c.summary, view, NULL, NULL, 0, 2, &failure), GSL_EDOM);
+    assert_int_equal(attn_ntk_forward(&c.shape, c.scale, c.q, c.k, c.v, &c.summary, view, NULL, NULL, 0, 2, &failure),
+                     GSL_EDOM);
     assert_int_equal(failure.batch, 1);
     assert_int_equal(failure.head, 1);
     size_t first = 0;
@@ -302,7 +310,8 @@ static void check_extreme_masses(void)
     feature_map *map;
     assert_int_equal(feature_parse("elu1", 4, 0, 1, NULL, &map), GSL_SUCCESS);
     const struct { float mass, score; } cases[] = {
-        { 1e-38f, -200.0f }, { 1e-42f, -200.0f }, { 1e-42f, 0.0f }, { 1e30f, 0.0f }, { 1e30f, 69.0f }, { 1.0f, 1e4f }, { 1.0f, -1e4f },
+        { 1e-38f, -200.0f }, { 1e-42f, -200.0f }, { 1e-42f, 0.0f }, { 1e30f, 0.0f }, { 1e30f, 69.0f }, { 1.0f, 1e4f },
+        { 1.0f, -1e4f },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         float q[4] = { 0 }, key[4] = { 0 }, v[4] = { 1, -2, 3, 0.5f }, Z[16] = { 0 }, k[4] = { 0 }, out[4];
@@ -313,11 +322,13 @@ static void check_extreme_masses(void)
         const struct attn_shape s = { 1, 1, 1, 1, 1, 4, 0, NULL };
         const struct attn_summary z = { map, 1, attn_dense_in(Z, 1, 4, 4), { k, 4, 4, 0 } };
         assert_int_equal(attn_ntk_forward(&s, 1.0f, attn_dense_in(q, 1, 1, 4), attn_dense_in(key, 1, 1, 4),
-                                          attn_dense_in(v, 1, 1, 4), &z, attn_dense_out(out, 1, 1, 4), NULL, NULL, 0, 1, NULL), GSL_SUCCESS);
+                                          attn_dense_in(v, 1, 1, 4), &z, attn_dense_out(out, 1, 1, 4), NULL, NULL, 0, 1,
+                                              NULL), GSL_SUCCESS);
         const double shift = fmax(cases[i].score, log(cases[i].mass));
         const double a = exp(cases[i].score - shift), p = exp(log(cases[i].mass) - shift);
         for (int e = 0; e < 4; e++)
-            CHECK_CLOSE(out[e], (a * v[e] + p * 0.25 * (e + 1)) / (a + p), cases[i].mass < 1e-37f ? 1e-2 : 2e-6 * (1 + fabsf(cases[i].score)), 1e-30);
+            CHECK_CLOSE(out[e], (a * v[e] + p * 0.25 * (e + 1)) / (a + p), cases[i].mass < 1e-37f ? 1e-2
+                        : 2e-6 * (1 + fabsf(cases[i].score)), 1e-30);
     }
     feature_map_free(map);
 }
@@ -381,17 +392,22 @@ static void check_shared(void)
     attn_row *rows = row_out(&c);
     assert_int_equal(attn_exact_forward(&c.shape, c.scale, c.q, c.k, c.v, &prefix, out, rows, NULL, 0, 1, NULL), 0);
     const size_t head = 21 * 16;
-    float *separate = attn_case_floats(&c, 4 * head), *batch = attn_case_floats(&c, 2 * head), *all = attn_case_floats(&c, head);
+    float *separate = attn_case_floats(&c, 4 * head), *batch = attn_case_floats(&c, 2 * head),
+        *all = attn_case_floats(&c, head);
     struct attn_exact_grads g = { .q = dq, .prefix_k = attn_dense_out(separate, 2, 21, 16) };
-    assert_int_equal(attn_exact_backward(&c.shape, c.scale, c.q, c.k, c.v, &prefix, in(out), (const attn_row *)rows, c.d_out, &g, NULL, 0, 2), 0);
+    assert_int_equal(attn_exact_backward(&c.shape, c.scale, c.q, c.k, c.v, &prefix, in(out), (const attn_row *)rows,
+                                         c.d_out, &g, NULL, 0, 2), 0);
     g = (struct attn_exact_grads){ .prefix_k = attn_dense_out(batch, 2, 21, 16) };
     g.prefix_k.batch = 0;
-    assert_int_equal(attn_exact_backward(&c.shape, c.scale, c.q, c.k, c.v, &prefix, in(out), (const attn_row *)rows, c.d_out, &g, NULL, 0, 2), 0);
+    assert_int_equal(attn_exact_backward(&c.shape, c.scale, c.q, c.k, c.v, &prefix, in(out), (const attn_row *)rows,
+                                         c.d_out, &g, NULL, 0, 2), 0);
     g.prefix_k = (struct attn_out){ all, 0, 0, 16 };
-    assert_int_equal(attn_exact_backward(&c.shape, c.scale, c.q, c.k, c.v, &prefix, in(out), (const attn_row *)rows, c.d_out, &g, NULL, 0, 2), 0);
+    assert_int_equal(attn_exact_backward(&c.shape, c.scale, c.q, c.k, c.v, &prefix, in(out), (const attn_row *)rows,
+                                         c.d_out, &g, NULL, 0, 2), 0);
     for (size_t i = 0; i < head; i++) {
         CHECK_CLOSE(batch[i], (double)separate[i] + separate[2 * head + i], 1e-6, 1e-6);
-        CHECK_CLOSE(all[i], (double)separate[i] + separate[head + i] + separate[2 * head + i] + separate[3 * head + i], 1e-6, 1e-6);
+        CHECK_CLOSE(all[i], (double)separate[i] + separate[head + i] + separate[2 * head + i] + separate[3 * head + i],
+                    1e-6, 1e-6);
     }
     attn_case_free(&c);
 
@@ -405,9 +421,11 @@ static void check_shared(void)
     z.heads = 2;
     z.Z.batch = z.kvec.batch = 0;
     assert_int_equal(attn_ntk_forward(&c.shape, c.scale, c.q, c.k, c.v, &z, out, rows, NULL, 0, 1, NULL), 0);
-    float *dZ = attn_case_floats(&c, 2 * 64), *dk = attn_case_floats(&c, 16), *full = attn_case_floats(&c, 8 * 64), *dkf = attn_case_floats(&c, 64);
+    float *dZ = attn_case_floats(&c, 2 * 64), *dk = attn_case_floats(&c, 16), *full = attn_case_floats(&c, 8 * 64),
+        *dkf = attn_case_floats(&c, 64);
     struct attn_ntk_grads ng = { .Z = { dZ, 0, 64, 8 }, .kvec = { dk, 0, 8, 0 } };
-    assert_int_equal(attn_ntk_backward(&c.shape, c.scale, c.q, c.k, c.v, &z, in(out), (const attn_row *)rows, c.d_out, &ng, NULL, 0, 1), 0);
+    assert_int_equal(attn_ntk_backward(&c.shape, c.scale, c.q, c.k, c.v, &z, in(out), (const attn_row *)rows, c.d_out,
+                                       &ng, NULL, 0, 1), 0);
     /* The same numbers with a summary of its own per query head. */
     float *Zf = attn_case_floats(&c, 8 * 64), *kf = attn_case_floats(&c, 64);
     for (size_t bh = 0; bh < 8; bh++) {
@@ -416,7 +434,8 @@ static void check_shared(void)
     }
     const struct attn_summary own = { z.map, 4, attn_dense_in(Zf, 4, 8, 8), { kf, 32, 8, 0 } };
     ng = (struct attn_ntk_grads){ .Z = attn_dense_out(full, 4, 8, 8), .kvec = { dkf, 32, 8, 0 } };
-    assert_int_equal(attn_ntk_backward(&c.shape, c.scale, c.q, c.k, c.v, &own, in(out), (const attn_row *)rows, c.d_out, &ng, NULL, 0, 1), 0);
+    assert_int_equal(attn_ntk_backward(&c.shape, c.scale, c.q, c.k, c.v, &own, in(out), (const attn_row *)rows, c.d_out,
+                                       &ng, NULL, 0, 1), 0);
     for (size_t h = 0; h < 2; h++)
         for (size_t e = 0; e < 64; e++) {
             double sum = 0.0;

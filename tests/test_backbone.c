@@ -117,7 +117,8 @@ static void refuses(const char *name_or_dir, int code, const char *says, const c
     const int status = backbone_open(name_or_dir, &b, reason);
     if (status != code) fail_msg("%d (%s), expected %d with '%s'", status, why, code, says);
     assert_null(b);
-    if (!strstr(why, says) || !strstr(why, says_too) || strchr(why, '\n')) fail_msg("expected '%s' and '%s', not '%s'", says, says_too, why);
+    if (!strstr(why, says) || !strstr(why, says_too) || strchr(why, '\n'))
+        fail_msg("expected '%s' and '%s', not '%s'", says, says_too, why);
 }
 
 /* Names with the family's prefix are the same model. */
@@ -163,13 +164,14 @@ static void test_refuses_config(void **state)
         { "{\"model_type\": \"g\\npt\"}", "model_type g?pt" },
         { "{\"model_type\": \"bert\", \"hidden_act\": \"relu\"}", "hidden_act" },
         { "{\"model_type\": \"bert\"}", "hidden_size" },
-        { "{\"model_type\": \"bert\", \"hidden_size\": 12, \"num_hidden_layers\": 2, \"num_attention_heads\": 5, \"intermediate_size\": 8}",
-          "num_attention_heads" },
-        { "{\"model_type\": \"bert\", \"hidden_size\": 1e9, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"intermediate_size\": 8}",
-          "hidden_size" },
-        { "{\"model_type\": \"bert\", \"hidden_size\": -12, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"intermediate_size\": 8}",
-          "hidden_size" },
-        { "{\"model_type\": \"vit\", \"hidden_size\": 12, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"intermediate_size\": 8,"
+        { "{\"model_type\": \"bert\", \"hidden_size\": 12, \"num_hidden_layers\": 2, \"num_attention_heads\": 5, "
+          "\"intermediate_size\": 8}", "num_attention_heads" },
+        { "{\"model_type\": \"bert\", \"hidden_size\": 1e9, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+          "\"intermediate_size\": 8}", "hidden_size" },
+        { "{\"model_type\": \"bert\", \"hidden_size\": -12, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+          "\"intermediate_size\": 8}", "hidden_size" },
+        { "{\"model_type\": \"vit\", \"hidden_size\": 12, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+          "\"intermediate_size\": 8,"
           "\"image_size\": 30, \"patch_size\": 7}", "patch_size" },
     };
     struct backbone *made;

@@ -16,7 +16,8 @@
 
 /* ---- the program -------------------------------------------------------------- */
 
-enum { KEY_SIGMA = 256, KEY_LEN, KEY_RATES, KEY_LAW, KEY_LAWS, KEY_MATRIX, KEY_VECTOR, KEY_RAISE, KEY_CODE, KEY_BYTES, KEY_DEAF };
+enum { KEY_SIGMA = 256, KEY_LEN, KEY_RATES, KEY_LAW, KEY_LAWS, KEY_MATRIX, KEY_VECTOR, KEY_RAISE, KEY_CODE, KEY_BYTES,
+       KEY_DEAF };
 
 static struct {
     struct cli_common common;
@@ -87,8 +88,18 @@ static int program(int argc, char **argv)
             table_num(t, sqrt((double)cfg.lens[i] - 3.0));
             table_end_row(t);
         }
-        if (m) table_text(t, "matrix"), table_int(t, m->size1 * m->size2), table_num(t, gsl_matrix_get(m, m->size1 - 1, 0)), table_end_row(t);
-        if (v) table_text(t, "vector"), table_int(t, v->size), table_empty(t), table_end_row(t);
+        if (m) {
+            table_text(t, "matrix");
+            table_int(t, m->size1 * m->size2);
+            table_num(t, gsl_matrix_get(m, m->size1 - 1, 0));
+            table_end_row(t);
+        }
+        if (v) {
+            table_text(t, "vector");
+            table_int(t, v->size);
+            table_empty(t);
+            table_end_row(t);
+        }
         if (cfg.signal) raise((int)cfg.signal);
         while (cfg.deaf) pause();
         code = cli_interrupted();
@@ -116,9 +127,9 @@ static void test_table(void **state)
     assert_int_equal(o.code, 0);
     assert_string_equal(o.err, "");
     assert_int_equal(strncmp(o.out, "# program=test_cli version=", 27), 0);
-    static const char *const parts[] = { " commit=", " seed=18446744073709551615 ", " threads=1 ", " isa=", " blas=\"OpenBLAS ",
-                                         " core=", " profile=tiny\n", "\n# value: its square root; a note\n",
-                                         "# options: --prefix-len 4,2 " };
+    static const char *const parts[] = { " commit=", " seed=18446744073709551615 ", " threads=1 ", " isa=",
+                                         " blas=\"OpenBLAS ", " core=", " profile=tiny\n",
+                                         "\n# value: its square root; a note\n", "# options: --prefix-len 4,2 " };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strstr(o.out, parts[i])) fail_msg("no '%s' in\n%s", parts[i], o.out);
     char *rows = data_rows(o.out);
@@ -133,8 +144,9 @@ static void test_help_and_version(void **state)
     struct outcome o = RUN("--help");
     assert_int_equal(o.code, 0);
     assert_string_equal(o.err, "");
-    static const char *const words[] = { "A program for tests.", "--sigma", "(default 0.7)", "--seed", "20240614", "--threads",
-                                         "--out", "--quiet", "--profile", "--verdicts", "--ledger", "--version" };
+    static const char *const words[] = { "A program for tests.", "--sigma", "(default 0.7)", "--seed", "20240614",
+                                         "--threads", "--out", "--quiet", "--profile", "--verdicts", "--ledger",
+                                         "--version" };
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (!strstr(o.out, words[i])) fail_msg("no '%s' in\n%s", words[i], o.out);
     outcome_free(&o);
@@ -197,8 +209,8 @@ static void test_usage(void **state)
         { { "--signs=mirrored", "--prefix-len=4,7" }, "--prefix-len: odd" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        CHECK_REFUSAL(run_program(self, bad[i].words[0], bad[i].words[1], bad[i].words[2], (char *)NULL), EXIT_USAGE, name,
-                      bad[i].says);
+        CHECK_REFUSAL(run_program(self, bad[i].words[0], bad[i].words[1], bad[i].words[2], (char *)NULL), EXIT_USAGE,
+                      name, bad[i].says);
 }
 
 static void test_instruction_set(void **state)
@@ -329,7 +341,8 @@ static void test_arrays(void **state)
     assert_non_null(strstr(o.out, "\nmatrix,6,-0.4"));
     assert_non_null(strstr(o.out, "\nvector,6,\n"));
     outcome_free(&o);
-    o = RUN("--matrix", scratch_file(*state, "m.csv", "1,2\n3,4\n"), "--vector", scratch_file(*state, "v.csv", "1\n2\n3\n"));
+    o = RUN("--matrix", scratch_file(*state, "m.csv", "1,2\n3,4\n"), "--vector",
+            scratch_file(*state, "v.csv", "1\n2\n3\n"));
     assert_int_equal(o.code, 0);
     assert_non_null(strstr(o.out, "\nmatrix,4,3\n"));
     assert_non_null(strstr(o.out, "\nvector,3,\n"));
@@ -342,7 +355,8 @@ static void test_arrays(void **state)
     CHECK_REFUSAL(RUN("--vector", scratch_path(*state, "m.csv")), EXIT_DATA, name, "m.csv: has 2 dimensions");
     CHECK_REFUSAL(RUN("--matrix", scratch_path(*state, "missing.npy")), EXIT_DATA, name, "missing.npy: No such file");
     CHECK_REFUSAL(RUN("--matrix", scratch_file(*state, "m.txt", "1\n")), EXIT_DATA, name, "m.txt: neither");
-    CHECK_REFUSAL(RUN("--matrix", scratch_file(*state, "ragged.csv", "1,2\n3\n")), EXIT_DATA, name, "ragged.csv: line 2");
+    CHECK_REFUSAL(RUN("--matrix", scratch_file(*state, "ragged.csv", "1,2\n3\n")), EXIT_DATA, name,
+                  "ragged.csv: line 2");
     CHECK_REFUSAL(RUN("--matrix", scratch_file(*state, "nan.csv", "1,nan\n")), EXIT_DATA, name, "nan.csv: line 1");
 
     /* What is written comes back, from a view of a larger matrix too. */

@@ -69,7 +69,8 @@ static void test_refuses(void **state)
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct npy a;
-        assert_int_equal(csv_read_numbers(scratch_file(*state, "bad.csv", bad[i].text), &a, why, sizeof why), bad[i].code);
+        assert_int_equal(csv_read_numbers(scratch_file(*state, "bad.csv", bad[i].text), &a, why, sizeof why),
+                         bad[i].code);
         assert_null(a.f64);
         if (!strstr(why, bad[i].says)) fail_msg("expected '%s' in '%s'", bad[i].says, why);
         assert_null(strchr(why, '\n'));

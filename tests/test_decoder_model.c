@@ -370,8 +370,8 @@ static void test_calibrate(void **state)
 }
 
 /* Law: with M the second moment of the features as they weigh in T (ntk: a row by 1 / (A 1), prefix-plus: by 1), of the
- * queries that meet the summary, and B = unit basis, B^T (M + .001 trace(M) / r) B is the mean square of the attention's
- * result times the identity. */
+ * queries that meet the summary, and B = unit basis, B^T (M + .001 trace(M) / r) B is the mean square of the
+ * attention's result times the identity. */
 static void check_white(int divided, enum decoder_rotation rotation)
 {
     enum { R = 5, HEADS = 4 };
@@ -385,7 +385,8 @@ static void check_white(int divided, enum decoder_rotation rotation)
     for (size_t at = 0; at < LAYERS * HEADS; at++) {
         const size_t layer = at / HEADS, head = at % HEADS;
         const float *basis = find(m, layer ? "layer.1.summary_basis" : "layer.0.summary_basis")->value + head * R * R;
-        const double unit = divided ? (double)find(m, layer ? "layer.1.summary_unit" : "layer.0.summary_unit")->value[head] : 1.0;
+        const double unit = divided ? (double)find(m, layer ? "layer.1.summary_unit"
+                                                   : "layer.0.summary_unit")->value[head] : 1.0;
         double M[R * R], trace = 0.0;
         const double size = decoder_ref_moment(&ref, &batch, layer, head, divided, M);
         for (size_t f = 0; f < R; f++) trace += M[f * R + f];
@@ -497,7 +498,8 @@ int main(void)
         cmocka_unit_test(test_gradients), cmocka_unit_test(test_class_gradients), cmocka_unit_test(test_distillation),
         cmocka_unit_test(test_checker_rejects), cmocka_unit_test(test_view), cmocka_unit_test(test_cache_as_prefix),
         cmocka_unit_test(test_cached_layers), cmocka_unit_test(test_threads), cmocka_unit_test(test_starts),
-        cmocka_unit_test(test_calibrate), cmocka_unit_test(test_whiten), cmocka_unit_test(test_fits), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_calibrate), cmocka_unit_test(test_whiten), cmocka_unit_test(test_fits),
+            cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -61,8 +61,8 @@ static void pooled(const double *hidden, size_t from, size_t to, double *out)
         for (size_t j = 0; j < HIDDEN; j++) out[j] += hidden[i * HIDDEN + j] / (double)(to - from);
 }
 
-/* [CLS] the cat ##s sat . [SEP]; [CLS] [SEP]; [CLS] [UNK] on dog [SEP], of a file with a byte order mark, CRLF, an empty
- * line and no newline at its end. */
+/* [CLS] the cat ##s sat . [SEP]; [CLS] [SEP]; [CLS] [UNK] on dog [SEP], of a file with a byte order mark, CRLF, an
+ * empty line and no newline at its end. */
 static const char text[] = "\xef\xbb\xbfThe cats sat.\r\n\nzebra on dog";
 static const int32_t ids[] = { 2, 4, 5, 9, 7, 10, 3, 2, 3, 2, 1, 8, 6, 3 };
 static const size_t offsets[] = { 0, 7, 9, 14 };
@@ -83,12 +83,14 @@ static void test_texts(void **state)
         CHECK_ALL_CLOSE(a.f64, want, 3 * HIDDEN, RTOL_FLOAT, ATOL_FLOAT);
         assert_false(is_close(a.f64[3] + 1e-3, want[3], RTOL_FLOAT, ATOL_FLOAT));
         npy_free(&a);
-        run_well(run_program("embed", "--backbone", dir, "--text", file, "--layer", layer, "--pool", "cls", "--out", out, NULL));
+        run_well(run_program("embed", "--backbone", dir, "--text", file, "--layer", layer, "--pool", "cls", "--out",
+                             out, NULL));
         a = read_rows(out, 3);
         for (size_t s = 0; s < 3; s++) memcpy(want + s * HIDDEN, hidden + offsets[s] * HIDDEN, HIDDEN * sizeof *want);
         CHECK_ALL_CLOSE(a.f64, want, 3 * HIDDEN, RTOL_FLOAT, ATOL_FLOAT);
         npy_free(&a);
-        run_well(run_program("embed", "--backbone", dir, "--text", file, "--layer", layer, "--pool", "none", "--out", out, NULL));
+        run_well(run_program("embed", "--backbone", dir, "--text", file, "--layer", layer, "--pool", "none", "--out",
+                             out, NULL));
         a = read_rows(out, 14);
         CHECK_ALL_CLOSE(a.f64, hidden, 14 * HIDDEN, RTOL_FLOAT, ATOL_FLOAT);
         npy_free(&a);
@@ -131,7 +133,8 @@ static void test_images(void **state)
         floats[i] = bytes[i] / 255.0;
         pixels[i] = (float)((floats[i] - 0.25) / 0.5);
         for (size_t c = 0; c < 3; c++) colours[3 * i + c] = (unsigned char)((37 * i + 61 * c) % 256);
-        grey[i] = (float)(((0.299 * colours[3 * i] + 0.587 * colours[3 * i + 1] + 0.114 * colours[3 * i + 2]) / 255.0 - 0.25) / 0.5);
+        grey[i] = (float)(((0.299 * colours[3 * i] + 0.587 * colours[3 * i + 1] + 0.114 * colours[3 * i + 2]) / 255.0
+                           - 0.25) / 0.5);
     }
     struct batch batch = { .num_seqs = COUNT, .pixels = pixels, .image_h = H, .image_w = W };
     const char *file = bytes_file(*state, "x.npy", "(2, 14, 21)", bytes, sizeof bytes);
@@ -168,31 +171,44 @@ static void test_refusals(void **state)
     char why[256];
     CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--out", out, NULL), 2, "embed", "--text");
     CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", good, NULL), 2, "embed", "--out");
-    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", good, "--layer", "2", "--out", out, NULL), 2, "embed", "--layer");
-    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", good, "--layer", "last", "--out", out, NULL), 2, "embed", "--layer");
-    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", good, "--pool", "max", "--out", out, NULL), 2, "embed", "--pool");
-    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", good, "--max-len", "25", "--out", out, NULL), 2, "embed", "--max-len");
+    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", good, "--layer", "2", "--out", out, NULL), 2,
+                  "embed", "--layer");
+    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", good, "--layer", "last", "--out", out, NULL), 2,
+                  "embed", "--layer");
+    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", good, "--pool", "max", "--out", out, NULL), 2,
+                  "embed", "--pool");
+    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", good, "--max-len", "25", "--out", out, NULL), 2,
+                  "embed", "--max-len");
     CHECK_REFUSAL(run_program("embed", "--backbone", vit, "--text", good, "--out", out, NULL), 2, "embed", "--text");
-    CHECK_REFUSAL(run_program("embed", "--backbone", vit, "--images", good, "--tokens-out", tokens, "--out", out, NULL), 2, "embed", "--tokens-out");
-    CHECK_REFUSAL(run_program("embed", "--backbone", scratch_path(*state, "absent"), "--text", good, "--out", out, NULL), 3, "embed", "absent");
-    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", scratch_path(*state, "absent.txt"), "--out", out, NULL), 3, "embed", "absent.txt");
-    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", scratch_file(*state, "empty.txt", ""), "--out", out, NULL), 3, "embed", "empty.txt");
-    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", scratch_file(*state, "latin.txt", "the\ncaf\xe9\n"), "--tokens-out", tokens, "--out", out,
-                              NULL), 3, "embed", "latin.txt: line 2");
-    CHECK_REFUSAL(run_program("embed", "--backbone", vit, "--images", bytes_file(*state, "odd.npy", "(1, 7, 3)", black, 21), "--out", out, NULL), 3, "embed",
+    CHECK_REFUSAL(run_program("embed", "--backbone", vit, "--images", good, "--tokens-out", tokens, "--out", out, NULL),
+                  2, "embed", "--tokens-out");
+    CHECK_REFUSAL(run_program("embed", "--backbone", scratch_path(*state, "absent"), "--text", good, "--out", out,
+                              NULL), 3, "embed", "absent");
+    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", scratch_path(*state, "absent.txt"), "--out", out,
+                              NULL), 3, "embed", "absent.txt");
+    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text", scratch_file(*state, "empty.txt", ""), "--out",
+                              out, NULL), 3, "embed", "empty.txt");
+    CHECK_REFUSAL(run_program("embed", "--backbone", bert, "--text",
+                              scratch_file(*state, "latin.txt", "the\ncaf\xe9\n"), "--tokens-out", tokens, "--out", out,
+                                  NULL), 3, "embed", "latin.txt: line 2");
+    CHECK_REFUSAL(run_program("embed", "--backbone", vit, "--images", bytes_file(*state, "odd.npy", "(1, 7, 3)", black,
+                                                                                 21), "--out", out, NULL), 3, "embed",
                   "odd.npy");
-    CHECK_REFUSAL(run_program("embed", "--backbone", vit, "--images", bytes_file(*state, "flat.npy", "(3, 7)", black, 21), "--out", out, NULL), 3, "embed",
+    CHECK_REFUSAL(run_program("embed", "--backbone", vit, "--images", bytes_file(*state, "flat.npy", "(3, 7)", black,
+                                                                                 21), "--out", out, NULL), 3, "embed",
                   "flat.npy");
     const char *file = scratch_path(*state, "bright.npy");
     double image[49] = { bright };
     assert_int_equal(npy_write_f64(file, image, 3, (const size_t[]){ 1, 7, 7 }, why, sizeof why), GSL_SUCCESS);
-    CHECK_REFUSAL(run_program("embed", "--backbone", vit, "--images", file, "--out", out, NULL), 3, "embed", "bright.npy");
+    CHECK_REFUSAL(run_program("embed", "--backbone", vit, "--images", file, "--out", out, NULL), 3, "embed",
+                  "bright.npy");
     assert_int_not_equal(access(out, F_OK), 0);
     assert_int_not_equal(access(tokens, F_OK), 0);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_texts), cmocka_unit_test(test_images), cmocka_unit_test(test_refusals) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_texts), cmocka_unit_test(test_images),
+                                        cmocka_unit_test(test_refusals) };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -16,7 +16,8 @@ static const char ledger_path[] = "paper_notes.md";
 static const struct { const char *run, *args[12]; } runs[] = {
     { "prefix_gradient", { "--step", "1e-3,1e-5,1e-7" } },
     { "score_concentration", { "--prefix-len", "1,16,256", "--num-trials", "1000" } },
-    { "theorem_constants", { "--num-samples", "2,3", "--dim", "4", "--num-trials", "2", "--prefix-len", "64", "--max-work", "1e5" } },
+    { "theorem_constants",
+      { "--num-samples", "2,3", "--dim", "4", "--num-trials", "2", "--prefix-len", "64", "--max-work", "1e5" } },
     { "approximation_crossover", { "--num-trials", "20" } },
     { "polynomial_degree", { NULL } },
     { "error_bound", { "--num-trials", "3" } },
@@ -40,8 +41,8 @@ static void test_every_exact_row(void **state)
         snprintf(table, sizeof table, "%s", scratch_path(*state, name));
         const char *const *a = runs[i].args;
         struct outcome o = run_program(runs[i].run, "--seed", "7", "--threads", "1", "--quiet", "--out", table,
-                                       "--verdicts", verdicts, "--ledger", ledger_path, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11],
-                                       NULL);
+                                       "--verdicts", verdicts, "--ledger", ledger_path, a[0], a[1], a[2], a[3], a[4],
+                                       a[5], a[6], a[7], a[8], a[9], a[10], a[11], NULL);
         if (o.code) fail_msg("%s: exit %d, %s", runs[i].run, o.code, o.err);
         outcome_free(&o);
     }

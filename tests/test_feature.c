@@ -86,7 +86,8 @@ static void names(void **state)
     }
     /* Text and spec are inverse; random text either fails or survives the round trip. */
     for (size_t trial = 0; trial < 20000; trial++) {
-        static const char *const pieces[] = { "elu1", "taylor", "cheb", "split", "favor", "-orth", ":", "4", "0", " ", "-", "minimax", "9" };
+        static const char *const pieces[] = { "elu1", "taylor", "cheb", "split", "favor", "-orth", ":", "4", "0", " ",
+                                              "-", "minimax", "9" };
         char text[64] = "", back[64];
         for (size_t p = random_index(5, RANDOM_OTHER, 1, trial, 5); p-- > 0;)
             strcat(text, pieces[random_index(5, RANDOM_OTHER, 2 + p, trial, sizeof pieces / sizeof *pieces)]);
@@ -337,8 +338,10 @@ static void float_and_threads_and_instruction_sets(void **state)
             const size_t d = dims[s % NUM_DIMS] + 2, n = 37;
             feature_map *map = make(specs[s], d);
             const size_t r = feature_dim(map);
-            double *x = draw(n * d, 1.3, 40 + s), *phi = malloc(n * r * sizeof *phi), *again = malloc(n * r * sizeof *again);
-            double *dphi = draw(n * r, 1.0, 60 + s), *dx = malloc(n * d * sizeof *dx), *dx1 = malloc(n * d * sizeof *dx1);
+            double *x = draw(n * d, 1.3, 40 + s), *phi = malloc(n * r * sizeof *phi),
+                *again = malloc(n * r * sizeof *again);
+            double *dphi = draw(n * r, 1.0, 60 + s), *dx = malloc(n * d * sizeof *dx),
+                *dx1 = malloc(n * d * sizeof *dx1);
             float *xf = malloc(n * d * sizeof *xf), *phif = malloc((n * r + 1) * sizeof *phif);
             float *dphif = malloc(n * r * sizeof *dphif), *dxf = malloc(n * d * sizeof *dxf);
             char *work = malloc(feature_workspace(map, 3) + 1);
@@ -348,7 +351,8 @@ static void float_and_threads_and_instruction_sets(void **state)
             feature_forward_f64(map, FEATURE_VALUE, n, x, d, again, r, NULL, 3, work + 1);
             CHECK_SAME_BITS(phi, again, n * r);
             /* Unaligned rows, as in the middle of a larger buffer. */
-            assert_int_equal(feature_forward_f32(map, FEATURE_VALUE, n, xf, d, phif + 1, r, NULL, 3, work), GSL_SUCCESS);
+            assert_int_equal(feature_forward_f32(map, FEATURE_VALUE, n, xf, d, phif + 1, r, NULL, 3, work),
+                             GSL_SUCCESS);
             for (size_t i = 0; i < n * r; i++) CHECK_CLOSE((double)phif[i + 1], phi[i], RTOL_FLOAT, 1e-37);
 
             feature_backward_f64(map, FEATURE_VALUE, n, x, d, dphi, r, NULL, dx, d, 0, 1, NULL);
@@ -356,7 +360,8 @@ static void float_and_threads_and_instruction_sets(void **state)
             CHECK_SAME_BITS(dx, dx1, n * d);
             feature_backward_f64(map, FEATURE_VALUE, n, x, d, dphi, r, NULL, dx1, d, 1, 2, NULL);
             for (size_t i = 0; i < n * d; i++) CHECK_CLOSE(dx1[i], 2.0 * dx[i], RTOL_ROUNDOFF, 1e-300);
-            assert_int_equal(feature_backward_f32(map, FEATURE_VALUE, n, xf, d, dphif, r, NULL, dxf, d, 0, 2, work), GSL_SUCCESS);
+            assert_int_equal(feature_backward_f32(map, FEATURE_VALUE, n, xf, d, dphif, r, NULL, dxf, d, 0, 2, work),
+                             GSL_SUCCESS);
             double size = 0.0;
             for (size_t i = 0; i < n * d; i++) size = fmax(size, fabs(dx[i]));
             for (size_t i = 0; i < n * d; i++) CHECK_CLOSE((double)dxf[i], dx[i], RTOL_FLOAT, RTOL_FLOAT * size);
@@ -443,7 +448,8 @@ static void scaled_rows(void **state)
                 for (size_t a = 0; a < r; a++)
                     CHECK_CLOSE(phi[i * r + a] * exp(log_scale[i]), want[a], 1e-9, 1e-290);
             /* Backward: gradient in the stored features, the scale held constant. */
-            assert_int_equal(feature_backward_f64(map, FEATURE_QUERY, 1, x + i * d, d, dphi, r, log_scale + i, dx, d, 0, 1, NULL), GSL_SUCCESS);
+            assert_int_equal(feature_backward_f64(map, FEATURE_QUERY, 1, x + i * d, d, dphi, r, log_scale + i, dx, d, 0,
+                                                  1, NULL), GSL_SUCCESS);
             if (fabs(log_scale[i]) < 300.0 &&
                 !feature_backward_f64(map, FEATURE_QUERY, 1, x + i * d, d, dphi, r, NULL, dx_true, d, 0, 1, NULL))
                 for (size_t c = 0; c < d; c++)
@@ -493,7 +499,8 @@ static void favor_directions(void **state)
         double value[TRIALS];
         for (size_t t = 0; t < TRIALS; t++) {
             double phi_q[24], phi_k[24];
-            assert_int_equal(feature_parse(f ? "favor-orth:24" : "favor:24", d, 0.0, 1000 + t, NULL, &map), GSL_SUCCESS);
+            assert_int_equal(feature_parse(f ? "favor-orth:24" : "favor:24", d, 0.0, 1000 + t, NULL, &map),
+                             GSL_SUCCESS);
             feature_forward_f64(map, FEATURE_QUERY, 1, q, d, phi_q, 24, NULL, 1, NULL);
             feature_forward_f64(map, FEATURE_VALUE, 1, k, d, phi_k, 24, NULL, 1, NULL);
             value[t] = 0.0;
@@ -540,7 +547,8 @@ static void refusals(void **state)
     (void)state;
     feature_map *map;
     const double omega[4] = { 0.1, INFINITY, 0.2, 0.3 };
-    const struct feature_spec favor = { FEATURE_FAVOR, 2 }, taylor = { FEATURE_TAYLOR, 2 }, custom = { FEATURE_CUSTOM, 2 };
+    const struct feature_spec favor = { FEATURE_FAVOR, 2 }, taylor = { FEATURE_TAYLOR, 2 },
+        custom = { FEATURE_CUSTOM, 2 };
     assert_int_equal(feature_map_alloc(&favor, 2, 0.0, 1, omega, &map), GSL_EDOM);
     assert_int_equal(feature_map_alloc(&taylor, 2, 0.0, 1, omega, &map), GSL_EINVAL);
     assert_int_equal(feature_map_alloc(&custom, 2, 0.0, 1, NULL, &map), GSL_EINVAL);
@@ -570,7 +578,8 @@ static void refusals(void **state)
     assert_int_equal(feature_forward_f64(map, FEATURE_QUERY, 2, rows, 2, phi, 10, NULL, 1, NULL), GSL_EBADLEN);
     assert_int_equal(feature_forward_f64(map, FEATURE_QUERY, 2, rows, 3, phi, 9, NULL, 1, NULL), GSL_EBADLEN);
     assert_int_equal(feature_forward_f64(map, FEATURE_QUERY, 2, rows, 3, phi, 10, NULL, 1, NULL), GSL_EDOM);
-    assert_int_equal(feature_backward_f64(map, FEATURE_QUERY, 2, rows, 3, phi, 10, NULL, back, 3, 0, 1, NULL), GSL_EDOM);
+    assert_int_equal(feature_backward_f64(map, FEATURE_QUERY, 2, rows, 3, phi, 10, NULL, back, 3, 0, 1, NULL),
+                     GSL_EDOM);
     assert_int_equal(feature_forward_f64(map, FEATURE_QUERY, 0, rows, 3, phi, 10, NULL, 1, NULL), GSL_SUCCESS);
     feature_map_free(map);
 }

@@ -71,13 +71,15 @@ static bool exists(const char *out, const char *name)
 
 static void test_methods(void **state)
 {
-    static const char *const keys[] = { "test_accuracy", "val_accuracy", "trainable_params", "head_params", "steps", "step_time_s", "peak_rss_bytes" };
+    static const char *const keys[] = { "test_accuracy", "val_accuracy", "trainable_params", "head_params", "steps",
+                                        "step_time_s", "peak_rss_bytes" };
     const char *dir = tiny_folder(*state, "methods-vit", BACKBONE_VIT);
     for (size_t i = 0; i < NUM_METHODS; i++) {
         const char *out = scratch_path(*state, methods[i]), *again = scratch_path(*state, "again");
         char adapter[4096];
         snprintf(adapter, sizeof adapter, "%s/adapter", out);
-        run_well(run_program("finetune", "--backbone", dir, "--method", methods[i], "--epochs", "2", "--seed", "3", SIZES, "--out", out, NULL),
+        run_well(run_program("finetune", "--backbone", dir, "--method", methods[i], "--epochs", "2", "--seed", "3",
+                             SIZES, "--out", out, NULL),
                  "test accuracy");
         json_t *result = result_of(out);
         assert_string_equal(json_string_value(json_object_get(result, "method")), methods[i]);
@@ -92,13 +94,15 @@ static void test_methods(void **state)
         assert_true(exists(out, "adapter/adapter_config.json") && exists(out, "adapter/adapter_model.safetensors"));
         assert_false(exists(out, ".finetune.state"));
         /* The adapter alone gives the same predictions. */
-        run_well(run_program("finetune", "--backbone", dir, "--adapter", adapter, "--epochs", "0", "--seed", "3", SIZES, "--out", again, NULL),
+        run_well(run_program("finetune", "--backbone", dir, "--adapter", adapter, "--epochs", "0", "--seed", "3", SIZES,
+                             "--out", again, NULL),
                  "test accuracy");
         json_t *same = result_of(again);
         CHECK_CLOSE(number(same, "test_accuracy"), number(result, "test_accuracy"), 0.0, 0.0);
         CHECK_CLOSE(number(same, "test_loss"), number(result, "test_loss"), 0.0, 0.0);
         assert_int_equal(number(same, "steps"), 0);
-        char *first = tiny_folder_read(out, "predictions.csv", NULL), *second = tiny_folder_read(again, "predictions.csv", NULL);
+        char *first = tiny_folder_read(out, "predictions.csv", NULL),
+            *second = tiny_folder_read(again, "predictions.csv", NULL);
         char *first_rows = data_rows(first), *second_rows = data_rows(second);
         assert_string_equal(first_rows, second_rows);
         free(first_rows);
@@ -113,24 +117,30 @@ static void test_methods(void **state)
 /* A second run of the same command does nothing; of another adapter, options or threads what it should. */
 static void test_unchanged(void **state)
 {
-    const char *dir = tiny_folder(*state, "unchanged-vit", BACKBONE_VIT), *out = scratch_path(*state, "unchanged"), *adapter = scratch_path(*state, "unchanged/adapter"),
+    const char *dir = tiny_folder(*state, "unchanged-vit", BACKBONE_VIT), *out = scratch_path(*state, "unchanged"),
+        *adapter = scratch_path(*state, "unchanged/adapter"),
                *evaluated = scratch_path(*state, "evaluated");
     struct stat before, after;
     for (int i = 0; i < 2; i++)
-        run_well(run_program("finetune", "--backbone", dir, "--method", "lora", "--epochs", "1", SIZES, "--out", out, NULL), i ? "unchanged" : "test accuracy");
-    run_well(run_program("finetune", "--backbone", dir, "--method", "lora", "--epochs", "1", SIZES, "--threads", "2", "--out", out, NULL), "unchanged");
+        run_well(run_program("finetune", "--backbone", dir, "--method", "lora", "--epochs", "1", SIZES, "--out", out,
+                             NULL), i ? "unchanged" : "test accuracy");
+    run_well(run_program("finetune", "--backbone", dir, "--method", "lora", "--epochs", "1", SIZES, "--threads", "2",
+                         "--out", out, NULL), "unchanged");
     for (int i = 0; i < 2; i++)
-        run_well(run_program("finetune", "--backbone", dir, "--adapter", adapter, "--epochs", "0", SIZES, "--out", evaluated, NULL),
+        run_well(run_program("finetune", "--backbone", dir, "--adapter", adapter, "--epochs", "0", SIZES, "--out",
+                             evaluated, NULL),
                  i ? "unchanged" : "test accuracy");
     assert_int_equal(stat(scratch_path(*state, "unchanged/result.json"), &before), 0);
-    run_well(run_program("finetune", "--backbone", dir, "--method", "lora", "--epochs", "1", "--lr", "0.01", SIZES, "--out", out, NULL), "test accuracy");
+    run_well(run_program("finetune", "--backbone", dir, "--method", "lora", "--epochs", "1", "--lr", "0.01", SIZES,
+                         "--out", out, NULL), "test accuracy");
     assert_int_equal(stat(scratch_path(*state, "unchanged/result.json"), &after), 0);
     assert_true(before.st_ino != after.st_ino);
     /* Its numbers are others now, under the same name. */
-    run_well(run_program("finetune", "--backbone", dir, "--adapter", adapter, "--epochs", "0", SIZES, "--out", evaluated, NULL), "test accuracy");
+    run_well(run_program("finetune", "--backbone", dir, "--adapter", adapter, "--epochs", "0", SIZES, "--out",
+                         evaluated, NULL), "test accuracy");
 }
 
-/* ---- kills --------------------------------------------------------------------------------------------------------- */
+/* ---- kills ------------------------------------------------------------------------------------------------------- */
 
 #define LONG_RUN "--method", "ntk", "--epochs", "60", "--batch", "2", "--seed", "5"
 
@@ -168,7 +178,8 @@ static char *curve_of(const char *out)
 
 static void check_same_run(const char *out, const char *whole)
 {
-    static const char *const names[] = { "adapter/adapter_model.safetensors", "adapter/head.safetensors", "adapter/adapter_config.json" };
+    static const char *const names[] = { "adapter/adapter_model.safetensors", "adapter/head.safetensors",
+                                         "adapter/adapter_config.json" };
     char *a = curve_of(out), *b = curve_of(whole);
     assert_string_equal(a, b);
     free(a);
@@ -187,14 +198,17 @@ static void check_same_run(const char *out, const char *whole)
 
 static void test_resume(void **state)
 {
-    const char *dir = tiny_folder(*state, "resume-vit", BACKBONE_VIT), *whole = scratch_path(*state, "whole"), *err = scratch_path(*state, "resume.err");
-    static const struct { int signal; const char *name; } kills[] = { { SIGKILL, "killed" }, { SIGINT, "interrupted" } };
+    const char *dir = tiny_folder(*state, "resume-vit", BACKBONE_VIT), *whole = scratch_path(*state, "whole"),
+        *err = scratch_path(*state, "resume.err");
+    static const struct { int signal; const char *name; } kills[] = { { SIGKILL, "killed" },
+                                                                      { SIGINT, "interrupted" } };
     run_well(run_program("finetune", "--backbone", dir, LONG_RUN, SIZES, "--out", whole, NULL), "test accuracy");
     for (size_t i = 0; i < sizeof kills / sizeof *kills; i++) {
         const char *out = scratch_path(*state, kills[i].name);
         const pid_t pid = start(dir, out, err);
         int status = 0;
-        while (!exists(out, ".finetune.state") && !waitpid(pid, &status, WNOHANG)) nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+        while (!exists(out, ".finetune.state") && !waitpid(pid, &status, WNOHANG))
+            nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
         assert_int_equal(kill(pid, kills[i].signal), 0);
         assert_int_equal(waitpid(pid, &status, 0), pid);
         if (kills[i].signal == SIGKILL) assert_true(WIFSIGNALED(status));
@@ -213,14 +227,15 @@ static void test_foreign_state(void **state)
     const char *dir = tiny_folder(*state, "foreign-vit", BACKBONE_VIT), *out = scratch_path(*state, "foreign");
     assert_int_equal(mkdir(out, 0777), 0);
     scratch_file(*state, "foreign/.finetune.state", "letters of mine\n");
-    CHECK_REFUSAL(run_program("finetune", "--backbone", dir, "--method", "head", "--epochs", "1", SIZES, "--out", out, NULL), 1, "finetune", ".finetune.state");
+    CHECK_REFUSAL(run_program("finetune", "--backbone", dir, "--method", "head", "--epochs", "1", SIZES, "--out", out,
+                              NULL), 1, "finetune", ".finetune.state");
     char *kept = tiny_folder_read(out, ".finetune.state", NULL);
     assert_string_equal(kept, "letters of mine\n");
     free(kept);
     assert_false(exists(out, "result.json") || exists(out, "curve.csv"));
 }
 
-/* ---- own data --------------------------------------------------------------------------------------------------------- */
+/* ---- own data ---------------------------------------------------------------------------------------------------- */
 
 static void test_own_texts(void **state)
 {
@@ -233,9 +248,11 @@ static void test_own_texts(void **state)
         strcat(rows, row);
     }
     const char *train = scratch_file(*state, "own-train.csv", rows);
-    const char *test = scratch_file(*state, "own-test.csv", "label,text\r\nmews,\"a cat, \"\"sat\"\"\"\r\nbarks,dog\r\n");
-    run_well(run_program("finetune", "--backbone", dir, "--train", train, "--test", test, "--method", "full", "--lr", "0.01", "--head-lr", "0.01", "--epochs",
-                         "20", "--threads", "1", "--out", out, NULL), "test accuracy 1.0000");
+    const char *test = scratch_file(*state, "own-test.csv",
+                                    "label,text\r\nmews,\"a cat, \"\"sat\"\"\"\r\nbarks,dog\r\n");
+    run_well(run_program("finetune", "--backbone", dir, "--train", train, "--test", test, "--method", "full", "--lr",
+                         "0.01", "--head-lr", "0.01", "--epochs", "20", "--threads", "1", "--out", out, NULL),
+                         "test accuracy 1.0000");
     json_t *result = result_of(out);
     CHECK_CLOSE(number(result, "test_accuracy"), 1.0, 0.0, 0.0);
     json_decref(result);
@@ -245,10 +262,11 @@ static void test_own_texts(void **state)
     free(table);
 }
 
-/* ---- refusals ----------------------------------------------------------------------------------------------------------- */
+/* ---- refusals ---------------------------------------------------------------------------------------------------- */
 
 #define REFUSED(code, says, ...) \
-    CHECK_REFUSAL(run_program("finetune", "--backbone", dir, SIZES, "--out", out, __VA_ARGS__, NULL), code, "finetune", says)
+    CHECK_REFUSAL(run_program("finetune", "--backbone", dir, SIZES, "--out", out, __VA_ARGS__, NULL), code, "finetune",
+                  says)
 
 static void test_usage(void **state)
 {
@@ -279,8 +297,10 @@ static void test_usage(void **state)
 
 static void test_bad_data(void **state)
 {
-    const char *dir = tiny_folder(*state, "bad-vit", BACKBONE_VIT), *out = scratch_path(*state, "bad"), *absent = scratch_path(*state, "absent");
-    const char *adapter = scratch_path(*state, "bad-adapter"), *csv = scratch_file(*state, "bad.csv", "words,label\na,b\n");
+    const char *dir = tiny_folder(*state, "bad-vit", BACKBONE_VIT), *out = scratch_path(*state, "bad"),
+        *absent = scratch_path(*state, "absent");
+    const char *adapter = scratch_path(*state, "bad-adapter"), *csv = scratch_file(*state, "bad.csv",
+                                                                                   "words,label\na,b\n");
     REFUSED(3, "nosuch", "--task", "nosuch");
     REFUSED(3, "absent", "--adapter", absent, "--epochs", "0");
     REFUSED(3, "bad.csv", "--train", csv, "--test", csv);
@@ -291,7 +311,8 @@ static void test_bad_data(void **state)
     REFUSED(3, "adapter_config.json", "--adapter", adapter, "--epochs", "0");
     scratch_file(*state, "bad-adapter/adapter_config.json", "{\"peft_type\": \"IA3\"}");
     REFUSED(3, "IA3", "--adapter", adapter, "--epochs", "0");
-    scratch_file(*state, "bad-adapter/adapter_config.json", "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"]}");
+    scratch_file(*state, "bad-adapter/adapter_config.json",
+                 "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"]}");
     REFUSED(3, "adapter_model.safetensors", "--adapter", adapter, "--epochs", "0");
     scratch_file(*state, "bad-adapter/adapter_model.safetensors", "not a header");
     REFUSED(3, "adapter_model.safetensors", "--adapter", adapter, "--epochs", "0");
@@ -301,12 +322,15 @@ static void test_bad_data(void **state)
 static void test_out(void **state)
 {
     const char *dir = tiny_folder(*state, "out-vit", BACKBONE_VIT), *file = scratch_file(*state, "out-file", "mine\n");
-    CHECK_REFUSAL(run_program("finetune", "--backbone", scratch_path(*state, "absent"), "--out", file, NULL), 1, "finetune", "out-file");
-    CHECK_REFUSAL(run_program("finetune", "--backbone", dir, "--out", scratch_path(*state, "no-folder/run"), NULL), 1, "finetune", "no-folder");
+    CHECK_REFUSAL(run_program("finetune", "--backbone", scratch_path(*state, "absent"), "--out", file, NULL), 1,
+                  "finetune", "out-file");
+    CHECK_REFUSAL(run_program("finetune", "--backbone", dir, "--out", scratch_path(*state, "no-folder/run"), NULL), 1,
+                  "finetune", "no-folder");
     char *kept = tiny_folder_read(file, "../out-file", NULL);
     assert_null(kept);
     /* A slash at the end is a folder, too. */
-    run_well(run_program("finetune", "--backbone", dir, "--method", "head", "--epochs", "1", SIZES, "--out", scratch_path(*state, "slash/"), NULL),
+    run_well(run_program("finetune", "--backbone", dir, "--method", "head", "--epochs", "1", SIZES, "--out",
+                         scratch_path(*state, "slash/"), NULL),
              "test accuracy");
     assert_true(exists(scratch_path(*state, "slash"), "result.json"));
 }
@@ -325,8 +349,10 @@ static void test_list(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_methods), cmocka_unit_test(test_unchanged), cmocka_unit_test(test_resume), cmocka_unit_test(test_foreign_state),
-        cmocka_unit_test(test_own_texts), cmocka_unit_test(test_usage), cmocka_unit_test(test_bad_data), cmocka_unit_test(test_out),
+        cmocka_unit_test(test_methods), cmocka_unit_test(test_unchanged), cmocka_unit_test(test_resume),
+            cmocka_unit_test(test_foreign_state),
+        cmocka_unit_test(test_own_texts), cmocka_unit_test(test_usage), cmocka_unit_test(test_bad_data),
+            cmocka_unit_test(test_out),
         cmocka_unit_test(test_list),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

@@ -43,7 +43,8 @@ static void problem_make(struct problem *p, double spread, uint64_t seed)
         for (size_t i = 0; i < p->size[a]; i++) {
             if (a == Q || a == K) p->x[a][i] *= spread;
             /* A positive first feature (degree 0) keeps the mass of polynomial maps positive. */
-            if (a == KVEC) p->x[a][i] = feature_is_positive(p->map) ? fabs(p->x[a][i]) : i % p->r ? 0.02 * p->x[a][i] : 2.0;
+            if (a == KVEC)
+                p->x[a][i] = feature_is_positive(p->map) ? fabs(p->x[a][i]) : i % p->r ? 0.02 * p->x[a][i] : 2.0;
             p->x[a][i] = p->f[a][i] = (float)p->x[a][i];
         }
     }
@@ -186,7 +187,8 @@ static void agrees_with_loops(void **state)
             for (size_t i = 0; i < p.size[Q]; i++) CHECK_CLOSE((double)got[i], want[i], 0.0, TOL_FLOAT * scale);
             assert_false(is_close(want[0] + 1e-6 * scale, (double)got[0], 0.0, TOL_FLOAT * scale));
             if (bytes) assert_int_equal(attn_linear_forward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &summary,
-                                                            out_like(&p, Q, again), work, bytes - 1, 3, NULL), GSL_EBADLEN);
+                                                            out_like(&p, Q, again), work, bytes - 1, 3, NULL),
+                                                                GSL_EBADLEN);
             free(want); free(got); free(again); free(work);
             problem_free(&p);
         }
@@ -208,22 +210,27 @@ static void gradients_are_slopes(void **state)
             again[a] = malloc((p.size[a] + 1) * sizeof(float));
             for (size_t i = 0; i < p.size[a]; i++) grad[a][i] = again[a][i] = NAN;
         }
-#define GRADS(of) { out_like(&p, Q, of[Q]), out_like(&p, K, p.size[K] ? of[K] : NULL), out_like(&p, V, p.size[V] ? of[V] : NULL), \
-                    out_like(&p, Z, p.summary_heads ? of[Z] : NULL), out_like(&p, KVEC, p.summary_heads ? of[KVEC] : NULL) }
+#define GRADS(of) { out_like(&p, Q, of[Q]), out_like(&p, K, p.size[K] ? of[K] : NULL),                                \
+                    out_like(&p, V, p.size[V] ? of[V] : NULL),                                                        \
+                    out_like(&p, Z, p.summary_heads ? of[Z] : NULL),
+                        out_like(&p, KVEC, p.summary_heads ? of[KVEC] : NULL) }
         const struct attn_ntk_grads grads = GRADS(grad), others = GRADS(again);
         struct attn_in d_out = view(&p, Q);
         d_out.data = p.d_out;
         const size_t bytes = attn_linear_backward_workspace(&p.s, &summary, 2);
         void *work = malloc(bytes);
-        const int status = attn_linear_backward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &summary, d_out, &grads, NULL, 0, 1);
-        assert_int_equal(attn_linear_backward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &summary, d_out, &others, work, bytes, 2), status);
+        const int status = attn_linear_backward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &summary, d_out, &grads,
+                                                NULL, 0, 1);
+        assert_int_equal(attn_linear_backward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &summary, d_out, &others,
+                                              work, bytes, 2), status);
         double *T[2] = { malloc(p.size[Q] * sizeof(double)), malloc(p.size[Q] * sizeof(double)) };
         const size_t bad = forward_ref(&p, p.x, T[0]);
         assert_int_equal(status, bad ? GSL_EDOM : GSL_SUCCESS);
         for (int a = 0; a < NUM_ARRAYS; a++) {
             if (!p.size[a]) continue;
             assert_memory_equal(grad[a], again[a], p.size[a] * sizeof(float));
-            double *direction = malloc(p.size[a] * sizeof *direction), *base = p.x[a], *moved = malloc(p.size[a] * sizeof *moved);
+            double *direction = malloc(p.size[a] * sizeof *direction), *base = p.x[a],
+                *moved = malloc(p.size[a] * sizeof *moved);
             const double h = 2e-5;
             random_normal(8, RANDOM_OTHER, n, (uint64_t)a, direction, p.size[a]);
             for (int sign = 0; sign < 2; sign++) {
@@ -265,11 +272,14 @@ static void shared_summaries_sum(void **state)
     const struct attn_summary apart = { p.map, 4, view(&p, Z), view(&p, KVEC) };
     const struct attn_summary shared = { p.map, 4, { p.f[Z], 0, 0, (ptrdiff_t)d }, { p.f[KVEC], 0, 0, (ptrdiff_t)r } };
     const struct attn_ntk_grads g1 = { .Z = out_like(&p, Z, dZ), .kvec = out_like(&p, KVEC, dk) };
-    const struct attn_ntk_grads g2 = { .Z = { shared_dZ, 0, 0, (ptrdiff_t)d }, .kvec = { shared_dk, 0, 0, (ptrdiff_t)r } };
+    const struct attn_ntk_grads g2 = { .Z = { shared_dZ, 0, 0, (ptrdiff_t)d },
+                                       .kvec = { shared_dk, 0, 0, (ptrdiff_t)r } };
     struct attn_in d_out = view(&p, Q);
     d_out.data = p.d_out;
-    assert_int_equal(attn_linear_backward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &apart, d_out, &g1, NULL, 0, 2), GSL_SUCCESS);
-    assert_int_equal(attn_linear_backward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &shared, d_out, &g2, NULL, 0, 2), GSL_SUCCESS);
+    assert_int_equal(attn_linear_backward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &apart, d_out, &g1, NULL, 0, 2),
+                     GSL_SUCCESS);
+    assert_int_equal(attn_linear_backward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &shared, d_out, &g2, NULL, 0, 2),
+                     GSL_SUCCESS);
     for (size_t e = 0; e < r * d; e++) {
         double sum = 0.0, size = 0.0;
         for (size_t i = e; i < p.size[Z]; i += r * d) { sum += dZ[i]; size += fabs((double)dZ[i]); }
@@ -294,13 +304,17 @@ static void scales_far_apart(void **state)
     for (size_t c = 0; c < 4; c++) p.f[K][c] = 90.0f;         /* e^{-8000}: alone seen by row 0 */
     const struct attn_summary summary = { p.map, 0, { NULL, 0, 0, 0 }, { NULL, 0, 0, 0 } };
     float *out = malloc(p.size[Q] * sizeof *out);
-    assert_int_equal(attn_linear_forward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &summary, out_like(&p, Q, out), NULL, 0, 1, NULL), GSL_SUCCESS);
+    assert_int_equal(attn_linear_forward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &summary, out_like(&p, Q, out),
+                                         NULL, 0, 1, NULL), GSL_SUCCESS);
     for (size_t c = 0; c < 4; c++) CHECK_CLOSE((double)out[c], (double)p.f[V][c], 1e-6, 0.0);
-    float *dq = malloc(p.size[Q] * sizeof *dq), *dk = malloc(p.size[K] * sizeof *dk), *dv = malloc(p.size[V] * sizeof *dv);
-    const struct attn_ntk_grads grads = { .q = out_like(&p, Q, dq), .k = out_like(&p, K, dk), .v = out_like(&p, V, dv) };
+    float *dq = malloc(p.size[Q] * sizeof *dq), *dk = malloc(p.size[K] * sizeof *dk),
+        *dv = malloc(p.size[V] * sizeof *dv);
+    const struct attn_ntk_grads grads = { .q = out_like(&p, Q, dq), .k = out_like(&p, K, dk),
+                                          .v = out_like(&p, V, dv) };
     struct attn_in d_out = view(&p, Q);
     d_out.data = p.d_out;
-    assert_int_equal(attn_linear_backward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &summary, d_out, &grads, NULL, 0, 1), GSL_SUCCESS);
+    assert_int_equal(attn_linear_backward(&p.s, view(&p, Q), view(&p, K), view(&p, V), &summary, d_out, &grads, NULL, 0,
+                                          1), GSL_SUCCESS);
     for (size_t i = 0; i < p.size[Q]; i++) assert_true(isfinite(dq[i]) && isfinite(dk[i]) && isfinite(dv[i]));
     /* Row 0 sees key 0 alone and no other row notices it: dv_0 = d_out_0. */
     for (size_t c = 0; c < 4; c++) CHECK_CLOSE((double)dv[c], (double)p.d_out[c], 1e-6, 0.0);
@@ -316,7 +330,8 @@ static void refusals(void **state)
     struct attn_summary summary = { p.map, 2, view(&p, Z), view(&p, KVEC) };
     float *out = malloc(p.size[Q] * sizeof *out);
     struct attn_failure where = { 9, 9, 9 };
-#define CALL(shape) attn_linear_forward((shape), view(&p, Q), view(&p, K), view(&p, V), &summary, out_like(&p, Q, out), NULL, 0, 1, &where)
+#define CALL(shape) attn_linear_forward((shape), view(&p, Q), view(&p, K), view(&p, V), &summary, out_like(&p, Q, out),
+                                        NULL, 0, 1, &where)
     assert_int_equal(CALL(&p.s), GSL_SUCCESS);
     /* A negative mass in one row of the second entry: named, its output 0, the rest right. */
     float before[3];

@@ -260,7 +260,8 @@ static void test_folder(void **state)
                             scratch_path(*state, "llama/model.safetensors")), 0);
     scratch_file(*state, "llama/config.json",
                  "{\"model_type\":\"llama\",\"hidden_size\":32,\"intermediate_size\":48,\"num_hidden_layers\":2,"
-                 "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":261,\"max_position_embeddings\":96,"
+                 "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":261,"
+                 "\"max_position_embeddings\":96,"
                  "\"rms_norm_eps\":1e-5,\"rope_theta\":900.0,\"hidden_act\":\"silu\",\"bos_token_id\":259}");
     struct vocabulary v = vocabulary_make(merges, specials);
     json_t *vocab = json_object(), *pairs = json_array(), *added = json_array();

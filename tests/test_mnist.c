@@ -23,7 +23,8 @@ static void put_idx(void *state, const char *name, size_t rank, size_t count, co
     snprintf(path, sizeof path, "mnist/%s", name);
     FILE *file = fopen(scratch_path(state, path), "w");
     assert_non_null(file);
-    const unsigned char head[] = { 0, 0, 8, (unsigned char)rank, 0, 0, 0, (unsigned char)count, 0, 0, 0, SIDE, 0, 0, 0, SIDE };
+    const unsigned char head[] = { 0, 0, 8, (unsigned char)rank, 0, 0, 0, (unsigned char)count, 0, 0, 0, SIDE, 0, 0, 0,
+                                   SIDE };
     fwrite(head, 1, 4 + 4 * rank, file);
     fwrite(data, 1, rank == 3 ? count * MNIST_PIXELS : count, file);
     assert_int_equal(fclose(file), 0);
@@ -41,7 +42,8 @@ static int setup(void **state)
         double noise[12];
         random_normal(3, RANDOM_OTHER, 0, i, noise, 12);
         memset(images[i], 100, MNIST_PIXELS);
-        for (size_t j = 0; j < 12; j++) images[i][j] = (unsigned char)lrint(fmax(0.0, fmin(255.0, 100.0 + 40.0 * pow(0.7, (double)j) * noise[j])));
+        for (size_t j = 0; j < 12; j++)
+            images[i][j] = (unsigned char)lrint(fmax(0.0, fmin(255.0, 100.0 + 40.0 * pow(0.7, (double)j) * noise[j])));
         labels[i] = (unsigned char)(7 * i % 10);
     }
     put_idx(*state, "train-images-idx3-ubyte", 3, TRAIN, images[0]);
@@ -91,7 +93,8 @@ static gsl_matrix *reference_rows(void)
             if (fabs(gsl_matrix_get(vectors, j, c)) > fabs(largest)) largest = gsl_matrix_get(vectors, j, c);
         for (size_t i = 0; i < TRAIN + TEST; i++)
             for (size_t j = 0; j < D; j++)
-                *gsl_matrix_ptr(rows, i, c) += copysign(1.0, largest) * gsl_matrix_get(vectors, j, c) * (images[i][j] - mean[j]);
+                *gsl_matrix_ptr(rows, i, c) += copysign(1.0, largest) * gsl_matrix_get(vectors, j, c) * (images[i][j]
+                    - mean[j]);
     }
     for (size_t i = 0; i < TRAIN + TEST; i++) {
         gsl_vector_view row = gsl_matrix_row(rows, i);
@@ -118,7 +121,8 @@ static void test_projection(void **state)
         for (size_t row = 0; row < count; row++) {
             size_t image = first;
             for (size_t i = first; i < first + count; i++) {
-                gsl_matrix_view got = gsl_matrix_submatrix(x[half], row, 0, 1, 12), ref = gsl_matrix_submatrix(want, i, 0, 1, 12);
+                gsl_matrix_view got = gsl_matrix_submatrix(x[half], row, 0, 1, 12),
+                    ref = gsl_matrix_submatrix(want, i, 0, 1, 12);
                 if (relative_error(&got.matrix, &ref.matrix) < RTOL_EIGENVECTORS) break;
                 image++;
             }
@@ -161,8 +165,8 @@ static void test_refusals(void **state)
         { 5, 5, 9, 1, "at least 10" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        assert_int_equal(mnist_load(bad[i].num_train, bad[i].num_test, bad[i].dim, 5, &X, bad[i].wants_y ? &Y : NULL, &X, NULL,
-                                    why, sizeof why), GSL_EINVAL);
+        assert_int_equal(mnist_load(bad[i].num_train, bad[i].num_test, bad[i].dim, 5, &X, bad[i].wants_y ? &Y : NULL,
+                                    &X, NULL, why, sizeof why), GSL_EINVAL);
         if (!strstr(why, bad[i].says)) fail_msg("expected '%s' in '%s'", bad[i].says, why);
         assert_null(X);
         assert_null(Y);

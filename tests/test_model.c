@@ -292,7 +292,8 @@ static void test_starts(void **state)
 
 /* ---- summaries ---------------------------------------------------------------------------------------------- */
 
-/* Law: behind a prefix that takes the first positions, a text is read as with a table of positions that begins there. */
+/* Law: behind a prefix that takes the first positions, a text is read as with a table of positions that begins
+ * there. */
 static void test_shifted_positions(void **state)
 {
     (void)state;
@@ -309,7 +310,8 @@ static void test_shifted_positions(void **state)
         const struct tensor *position = backbone_tensor(moved, "embed.position");
         const size_t h = position->dims[1];
         memmove(position->data, position->data + M * h, (position->dims[0] - M) * h * sizeof(float));
-        struct model *m = make_model(b, &shifted, t.rows, NUM_SEQS, 0, 1), *as = make_model(moved, &plain, t.rows, NUM_SEQS, 0, 1),
+        struct model *m = make_model(b, &shifted, t.rows, NUM_SEQS, 0, 1), *as = make_model(moved, &plain, t.rows,
+            NUM_SEQS, 0, 1),
                      *without = make_model(b, &plain, t.rows, NUM_SEQS, 0, 1);
         float got[NUM_SEQS * TINY_CLASSES], want[NUM_SEQS * TINY_CLASSES], other[NUM_SEQS * TINY_CLASSES];
         assert_int_equal(model_forward(m, &t.batch, got, 0), 0);
@@ -323,7 +325,8 @@ static void test_shifted_positions(void **state)
         model_free(without);
         char text[256];
         shifted.prefix_len = 9;
-        assert_int_equal(model_alloc(b, &shifted, TINY_CLASSES, POOL_MEAN, 0, 1, &m, (struct reason){ text, sizeof text }), GSL_EINVAL);
+        assert_int_equal(model_alloc(b, &shifted, TINY_CLASSES, POOL_MEAN, 0, 1, &m,
+                                     (struct reason){ text, sizeof text }), GSL_EINVAL);
         assert_non_null(strstr(text, "leaves no position"));
         tiny_batch_free(&t);
         backbone_free(moved);
@@ -412,9 +415,9 @@ static void test_calibrate(void **state)
     backbone_free(b);
 }
 
-/* Law: with M the second moment of the features as they weigh in T (ntk: a row by 1 / (A 1), prefix-plus: by 1) and B = unit
- * basis, B^T (M + .001 trace(M) / r) B is the mean square of the attention's result times the identity. From plain loops in
- * double on block 0. */
+/* Law: with M the second moment of the features as they weigh in T (ntk: a row by 1 / (A 1), prefix-plus: by 1) and B =
+ * unit basis, B^T (M + .001 trace(M) / r) B is the mean square of the attention's result times the identity. From plain
+ * loops in double on block 0. */
 static void test_whiten(void **state)
 {
     (void)state;
@@ -423,7 +426,8 @@ static void test_whiten(void **state)
     struct tiny_batch t;
     tiny_batch_make(&t, &b->config, NUM_SEQS, 9);
     for (int divided = 0; divided < 2; divided++) {
-        struct adapter_options o = tiny_options(divided ? ADAPTER_NTK : ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_ZERO, 0);
+        struct adapter_options o = tiny_options(divided ? ADAPTER_NTK : ADAPTER_PREFIX_PLUS, "taylor:1", ADAPTER_K_ZERO,
+                                                0);
         o.whiten = 1;
         struct model *m = make_model(b, &o, t.rows, NUM_SEQS, 0, 1);
         assert_int_equal(model_calibrate(m, &t.batch), 0);
@@ -460,7 +464,8 @@ static void test_whiten(void **state)
                     phi[c + 1] = q[c] / sqrt(sqrt((double)D));
                 }
                 for (size_t f = 0; f < R; f++)
-                    for (size_t g = 0; g < R; g++) M[f][g] += phi[f] * phi[g] / (divided ? mass * mass : 1.0) / (double)t.rows;
+                    for (size_t g = 0; g < R; g++)
+                        M[f][g] += phi[f] * phi[g] / (divided ? mass * mass : 1.0) / (double)t.rows;
             }
         for (size_t f = 0; f < R; f++) trace += M[f][f];
         for (size_t f = 0; f < R; f++) M[f][f] += 1e-3 * trace / R;
@@ -468,7 +473,8 @@ static void test_whiten(void **state)
         for (size_t f = 0; f < R; f++)
             for (size_t g = 0; g < R; g++) {
                 double sum = 0.0;
-                for (size_t i = 0; i < R * R; i++) sum += scale * basis[i / R * R + f] * M[i / R][i % R] * scale * basis[i % R * R + g];
+                for (size_t i = 0; i < R * R; i++)
+                    sum += scale * basis[i / R * R + f] * M[i / R][i % R] * scale * basis[i % R * R + g];
                 CHECK_CLOSE(sum / mean_square, f == g ? 1.0 : 0.0, 0.0, 10 * RTOL_ROUNDOFF);
             }
         free(qkv);
@@ -505,7 +511,8 @@ static void test_names(void **state)
     assert_int_equal(adapter_k_mode_parse("none", &mode), GSL_EINVAL);
 }
 
-/* Law: cross-entropy with smoothing e is (1 - e) CE(label) + e mean_c CE(c), and its gradient the difference quotient. */
+/* Law: cross-entropy with smoothing e is (1 - e) CE(label) + e mean_c CE(c), and its gradient the difference
+ * quotient. */
 static void test_cross_entropy(void **state)
 {
     (void)state;
@@ -659,7 +666,8 @@ int main(void)
         cmocka_unit_test(test_bert_gradients), cmocka_unit_test(test_vit_gradients),
         cmocka_unit_test(test_mpnet_gradients), cmocka_unit_test(test_checker_rejects),
         cmocka_unit_test(test_threads), cmocka_unit_test(test_ragged), cmocka_unit_test(test_cached_layers),
-        cmocka_unit_test(test_starts), cmocka_unit_test(test_set_prefix), cmocka_unit_test(test_shifted_positions), cmocka_unit_test(test_projection),
+        cmocka_unit_test(test_starts), cmocka_unit_test(test_set_prefix), cmocka_unit_test(test_shifted_positions),
+            cmocka_unit_test(test_projection),
         cmocka_unit_test(test_calibrate),
         cmocka_unit_test(test_whiten), cmocka_unit_test(test_names), cmocka_unit_test(test_cross_entropy),
         cmocka_unit_test(test_fits), cmocka_unit_test(test_refusals)

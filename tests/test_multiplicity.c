@@ -43,7 +43,8 @@ static void test_p_by_hand(void **state)
     CHECK_CLOSE(verdict_p_value(none, LEVEL, (struct margin){ -INFINITY, 0.3 }), pow(0.7, 20.0), 1e-9, 0.0);
     /* Nothing measured, an open interval, and a point on the edge. */
     assert_true(verdict_p_value((struct interval){ NAN, NAN, NAN, 0 }, LEVEL, (struct margin){ 0, 1 }) == 1.0);
-    assert_true(verdict_p_value((struct interval){ 0.5, -INFINITY, INFINITY, 1 }, LEVEL, (struct margin){ 0, 1 }) == 1.0);
+    assert_true(verdict_p_value((struct interval){ 0.5, -INFINITY, INFINITY, 1 }, LEVEL, (struct margin){ 0,
+        1 }) == 1.0);
     assert_true(verdict_p_value((struct interval){ 1.0, 1.0, 1.0, 9 }, LEVEL, (struct margin){ 1.0, 1.0 }) == 0.0);
 }
 

@@ -139,7 +139,8 @@ static void test_simulation(void **state)
                         for (size_t q = 0; q < d; q++) w[q] *= sigma;
                         const double *m = (const double *)&mean;
                         double *p = (double *)&plus, *o = (double *)&minus;
-                        for (size_t q = 0; q < sizeof mean / sizeof *m; q++) { p[q] = (1.0 - h) * m[q]; o[q] = (1.0 + h) * m[q]; }
+                        for (size_t q = 0; q < sizeof mean / sizeof *m; q++) { p[q] = (1.0 - h) * m[q]; o[q] = (1.0
+                            + h) * m[q]; }
                         add_token(&plus, w, X, sigma, abar, h);
                         add_token(&minus, w, X, sigma, abar, -h);
                         kernel_of(&plus, X, kernel == 0, abar, up);
@@ -197,8 +198,10 @@ static void test_invariance(void **state)
     for (int law = 0; law < 3; law++)
         for (int kernel = 0; kernel < 2; kernel++) {
             double a, b, m1, m2;
-            assert_int_equal(ntk_error_constant(X, 0.8, (enum prefix_signs)law, (enum ntk_kernel)kernel, &a, &m1), GSL_SUCCESS);
-            assert_int_equal(ntk_error_constant(Y, 0.8, (enum prefix_signs)law, (enum ntk_kernel)kernel, &b, &m2), GSL_SUCCESS);
+            assert_int_equal(ntk_error_constant(X, 0.8, (enum prefix_signs)law, (enum ntk_kernel)kernel, &a, &m1),
+                             GSL_SUCCESS);
+            assert_int_equal(ntk_error_constant(Y, 0.8, (enum prefix_signs)law, (enum ntk_kernel)kernel, &b, &m2),
+                             GSL_SUCCESS);
             CHECK_CLOSE(b, a, 1e-12, 0.0);
             CHECK_CLOSE(m2, m1, 1e-12, 0.0);
         }

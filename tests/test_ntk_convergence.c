@@ -67,9 +67,11 @@ static void done(struct outcome o)
 /* The command of the acceptance: the limit against the formula, long double, written out. */
 static void test_limit_of_a_file(void **state)
 {
-    const char *in = inputs(*state, "X.npy"), *limit = scratch_path(*state, "K.npy"), *out = scratch_path(*state, "t.csv");
-    done(run_program(PROGRAM, "--inputs", in, "--sigma", "0.7", "--kernel", "full", "--signs", "positive", "--prefix-len",
-                     "256,1024,4096", "--num-trials", "8", "--limit-out", limit, "--out", out, "--quiet", NULL));
+    const char *in = inputs(*state, "X.npy"), *limit = scratch_path(*state, "K.npy"),
+        *out = scratch_path(*state, "t.csv");
+    done(run_program(PROGRAM, "--inputs", in, "--sigma", "0.7", "--kernel", "full", "--signs", "positive",
+                     "--prefix-len", "256,1024,4096", "--num-trials", "8", "--limit-out", limit, "--out", out,
+                     "--quiet", NULL));
     struct npy K;
     assert_int_equal(npy_read(limit, 0, &K, why, sizeof why), GSL_SUCCESS);
     assert_int_equal(K.rank, 2);
@@ -88,7 +90,8 @@ static void test_limit_of_a_file(void **state)
         }
     npy_free(&K);
     char *table = text_of(out);
-    assert_non_null(strstr(table, "\nkernel,signs,prefix_len,num_trials,rel_err_mean,rel_err_ci_lo,rel_err_ci_hi,rel_err_rms,"
+    assert_non_null(strstr(table,
+                           "\nkernel,signs,prefix_len,num_trials,rel_err_mean,rel_err_ci_lo,rel_err_ci_hi,rel_err_rms,"
                                   "rel_err_pred,lambda_min_mean,lambda_min_limit\nfull,positive,256,8,"));
     for (size_t row = 0; row < 3; row++) {
         assert_true(number(table, row, 5) < number(table, row, 4) && number(table, row, 4) < number(table, row, 6));
@@ -107,7 +110,8 @@ static void test_threads_and_grid(void **state)
         char count[8];
         snprintf(count, sizeof count, "%d", threads);
         struct outcome o = run_program(PROGRAM, "--inputs", in, "--signs", "random,mirrored", "--kernel", "key,full",
-                                       "--prefix-len", "130,1026", "--num-trials", "5", "--threads", count, "--quiet", NULL);
+                                       "--prefix-len", "130,1026", "--num-trials", "5", "--threads", count, "--quiet",
+                                       NULL);
         assert_int_equal(o.code, 0);
         char *rows = data_rows(o.out);
         if (!first) first = strdup(rows);
@@ -116,8 +120,10 @@ static void test_threads_and_grid(void **state)
         outcome_free(&o);
     }
     free(first);
-    struct outcome fine = run_program(PROGRAM, "--inputs", in, "--prefix-len", "4096,64,1026,64", "--num-trials", "5", "--quiet", NULL);
-    struct outcome coarse = run_program(PROGRAM, "--inputs", in, "--prefix-len", "1026", "--num-trials", "5", "--quiet", NULL);
+    struct outcome fine = run_program(PROGRAM, "--inputs", in, "--prefix-len", "4096,64,1026,64", "--num-trials", "5",
+                                      "--quiet", NULL);
+    struct outcome coarse = run_program(PROGRAM, "--inputs", in, "--prefix-len", "1026", "--num-trials", "5", "--quiet",
+                                        NULL);
     char *a = data_rows(fine.out), *b = data_rows(coarse.out);
     assert_non_null(strstr(a, strchr(b, '\n')));          /* the one row of b, line breaks included */
     const size_t order[] = { 4096, 64, 1026, 64 };
@@ -135,9 +141,11 @@ static void test_given_prefix(void **state)
     const char *gram = scratch_path(*state, "G.npy"), *table = scratch_path(*state, "p.csv");
     for (int law = 0; law < 3; law++) {
         const char *signs = (const char *const[]){ "random", "positive", "mirrored" }[law];
-        done(run_program(PROGRAM, "--inputs", in, "--signs", signs, "--prefix-len", "40,96", "--num-trials", "1", "--prefix-out", W,
-                         "--sign-values-out", a, "--gram-out", gram, "--out", table, "--quiet", NULL));
-        struct outcome o = run_program(PROGRAM, "--inputs", in, "--signs", signs, "--prefix", W, "--sign-values", a, "--quiet", NULL);
+        done(run_program(PROGRAM, "--inputs", in, "--signs", signs, "--prefix-len", "40,96", "--num-trials", "1",
+                         "--prefix-out", W, "--sign-values-out", a, "--gram-out", gram, "--out", table, "--quiet",
+                         NULL));
+        struct outcome o = run_program(PROGRAM, "--inputs", in, "--signs", signs, "--prefix", W, "--sign-values", a,
+                                       "--quiet", NULL);
         assert_int_equal(o.code, 0);
         char *drawn = text_of(table);
         CHECK_CLOSE(number(o.out, 0, 4), number(drawn, 1, 4), 1e-10, 0.0);
@@ -173,11 +181,13 @@ static void test_given_prefix(void **state)
 static void test_lists(void **state)
 {
     (void)state;
-    struct outcome o = run_program(PROGRAM, "--num-samples", "4", "--dim", "2", "--kernel", "key,full", "--signs", "mirrored,random",
-                                   "--prefix-len", "16,8", "--num-trials", "2", "--quiet", NULL);
+    struct outcome o = run_program(PROGRAM, "--num-samples", "4", "--dim", "2", "--kernel", "key,full", "--signs",
+                                   "mirrored,random", "--prefix-len", "16,8", "--num-trials", "2", "--quiet", NULL);
     assert_int_equal(o.code, 0);
-    const char *want[8][3] = { { "key", "mirrored", "16" }, { "key", "mirrored", "8" }, { "key", "random", "16" }, { "key", "random", "8" },
-                               { "full", "mirrored", "16" }, { "full", "mirrored", "8" }, { "full", "random", "16" }, { "full", "random", "8" } };
+    const char *want[8][3] = { { "key", "mirrored", "16" }, { "key", "mirrored", "8" }, { "key", "random", "16" },
+                               { "key", "random", "8" },
+                               { "full", "mirrored", "16" }, { "full", "mirrored", "8" }, { "full", "random", "16" },
+                               { "full", "random", "8" } };
     for (size_t row = 0; row < 8; row++)
         for (size_t column = 0; column < 3; column++) {
             char *got = cell(o.out, row, column);
@@ -191,7 +201,8 @@ static void test_lists(void **state)
 static void test_duplicates(void **state)
 {
     const char *path = scratch_file(*state, "twice.csv", "0.7,-0.2\n0.1,0.5\n0.7,-0.2\n");
-    struct outcome o = run_program(PROGRAM, "--inputs", path, "--prefix-len", "512", "--num-trials", "4", "--quiet", NULL);
+    struct outcome o = run_program(PROGRAM, "--inputs", path, "--prefix-len", "512", "--num-trials", "4", "--quiet",
+                                   NULL);
     assert_int_equal(o.code, 0);
     assert_non_null(strstr(o.err, "twice.csv: rows 0 and 2 are equal"));
     CHECK_LESS(fabs(number(o.out, 0, 10)), 1e-14);
@@ -210,12 +221,15 @@ static void test_duplicates(void **state)
 /* Killed in the middle and started again: the rows of a run that was left alone. */
 static void test_resumes_after_a_kill(void **state)
 {
-    const char *bin = getenv("PREFIX_NTK_BIN"), *out = scratch_path(*state, "killed.csv"), *whole = scratch_path(*state, "whole.csv");
+    const char *bin = getenv("PREFIX_NTK_BIN"), *out = scratch_path(*state, "killed.csv"),
+        *whole = scratch_path(*state, "whole.csv");
     char program[4096], journal[4096];
     snprintf(program, sizeof program, "%s/" PROGRAM, bin ? bin : "build/bin");
     snprintf(journal, sizeof journal, "%s.state", out);
-#define LONG_RUN "--num-samples", "6", "--dim", "4", "--prefix-len", "256,32768", "--num-trials", "300", "--kernel", "full,key", "--quiet"
-    struct outcome o = run_program("/usr/bin/timeout", "--foreground", "-s", "KILL", "0.4", program, LONG_RUN, "--out", out, NULL);
+#define LONG_RUN "--num-samples", "6", "--dim", "4", "--prefix-len", "256,32768", "--num-trials", "300", "--kernel",
+    "full,key", "--quiet"
+    struct outcome o = run_program("/usr/bin/timeout", "--foreground", "-s", "KILL", "0.4", program, LONG_RUN, "--out",
+                                   out, NULL);
     outcome_free(&o);
     assert_int_equal(access(out, F_OK), -1);              /* nothing half-written */
     assert_int_equal(access(journal, F_OK), 0);           /* but what was done is known */
@@ -230,7 +244,8 @@ static void test_resumes_after_a_kill(void **state)
     free(a);
 }
 
-#define REFUSED(exit_code, says, ...) CHECK_REFUSAL(run_program(PROGRAM, __VA_ARGS__, "--quiet", NULL), exit_code, PROGRAM, says)
+#define REFUSED(exit_code, says, ...) CHECK_REFUSAL(run_program(PROGRAM, __VA_ARGS__, "--quiet", NULL), exit_code,
+                                                    PROGRAM, says)
 
 static void test_refusals(void **state)
 {
@@ -258,16 +273,19 @@ static void test_refusals(void **state)
     REFUSED(1, "no-such-folder", "--out", dir);
     REFUSED(3, "absent.npy", "--inputs", "absent.npy");
     const struct { const char *name, *text; } bad[] = {
-        { "ragged.csv", "0.1,0.2\n0.3\n" }, { "word.csv", "0.1,zwei\n" }, { "empty.csv", "" }, { "nan.csv", "0.1,nan\n" },
+        { "ragged.csv", "0.1,0.2\n0.3\n" }, { "word.csv", "0.1,zwei\n" }, { "empty.csv", "" },
+        { "nan.csv", "0.1,nan\n" },
         { "inf.csv", "0.1,inf\n" }, { "magic.npy", "not an array at all" }, { "kind.txt", "0.1,0.2\n" } };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         REFUSED(3, bad[i].name, "--inputs", scratch_file(*state, bad[i].name, bad[i].text), "--limit-out", limit);
-    const char *W = scratch_file(*state, "W.csv", "0.1,0.2,0.3\n0.4,0.5,0.6\n"), *a = scratch_file(*state, "a.csv", "1\n-1\n");
+    const char *W = scratch_file(*state, "W.csv", "0.1,0.2,0.3\n0.4,0.5,0.6\n"),
+        *a = scratch_file(*state, "a.csv", "1\n-1\n");
     REFUSED(3, "a2.csv", "--inputs", in, "--prefix", W, "--sign-values", scratch_file(*state, "a2.csv", "1\n-1\n1\n"));
     REFUSED(3, "a3.csv", "--inputs", in, "--prefix", W, "--sign-values", scratch_file(*state, "a3.csv", "1\n0.5\n"));
     REFUSED(3, "a.csv", "--inputs", in, "--prefix", W, "--sign-values", a, "--signs", "positive");
     REFUSED(3, "W.csv", "--inputs", in, "--prefix", W, "--sign-values", a, "--signs", "mirrored");
-    REFUSED(3, "W2.csv", "--inputs", in, "--prefix", scratch_file(*state, "W2.csv", "0.1,0.2\n"), "--signs", "positive");
+    REFUSED(3, "W2.csv", "--inputs", in, "--prefix", scratch_file(*state, "W2.csv", "0.1,0.2\n"), "--signs",
+            "positive");
     REFUSED(2, "--prefix-len", "--inputs", in, "--prefix", W, "--sign-values", a, "--prefix-len", "3");
     assert_int_equal(access(limit, F_OK), -1);
 }
@@ -276,7 +294,8 @@ int main(void)
 {
     gsl_set_error_handler_off();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_limit_of_a_file), cmocka_unit_test(test_threads_and_grid), cmocka_unit_test(test_given_prefix),
+        cmocka_unit_test(test_limit_of_a_file), cmocka_unit_test(test_threads_and_grid),
+            cmocka_unit_test(test_given_prefix),
         cmocka_unit_test(test_lists), cmocka_unit_test(test_duplicates), cmocka_unit_test(test_resumes_after_a_kill),
         cmocka_unit_test(test_refusals),
     };

@@ -164,7 +164,8 @@ static void test_equivariance(void **state)
                     for (size_t p = 0; p < d; p++)
                         for (size_t q = 0; q < d; q++)
                             *gsl_matrix_ptr(want, u, v) += gsl_matrix_get(&Q.matrix, u % d, p) *
-                                gsl_matrix_get(&Q.matrix, v % d, q) * gsl_matrix_get(c.gram, u / d * d + p, v / d * d + q);
+                                gsl_matrix_get(&Q.matrix, v % d, q) * gsl_matrix_get(c.gram, u / d * d + p,
+                                                                                     v / d * d + q);
             rotate_rows(c.W, &Q.matrix);
             rotate_rows(c.X, &Q.matrix);
             assert_int_equal(ntk_gram(c.W, c.signs, c.X, KERNELS[k], c.gram, 1), GSL_SUCCESS);

@@ -14,7 +14,8 @@ struct instance { gsl_matrix *W, *X, *J; gsl_vector *signs; };
 
 static struct instance make(size_t n, size_t d, size_t m, enum prefix_signs law, uint64_t trial)
 {
-    struct instance s = { gsl_matrix_alloc(m, d), gsl_matrix_alloc(n, d), gsl_matrix_alloc(n * d, m * d), gsl_vector_alloc(m) };
+    struct instance s = { gsl_matrix_alloc(m, d), gsl_matrix_alloc(n, d), gsl_matrix_alloc(n * d, m * d),
+                          gsl_vector_alloc(m) };
     assert_true(s.W && s.X && s.J && s.signs);
     random_normal(61, RANDOM_INPUTS, trial, 0, s.X->data, n * d);
     assert_int_equal(prefix_draw(61, trial, law, 0.9, s.W, s.signs, 1), GSL_SUCCESS);
@@ -39,7 +40,8 @@ static void test_finite_differences(void **state)
         for (int law = 0; law < 2; law++) {
             const size_t n = cases[t].n, d = cases[t].d, m = cases[t].m;
             struct instance s = make(n, d, m, law ? PREFIX_SIGNS_POSITIVE : PREFIX_SIGNS_RANDOM, t);
-            gsl_matrix *up = gsl_matrix_alloc(n, d), *down = gsl_matrix_alloc(n, d), *want = gsl_matrix_alloc(n * d, m * d);
+            gsl_matrix *up = gsl_matrix_alloc(n, d), *down = gsl_matrix_alloc(n, d),
+                *want = gsl_matrix_alloc(n * d, m * d);
             for (size_t p = 0; p < m * d; p++) {
                 double *w = gsl_matrix_ptr(s.W, p / d, p % d);
                 const double at = *w;
@@ -50,7 +52,8 @@ static void test_finite_differences(void **state)
                 *w = at;
                 for (size_t i = 0; i < n; i++)
                     for (size_t k = 0; k < d; k++)
-                        gsl_matrix_set(want, i * d + k, p, (gsl_matrix_get(up, i, k) - gsl_matrix_get(down, i, k)) / (2.0 * h));
+                        gsl_matrix_set(want, i * d + k, p,
+                                       (gsl_matrix_get(up, i, k) - gsl_matrix_get(down, i, k)) / (2.0 * h));
             }
             assert_int_equal(ntk_jacobian(s.W, s.signs, s.X, NTK_FULL, s.J), GSL_SUCCESS);
             CHECK_MATRIX_CLOSE(s.J, want, RTOL_FINITE_DIFF);

@@ -32,7 +32,8 @@ static double output_ref(const gsl_matrix *W, const gsl_matrix *values_of, const
         for (size_t q = 0; q < d; q++) {
             s += gsl_matrix_get(X, i, q) * (r < m ? gsl_matrix_get(W, r, q) : gsl_matrix_get(inputs, r - m, q));
             value += gsl_matrix_get(W_V, q, k) *
-                     (r < m ? gsl_vector_get(signs, r) * gsl_matrix_get(values_of, r, q) : gsl_matrix_get(inputs, r - m, q));
+                     (r < m ? gsl_vector_get(signs, r) * gsl_matrix_get(values_of, r, q) : gsl_matrix_get(inputs, r - m,
+                     q));
         }
         mass += exp(s);
         sum += exp(s) * value;
@@ -83,9 +84,11 @@ static void test_finite_differences(void **state)
                 gsl_matrix *W = gsl_matrix_alloc(m, d), *X = draw(RANDOM_INPUTS, n, d, 0.7);
                 gsl_matrix *inputs = L ? draw(RANDOM_TOKENS, L, d, 0.8) : NULL, *W_V = draw(RANDOM_WEIGHTS, d, v, 0.6);
                 gsl_vector *signs = gsl_vector_alloc(m);
-                assert_int_equal(prefix_draw(42, t, law ? PREFIX_SIGNS_POSITIVE : PREFIX_SIGNS_RANDOM, 0.7, W, signs, 1), GSL_SUCCESS);
+                assert_int_equal(prefix_draw(42, t, law ? PREFIX_SIGNS_POSITIVE : PREFIX_SIGNS_RANDOM, 0.7, W, signs,
+                                             1), GSL_SUCCESS);
                 gsl_matrix *got = gsl_matrix_alloc(n * v, n * v);
-                assert_int_equal(ntk_layer_gram(W, signs, X, inputs, W_V, (enum ntk_kernel)kernel, got, 1), GSL_SUCCESS);
+                assert_int_equal(ntk_layer_gram(W, signs, X, inputs, W_V, (enum ntk_kernel)kernel, got, 1),
+                                 GSL_SUCCESS);
                 gsl_matrix *want = gram_ref(W, signs, X, inputs, W_V, (enum ntk_kernel)kernel);
                 if (m == 1 && !L && kernel == NTK_KEY) {       /* a softmax of one: no key path at all */
                     CHECK_LESS(gsl_matrix_max(got), 1e-25);
@@ -93,7 +96,8 @@ static void test_finite_differences(void **state)
                     CHECK_MATRIX_CLOSE(got, want, RTOL_FINITE_DIFF);
                     /* Leaving the inputs out of the softmax is noticed. */
                     if (L) {
-                        assert_int_equal(ntk_layer_gram(W, signs, X, NULL, W_V, (enum ntk_kernel)kernel, got, 1), GSL_SUCCESS);
+                        assert_int_equal(ntk_layer_gram(W, signs, X, NULL, W_V, (enum ntk_kernel)kernel, got, 1),
+                                         GSL_SUCCESS);
                         assert_false(relative_error(got, want) < 100.0 * RTOL_FINITE_DIFF);
                     }
                 }
@@ -111,7 +115,8 @@ static void test_finite_differences(void **state)
 static void test_threads(void **state)
 {
     (void)state;
-    gsl_matrix *W = gsl_matrix_alloc(2500, 3), *X = draw(RANDOM_INPUTS, 5, 3, 0.7), *W_V = draw(RANDOM_WEIGHTS, 3, 2, 0.6);
+    gsl_matrix *W = gsl_matrix_alloc(2500, 3), *X = draw(RANDOM_INPUTS, 5, 3, 0.7),
+        *W_V = draw(RANDOM_WEIGHTS, 3, 2, 0.6);
     gsl_matrix *inputs = draw(RANDOM_TOKENS, 4, 3, 0.8);
     gsl_vector *signs = gsl_vector_alloc(2500);
     assert_int_equal(prefix_draw(43, 0, PREFIX_SIGNS_RANDOM, 0.7, W, signs, 1), GSL_SUCCESS);
@@ -205,7 +210,8 @@ static void test_limit_and_correction(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    gsl_matrix *X = draw(RANDOM_INPUTS, 2, 3, 0.7), *W_V = draw(RANDOM_WEIGHTS, 3, 2, 0.6), *bad = gsl_matrix_calloc(2, 2);
+    gsl_matrix *X = draw(RANDOM_INPUTS, 2, 3, 0.7), *W_V = draw(RANDOM_WEIGHTS, 3, 2, 0.6),
+        *bad = gsl_matrix_calloc(2, 2);
     gsl_matrix *W = draw(RANDOM_PREFIX, 5, 3, 0.5), *K = gsl_matrix_alloc(4, 4);
     gsl_vector *signs = gsl_vector_alloc(5), *few = gsl_vector_alloc(4);
     gsl_vector_set_all(signs, 1.0);

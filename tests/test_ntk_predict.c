@@ -87,7 +87,8 @@ static void test_interpolates(void **state)
     CHECK_MATRIX_CLOSE(F, Y, RTOL_SOLVE);
     gsl_matrix_memcpy(difference, Y);
     gsl_matrix_sub(difference, F0);
-    assert_int_equal(ntk_predict(X, difference, X_at, 0.6, PREFIX_SIGNS_RANDOM, NTK_FULL, NULL, NULL, shifted, NULL), GSL_SUCCESS);
+    assert_int_equal(ntk_predict(X, difference, X_at, 0.6, PREFIX_SIGNS_RANDOM, NTK_FULL, NULL, NULL, shifted, NULL),
+                     GSL_SUCCESS);
     gsl_matrix_add(shifted, F0_at);
     assert_int_equal(ntk_predict(X, Y, X_at, 0.6, PREFIX_SIGNS_RANDOM, NTK_FULL, F0, F0_at, F, NULL), GSL_SUCCESS);
     CHECK_MATRIX_CLOSE(F, shifted, 1e-12);
@@ -126,7 +127,8 @@ static void test_singular(void **state)
     assert_int_equal(ntk_predict(X, Y, X_at, 0.7, PREFIX_SIGNS_RANDOM, NTK_FULL, NULL, NULL, F, &report), GSL_SUCCESS);
     assert_int_equal(report.size, n * d);
     assert_int_equal(report.rank, (n - 1) * d);
-    assert_int_equal(ntk_predict(&first.matrix, merged, X_at, 0.7, PREFIX_SIGNS_RANDOM, NTK_FULL, NULL, NULL, want, &report), GSL_SUCCESS);
+    assert_int_equal(ntk_predict(&first.matrix, merged, X_at, 0.7, PREFIX_SIGNS_RANDOM, NTK_FULL, NULL, NULL, want,
+                                 &report), GSL_SUCCESS);
     assert_int_equal(report.rank, (n - 1) * d);
     CHECK_MATRIX_CLOSE(F, want, RTOL_SOLVE);
     gsl_vector_view zero = gsl_matrix_row(X, n - 1);

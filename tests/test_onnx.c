@@ -35,7 +35,8 @@ static void put_bytes(struct message *m, unsigned field, const void *bytes, size
 }
 
 /* A TensorProto of `count` numbers. */
-static struct message tensor(const char *name, unsigned type, const uint64_t *dims, size_t rank, const float *data, size_t count)
+static struct message tensor(const char *name, unsigned type, const uint64_t *dims, size_t rank, const float *data,
+                             size_t count)
 {
     struct message t = { .size = 0 };
     for (size_t i = 0; i < rank; i++) put_number(&t, 1, dims[i]);
@@ -76,7 +77,8 @@ static void refuses(const char *path, int code, const char *says)
 }
 
 static const float numbers[6] = { 0.7f, -1.3f, 2.9f, 0.1f, -5.5f, 1e-20f };
-static const uint64_t shape[2] = { 2, 3 }, huge[2] = { (uint64_t)1 << 33, (uint64_t)1 << 33 }, deep[5] = { 1, 1, 2, 3, 1 };
+static const uint64_t shape[2] = { 2, 3 }, huge[2] = { (uint64_t)1 << 33, (uint64_t)1 << 33 },
+    deep[5] = { 1, 1, 2, 3, 1 };
 
 /* Two float tensors are kept, one of them with packed dimensions; integers and ones without raw data are not. */
 static void test_reads(void **state)
@@ -89,7 +91,8 @@ static void test_reads(void **state)
     put_number(&empty, 1, 4);
     put_number(&empty, 2, 1);
     put_bytes(&empty, 8, "elsewhere", 9);
-    const struct message list[] = { tensor("weight", 1, shape, 2, numbers, 6), packed, tensor("ids", 7, shape, 1, numbers, 4), empty };
+    const struct message list[] = { tensor("weight", 1, shape, 2, numbers, 6), packed,
+                                    tensor("ids", 7, shape, 1, numbers, 4), empty };
     const struct message m = model(list, 4);
     struct tensors *t;
     if (onnx_read(save(*state, &m, m.size), &t, (struct reason){ why, sizeof why })) fail_msg("%s", why);
@@ -112,7 +115,8 @@ static void test_refuses_truncated(void **state)
     const struct message t = tensor("weight", 1, shape, 2, numbers, 6), m = model(&t, 1);
     /* The last field, opset_import, takes four bytes; before it the model is whole. */
     for (size_t size = 0; size < m.size - 4; size++) refuses(save(*state, &m, size), GSL_EINVAL, "not an ONNX model");
-    for (size_t size = m.size - 3; size < m.size; size++) refuses(save(*state, &m, size), GSL_EINVAL, "not an ONNX model");
+    for (size_t size = m.size - 3; size < m.size; size++)
+        refuses(save(*state, &m, size), GSL_EINVAL, "not an ONNX model");
 }
 
 static void test_refuses_tensors(void **state)
@@ -134,7 +138,8 @@ static void test_refuses_tensors(void **state)
         const struct message m = model(&bad[i].tensor, 1);
         refuses(save(*state, &m, m.size), bad[i].code, bad[i].says);
     }
-    const struct message twice[] = { tensor("weight", 1, shape, 2, numbers, 6), tensor("weight", 1, shape, 1, numbers, 2) };
+    const struct message twice[] = { tensor("weight", 1, shape, 2, numbers, 6),
+                                     tensor("weight", 1, shape, 1, numbers, 2) };
     const struct message m = model(twice, 2);
     refuses(save(*state, &m, m.size), GSL_EINVAL, "tensor weight: twice");
 }

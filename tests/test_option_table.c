@@ -51,8 +51,8 @@ static struct config parsed;
 static int parse_once(void **state)
 {
     (void)state;
-    char *argv[] = { "options", "--sizes", "8,9,10", "--real", "100000000", "--palette=green", "--flag", "--name", "blue",
-                     "--trials", "99", NULL };
+    char *argv[] = { "options", "--sizes", "8,9,10", "--real", "100000000", "--palette=green", "--flag", "--name",
+                     "blue", "--trials", "99", NULL };
     cli_parse_table(11, argv, "Options.", options, NULL, NULL, &parsed.c);
     return 0;
 }
@@ -79,12 +79,14 @@ static void values_and_defaults(void **state)
     assert_true(cli_given("flag") && !cli_given("size"));
 }
 
-/* Law: two configs have one identity exactly when every option that makes a unit has one value, however it was given. */
+/* Law: two configs have one identity exactly when every option that makes a unit has one value, however it was
+ * given. */
 static void identity(void **state)
 {
     (void)state;
     char *text = cli_identity(options, &parsed.c);
-    assert_string_equal(text, " size=3 sizes=8,9,10 real=100000000 reals=0.29999999999999999,1 colour=green palette=green "
+    assert_string_equal(text,
+                        " size=3 sizes=8,9,10 real=100000000 reals=0.29999999999999999,1 colour=green palette=green "
                               "range=3-5 flag=yes text= name=blue");
     struct config other = parsed;
     other.trials = 3;
@@ -111,7 +113,8 @@ static void programs(void **state)
     CHECK_REFUSAL(run_program("kernel_routes", "--prefix-len", "0", NULL), 2, "kernel_routes", "--prefix-len");
     CHECK_REFUSAL(run_program("kernel_routes", "--prefix-len", "65537", NULL), 2, "kernel_routes", "above 65536");
     CHECK_REFUSAL(run_program("kernel_routes", "--prefixlen", "4", NULL), 2, "kernel_routes", "is it --prefix-len?");
-    CHECK_REFUSAL(run_program("low_rank_summary", "--dataset", "synthetik", NULL), 2, "low_rank_summary", "is it synthetic?");
+    CHECK_REFUSAL(run_program("low_rank_summary", "--dataset", "synthetik", NULL), 2, "low_rank_summary",
+                  "is it synthetic?");
 }
 
 int main(void)

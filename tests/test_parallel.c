@@ -59,7 +59,8 @@ static int ran_once(const struct batch *b)
 
 static void run_batch(unsigned *seed, int depth, int *wrong)
 {
-    struct batch b = { .num_tasks = 1 + (size_t)(rand_r(seed) % MAX_TASKS), .num_threads = 1 + rand_r(seed) % MAX_THREADS,
+    struct batch b = { .num_tasks = 1 + (size_t)(rand_r(seed) % MAX_TASKS),
+                       .num_threads = 1 + rand_r(seed) % MAX_THREADS,
                        .depth = depth, .work = (unsigned)(rand_r(seed) % 2000) };
     parallel_for(b.num_tasks, b.num_threads, task, &b);
     if (!ran_once(&b)) *wrong = 1;

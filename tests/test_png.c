@@ -26,7 +26,8 @@ static unsigned sample(int x, int y, int c, int depth, bool is_alpha)
 
 static int channels_of(int colour)
 {
-    return colour == PNG_COLOR_TYPE_RGB ? 3 : colour == PNG_COLOR_TYPE_RGB_ALPHA ? 4 : colour == PNG_COLOR_TYPE_GRAY_ALPHA ? 2 : 1;
+    return colour == PNG_COLOR_TYPE_RGB ? 3 : colour == PNG_COLOR_TYPE_RGB_ALPHA ? 4
+        : colour == PNG_COLOR_TYPE_GRAY_ALPHA ? 2 : 1;
 }
 
 /* Packs one row as PNG has it: big-endian, pixels of less than a byte from the high end. */
@@ -58,7 +59,8 @@ static const char *write_png(void *state, int colour, int depth, int interlace)
     unsigned char rows[HEIGHT][WIDTH * 8], *pointers[HEIGHT];
     if (setjmp(png_jmpbuf(png))) fail_msg("libpng refuses to write");
     png_init_io(png, file);
-    png_set_IHDR(png, info, WIDTH, HEIGHT, depth, colour, interlace, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+    png_set_IHDR(png, info, WIDTH, HEIGHT, depth, colour, interlace, PNG_COMPRESSION_TYPE_DEFAULT,
+                 PNG_FILTER_TYPE_DEFAULT);
     if (colour == PNG_COLOR_TYPE_PALETTE) {
         png_set_PLTE(png, info, palette, depth == 1 ? 2 : 4);
         png_set_tRNS(png, info, palette_alpha, 2, NULL);
@@ -106,8 +108,8 @@ static void check_type(void *state, int colour, int depth, int interlace)
             for (int c = 0; c < 3; c++) {
                 const int got = image.data[(y * WIDTH + x) * 3 + c], want = expected(x, y, c, colour, depth);
                 if (want >= 0 && abs(got - want) > off)
-                    fail_msg("colour type %d, %d bits, interlace %d: (%d, %d, %d) is %d, not %d", colour, depth, interlace, x, y, c,
-                             got, want);
+                    fail_msg("colour type %d, %d bits, interlace %d: (%d, %d, %d) is %d, not %d", colour, depth,
+                             interlace, x, y, c, got, want);
             }
     free(image.data);
 }
@@ -115,7 +117,8 @@ static void check_type(void *state, int colour, int depth, int interlace)
 static void test_colour_types(void **state)
 {
     static const struct { int colour, depths[6]; } types[] = {
-        { PNG_COLOR_TYPE_GRAY, { 1, 2, 4, 8, 16, 0 } }, { PNG_COLOR_TYPE_RGB, { 8, 16, 0 } }, { PNG_COLOR_TYPE_PALETTE, { 1, 2, 0 } },
+        { PNG_COLOR_TYPE_GRAY, { 1, 2, 4, 8, 16, 0 } }, { PNG_COLOR_TYPE_RGB, { 8, 16, 0 } },
+        { PNG_COLOR_TYPE_PALETTE, { 1, 2, 0 } },
         { PNG_COLOR_TYPE_GRAY_ALPHA, { 8, 16, 0 } }, { PNG_COLOR_TYPE_RGB_ALPHA, { 8, 16, 0 } },
     };
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
@@ -168,7 +171,8 @@ static void test_refuses_damage(void **state)
 static void test_refuses_contents(void **state)
 {
     /* IHDR of 2^31 - 1 pixels a side, and IEND: nothing is allocated for it. */
-    static const unsigned char huge[] = "\x89PNG\r\n\x1a\n\0\0\0\rIHDR\x7f\xff\xff\xff\x7f\xff\xff\xff\x08\x02\0\0\0\x9a\x10\x9e\x4d";
+    static const unsigned char huge[] = "\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+                                         "\x7f\xff\xff\xff\x7f\xff\xff\xff\x08\x02\0\0\0\x9a\x10\x9e\x4d";
     unsigned char bytes[MAX_FILE];
     refuses(*state, huge, sizeof huge - 1, GSL_EINVAL, "PNG");
     refuses(*state, (const unsigned char *)"GIF89a", 6, GSL_EINVAL, "not a PNG");
@@ -177,7 +181,8 @@ static void test_refuses_contents(void **state)
     memcpy(bytes, "\x89PNG\r\n\x1a\n\0\0\0\0IEND\xae\x42\x60\x82", 20);
     refuses(*state, bytes, 20, GSL_EINVAL, "damaged");
     struct png_rgb image;
-    assert_int_equal(png_read_rgb(scratch_path(*state, "missing"), &image, (struct reason){ why, sizeof why }), GSL_EFAILED);
+    assert_int_equal(png_read_rgb(scratch_path(*state, "missing"), &image, (struct reason){ why, sizeof why }),
+                     GSL_EFAILED);
     assert_int_equal(png_read_rgb(scratch_path(*state, "."), &image, (struct reason){ why, sizeof why }), GSL_EFAILED);
 }
 
@@ -192,7 +197,8 @@ static void test_refuses_size(void **state)
     static unsigned char row[20000 / 8];
     if (setjmp(png_jmpbuf(png))) fail_msg("libpng refuses to write");
     png_init_io(png, file);
-    png_set_IHDR(png, info, 20000, 20000, 1, PNG_COLOR_TYPE_GRAY, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+    png_set_IHDR(png, info, 20000, 20000, 1, PNG_COLOR_TYPE_GRAY, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
+                 PNG_FILTER_TYPE_DEFAULT);
     png_write_info(png, info);
     for (int y = 0; y < 20000; y++) png_write_row(png, row);
     png_write_end(png, info);
@@ -206,7 +212,8 @@ static void test_refuses_size(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_colour_types), cmocka_unit_test(test_refuses_damage), cmocka_unit_test(test_refuses_contents),
+        cmocka_unit_test(test_colour_types), cmocka_unit_test(test_refuses_damage),
+            cmocka_unit_test(test_refuses_contents),
         cmocka_unit_test(test_refuses_size),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

@@ -257,7 +257,8 @@ static void test_layer(void **state)
     gsl_matrix *Y = gsl_matrix_alloc(n, out), *F = gsl_matrix_alloc(n, out), *Z = gsl_matrix_alloc(7, d);
     gsl_matrix *W_Q = gsl_matrix_alloc(d, head), *W_K = gsl_matrix_alloc(d, head), *W_V = gsl_matrix_alloc(d, out);
     gsl_matrix *const drawn[] = { Y, Z, W_Q, W_K, W_V };
-    for (size_t q = 0; q < 5; q++) random_normal(9, RANDOM_WEIGHTS, q, 0, drawn[q]->data, drawn[q]->size1 * drawn[q]->size2);
+    for (size_t q = 0; q < 5; q++)
+        random_normal(9, RANDOM_WEIGHTS, q, 0, drawn[q]->data, drawn[q]->size1 * drawn[q]->size2);
     gsl_matrix_free(p.Y);
     p.Y = Y;
     for (int tokens = 0; tokens < 2; tokens++) {
@@ -268,7 +269,8 @@ static void test_layer(void **state)
         layer_ref(&p, tokens ? Z : NULL, W_Q, W_K, W_V, F);
         CHECK_MATRIX_CLOSE(prefix_descent_outputs(descent), F, RTOL_ROUNDOFF);
         /* The step follows -J^T R. */
-        gsl_matrix *J = gsl_matrix_alloc(n * out, m * d), *moved = gsl_matrix_alloc(m, d), *want = gsl_matrix_alloc(m, d);
+        gsl_matrix *J = gsl_matrix_alloc(n * out, m * d), *moved = gsl_matrix_alloc(m, d),
+            *want = gsl_matrix_alloc(m, d);
         jacobian_by_differences(&p, layer, J);
         gsl_vector_const_view R = gsl_vector_const_view_array(prefix_descent_residual(descent)->data, n * out);
         gsl_vector_view step = gsl_vector_view_array(want->data, m * d);

@@ -30,7 +30,8 @@ static int setup(void **state)
         const size_t n = extent[a][0] * extent[a][1] * extent[a][2];
         x[a] = malloc(n * sizeof **x);
         random_normal(12, RANDOM_OTHER, 0, (uint64_t)a, x[a], n);
-        for (size_t i = 0; i < n; i++) x[a][i] = (float)((a == PV ? 0.5 * x[PK][i] : 0.0) + (a == PK || a == Q ? 0.9 : 1.0) * x[a][i]);
+        for (size_t i = 0; i < n; i++)
+            x[a][i] = (float)((a == PV ? 0.5 * x[PK][i] : 0.0) + (a == PK || a == Q ? 0.9 : 1.0) * x[a][i]);
         if (npy_write_f64(scratch_path(*state, names[a]), x[a], 3, extent[a], why, sizeof why)) return -1;
     }
     return 0;
@@ -133,12 +134,15 @@ static void the_summary_does_it(void **state)
     assert_int_equal(o.code, 0);
     const double promised = cell(o.out, "taylor:2", 3);
     outcome_free(&o);
-#define ATTEND(...) run_program("attend", "--q", scratch_path(*state, "q.npy"), "--k", scratch_path(*state, "k.npy"), "--v", \
+#define ATTEND(...) run_program("attend", "--q", scratch_path(*state, "q.npy"), "--k", scratch_path(*state, "k.npy"), \
+                                "--v",                                                                                \
                                 scratch_path(*state, "v.npy"), __VA_ARGS__, (char *)NULL)
-    o = ATTEND("--method", "ntk", "--feature", "taylor:2", "--z", z, "--kvec", kvec, "--out", scratch_path(*state, "a.npy"));
+    o = ATTEND("--method", "ntk", "--feature", "taylor:2", "--z", z, "--kvec", kvec, "--out",
+               scratch_path(*state, "a.npy"));
     assert_int_equal(o.code, 0);
     outcome_free(&o);
-    o = ATTEND("--prefix-k", scratch_path(*state, "pk.npy"), "--prefix-v", scratch_path(*state, "pv.npy"), "--out", scratch_path(*state, "b.npy"));
+    o = ATTEND("--prefix-k", scratch_path(*state, "pk.npy"), "--prefix-v", scratch_path(*state, "pv.npy"), "--out",
+               scratch_path(*state, "b.npy"));
     assert_int_equal(o.code, 0);
     outcome_free(&o);
     struct npy a, b;
@@ -153,7 +157,8 @@ static void the_summary_does_it(void **state)
 
 static void refusals(void **state)
 {
-    const char *pk = scratch_path(*state, "pk.npy"), *pv = scratch_path(*state, "pv.npy"), *q = scratch_path(*state, "q.npy");
+    const char *pk = scratch_path(*state, "pk.npy"), *pv = scratch_path(*state, "pv.npy"),
+        *q = scratch_path(*state, "q.npy");
     const char *k = scratch_path(*state, "k.npy"), *flat = scratch_path(*state, "flat.npy");
     const char *never = scratch_path(*state, "never.npy"), *never_k = scratch_path(*state, "never_k.npy");
     const char *name = "prefix_to_summary";
@@ -161,18 +166,21 @@ static void refusals(void **state)
     CHECK_REFUSAL(RUN("--prefix-k", pk, "--q", q), 2, name, "--prefix-v");
     CHECK_REFUSAL(RUN("--prefix-k", pk, "--prefix-v", pv, "--q", q, "--k", k), 2, name, "--v");
     CHECK_REFUSAL(RUN("--prefix-k", pk, "--prefix-v", pv, "--q", q, "--z-out", k), 2, name, "--kvec-out");
-    CHECK_REFUSAL(RUN("--prefix-k", pk, "--prefix-v", pv, "--q", q, "--features", "elu1,,taylor:1"), 2, name, "--features");
+    CHECK_REFUSAL(RUN("--prefix-k", pk, "--prefix-v", pv, "--q", q, "--features", "elu1,,taylor:1"), 2, name,
+                  "--features");
     CHECK_REFUSAL(RUN("--prefix-k", pk, "--prefix-v", k, "--q", q), 3, name, "k.npy");
     CHECK_REFUSAL(RUN("--prefix-k", pk, "--prefix-v", pv, "--q", flat), 3, name, "flat.npy");
     CHECK_REFUSAL(RUN("--prefix-k", pk, "--prefix-v", pv, "--q", q, "--k", q, "--v", q), 3, name, "q.npy");
-    CHECK_REFUSAL(RUN("--prefix-k", pk, "--prefix-v", pv, "--q", q, "--features", "taylor:4", "--max-features", "9"), 1, name, "features");
-    CHECK_REFUSAL(RUN("--prefix-k", pk, "--prefix-v", pv, "--q", q, "--features", "elu1", "--z-out", never, "--kvec-out", never_k, "--out",
-                      scratch_path(*state, "no/such.csv")), 1, name, "such.csv");
+    CHECK_REFUSAL(RUN("--prefix-k", pk, "--prefix-v", pv, "--q", q, "--features", "taylor:4", "--max-features", "9"), 1,
+                  name, "features");
+    CHECK_REFUSAL(RUN("--prefix-k", pk, "--prefix-v", pv, "--q", q, "--features", "elu1", "--z-out", never,
+                      "--kvec-out", never_k, "--out", scratch_path(*state, "no/such.csv")), 1, name, "such.csv");
     assert_int_not_equal(access(never, F_OK), 0);
     assert_int_not_equal(access(never_k, F_OK), 0);
 }
 
-/* A trained prefix adapter becomes an adapter of NTK-Attention, which finetune evaluates; what is no prefix is refused. */
+/* A trained prefix adapter becomes an adapter of NTK-Attention, which finetune evaluates; what is no prefix is
+ * refused. */
 static void test_adapter(void **state)
 {
     char run[512], prefix[544], summary[512], again[512];
@@ -180,8 +188,9 @@ static void test_adapter(void **state)
     snprintf(prefix, sizeof prefix, "%s/adapter", run);
     snprintf(summary, sizeof summary, "%s", scratch_path(*state, "summary"));
     snprintf(again, sizeof again, "%s", scratch_path(*state, "again"));
-    struct outcome o = run_program("finetune", "--backbone", "vit-fashion", "--task", "shapes", "--method", "ptuning", "--prefix-len", "3", "--train-size",
-                                   "40", "--epochs", "1", "--validation-size", "20", "--test-size", "20", "--quiet", "--out", run, NULL);
+    struct outcome o = run_program("finetune", "--backbone", "vit-fashion", "--task", "shapes", "--method", "ptuning",
+                                   "--prefix-len", "3", "--train-size", "40", "--epochs", "1", "--validation-size",
+                                   "20", "--test-size", "20", "--quiet", "--out", run, NULL);
     assert_int_equal(o.code, 0);
     outcome_free(&o);
     o = run_program("prefix_to_summary", "--adapter", prefix, "--features", "elu1", "--adapter-out", summary, NULL);
@@ -194,15 +203,18 @@ static void test_adapter(void **state)
     assert_int_equal(sscanf(row, "\nelu1,12672,%lf,%lf,%lf,%lf,%d", &validation, &loss, &test, &test_loss, &chosen), 5);
     assert_int_equal(chosen, 1);
     outcome_free(&o);
-    o = run_program("finetune", "--backbone", "vit-fashion", "--task", "shapes", "--adapter", summary, "--epochs", "0", "--out", again, NULL);
+    o = run_program("finetune", "--backbone", "vit-fashion", "--task", "shapes", "--adapter", summary, "--epochs", "0",
+                    "--out", again, NULL);
     assert_int_equal(o.code, 0);
     char says[64];
     snprintf(says, sizeof says, "test accuracy %.4f", test);
     assert_non_null(strstr(o.err, says));
     outcome_free(&o);
     CHECK_REFUSAL(run_program("prefix_to_summary", "--adapter", summary, NULL), 3, "prefix_to_summary", "not a prefix");
-    CHECK_REFUSAL(run_program("prefix_to_summary", "--adapter", prefix, "--task", "nothing", NULL), 3, "prefix_to_summary", "no such task");
-    CHECK_REFUSAL(run_program("prefix_to_summary", "--adapter", prefix, "--bound", "2", NULL), 2, "prefix_to_summary", "no bound");
+    CHECK_REFUSAL(run_program("prefix_to_summary", "--adapter", prefix, "--task", "nothing", NULL), 3,
+                  "prefix_to_summary", "no such task");
+    CHECK_REFUSAL(run_program("prefix_to_summary", "--adapter", prefix, "--bound", "2", NULL), 2, "prefix_to_summary",
+                  "no bound");
 }
 
 int main(void)

@@ -8,7 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SIZES "--task", "shapes", "--hidden", "12", "--num-layers", "1", "--num-heads", "3", "--mlp-dim", "16", "--epochs", "1", "--train-size", "40"
+#define SIZES "--task", "shapes", "--hidden", "12", "--num-layers", "1", "--num-heads", "3", "--mlp-dim", "16",
+    "--epochs", "1", "--train-size", "40"
 
 static void run_well(struct outcome o)
 {
@@ -23,7 +24,8 @@ static void test_folder(void **state)
     const char *dirs[3];
     for (int i = 0; i < 3; i++) {
         dirs[i] = scratch_path(*state, names[i]);
-        run_well(run_program("pretrain", SIZES, "--seed", i == 2 ? "2" : "1", "--threads", i == 1 ? "2" : "1", "--out", dirs[i], NULL));
+        run_well(run_program("pretrain", SIZES, "--seed", i == 2 ? "2" : "1", "--threads", i == 1 ? "2" : "1", "--out",
+                             dirs[i], NULL));
     }
     for (size_t f = 0; f < 3; f++) {
         size_t size[3];
@@ -34,8 +36,9 @@ static void test_folder(void **state)
         if (f == 2) assert_true(size[0] != size[2] || memcmp(bytes[0], bytes[2], size[0]));
         for (int i = 0; i < 3; i++) free(bytes[i]);
     }
-    run_well(run_program("finetune", "--backbone", dirs[0], "--method", "head", "--epochs", "1", "--train-size", "20", "--validation-size", "10", "--test-size",
-                         "10", "--threads", "1", "--out", scratch_path(*state, "tuned"), NULL));
+    run_well(run_program("finetune", "--backbone", dirs[0], "--method", "head", "--epochs", "1", "--train-size", "20",
+                         "--validation-size", "10", "--test-size", "10", "--threads", "1", "--out",
+                         scratch_path(*state, "tuned"), NULL));
 }
 
 static void test_refusals(void **state)
@@ -45,7 +48,8 @@ static void test_refusals(void **state)
     CHECK_REFUSAL(run_program("pretrain", SIZES, "--num-heads", "5", "--out", out, NULL), 2, "pretrain", "--num-heads");
     CHECK_REFUSAL(run_program("pretrain", SIZES, "--epochs", "0", "--out", out, NULL), 2, "pretrain", "--epochs");
     CHECK_REFUSAL(run_program("pretrain", SIZES, "--task", "nosuch", "--out", out, NULL), 3, "pretrain", "nosuch");
-    CHECK_REFUSAL(run_program("pretrain", SIZES, "--out", scratch_path(*state, "no-folder/x"), NULL), 1, "pretrain", "no-folder");
+    CHECK_REFUSAL(run_program("pretrain", SIZES, "--out", scratch_path(*state, "no-folder/x"), NULL), 1, "pretrain",
+                  "no-folder");
     CHECK_REFUSAL(run_program("pretrain", SIZES, "--out", file, NULL), 1, "pretrain", "file");
     assert_int_not_equal(access(out, F_OK), 0);
 }

@@ -59,12 +59,16 @@ static void command(void *state, const struct run *run, const char *tag, int pro
 {
     size_t at = 0;
     if (processes)
-        at += (size_t)snprintf(text, size, "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 timeout 120 mpirun --oversubscribe -np %d ", processes);
-    at += (size_t)snprintf(text + at, size - at, "%s/%s %s --quiet", getenv("PREFIX_NTK_BIN"), run->program, run->options);
+        at += (size_t)snprintf(text, size,
+                               "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 timeout 120 mpirun "
+                               "--oversubscribe -np %d ", processes);
+    at += (size_t)snprintf(text + at, size - at, "%s/%s %s --quiet", getenv("PREFIX_NTK_BIN"), run->program,
+                           run->options);
     for (int i = 0; i < MAX_OUTPUTS && run->outputs[i]; i++) {
         char name[64];
         snprintf(name, sizeof name, "%s.%s", tag, run->outputs[i]);
-        at += (size_t)snprintf(text + at, size - at, " --%.*s %s", (int)strcspn(run->outputs[i], "."), run->outputs[i], scratch_path(state, name));
+        at += (size_t)snprintf(text + at, size - at, " --%.*s %s", (int)strcspn(run->outputs[i], "."), run->outputs[i],
+                               scratch_path(state, name));
     }
     assert_true(at < size);
 }
@@ -94,7 +98,8 @@ static void check_run(void *state, const struct run *run)
         outcome_free(&o);
         for (int i = 0; i < MAX_OUTPUTS && run->outputs[i]; i++) {
             size_t size, want_size;
-            char *got = file_text(state, tag, run->outputs[i], &size), *want = file_text(state, "n0", run->outputs[i], &want_size);
+            char *got = file_text(state, tag, run->outputs[i], &size), *want = file_text(state, "n0", run->outputs[i],
+                                                                                         &want_size);
             if (strstr(run->outputs[i], ".csv")) {
                 char *a = data_rows(got), *b = data_rows(want);
                 assert_string_equal(a, b);
@@ -114,39 +119,52 @@ static void check_run(void *state, const struct run *run)
 static void test_kernels(void **state)
 {
     skip_without_mpi();
-    check_run(*state, &(struct run){ "ntk_convergence", "--num-samples 3 --dim 2 --prefix-len 100,16384,70000,181450 --num-trials 2 "
+    check_run(*state, &(struct run){ "ntk_convergence",
+                                     "--num-samples 3 --dim 2 --prefix-len 100,16384,70000,181450 --num-trials 2 "
         "--signs random,mirrored,positive --kernel full,key --threads 1", { "out.csv" } });
     /* Scores that pair moments refuse, where the other route is taken. */
-    check_run(*state, &(struct run){ "ntk_convergence", "--num-samples 2 --dim 2 --sigma 9 --prefix-len 33000,50000 --num-trials 1 --threads 1",
+    check_run(*state, &(struct run){ "ntk_convergence",
+                                     "--num-samples 2 --dim 2 --sigma 9 --prefix-len 33000,50000 --num-trials 1 "
+                                     "--threads 1",
         { "out.csv" } });
 }
 
 static void test_descent(void **state)
 {
     skip_without_mpi();
-    check_run(*state, &(struct run){ "training_dynamics", "--num-samples 5 --dim 3 --prefix-len 100,1000,9001 --num-trials 2 --num-steps 60 "
+    check_run(*state, &(struct run){ "training_dynamics",
+                                     "--num-samples 5 --dim 3 --prefix-len 100,1000,9001 --num-trials 2 --num-steps 60 "
         "--threads 1", { "out.csv", "curve-out.csv", "prefix-out.npy" } });
     /* Steps so large that the descent takes running maxima, and diverges. */
-    check_run(*state, &(struct run){ "training_dynamics", "--num-samples 5 --dim 3 --prefix-len 5000 --num-steps 30 --step-size 0.5 --threads 1",
+    check_run(*state, &(struct run){ "training_dynamics",
+                                     "--num-samples 5 --dim 3 --prefix-len 5000 --num-steps 30 --step-size 0.5 "
+                                     "--threads 1",
         { "out.csv", "curve-out.csv" } });
-    check_run(*state, &(struct run){ "training_dynamics", "--num-samples 4 --dim 3 --signs mirrored --prefix-len 6002 --num-steps 40 --threads 2",
+    check_run(*state, &(struct run){ "training_dynamics",
+                                     "--num-samples 4 --dim 3 --signs mirrored --prefix-len 6002 --num-steps 40 "
+                                     "--threads 2",
         { "out.csv", "prefix-out.npy" } });
 }
 
 static void test_heads(void **state)
 {
     skip_without_mpi();
-    const char *q = array(*state, "q.npy", 4, (const size_t[]){ 2, 6, 20, 8 }, 0), *k = array(*state, "k.npy", 4, (const size_t[]){ 2, 3, 25, 8 }, 1);
-    const char *v = array(*state, "v.npy", 4, (const size_t[]){ 2, 3, 25, 8 }, 2), *pk = array(*state, "pk.npy", 3, (const size_t[]){ 3, 900, 8 }, 3);
-    const char *pv = array(*state, "pv.npy", 3, (const size_t[]){ 3, 900, 8 }, 4), *q3 = array(*state, "q3.npy", 3, (const size_t[]){ 6, 20, 8 }, 5);
-    static const char *const methods[] = { "--causal", "--lengths 7,25", "--method ntk --feature taylor:2", "--method linear --feature elu1",
-                                           "--method ntk --feature minimax:6" };
+    const char *q = array(*state, "q.npy", 4, (const size_t[]){ 2, 6, 20, 8 }, 0),
+        *k = array(*state, "k.npy", 4, (const size_t[]){ 2, 3, 25, 8 }, 1);
+    const char *v = array(*state, "v.npy", 4, (const size_t[]){ 2, 3, 25, 8 }, 2),
+        *pk = array(*state, "pk.npy", 3, (const size_t[]){ 3, 900, 8 }, 3);
+    const char *pv = array(*state, "pv.npy", 3, (const size_t[]){ 3, 900, 8 }, 4),
+        *q3 = array(*state, "q3.npy", 3, (const size_t[]){ 6, 20, 8 }, 5);
+    static const char *const methods[] = { "--causal", "--lengths 7,25", "--method ntk --feature taylor:2",
+                                           "--method linear --feature elu1", "--method ntk --feature minimax:6" };
     char options[2048];
     for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
-        snprintf(options, sizeof options, "--q %s --k %s --v %s --prefix-k %s --prefix-v %s %s --threads 1", q, k, v, pk, pv, methods[i]);
+        snprintf(options, sizeof options, "--q %s --k %s --v %s --prefix-k %s --prefix-v %s %s --threads 1", q, k, v,
+                 pk, pv, methods[i]);
         check_run(*state, &(struct run){ "attend", options, { "out.npy", i == 2 ? "z-out.npy" : NULL } });
     }
-    snprintf(options, sizeof options, "--q %s --prefix-k %s --prefix-v %s --features elu1,taylor:2,favor:8 --threads 1", q3, pk, pv);
+    snprintf(options, sizeof options, "--q %s --prefix-k %s --prefix-v %s --features elu1,taylor:2,favor:8 --threads 1",
+             q3, pk, pv);
     check_run(*state, &(struct run){ "prefix_to_summary", options, { "out.csv", "z-out.npy", "kvec-out.npy" } });
 }
 
@@ -155,7 +173,8 @@ static void test_bad_input(void **state)
 {
     skip_without_mpi();
     char text[2048];
-    command(*state, &(struct run){ "training_dynamics", "--inputs /nowhere.npy --targets /nowhere.npy", { "out.csv" } }, "bad", 3, text, sizeof text);
+    command(*state, &(struct run){ "training_dynamics", "--inputs /nowhere.npy --targets /nowhere.npy", { "out.csv" } },
+            "bad", 3, text, sizeof text);
     struct outcome o = run_program("/bin/sh", "-c", text, NULL);
     assert_int_equal(o.code, 3);
     const char *line = strstr(o.err, "training_dynamics: /nowhere.npy");
@@ -165,19 +184,24 @@ static void test_bad_input(void **state)
     assert_int_not_equal(access(scratch_path(*state, "bad.out.csv"), F_OK), 0);
 }
 
-/* One process is killed: the others end, none with more than one line and one of them with it (mpirun may end the rest of the
- * job before they speak, which on a busy machine it does); no output, no part of one is left, and the command goes on
- * from what was kept. */
+/* One process is killed: the others end, none with more than one line and one of them with it (mpirun may end the rest
+ * of the job before they speak, which on a busy machine it does); no output, no part of one is left, and the command
+ * goes on from what was kept. */
 static void check_killed(void *state, int victim)
 {
     char text[4096], folder[1024], shell[8192], name[32];
     snprintf(name, sizeof name, "kill%d", victim);
     snprintf(folder, sizeof folder, "%s", scratch_path(state, name));
-    command(state, &(struct run){ "training_dynamics", "--num-samples 8 --dim 8 --prefix-len 20000 --num-steps 1000000 --threads 1", { NULL } }, name,
+    command(state, &(struct run){ "training_dynamics",
+                                  "--num-samples 8 --dim 8 --prefix-len 20000 --num-steps 1000000 --threads 1",
+                                  { NULL } }, name,
             0, text, sizeof text);
-    snprintf(shell, sizeof shell, "mkdir %s && cd %s && export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; "
-             "timeout 100 mpirun --oversubscribe -np 3 sh -c 'echo $$ > pid.$OMPI_COMM_WORLD_RANK; exec %s --out out.csv --curve-out c.csv' & "
-             "mpi=$!; tries=0; while [ ! -s pid.%d ] || [ ! -e out.csv.state ]; do sleep 0.1; tries=$((tries + 1)); [ $tries -lt 300 ] || exit 9; done; "
+    snprintf(shell, sizeof shell,
+             "mkdir %s && cd %s && export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; "
+             "timeout 100 mpirun --oversubscribe -np 3 sh -c 'echo $$ > pid.$OMPI_COMM_WORLD_RANK; exec %s --out "
+             "out.csv --curve-out c.csv' & "
+             "mpi=$!; tries=0; while [ ! -s pid.%d ] || [ ! -e out.csv.state ]; do sleep 0.1; tries=$((tries + 1)); [ "
+             "$tries -lt 300 ] || exit 9; done; "
              "sleep 0.5; kill -9 $(cat pid.%d); wait $mpi", folder, folder, text, victim, victim);
     const time_t start_s = time(NULL);
     struct outcome o = run_program("/bin/sh", "-c", shell, NULL);
@@ -202,7 +226,8 @@ static void check_killed(void *state, int victim)
     assert_int_equal(glob(pattern, GLOB_BRACE, NULL, &found), 0);
     for (size_t i = 0; i < found.gl_pathc; i++) {
         const char *file = strrchr(found.gl_pathv[i], '/') + 1;
-        const bool kept = !strncmp(file, "pid.", 4) || !strncmp(file, "out.csv.state", 13) || !strcmp(file, ".") || !strcmp(file, "..");
+        const bool kept = !strncmp(file, "pid.", 4) || !strncmp(file, "out.csv.state", 13) || !strcmp(file, ".")
+            || !strcmp(file, "..");
         if (!kept) print_error("left behind: %s\n", file);
         assert_true(kept);
     }
@@ -234,7 +259,8 @@ static void test_ranges(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ranges), cmocka_unit_test(test_kernels), cmocka_unit_test(test_descent), cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_ranges), cmocka_unit_test(test_kernels), cmocka_unit_test(test_descent),
+            cmocka_unit_test(test_heads),
         cmocka_unit_test(test_bad_input), cmocka_unit_test(test_killed),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

@@ -124,7 +124,8 @@ static void check_tables(void *state, const char *run)
         for (size_t h = 0; headless[h]; h++) has_header &= strcmp(name, headless[h]) != 0;
         const char *fault = table_fault(text, has_header);
         /* Not every run decides rows, and tables that agree have no difference. */
-        if (fault && !strcmp(fault, "no row") && (!strcmp(name, "verdicts.csv") || !strcmp(run, "compare"))) fault = NULL;
+        if (fault && !strcmp(fault, "no row") && (!strcmp(name, "verdicts.csv") || !strcmp(run, "compare")))
+            fault = NULL;
         if (fault) fail_msg("%s: %s: %s", run, name, fault);
         free(text);
     }

@@ -25,8 +25,10 @@ static const char ledger_text[] =
     "| later | not decided | >= 0 | not tested |  |  |\n";
 
 static const char rows_header[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure\n";
-static const char slope_row[] = "T2,slope,\"slope, of\",\"in [-0.55, -0.45]\",-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n";
-static const char constant_row[] = "T2,constant,c,\"in [0.9, 1.1]\",1.0234,0.88,1.12,64,inconclusive,read,conv,sweep.svg\n";
+static const char slope_row[] = "T2,slope,\"slope, of\",\"in [-0.55, "
+                                "-0.45]\",-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n";
+static const char constant_row[] = "T2,constant,c,\"in [0.9, "
+                                   "1.1]\",1.0234,0.88,1.12,64,inconclusive,read,conv,sweep.svg\n";
 static const char bound_row[] = "F1,bound,m,<= 1,3.2,3.1,3.3,12,contradicted,ours,bounds,bounds.svg\n";
 
 /* Writes a verdict table of the rows given into the folder. */
@@ -103,7 +105,8 @@ static void test_bad_ledgers_are_refused(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *at = strstr(ledger_text, cases[i].from);
         assert_non_null(at);
-        snprintf(text, sizeof text, "%.*s%s%s", (int)(at - ledger_text), ledger_text, cases[i].to, at + strlen(cases[i].from));
+        snprintf(text, sizeof text, "%.*s%s%s", (int)(at - ledger_text), ledger_text, cases[i].to,
+                 at + strlen(cases[i].from));
         const char *path = scratch_file(*state, "bad.md", text);
         assert_null(ledger_read(path, error, sizeof error));
         if (!strstr(error, cases[i].says) || !strstr(error, path)) { print_error("%s\n", error); fail(); }
@@ -124,8 +127,9 @@ static struct ledger *with_classes(void *state, const char *paragraph, char *err
 static void test_classes(void **state)
 {
     char error[256];
-    struct ledger *l = with_classes(*state, "**Class.** exact (a count: of tokens;\nnot of queries): `bound`; same as T2\nslope:\n`later`.",
-                                    error, sizeof error);
+    struct ledger *l = with_classes(*state,
+                                    "**Class.** exact (a count: of tokens;\nnot of queries): `bound`; same as "
+                                    "T2\nslope:\n`later`.", error, sizeof error);
     if (!l) fail_msg("%s", error);
     assert_int_equal(ledger_find(l, "F1", "bound")->class, ROW_EXACT);
     assert_int_equal(ledger_find(l, "T2", "slope")->class, ROW_PREREGISTERED);
@@ -138,10 +142,13 @@ static void test_classes(void **state)
     ledger_free(l);
 
     static const struct { const char *paragraph, *says; } bad[] = {
-        { "**Class.** proved: `bound`.", "neither exact" },       { "**Class.** exact: `bound`, `boun`.", "name of a row" },
+        { "**Class.** proved: `bound`.", "neither exact" },       { "**Class.** exact: `bound`, `boun`.",
+                                                                    "name of a row" },
         { "**Class.** exact `bound`.", "colon" },                 { "**Class.** exact: `bound`", "semicolon" },
-        { "**Class.** exact: `bound`;", "neither exact" },        { "**Class.** exact (never closed: `bound`.", "colon" },
-        { "**Class.** same as T2 slop: `later`.", "no row slop" }, { "**Class.** same as F1 later: `later`.", "name of a row" },
+        { "**Class.** exact: `bound`;", "neither exact" },        { "**Class.** exact (never closed: `bound`.",
+                                                                    "colon" },
+        { "**Class.** same as T2 slop: `later`.", "no row slop" }, { "**Class.** same as F1 later: `later`.",
+                                                                     "name of a row" },
         { "**Class.** exact: bound.", "backticks" },              { "**Class.**", "neither exact" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -159,7 +166,8 @@ static void test_verify_on_classes(void **state)
     assert_int_equal(o.code, 0);
     /* T2 slope alone is decided: far inside its margin, so it stands beside one that is not. */
     static const char *const wanted[] = {
-        "3 rows: 2 preregistered, 1 exact, 0 exploratory; 1 more", "2 intervals of 99.9 %", "chance of 0 %", "1 of 1 decided rows stand\n", "= T2 slope",
+        "3 rows: 2 preregistered, 1 exact, 0 exploratory; 1 more", "2 intervals of 99.9 %", "chance of 0 %",
+        "1 of 1 decided rows stand\n", "= T2 slope",
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!strstr(o.out, wanted[i])) fail_msg("\"%s\" is not in\n%s", wanted[i], o.out);
@@ -175,7 +183,8 @@ static void test_verify_on_classes(void **state)
     snprintf(text, sizeof text, "%s%s", slope_row, hair);
     enum { MANY = 150 };
     char *many = calloc(1, 1 << 16), *ledger = calloc(1, 1 << 16);
-    int m = sprintf(many, "%s%s", rows_header, text), n = sprintf(ledger, "%s\n### F2. Many\n\n**Source.** ours.\n%s", ledger_text, TABLE_HEAD);
+    int m = sprintf(many, "%s%s", rows_header, text), n = sprintf(ledger, "%s\n### F2. Many\n\n**Source.** ours.\n%s",
+                                                                  ledger_text, TABLE_HEAD);
     for (int i = 0; i < MANY; i++) {
         m += sprintf(many + m, "F2,r%d,q,<= 1,1,0,2,5,inconclusive,ours,bounds,bounds.svg\n", i);
         n += sprintf(ledger + n, "| r%d | q | <= 1 | inconclusive | 1 | bounds |\n", i);
@@ -183,7 +192,8 @@ static void test_verify_on_classes(void **state)
     scratch_file(*state, "ledger.md", ledger);
     scratch_file(*state, "verdicts.csv", many);
     o = verify(*state, "smoke");
-    if (!strstr(o.out, "1 of 2 decided rows stand; undecided then: F1 bound\n") || !strstr(o.out, "chance of 14 %")) fail_msg("%s", o.out);
+    if (!strstr(o.out, "1 of 2 decided rows stand; undecided then: F1 bound\n") || !strstr(o.out, "chance of 14 %"))
+        fail_msg("%s", o.out);
     outcome_free(&o);
     free(many);
     free(ledger);
@@ -214,7 +224,8 @@ static void test_statements(void **state)
 static void test_verdict_rows_are_read(void **state)
 {
     char error[256];
-    put_rows(*state, "# metadata\n", slope_row, "F1,bound,\"say \"\"m\"\"\",<= 1,,,,,not tested,ours,bounds,bounds.svg");
+    put_rows(*state, "# metadata\n", slope_row,
+             "F1,bound,\"say \"\"m\"\"\",<= 1,,,,,not tested,ours,bounds,bounds.svg");
     struct verdict_rows *v = verdict_rows_read(scratch_path(*state, "verdicts.csv"), error, sizeof error);
     assert_non_null(v);
     assert_int_equal(v->num_rows, 2);
@@ -275,7 +286,8 @@ static void test_verify_accepts_agreement(void **state)
 static void test_verify_catches_rule_drift(void **state)
 {
     scratch_file(*state, "ledger.md", ledger_text);
-    static const char drifted[] = "T2,slope,s,\"in [-0.60, -0.40]\",-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n";
+    static const char drifted[] = "T2,slope,s,\"in [-0.60, "
+                                  "-0.40]\",-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n";
     put_rows(*state, drifted, constant_row, bound_row);
     check_caught(*state, "default", "was decided by \"in [-0.60, -0.40]\"");
     check_caught(*state, "smoke", "was decided by");
@@ -295,8 +307,9 @@ static void test_verify_catches_a_flipped_verdict(void **state)
     check_caught(*state, "smoke", "F1 bound is supported; the ledger says contradicted");
     /* From a run that measures time, which another machine may well do otherwise, it is only noted. */
     for (int strict = 0; strict < 2; strict++) {
-        struct outcome o = run_program("verify", "--ledger", scratch_path(*state, "ledger.md"), "--results", scratch_path(*state, ""),
-                                       "--timed", "bounds", "--profile", strict ? "default" : "smoke", NULL);
+        struct outcome o = run_program("verify", "--ledger", scratch_path(*state, "ledger.md"), "--results",
+                                       scratch_path(*state, ""), "--timed", "bounds", "--profile", strict ? "default"
+                                           : "smoke", NULL);
         assert_int_equal(o.code, 0);
         assert_non_null(strstr(o.err, "F1 bound is supported; the ledger says contradicted"));
         outcome_free(&o);
@@ -339,7 +352,8 @@ static void test_ledger_is_rewritten(void **state)
 {
     const char *path = scratch_file(*state, "ledger.md", ledger_text);
     put_rows(*state, slope_row, constant_row, "F1,bound,m,<= 1,0.7,0.6,0.8,12,supported,ours,bounds,bounds.svg\n");
-    struct outcome o = run_program("ledger", "--ledger", path, "--results", scratch_path(*state, ""), "--out", path, NULL);
+    struct outcome o = run_program("ledger", "--ledger", path, "--results", scratch_path(*state, ""), "--out", path,
+                                   NULL);
     if (o.code) print_error("%s", o.err);
     assert_int_equal(o.code, 0);
     outcome_free(&o);
@@ -350,7 +364,8 @@ static void test_ledger_is_rewritten(void **state)
     assert_string_equal(ledger_find(l, "T2", "slope")->measured, "-0.4987 [-0.5031, -0.4942]");
     assert_string_equal(ledger_find(l, "F1", "bound")->verdict, "supported");
     assert_string_equal(ledger_find(l, "F1", "later")->verdict, "not tested");
-    assert_string_equal(l->entries[0].text, "\n**Statement.** It converges.\n\n**Source.** read (abstract); derived.\n");
+    assert_string_equal(l->entries[0].text,
+                        "\n**Statement.** It converges.\n\n**Source.** read (abstract); derived.\n");
     ledger_free(l);
 
     /* A number measured under another rule does not get in. */
@@ -366,29 +381,40 @@ static void test_page(void **state)
     scratch_file(*state, "sweep.csv", "# program=conv version=0.1.0 seed=7 blas=\"OpenBLAS x y\"\n# options: --dim 3\n"
                                       "name,m,b\n\"x, y\",4096,\nz,16,1\nz,16,2\n");
     scratch_file(*state, "sweep.svg", "<?xml?>\n\n<svg id=\"a\"><use href='#b'/></svg>\n");
-    scratch_file(*state, "provenance.json", "{\"started\": \"2026-01-02T03:04:05Z\", \"machine\": {\"cpu\": \"C 1\", \"cpus\": 2}, "
+    scratch_file(*state, "provenance.json",
+                 "{\"started\": \"2026-01-02T03:04:05Z\", \"machine\": {\"cpu\": \"C 1\", \"cpus\": 2}, "
                                             "\"runs\": {\"sweep\": 3}, \"peak_bytes\": {\"sweep\": 2000000}}");
-    scratch_file(*state, "h.md", "# History\n\n## T2/slope\n\n| commit | date | rule | verdict | measured | change |\n|---|---|---|---|---|---|\n"
+    scratch_file(*state, "h.md",
+                 "# History\n\n## T2/slope\n\n| commit | date | rule | verdict | measured | change "
+                 "|\n|---|---|---|---|---|---|\n"
                                  "| abc1234 | 2026-01-01 | >= 0 | not tested |  | first |\n"
-                                 "| def5678 | 2026-01-02 | in [-0.55, -0.45] | supported | -0.5 | rule |\n\n## T2/other\n");
-    scratch_file(*state, "sweep.gp", "# Caption: The error of $K_m$\n#   against $m$.\n# From @min(m) to @max(m): @values(m); @max(c) a@b.\nplot\n");
-    const char *folder = scratch_path(*state, ""), *appendix = scratch_file(*state, "a.md", "# Proofs\n\n```\n# code\n```\n");
-    struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures", folder,
-                                   "--plots", folder, "--runs", "sweep,bounds", "--profile", "smoke", "--explore",
-                                   scratch_file(*state, "e.md", "# Explore\n"), "--appendix", appendix, "--history",
-                                   scratch_path(*state, "h.md"), NULL);
+                                 "| def5678 | 2026-01-02 | in [-0.55, -0.45] | supported | -0.5 | rule |\n\n## "
+                                 "T2/other\n");
+    scratch_file(*state, "sweep.gp",
+                 "# Caption: The error of $K_m$\n#   against $m$.\n# From @min(m) to @max(m): @values(m); @max(c) "
+                 "a@b.\nplot\n");
+    const char *folder = scratch_path(*state, ""), *appendix = scratch_file(*state, "a.md",
+                                                                            "# Proofs\n\n```\n# code\n```\n");
+    struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder,
+                                   "--figures", folder, "--plots", folder, "--runs", "sweep,bounds", "--profile",
+                                   "smoke", "--explore", scratch_file(*state, "e.md", "# Explore\n"), "--appendix",
+                                   appendix, "--history", scratch_path(*state, "h.md"), NULL);
     assert_int_equal(o.code, 0);
     static const char *const wanted[] = {
-        "[[1]{.count} [supported]{.verdict .supported}", "[[0]{.count} [contradicted]", "[[1]{.count} [no run]{.verdict .no-run}",
-        "## T2. Convergence of $K_m$ {#T2}", "[−0.4987]{.number} [\\[−0.5031, −0.4942\\]]{.interval}", "| [sweep](#fig-sweep) |",
-        "<svg role=\"img\" aria-label=\"figure sweep\" id=\"sweep-a\"><use href='#sweep-b'/></svg>", "The error of $K_m$\nagainst $m$.\nFrom 16 to 4096: 16, 4096; ? a@b.\n", "- The run `bounds` has no table.", "- blas: `OpenBLAS x y`",
-        "- options: `--dim 3`", "## Proofs", "\n# code\n",
+        "[[1]{.count} [supported]{.verdict .supported}", "[[0]{.count} [contradicted]",
+        "[[1]{.count} [no run]{.verdict .no-run}", "## T2. Convergence of $K_m$ {#T2}",
+        "[−0.4987]{.number} [\\[−0.5031, −0.4942\\]]{.interval}", "| [sweep](#fig-sweep) |",
+        "<svg role=\"img\" aria-label=\"figure sweep\" id=\"sweep-a\"><use href='#sweep-b'/></svg>",
+        "The error of $K_m$\nagainst $m$.\nFrom 16 to 4096: 16, 4096; ? a@b.\n", "- The run `bounds` has no table.",
+        "- blas: `OpenBLAS x y`", "- options: `--dim 3`", "## Proofs", "\n# code\n",
         "| [T2](#T2) | It converges. | [holds as far as decided]{.verdict .supported} | 1 supported, 1 inconclusive |",
-        "| [F1](#F1) |  | [not tested]{.verdict .not-tested} |", "subtitle: \"arXiv:2406.14036, measured: what holds", ", smoke profile, 2026-01-02\"",
-        "<details class=\"row\" id=\"row-T2-slope\">", "**History.** 2026-01-01 (abc1234): ≥ 0, not tested, first; 2026-01-02 (def5678): ",
-        "`make claim ID=T2 PROFILE=smoke`; [its command](#run-sweep), [table](../results/sweep.csv), [figure](#fig-sweep)",
-        "- [sweep]{#run-sweep} ([table](../results/sweep.csv), 3 s, 2 MB):",
-        "- machine: cpu `C 1`, cpus 2\n", "# Explore\n", "Of 3 rows, each decided once, **3 are preregistered**", "are 3: **3 preregistered**, **0 exact**", "| preregistered | ",
+        "| [F1](#F1) |  | [not tested]{.verdict .not-tested} |", "subtitle: \"arXiv:2406.14036, measured: what holds",
+        ", smoke profile, 2026-01-02\"", "<details class=\"row\" id=\"row-T2-slope\">",
+        "**History.** 2026-01-01 (abc1234): ≥ 0, not tested, first; 2026-01-02 (def5678): ",
+        "`make claim ID=T2 PROFILE=smoke`; [its command](#run-sweep), [table](../results/sweep.csv), "
+        "[figure](#fig-sweep)", "- [sweep]{#run-sweep} ([table](../results/sweep.csv), 3 s, 2 MB):",
+        "- machine: cpu `C 1`, cpus 2\n", "# Explore\n", "Of 3 rows, each decided once, **3 are preregistered**",
+        "are 3: **3 preregistered**, **0 exact**", "| preregistered | ",
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!strstr(o.out, wanted[i])) { print_error("the page lacks: %s\n", wanted[i]); fail(); }
@@ -403,28 +429,37 @@ static void test_page(void **state)
 static void test_answer(void **state)
 {
     static const char text[] =
-        "# Theory\n\n### T2. Kernel\n\n**Source.** read.\n" TABLE_HEAD "| slope-full-random | slope | in [-0.55, -0.45] | | | sweep |\n\n"
-        "### T14. Longer\n\n**Statement.** $|x|$ a | b.\n\n**Headline.** `heldout-random`.\n\n**Source.** read.\n" TABLE_HEAD
+        "# Theory\n\n### T2. Kernel\n\n**Source.** read.\n"
+            TABLE_HEAD "| slope-full-random | slope | in [-0.55, -0.45] | | | sweep |\n\n"
+        "### T14. Longer\n\n**Statement.** $|x|$ a | b.\n\n**Headline.** `heldout-random`.\n\n**Source.** read.\n"
+            TABLE_HEAD
         "| heldout-random | slope | <= 0 | | | sweep |\n| other | slope | <= 5 | | | sweep |\n\n"
-        "### M4. Time\n\n**Source.** read.\n" TABLE_HEAD "| time-ntk-forward | slope | in [-0.05, 0.05] | %s | 0.01 [0, 0.02] | sweep |\n";
+        "### M4. Time\n\n**Source.** read.\n"
+            TABLE_HEAD "| time-ntk-forward | slope | in [-0.05, 0.05] | %s | 0.01 [0, 0.02] | sweep |\n";
     char ledger[2048];
-    put_rows(*state, "T2,slope-full-random,s,\"in [-0.55, -0.45]\",-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n",
+    put_rows(*state, "T2,slope-full-random,s,\"in [-0.55, "
+                     "-0.45]\",-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n",
              "T14,heldout-random,s,<= 0,1.99,1.97,2.01,9,contradicted,read,conv,sweep.svg\n",
              "T14,other,s,<= 5,1.99,1.97,2.01,9,supported,read,conv,sweep.svg\n");
     const char *folder = scratch_path(*state, "");
     static const struct { const char *profile, *verdict, *wanted[6]; } cases[] = {
         { "default", "", {
-            "as the prefix grows [yes]{.verdict .supported} [−0.4987]{.number}", "random signs [no]{.verdict .contradicted} [1.99",
-            "with the prefix [no run]{.verdict .no-run} ([M4](#M4))\n", "| [holds]{.verdict .supported} | 1 supported |",
-            "| [T14](#T14) | $\\vert x\\vert $ a \\| b. | [does not hold]{.verdict .contradicted} | 1 supported, 1 contradicted |" } },
-        { "smoke", "supported", { "with the prefix [yes]{.verdict .supported} [0.01]{.number} [\\[0, 0.02\\]]{.interval} exponent",
+            "as the prefix grows [yes]{.verdict .supported} [−0.4987]{.number}",
+            "random signs [no]{.verdict .contradicted} [1.99",
+            "with the prefix [no run]{.verdict .no-run} ([M4](#M4))\n",
+            "| [holds]{.verdict .supported} | 1 supported |",
+            "| [T14](#T14) | $\\vert x\\vert $ a \\| b. | [does not hold]{.verdict .contradicted} | 1 supported, 1 "
+            "contradicted |" } },
+        { "smoke", "supported",
+          { "with the prefix [yes]{.verdict .supported} [0.01]{.number} [\\[0, 0.02\\]]{.interval} exponent",
             "([M4](#M4)†)\n", "† Not decided in this profile" } },
     };
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         snprintf(ledger, sizeof ledger, text, cases[c].verdict);
         scratch_file(*state, "ledger.md", ledger);
-        struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures",
-                                       folder, "--plots", folder, "--runs", "sweep", "--profile", cases[c].profile, NULL);
+        struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder,
+                                       "--figures", folder, "--plots", folder, "--runs", "sweep", "--profile",
+                                       cases[c].profile, NULL);
         assert_int_equal(o.code, 0);
         for (size_t i = 0; cases[c].wanted[i]; i++)
             if (!strstr(o.out, cases[c].wanted[i])) { print_error("the page lacks: %s\n", cases[c].wanted[i]); fail(); }
@@ -435,12 +470,13 @@ static void test_answer(void **state)
     assert_non_null(name);
     memcpy(name, "`heldout-rundom`", strlen("`heldout-rundom`"));
     scratch_file(*state, "ledger.md", ledger);
-    struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder, "--figures", folder,
-                                   "--plots", folder, NULL);
+    struct outcome o = run_program("report", "--ledger", scratch_path(*state, "ledger.md"), "--results", folder,
+                                   "--figures", folder, "--plots", folder, NULL);
     CHECK_REFUSAL(o, 3, "report", "the Headline of T14 names a row it does not have: heldout-rundom");
 }
 
-/* Tables of the full profile: their rows stand apart, those that this profile decides itself are left out, a bad table is refused. */
+/* Tables of the full profile: their rows stand apart, those that this profile decides itself are left out, a bad table
+ * is refused. */
 static void test_kept(void **state)
 {
     char kept[512], text[2048];
@@ -452,18 +488,20 @@ static void test_kept(void **state)
     scratch_file(*state, "kept/verdicts.csv", text);
     scratch_file(*state, "kept/bounds_summary.csv", "# program=bounds\narm,accuracy\nlora,0.75\n");
     const char *folder = scratch_path(*state, ""), *ledger = scratch_path(*state, "ledger.md");
-    struct outcome o = run_program("report", "--ledger", ledger, "--results", folder, "--figures", folder, "--plots", folder, "--runs",
-                                   "sweep,bounds", "--kept", kept, NULL);
+    struct outcome o = run_program("report", "--ledger", ledger, "--results", folder, "--figures", folder, "--plots",
+                                   folder, "--runs", "sweep,bounds", "--kept", kept, NULL);
     assert_int_equal(o.code, 0);
     const char *part = strstr(o.out, "# From the full profile {#full}");
     assert_non_null(part);
-    assert_non_null(strstr(part, "| [F1](#F1) bound | [contradicted]{.verdict .contradicted} | largest score over B | [3.2"));
+    assert_non_null(strstr(part,
+                           "| [F1](#F1) bound | [contradicted]{.verdict .contradicted} | largest score over B | [3.2"));
     assert_non_null(strstr(part, "The table of bounds"));
     assert_non_null(strstr(part, "| lora | 0.75 |"));
     assert_null(strstr(part, "[T2](#T2) slope |"));
     outcome_free(&o);
     scratch_file(*state, "kept/verdicts.csv", "claim,row\nT2\n");
-    o = run_program("report", "--ledger", ledger, "--results", folder, "--figures", folder, "--plots", folder, "--kept", kept, NULL);
+    o = run_program("report", "--ledger", ledger, "--results", folder, "--figures", folder, "--plots", folder, "--kept",
+                    kept, NULL);
     CHECK_REFUSAL(o, 3, "report", "kept/verdicts.csv");
 }
 
@@ -476,8 +514,8 @@ static void test_compare(void **state)
     assert_true(!mkdir(a, 0755) && !mkdir(b, 0755));
     static const struct { const char *a, *b; int code; const char *out, *err; } cases[] = {
         { slope_row, slope_row, 0, "verdict_b\n", "1 rows agree, 0 drift, 0 have" },
-        { slope_row, "T2,slope,s,\"in [-0.55, -0.45]\",-0.4700,-0.4739,-0.4661,64,supported,read,conv,sweep.svg\n", 0, "\nT2,slope,drift,",
-          "0 rows agree, 1 drift, 0 have" },
+        { slope_row, "T2,slope,s,\"in [-0.55, -0.45]\",-0.4700,-0.4739,-0.4661,64,supported,read,conv,sweep.svg\n", 0,
+          "\nT2,slope,drift,", "0 rows agree, 1 drift, 0 have" },
         { slope_row, "T2,slope,s,\"in [-0.55, -0.45]\",-0.4987,-0.56,-0.4942,64,inconclusive,read,conv,sweep.svg\n", 1,
           "\nT2,slope,verdict,", "0 rows agree, 0 drift, 1 have" },
         { slope_row, constant_row, 1, "\nT2,constant,only-b,", "0 drift, 2 have" },

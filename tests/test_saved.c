@@ -146,7 +146,10 @@ static void same_bits(void **state)
 
 typedef int load_fn(void *into, const void *bytes, size_t size);
 static int load_fold(void *into, const void *bytes, size_t size) { return attn_fold_load(into, bytes, size); }
-static int load_moments(void *into, const void *bytes, size_t size) { return ntk_moments_load_bytes(into, bytes, size); }
+static int load_moments(void *into, const void *bytes, size_t size)
+{
+    return ntk_moments_load_bytes(into, bytes, size);
+}
 
 /* Every byte changed in three ways, every length but the right one. */
 static void refuses_damage(load_fn *load, void *into, struct bytes b)

@@ -21,7 +21,8 @@ static struct outcome sh(void *state, const char *format, ...)
     va_start(args, format);
     vsnprintf(command, sizeof command, format, args);
     va_end(args);
-    snprintf(whole, sizeof whole, "cd '%s' && ROOT='%s' && PATH=\"$PWD/bin:$PATH\" && %s", scratch_path(state, "."), root, command);
+    snprintf(whole, sizeof whole, "cd '%s' && ROOT='%s' && PATH=\"$PWD/bin:$PATH\" && %s", scratch_path(state, "."),
+             root, command);
     return run_program("/bin/sh", "-c", whole, (char *)NULL);
 }
 
@@ -37,9 +38,11 @@ static int setup(void **state)
 {
     if (scratch_setup(state) || !getcwd(root, sizeof root)) return -1;
     struct outcome o = sh(*state,
-        "mkdir -p bin store/package data experiments && cp \"$ROOT/data/fetch.sh\" data/ && cp \"$ROOT/experiments/run.sh\" experiments/ &&"
+        "mkdir -p bin store/package data experiments && cp \"$ROOT/data/fetch.sh\" data/ && cp "
+        "\"$ROOT/experiments/run.sh\" experiments/ &&"
         "printf 'seven bytes' > store/package/toy.bin && tar -czf store/toy-1.0.tgz -C store package/toy.bin &&"
-        "{ echo \"package toy npm toy 1.0 $(wc -c < store/toy-1.0.tgz) $(sha256sum store/toy-1.0.tgz | cut -d ' ' -f 1)\";"
+        "{ echo \"package toy npm toy 1.0 $(wc -c < store/toy-1.0.tgz) $(sha256sum store/toy-1.0.tgz | cut -d ' ' -f "
+        "1)\";"
         "  echo \"file toy package/toy.bin 11 $(sha256sum store/package/toy.bin | cut -d ' ' -f 1)\"; } > data/pins &&"
         "printf '#!/bin/sh\\ncp ../../../../store/toy-1.0.tgz .\\n' > bin/npm && chmod +x bin/npm");
     const int code = o.code;
@@ -54,20 +57,25 @@ static void test_fetch(void **state)
     expect(sh(*state, "data/fetch.sh --check toy"), 3, "");
 
     /* No network: the client's own error is named, and nothing stays. */
-    expect(sh(*state, "mv bin/npm bin/right && printf '#!/bin/sh\\necho npm ERR! code EAI_AGAIN >&2; exit 1\\n' > bin/npm &&"
+    expect(sh(*state, "mv bin/npm bin/right && printf '#!/bin/sh\\necho npm ERR! code EAI_AGAIN >&2; exit 1\\n' > "
+                      "bin/npm &&"
                       "chmod +x bin/npm && data/fetch.sh toy"), 3, "toy@1.0 (is there a network?): EAI_AGAIN");
     /* A download that is cut, or another file. */
-    expect(sh(*state, "printf '#!/bin/sh\\nhead -c 50 ../../../../store/toy-1.0.tgz > toy-1.0.tgz\\n' > bin/npm && data/fetch.sh toy"),
+    expect(sh(*state, "printf '#!/bin/sh\\nhead -c 50 ../../../../store/toy-1.0.tgz > toy-1.0.tgz\\n' > bin/npm && "
+                      "data/fetch.sh toy"),
            3, "wrong checksum: 50 bytes");
     expect(sh(*state, "ls data/cache"), 0, "");
     struct outcome o = sh(*state, "ls data/cache");
     assert_string_equal(o.out, "");
     outcome_free(&o);
 
-    expect(sh(*state, "mv bin/right bin/npm && data/fetch.sh toy && cat data/cache/toy/toy.bin && data/fetch.sh --check toy"), 0, "toy is in");
+    expect(sh(*state, "mv bin/right bin/npm && data/fetch.sh toy && cat data/cache/toy/toy.bin && data/fetch.sh "
+                      "--check toy"), 0, "toy is in");
     /* With the data there no client is asked, and a damaged file is unpacked again. */
-    expect(sh(*state, "rm bin/npm && printf '#!/bin/sh\\nexit 1\\n' > bin/npm && chmod +x bin/npm && data/fetch.sh toy"), 0, "");
-    expect(sh(*state, "printf 'eleven byte' > data/cache/toy/toy.bin && ! data/fetch.sh --check toy && data/fetch.sh toy &&"
+    expect(sh(*state, "rm bin/npm && printf '#!/bin/sh\\nexit 1\\n' > bin/npm && chmod +x bin/npm && data/fetch.sh "
+                      "toy"), 0, "");
+    expect(sh(*state, "printf 'eleven byte' > data/cache/toy/toy.bin && ! data/fetch.sh --check toy && data/fetch.sh "
+                      "toy &&"
                       "cmp data/cache/toy/toy.bin store/package/toy.bin"), 0, "toy is in");
     /* PREFIX_NTK_DATA moves the cache. */
     expect(sh(*state, "PREFIX_NTK_DATA=\"$PWD/elsewhere\" data/fetch.sh --check toy"), 3, "");
@@ -91,10 +99,12 @@ static void test_run(void **state)
     run(state, "-- --a 1", 0, "stem: running");
     run(state, "-- --a 1", 0, "stem: unchanged");
     /* Seconds, memory and claims are listed. */
-    expect(sh(*state, "cp \"$ROOT/experiments/list.sh\" experiments/ && BUILD=b experiments/list.sh tiny stem other > list && cat list >&2 &&"
+    expect(sh(*state, "cp \"$ROOT/experiments/list.sh\" experiments/ && BUILD=b experiments/list.sh tiny stem other > "
+                      "list && cat list >&2 &&"
                       "grep -q '^stem  *0.[01]  *2 *T2$' list && grep -q '^other  *-  *- *T2$' list"), 0, "minutes");
     struct outcome o = sh(*state, "cat b/tiny/results/stem.csv");
-    assert_string_equal(o.out, "--seed 5 --a 1 --profile tiny --verdicts b/tiny/results/verdicts.csv --ledger paper_notes.md "
+    assert_string_equal(o.out,
+                        "--seed 5 --a 1 --profile tiny --verdicts b/tiny/results/verdicts.csv --ledger paper_notes.md "
                                "--out b/tiny/results/stem.csv\n");
     outcome_free(&o);
     /* Options, program, rule, named files, and lost results each make it run again ... */
@@ -117,7 +127,8 @@ static void test_run(void **state)
     run(state, "-- --fail", 1, "stem: exit 1");
     run(state, "-- --inputs x.csv", 0, "stem: running");
     /* A run without its data is a gap: no table, no verdict. */
-    expect(sh(*state, "rm -rf data/cache && BUILD=b experiments/run.sh tiny stem ./prog -- --dataset toy && ! ls b/tiny/results/stem.csv"),
+    expect(sh(*state, "rm -rf data/cache && BUILD=b experiments/run.sh tiny stem ./prog -- --dataset toy && ! ls "
+                      "b/tiny/results/stem.csv"),
            0, "stem: left out");
     expect(sh(*state, "! grep stem.svg b/tiny/results/verdicts.csv"), 0, "");
 }
@@ -125,7 +136,8 @@ static void test_run(void **state)
 /* A signal to the script reaches the program. */
 static void test_run_interrupted(void **state)
 {
-    expect(sh(*state, "printf '#!/bin/sh\\ntrap \"echo stopped >&2; exit 143\" TERM\\n: > started\\nwhile :; do sleep 0.05; done\\n' > slow &&"
+    expect(sh(*state, "printf '#!/bin/sh\\ntrap \"echo stopped >&2; exit 143\" TERM\\n: > started\\nwhile :; do sleep "
+                      "0.05; done\\n' > slow &&"
                       "chmod +x slow && { BUILD=b experiments/run.sh tiny slow ./slow -- & } &&"
                       "while [ ! -e started ]; do sleep 0.05; done; kill -TERM $!; wait $!"), 143, "stopped");
 }
@@ -133,11 +145,16 @@ static void test_run_interrupted(void **state)
 /* The Makefile: what a packager gives it, folders with other things in them, an outer repository. */
 static void test_makefile(void **state)
 {
-    expect(sh(*state, "make -C \"$ROOT\" -n -B V=1 BUILD=\"$PWD/b1\" LDFLAGS=-Wl,-z,relro \"$PWD/b1/bin/verify\" > plan 2> plan.err || exit 9;"
-                      "grep -- '-o .*bin/verify.part' plan | grep -- -fopenmp | grep -q relro || { echo no link >&2; exit 1; };"
-                      "grep -E -- ' -o [^ ]+' plan | grep -vE -- ' -o [^ ]+\\.part' | grep -v -- '-nostdlib' >&2 && exit 1; exit 0"), 0, "");
-    expect(sh(*state, "mkdir thesis && ! make -C \"$ROOT\" clean BUILD=\"$PWD/thesis build\" 2> /dev/null && [ -d thesis ]"), 0, "");
-    expect(sh(*state, "mkdir -p mixed/obj mixed/bin && echo mine > mixed/notes && make -C \"$ROOT\" -s clean BUILD=\"$PWD/mixed\" &&"
+    expect(sh(*state, "make -C \"$ROOT\" -n -B V=1 BUILD=\"$PWD/b1\" LDFLAGS=-Wl,-z,relro \"$PWD/b1/bin/verify\" > "
+                      "plan 2> plan.err || exit 9;"
+                      "grep -- '-o .*bin/verify.part' plan | grep -- -fopenmp | grep -q relro || { echo no link >&2; "
+                      "exit 1; };"
+                      "grep -E -- ' -o [^ ]+' plan | grep -vE -- ' -o [^ ]+\\.part' | grep -v -- '-nostdlib' >&2 && "
+                      "exit 1; exit 0"), 0, "");
+    expect(sh(*state, "mkdir thesis && ! make -C \"$ROOT\" clean BUILD=\"$PWD/thesis build\" 2> /dev/null && [ -d "
+                      "thesis ]"), 0, "");
+    expect(sh(*state, "mkdir -p mixed/obj mixed/bin && echo mine > mixed/notes && make -C \"$ROOT\" -s clean "
+                      "BUILD=\"$PWD/mixed\" &&"
                       "[ \"$(ls mixed)\" = notes ]"), 0, "");
     struct outcome git = sh(*state, "command -v git");
     const int has_git = git.code == 0;
@@ -146,22 +163,29 @@ static void test_makefile(void **state)
         print_message("skipped: the commit of a tree inside another repository (no git)\n");
         return;
     }
-    expect(sh(*state, "mkdir outer && cd outer && git init -q && git -c user.name=n -c user.email=n@n commit -q --allow-empty -m x &&"
-                      "mkdir 'the tree' && cp -r \"$ROOT/Makefile\" \"$ROOT/experiments\" \"$ROOT/include\" 'the tree' && cd 'the tree' &&"
+    expect(sh(*state, "mkdir outer && cd outer && git init -q && git -c user.name=n -c user.email=n@n commit -q "
+                      "--allow-empty -m x &&"
+                      "mkdir 'the tree' && cp -r \"$ROOT/Makefile\" \"$ROOT/experiments\" \"$ROOT/include\" 'the tree' "
+                      "&& cd 'the tree' &&"
                       "make -s b/commit BUILD=b && [ \"$(cat b/commit)\" = unknown ]"), 0, "");
 }
 
 /* A rule or an instance that differs from the last release fails until its entry's History says what stood there. */
 static void test_rules(void **state)
 {
-    expect(sh(*state, "mkdir -p rules/experiments rules/docs && cp \"$ROOT/experiments/rules.sh\" \"$ROOT/experiments/default.mk\" rules/experiments &&"
-                      "cp \"$ROOT/paper_notes.md\" rules && cp \"$ROOT/docs/rules_snapshot.csv\" rules/docs && cd rules && experiments/rules.sh check"), 0, "");
-    expect(sh(*state, "cd rules && sed -i 's/^\\(| value-path .*\\)<= 1e-7/\\1<= 1e-6/' paper_notes.md && experiments/rules.sh check 1>&2"), 1, "value-path");
-    expect(sh(*state, "cd rules && sed -i '/^### T1\\. /,/^| row/s/^\\*\\*Measured/**History.** `value-path` had `<= 1e-7`.\\n\\n&/' paper_notes.md &&"
+    expect(sh(*state, "mkdir -p rules/experiments rules/docs && cp \"$ROOT/experiments/rules.sh\" "
+                      "\"$ROOT/experiments/default.mk\" rules/experiments &&"
+                      "cp \"$ROOT/paper_notes.md\" rules && cp \"$ROOT/docs/rules_snapshot.csv\" rules/docs && cd "
+                      "rules && experiments/rules.sh check"), 0, "");
+    expect(sh(*state, "cd rules && sed -i 's/^\\(| value-path .*\\)<= 1e-7/\\1<= 1e-6/' paper_notes.md && "
+                      "experiments/rules.sh check 1>&2"), 1, "value-path");
+    expect(sh(*state, "cd rules && sed -i '/^### T1\\. /,/^| row/s/^\\*\\*Measured/**History.** `value-path` had `<= "
+                      "1e-7`.\\n\\n&/' paper_notes.md &&"
                       "experiments/rules.sh check 1>&2"), 0, "");
     /* Without git the committed history serves: a rule that changed after its value is not preregistered. */
     expect(sh(*state, "cd rules && cp \"$ROOT/docs/rules_history.md\" docs && experiments/rules.sh classes"), 0, "");
-    expect(sh(*state, "cd rules && sed -i '/^### F20\\. /,/^| row/s/^\\*\\*Class\\.\\*\\*.*//' paper_notes.md && experiments/rules.sh classes 1>&2"), 1,
+    expect(sh(*state, "cd rules && sed -i '/^### F20\\. /,/^| row/s/^\\*\\*Class\\.\\*\\*.*//' paper_notes.md && "
+                      "experiments/rules.sh classes 1>&2"), 1,
            "F20 random-exponent: called preregistered, but **rule changed**");
 }
 

@@ -15,8 +15,8 @@
 /* Every program with a journal that needs no data set, at a tiny size; "@" stands for a name of the run's own. */
 static const char *const cases[][24] = {
     { "approximation_crossover", "--num-trials", "2", "--prefix-len", "16,64" },
-    { "attention_error", "--dim", "4", "--seq-len", "8", "--num-trials", "4", "--prefix-len", "2,16", "--features", "none,elu1,taylor:1",
-      "--train", "none", "--intervals" },
+    { "attention_error", "--dim", "4", "--seq-len", "8", "--num-trials", "4", "--prefix-len", "2,16", "--features",
+      "none,elu1,taylor:1", "--train", "none", "--intervals" },
     { "error_bound", "--num-trials", "4", "--seq-len", "4" },
     { "gaussian_prefix_limit", "--num-trials", "4", "--prefix-len", "64" },
     { "low_rank_summary", "--num-trials", "4", "--prefix-len", "64" },
@@ -24,33 +24,41 @@ static const char *const cases[][24] = {
     { "prefix_effect_trap", "--num-trials", "2", "--prefix-len", "64" },
     { "score_centring", "--num-trials", "2", "--prefix-len", "64" },
     { "summary_capacity", "--num-trials", "4" },
-    { "ntk_convergence", "--num-samples", "3", "--dim", "2", "--prefix-len", "8,32", "--num-trials", "4", "--limit-out", "@L.npy",
-      "--gram-out", "@G.npy", "--prefix-out", "@W.npy" },
+    { "ntk_convergence", "--num-samples", "3", "--dim", "2", "--prefix-len", "8,32", "--num-trials", "4", "--limit-out",
+      "@L.npy", "--gram-out", "@G.npy", "--prefix-out", "@W.npy" },
     { "ntk_freezing", "--num-samples", "3", "--dim", "2", "--prefix-len", "16", "--num-trials", "5" },
     { "ntk_prefix_needed", "--num-instances", "2", "--num-trials", "3", "--max-prefix-len", "64" },
     { "ntk_rank", "--num-samples", "2", "--dim", "2", "--prefix-len", "3" },
-    { "ntk_real_layer", "--num-samples", "2", "--dim", "3", "--out-dim", "2", "--seq-len", "4", "--prefix-len", "16,32", "--num-trials", "4" },
-    { "ntk_spectrum", "--num-instances", "4", "--num-draws", "2", "--num-samples", "2,4", "--dim", "2", "--prefix-len", "16", "--num-trials", "2" },
+    { "ntk_real_layer", "--num-samples", "2", "--dim", "3", "--out-dim", "2", "--seq-len", "4", "--prefix-len", "16,32",
+      "--num-trials", "4" },
+    { "ntk_spectrum", "--num-instances", "4", "--num-draws", "2", "--num-samples", "2,4", "--dim", "2", "--prefix-len",
+      "16", "--num-trials", "2" },
     { "prefix_gradient", "--step", "1e-3" },
     { "score_concentration", "--prefix-len", "1,16", "--num-trials", "5" },
-    { "kernel_perturbation", "--num-samples", "2", "--dim", "2", "--radius", "0.01,0.1", "--prefix-len", "16,32", "--num-trials", "2",
-      "--num-iterations", "2" },
-    { "prefix_scaling", "--num-samples", "2", "--dim", "2", "--num-test", "2", "--prefix-len", "16,32", "--num-trials", "2", "--num-steps", "20" },
-    { "prefix_threshold", "--num-samples", "2,3", "--dim", "2", "--num-trials", "2", "--num-starts", "1", "--max-iterations", "5" },
-    { "theorem_constants", "--num-samples", "2", "--dim", "2,3", "--sigma", "0.5", "--prefix-len", "16", "--num-trials", "2", "--max-work", "1e4" },
-    { "contraction_violations", "--num-samples", "2,3", "--dim", "2", "--sigma", "0.5", "--num-data", "3", "--prefix-len", "16" },
-    { "real_prefix_training", "--num-samples", "3", "--dim", "2", "--prefix-len", "1,2", "--num-data", "2", "--num-steps", "3", "--tables" },
-    { "real_layer_training", "--num-samples", "2", "--dim", "3", "--seq-len", "4", "--prefix-len", "16,32", "--num-trials", "2",
-      "--num-steps", "6", "--early-steps", "3" },
+    { "kernel_perturbation", "--num-samples", "2", "--dim", "2", "--radius", "0.01,0.1", "--prefix-len", "16,32",
+      "--num-trials", "2", "--num-iterations", "2" },
+    { "prefix_scaling", "--num-samples", "2", "--dim", "2", "--num-test", "2", "--prefix-len", "16,32", "--num-trials",
+      "2", "--num-steps", "20" },
+    { "prefix_threshold", "--num-samples", "2,3", "--dim", "2", "--num-trials", "2", "--num-starts", "1",
+      "--max-iterations", "5" },
+    { "theorem_constants", "--num-samples", "2", "--dim", "2,3", "--sigma", "0.5", "--prefix-len", "16", "--num-trials",
+      "2", "--max-work", "1e4" },
+    { "contraction_violations", "--num-samples", "2,3", "--dim", "2", "--sigma", "0.5", "--num-data", "3",
+      "--prefix-len", "16" },
+    { "real_prefix_training", "--num-samples", "3", "--dim", "2", "--prefix-len", "1,2", "--num-data", "2",
+      "--num-steps", "3", "--tables" },
+    { "real_layer_training", "--num-samples", "2", "--dim", "3", "--seq-len", "4", "--prefix-len", "16,32",
+      "--num-trials", "2", "--num-steps", "6", "--early-steps", "3" },
     { "training_contraction", "--num-trials", "2", "--num-steps", "5", "--prefix-len", "32", "--tables" },
-    { "training_dynamics", "--num-samples", "3", "--dim", "2", "--prefix-len", "8,32", "--num-trials", "3", "--num-steps", "20",
-      "--prefix-out", "@W.npy", "--curve-out", "@c.csv" },
-    { "training_laziness", "--num-samples", "2", "--dim", "2", "--prefix-len", "16,32", "--num-trials", "2", "--num-steps", "5", "--num-draws", "2" },
+    { "training_dynamics", "--num-samples", "3", "--dim", "2", "--prefix-len", "8,32", "--num-trials", "3",
+      "--num-steps", "20", "--prefix-out", "@W.npy", "--curve-out", "@c.csv" },
+    { "training_laziness", "--num-samples", "2", "--dim", "2", "--prefix-len", "16,32", "--num-trials", "2",
+      "--num-steps", "5", "--num-draws", "2" },
     { "released_kernel", "--num-trials", "2", "--adam-steps", "5" },
     { "summary_training", "--num-trials", "2", "--num-starts", "1" },
     { "kernel_routes", "--num-trials", "2", "--prefix-len", "64" },
-    { "method_benchmark", "--task", "shapes", "--arms", "head,lora", "--num-trials", "2", "--search", "0.01", "--train-size", "16",
-      "--validation-size", "8", "--epochs", "1", "--threads", "1" },
+    { "method_benchmark", "--task", "shapes", "--arms", "head,lora", "--num-trials", "2", "--search", "0.01",
+      "--train-size", "16", "--validation-size", "8", "--epochs", "1", "--threads", "1" },
 };
 enum { NUM_CASES = sizeof cases / sizeof *cases, SMALL_CASE = 10, MAX_WORDS = 40 };
 
@@ -231,7 +239,8 @@ static void test_running_shard(void **state)
     assert_true(fd >= 0);
     assert_int_equal(flock(fd, LOCK_EX | LOCK_NB), 0);
     CHECK_REFUSAL(run(*state, c, "busy", NULL), 1, cases[c][0], "busy.csv.shard-0-of-2: another process is using it");
-    CHECK_REFUSAL(run(*state, c, "busy", (const char *const[]){ "--shard", "0/2", NULL }), 1, cases[c][0], "another process is using it");
+    CHECK_REFUSAL(run(*state, c, "busy", (const char *const[]){ "--shard", "0/2", NULL }), 1, cases[c][0],
+                  "another process is using it");
     close(fd);
     assert_int_equal(matches(*state, "busy.csv"), 0);
     run_well(*state, c, "busy", NULL);
@@ -241,8 +250,10 @@ static void test_refusals(void **state)
 {
     static const char *const wrong[] = { "3/3", "1", "a/3", "-1/3", "0/0", "1/3x", "", "1/2/3" };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-        CHECK_REFUSAL(run(*state, SMALL_CASE, "refused", (const char *const[]){ "--shard", wrong[i], NULL }), 2, cases[SMALL_CASE][0], "--shard");
-    CHECK_REFUSAL(run_program("parameter_count", "--shard", "0/2", NULL), 2, "parameter_count", "--shard: unknown option");
+        CHECK_REFUSAL(run(*state, SMALL_CASE, "refused", (const char *const[]){ "--shard", wrong[i], NULL }), 2,
+                      cases[SMALL_CASE][0], "--shard");
+    CHECK_REFUSAL(run_program("parameter_count", "--shard", "0/2", NULL), 2, "parameter_count",
+                  "--shard: unknown option");
     assert_int_equal(matches(*state, "refused*"), 0);
 }
 

@@ -126,7 +126,8 @@ static void test_smallest_alone(void **state)
                 gsl_matrix *copy = gsl_matrix_alloc(n, n + 1);
                 gsl_matrix_view inside = gsl_matrix_submatrix(copy, 0, 0, n, n);
                 gsl_matrix_memcpy(&inside.matrix, &part.matrix);
-                assert_int_equal(ntk_lambda_min_in_place(&inside.matrix, threads, &lambda[(threads + 1) / 2]), GSL_SUCCESS);
+                assert_int_equal(ntk_lambda_min_in_place(&inside.matrix, threads, &lambda[(threads + 1) / 2]),
+                                 GSL_SUCCESS);
                 gsl_matrix_free(copy);
             }
             CHECK_SAME_BITS(&lambda[1], &lambda[0], 1);
@@ -161,7 +162,8 @@ int main(void)
 {
     gsl_set_error_handler_off();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_known_spectrum), cmocka_unit_test(test_trace_and_norm), cmocka_unit_test(test_smallest_alone),
+        cmocka_unit_test(test_known_spectrum), cmocka_unit_test(test_trace_and_norm),
+            cmocka_unit_test(test_smallest_alone),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

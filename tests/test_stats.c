@@ -180,9 +180,12 @@ static void test_verdicts(void **state)
 {
     (void)state;
     const struct { double lo, hi; enum verdict want; } cases[] = {
-        { 0.92, 1.05, VERDICT_SUPPORTED },     { 0.9, 1.1, VERDICT_SUPPORTED },       { 0.89, 1.0, VERDICT_INCONCLUSIVE },
-        { 1.0, 1.2, VERDICT_INCONCLUSIVE },    { 0.5, 1.5, VERDICT_INCONCLUSIVE },    { 1.11, 1.2, VERDICT_CONTRADICTED },
-        { 0.1, 0.89, VERDICT_CONTRADICTED },   { NAN, 1.0, VERDICT_INCONCLUSIVE },    { 1.0, NAN, VERDICT_INCONCLUSIVE },
+        { 0.92, 1.05, VERDICT_SUPPORTED },     { 0.9, 1.1, VERDICT_SUPPORTED },
+        { 0.89, 1.0, VERDICT_INCONCLUSIVE },
+        { 1.0, 1.2, VERDICT_INCONCLUSIVE },    { 0.5, 1.5, VERDICT_INCONCLUSIVE },
+        { 1.11, 1.2, VERDICT_CONTRADICTED },
+        { 0.1, 0.89, VERDICT_CONTRADICTED },   { NAN, 1.0, VERDICT_INCONCLUSIVE },
+        { 1.0, NAN, VERDICT_INCONCLUSIVE },
         { NAN, 2.0, VERDICT_INCONCLUSIVE },    { -INFINITY, INFINITY, VERDICT_INCONCLUSIVE },
         { 1.05, 0.95, VERDICT_INCONCLUSIVE },
     };
@@ -234,7 +237,8 @@ static void test_regression(void **state)
     CHECK_CLOSE(b[0].value, 5.8 / 4.0, RTOL_ROUNDOFF, 0.0);
     CHECK_CLOSE(b[1].value, 7.0 / 4.0, RTOL_ROUNDOFF, 0.0);
     CHECK_CLOSE(b[2].value, -1.4 / 4.0, 1e-11, 0.0);
-    /* The contrast left over has square (0.7 + 1.3 - 2.9 + 3.5)^2 / 4, one degree of freedom: t(0.975, 1) = 12.706204736174694. */
+    /* The contrast left over has square (0.7 + 1.3 - 2.9 + 3.5)^2 / 4, one degree of freedom: t(0.975, 1) =
+     * 12.706204736174694. */
     const double half = 12.706204736174694 * sqrt(2.6 * 2.6 / 4.0 / 4.0);
     CHECK_CLOSE(b[1].hi - b[1].value, half, RTOL_QUANTILE, 0.0);
     assert_false(is_close(b[1].hi - b[1].value, half / sqrt(4.0), RTOL_QUANTILE, 0.0));
@@ -295,7 +299,8 @@ static void test_censored_line(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mean),    cmocka_unit_test(test_coverage), cmocka_unit_test(test_regression), cmocka_unit_test(test_censored_line),      cmocka_unit_test(test_median),
+        cmocka_unit_test(test_mean),    cmocka_unit_test(test_coverage), cmocka_unit_test(test_regression),
+            cmocka_unit_test(test_censored_line),      cmocka_unit_test(test_median),
         cmocka_unit_test(test_rate),    cmocka_unit_test(test_loglog_slope),  cmocka_unit_test(test_line),
         cmocka_unit_test(test_margins), cmocka_unit_test(test_verdicts),      cmocka_unit_test(test_comparisons),
     };

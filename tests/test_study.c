@@ -27,8 +27,9 @@ static void test_map_names(void **state)
     }
     assert_true(maps[2].centred && !study_map_fits(&maps[2]) && study_map_fits(&maps[1]));
     free(maps);
-    const char *const bad[] = { "", "elu", "oracle:", "oracle:0", "oracle:2x", "clusters:0", "elu1@centred", "taylor:1@mean",
-                                "taylor:-1", "taylor:1,,elu1", ",elu1", "elu1,", "a-name-far-too-long-for-any-feature-map" };
+    const char *const bad[] = { "", "elu", "oracle:", "oracle:0", "oracle:2x", "clusters:0", "elu1@centred",
+                                "taylor:1@mean", "taylor:-1", "taylor:1,,elu1", ",elu1", "elu1,",
+                                "a-name-far-too-long-for-any-feature-map" };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_non_null(study_maps_parse(bad[i], &maps, &count));
     assert_null(study_map_parse("favor-orth:12", &map));
     assert_int_equal(map.kind, STUDY_FEATURE);
@@ -167,8 +168,10 @@ static void test_gaussian_limit(void **state)
     assert_int_equal(prefix_sums_exact(&study.sums, 0, &prefix), GSL_SUCCESS);
     for (size_t i = 0; i < N; i++) {
         const double RTOL_MONTE_CARLO = 0.05;
-        CHECK_CLOSE(attn_sums_log_mass(&prefix, i), log(LONG) + mean[i] + 0.5 * spread[i] * spread[i], 0.0, RTOL_MONTE_CARLO);
-        for (size_t c = 0; c < D; c++) CHECK_CLOSE(prefix.num[i * D + c] / prefix.mass[i], limit[i * D + c], 0.0, RTOL_MONTE_CARLO);
+        CHECK_CLOSE(attn_sums_log_mass(&prefix, i), log(LONG) + mean[i] + 0.5 * spread[i] * spread[i], 0.0,
+                    RTOL_MONTE_CARLO);
+        for (size_t c = 0; c < D; c++)
+            CHECK_CLOSE(prefix.num[i * D + c] / prefix.mass[i], limit[i * D + c], 0.0, RTOL_MONTE_CARLO);
     }
     source_free(&s);
     study_free(&study);

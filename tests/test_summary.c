@@ -33,8 +33,10 @@ static void reference(const feature_map *map, size_t n, const double *K, size_t 
     memset(Z, 0, r * VALUE_DIM * sizeof *Z);
     memset(k, 0, r * sizeof *k);
     for (size_t j = 0; j < n; j++) {
-        assert_int_equal(feature_forward_f64(map, FEATURE_VALUE, 1, K + j * ldk, DIM, phi, r, NULL, 1, NULL), GSL_SUCCESS);
-        assert_int_equal(feature_forward_f64(map, FEATURE_MASS, 1, K + j * ldk, DIM, phi + r, r, NULL, 1, NULL), GSL_SUCCESS);
+        assert_int_equal(feature_forward_f64(map, FEATURE_VALUE, 1, K + j * ldk, DIM, phi, r, NULL, 1, NULL),
+                         GSL_SUCCESS);
+        assert_int_equal(feature_forward_f64(map, FEATURE_MASS, 1, K + j * ldk, DIM, phi + r, r, NULL, 1, NULL),
+                         GSL_SUCCESS);
         for (size_t a = 0; a < r; a++) {
             k[a] += phi[r + a];
             for (size_t c = 0; c < VALUE_DIM; c++) Z[a * VALUE_DIM + c] += phi[a] * V[j * ldv + c];
@@ -85,7 +87,8 @@ static void sums_are_sums(void **state)
             attn_fold_reset(fold);
             for (size_t at = 0; at < n;) {
                 const size_t take = n - at < 3 * block ? n - at : at % (2 * block) ? block : 3 * block;
-                assert_int_equal(attn_fold_add_f64(fold, take, K + at * ldk, ldk, V + at * ldv, ldv, 2, work), GSL_SUCCESS);
+                assert_int_equal(attn_fold_add_f64(fold, take, K + at * ldk, ldk, V + at * ldv, ldv, 2, work),
+                                 GSL_SUCCESS);
                 at += take;
             }
             assert_int_equal(attn_fold_read_f64(fold, Z2, k2, &log_scale), GSL_SUCCESS);
@@ -102,7 +105,8 @@ static void sums_are_sums(void **state)
             attn_fold_reset(fold);
             const size_t half = n / 3;
             assert_int_equal(attn_fold_add_f64(fold, half, K, ldk, V, ldv, 1, NULL), GSL_SUCCESS);
-            assert_int_equal(attn_fold_add_f64(other, n - half, K + half * ldk, ldk, V + half * ldv, ldv, 1, NULL), GSL_SUCCESS);
+            assert_int_equal(attn_fold_add_f64(other, n - half, K + half * ldk, ldk, V + half * ldv, ldv, 1, NULL),
+                             GSL_SUCCESS);
             assert_int_equal(attn_fold_merge(fold, other), GSL_SUCCESS);
             assert_int_equal(attn_fold_count(fold), n);
             assert_int_equal(attn_fold_read_f64(fold, Z2, k2, NULL), GSL_SUCCESS);
@@ -136,7 +140,8 @@ static void scale_beyond_double(void **state)
         for (size_t c = 0; c < VALUE_DIM; c++) V[j * VALUE_DIM + c] = 0.3 * (double)(j + c) - 0.5;
     }
     for (size_t j = 0; j < N; j++)
-        assert_int_equal(attn_fold_add_f64(fold, 1, K + j * DIM, DIM, V + j * VALUE_DIM, VALUE_DIM, 1, NULL), GSL_SUCCESS);
+        assert_int_equal(attn_fold_add_f64(fold, 1, K + j * DIM, DIM, V + j * VALUE_DIM, VALUE_DIM, 1, NULL),
+                         GSL_SUCCESS);
     assert_int_equal(attn_fold_read_f64(fold, Z, k, &log_scale), GSL_SUCCESS);
     assert_true(log_scale < -1000.0);                         /* true numbers underflow */
     double phi[3], l, want[3] = { 0 }, most = -HUGE_VAL;
@@ -164,7 +169,8 @@ static void gradients(void **state)
         double *move_K = draw(n * ldk, 1.0, 280 + s), *move_V = draw(n * ldv, 1.0, 300 + s);
         double *dK = calloc(n * ldk, sizeof *dK), *dV = calloc(n * ldv, sizeof *dV);
         double *Z = malloc(r * VALUE_DIM * sizeof *Z), *k = malloc(r * sizeof *k);
-        assert_int_equal(attn_fold_backward_f64(map, VALUE_DIM, n, K, ldk, V, ldv, dZ, dk, 0.0, dK, ldk, dV, ldv, 0, 2, NULL), GSL_SUCCESS);
+        assert_int_equal(attn_fold_backward_f64(map, VALUE_DIM, n, K, ldk, V, ldv, dZ, dk, 0.0, dK, ldk, dV, ldv, 0, 2,
+                                                NULL), GSL_SUCCESS);
         const double h = 1e-5;
         for (int which = 0; which < 2; which++) {             /* along K, along V */
             double value[2], got = 0.0, size = 0.0;
@@ -181,7 +187,8 @@ static void gradients(void **state)
             }
             for (size_t j = 0; j < n; j++)
                 for (size_t c = 0; c < (which ? VALUE_DIM : DIM); c++) {
-                    const double term = which ? move_V[j * ldv + c] * dV[j * ldv + c] : move_K[j * ldk + c] * dK[j * ldk + c];
+                    const double term = which ? move_V[j * ldv + c] * dV[j * ldv + c]
+                        : move_K[j * ldk + c] * dK[j * ldk + c];
                     got += term;
                     size += fabs(term);
                 }
@@ -192,7 +199,8 @@ static void gradients(void **state)
         }
         /* Accumulating doubles; a stored scale is undone; float32 agrees. */
         const double k0 = dK[0], v0 = dV[0], far = dK[(n - 1) * ldk + 1];
-        assert_int_equal(attn_fold_backward_f64(map, VALUE_DIM, n, K, ldk, V, ldv, dZ, dk, log(0.5), dK, ldk, dV, ldv, 1, 1, NULL), GSL_SUCCESS);
+        assert_int_equal(attn_fold_backward_f64(map, VALUE_DIM, n, K, ldk, V, ldv, dZ, dk, log(0.5), dK, ldk, dV, ldv,
+                                                1, 1, NULL), GSL_SUCCESS);
         CHECK_CLOSE(dK[0], 3.0 * k0, 1e-12, 0.0);
         CHECK_CLOSE(dV[0], 3.0 * v0, 1e-12, 0.0);
         CHECK_CLOSE(dK[(n - 1) * ldk + 1], 3.0 * far, 1e-12, 0.0);
@@ -200,7 +208,8 @@ static void gradients(void **state)
         float *dKf = malloc(n * ldk * sizeof *dKf), *dVf = malloc(n * ldv * sizeof *dVf);
         for (size_t i = 0; i < n * ldk; i++) Kf[i] = (float)K[i];
         for (size_t i = 0; i < n * ldv; i++) Vf[i] = (float)V[i];
-        assert_int_equal(attn_fold_backward_f32(map, VALUE_DIM, n, Kf, ldk, Vf, ldv, dZ, dk, 0.0, dKf, ldk, dVf, ldv, 0, 2, NULL), GSL_SUCCESS);
+        assert_int_equal(attn_fold_backward_f32(map, VALUE_DIM, n, Kf, ldk, Vf, ldv, dZ, dk, 0.0, dKf, ldk, dVf, ldv, 0,
+                                                2, NULL), GSL_SUCCESS);
         for (size_t j = 0; j < n; j++)
             for (size_t c = 0; c < DIM; c++) CHECK_CLOSE((double)dKf[j * ldk + c], dK[j * ldk + c] / 3.0, 1e-5, 1e-4);
         free(K); free(V); free(dZ); free(dk); free(move_K); free(move_V); free(dK); free(dV); free(Z); free(k);
@@ -250,7 +259,8 @@ static void refusals(void **state)
     assert_int_equal(attn_fold_alloc(big, 3, &fold), GSL_EUNSUP);
     assert_null(fold);
     assert_true(attn_fold_bytes(SIZE_MAX / 4, 64) == SIZE_MAX);
-    assert_true(attn_fold_workspace(map, SIZE_MAX, 2) == SIZE_MAX && attn_fold_workspace(map, SIZE_MAX / 2, 1) == SIZE_MAX);
+    assert_true(attn_fold_workspace(map, SIZE_MAX, 2) == SIZE_MAX
+                && attn_fold_workspace(map, SIZE_MAX / 2, 1) == SIZE_MAX);
     assert_int_equal(attn_fold_alloc(map, 3, &fold), GSL_SUCCESS);
     assert_int_equal(attn_fold_alloc(map, 4, &other), GSL_SUCCESS);
     assert_int_equal(attn_fold_merge(fold, other), GSL_EBADLEN);

@@ -69,7 +69,8 @@ static size_t count_shared(const struct task *task)
             places[n++] = (struct place){ hash, s };
         }
     qsort(places, n, sizeof *places, by_hash);
-    for (size_t i = 1; i < n; i++) shared += places[i].hash == places[i - 1].hash && places[i].split != places[i - 1].split;
+    for (size_t i = 1; i < n; i++)
+        shared += places[i].hash == places[i - 1].hash && places[i].split != places[i - 1].split;
     free(places);
     return shared;
 }
@@ -146,7 +147,8 @@ static void test_known(void **state)
 static void test_checker(void **state)
 {
     (void)state;
-    struct task *task = opened("shapes", (struct task_options){ .train_size = 20, .validation_size = 10, .test_size = 10 });
+    struct task *task = opened("shapes", (struct task_options){ .train_size = 20, .validation_size = 10,
+                                                                .test_size = 10 });
     assert_int_equal(count_shared(task), 0);
     const size_t size = task->height * task->width * task->channels;
     memcpy(task->sets[TASK_TEST].images + 3 * size, task->sets[TASK_TRAIN].images + 7 * size, size);
@@ -167,7 +169,8 @@ static void test_nested(void **state)
     assert_memory_equal(small->sets[TASK_TRAIN].images, large->sets[TASK_TRAIN].images, 30 * size);
     for (size_t i = 0; i < 50; i++) assert_int_equal(large->sets[TASK_TRAIN].labels[i], i % 10);
     assert_int_equal(small->sets[TASK_TEST].count, large->sets[TASK_TEST].count);
-    assert_memory_equal(small->sets[TASK_TEST].images, large->sets[TASK_TEST].images, small->sets[TASK_TEST].count * size);
+    assert_memory_equal(small->sets[TASK_TEST].images, large->sets[TASK_TEST].images,
+                        small->sets[TASK_TEST].count * size);
     assert_true(small->checksum != large->checksum);
     struct task *again = opened("shapes", (struct task_options){ .train_size = 30, .seed = 7 });
     assert_true(again->checksum == small->checksum);
@@ -207,13 +210,15 @@ static struct task_options files(const char *train, const char *test)
     return (struct task_options){ .train_file = train, .test_file = test };
 }
 
-/* Columns in any order, quotes, both line ends, a mark at the beginning; labels by their first appearance in training. */
+/* Columns in any order, quotes, both line ends, a mark at the beginning; labels by their first appearance in
+ * training. */
 static void test_csv(void **state)
 {
     char train[4096] = "\xEF\xBB\xBFid,label,text2,text\r\n";
     for (int i = 0; i < 40; i++) {
         char row[80];
-        snprintf(row, sizeof row, "%d,%s,\"second, \"\"%d\"\"\",\"line\n%d caf\xC3\xA9\"\r\n", i, i % 3 ? "good" : "bad", i, i);
+        snprintf(row, sizeof row, "%d,%s,\"second, \"\"%d\"\"\",\"line\n%d caf\xC3\xA9\"\r\n", i, i % 3 ? "good"
+                 : "bad", i, i);
         strcat(train, row);
     }
     const char *test = scratch_file(*state, "test.csv", "text,text2,label\n,,good\n\"a \"\"quoted\"\" word\",b,bad");
@@ -241,7 +246,8 @@ static void test_csv(void **state)
 
 static void test_refuses_csv(void **state)
 {
-    static const char good[] = "text,label\na,x\nb,y\nc,x\nd,y\ne,x\nf,y\ng,x\nh,y\ni,x\nj,y\nk,x\nl,y\nm,x\nn,y\no,x\np,y\n";
+    static const char good[] = "text,label\na,x\nb,y\nc,x\nd,y\ne,x\nf,y\ng,x\nh,y\ni,x\nj,y\nk,x\nl,y\nm,x\nn,y\no,"
+                               "x\np,y\n";
     static const struct { const char *text, *says; } bad[] = {
         { "", "no column named text" },
         { "text,label", "no row" },
@@ -272,7 +278,8 @@ static void test_refuses_csv(void **state)
         refuses(NULL, files(train, path), GSL_EINVAL, bad[i].says);
     }
     refuses(NULL, files(scratch_file(*state, "bad.csv", "text,label\na,x\nb,x\n"), train), GSL_EINVAL, "single label");
-    refuses(NULL, files(train, scratch_file(*state, "bad.csv", "text,label\na,x\nb,z\n")), GSL_EINVAL, "line 3: label z");
+    refuses(NULL, files(train, scratch_file(*state, "bad.csv", "text,label\na,x\nb,z\n")), GSL_EINVAL,
+            "line 3: label z");
     refuses(NULL, files(train, scratch_file(*state, "bad.csv", "text,label,text2\na,x,b\n")), GSL_EINVAL, "text2");
     const char *zero = scratch_path(*state, "zero.csv");
     FILE *file = fopen(zero, "w");
@@ -287,10 +294,12 @@ static void test_refuses_csv(void **state)
 /* ---- a user's arrays --------------------------------------------------------------------------------------- */
 
 /* An NPY file of any dtype from raw bytes. */
-static const char *write_npy(void *state, const char *name, const char *dtype, const char *shape, const void *data, size_t size)
+static const char *write_npy(void *state, const char *name, const char *dtype, const char *shape, const void *data,
+                             size_t size)
 {
     char header[128];
-    const int length = snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': False, 'shape': %s, }", dtype, shape);
+    const int length = snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': False, 'shape': %s, }", dtype,
+                                shape);
     const char *path = scratch_path(state, name);
     FILE *file = fopen(path, "w");
     assert_non_null(file);
@@ -361,7 +370,8 @@ static void test_refuses_npy(void **state)
     write_npy(*state, "by.npy", "<i4", "(40,)", y, sizeof y);
     const char *bad = scratch_path(*state, "bX.npy");
     static const struct { const char *shape; size_t size; const char *says; } shapes[] = {
-        { "(40, 6)", 240, "not (n, h, w)" }, { "(40, 1, 3, 2)", 240, "not (n, h, w)" }, { "(20, 2, 3)", 120, "20 images" },
+        { "(40, 6)", 240, "not (n, h, w)" }, { "(40, 1, 3, 2)", 240, "not (n, h, w)" },
+        { "(20, 2, 3)", 120, "20 images" },
         { "(40, 3, 2)", 240, "another size" },
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -396,8 +406,10 @@ static void test_refuses_npy(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_known), cmocka_unit_test(test_checker), cmocka_unit_test(test_nested), cmocka_unit_test(test_names),
-        cmocka_unit_test(test_csv), cmocka_unit_test(test_refuses_csv), cmocka_unit_test(test_npy), cmocka_unit_test(test_refuses_npy),
+        cmocka_unit_test(test_known), cmocka_unit_test(test_checker), cmocka_unit_test(test_nested),
+            cmocka_unit_test(test_names),
+        cmocka_unit_test(test_csv), cmocka_unit_test(test_refuses_csv), cmocka_unit_test(test_npy),
+            cmocka_unit_test(test_refuses_npy),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -53,7 +53,8 @@ static void test_reads(void **state)
     memcpy(data + 20, brain, 4);
     memcpy(data + 40, &scalar, 4);
     struct tensors *t;
-    const int status = tensors_read(make(*state, header, -1, data, sizeof data), &t, (struct reason){ why, sizeof why });
+    const int status = tensors_read(make(*state, header, -1, data, sizeof data), &t,
+                                    (struct reason){ why, sizeof why });
     if (status) fail_msg("%s", why);
     assert_int_equal(tensors_count(t), 5);
     assert_null(tensors_find(t, "e.position_ids"));
@@ -109,7 +110,8 @@ static void test_round_trip(void **state)
     fclose(full);
 }
 
-#define ENTRY(name, dtype, shape, offsets) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
+#define ENTRY(name, dtype, shape, offsets) \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 
 static void test_refuses_headers(void **state)
 {
@@ -156,7 +158,8 @@ static void test_refuses_headers(void **state)
         refuses(make(*state, bad[i].header, -1, data, sizeof data), GSL_EINVAL, bad[i].says);
     static const char good[] = "{" ENTRY("a", "F32", "[4]", "[0,16]") "}";
     struct tensors *t;
-    assert_int_equal(tensors_read(make(*state, good, -1, data, sizeof data), &t, (struct reason){ why, sizeof why }), GSL_SUCCESS);
+    assert_int_equal(tensors_read(make(*state, good, -1, data, sizeof data), &t, (struct reason){ why, sizeof why }),
+                     GSL_SUCCESS);
     tensors_free(t);
 }
 
@@ -213,7 +216,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reads), cmocka_unit_test(test_round_trip), cmocka_unit_test(test_refuses_headers),
-        cmocka_unit_test(test_refuses_depth), cmocka_unit_test(test_refuses_files), cmocka_unit_test(test_refuses_not_finite),
+        cmocka_unit_test(test_refuses_depth), cmocka_unit_test(test_refuses_files),
+            cmocka_unit_test(test_refuses_not_finite),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -40,8 +40,10 @@ struct setting {
 
 static struct setting make(enum adapter_method method, int first_layer)
 {
-    const struct backbone_config c = { .kind = BACKBONE_VIT, .hidden = 12, .num_layers = 2, .num_heads = 3, .mlp_dim = 20, .norm_eps = 1e-5, .pre_norm = 1,
-                                       .image_size = 28, .patch_size = 7, .channels = 1, .position_grid = 4, .mean = { 0.25f }, .std = { 0.5f },
+    const struct backbone_config c = { .kind = BACKBONE_VIT, .hidden = 12, .num_layers = 2, .num_heads = 3,
+                                       .mlp_dim = 20, .norm_eps = 1e-5, .pre_norm = 1,
+                                       .image_size = 28, .patch_size = 7, .channels = 1, .position_grid = 4,
+                                       .mean = { 0.25f }, .std = { 0.5f },
                                        .default_last_layer = 1 };
     const struct inputs_options io = { 0, 0 };
     struct setting s;
@@ -99,7 +101,8 @@ static void test_resume(void **state)
 {
     (void)state;
     static const enum adapter_method methods[] = { ADAPTER_FULL, ADAPTER_NTK, ADAPTER_LORA };
-    static const size_t stops[] = { 0, 3, 7, 20, 21 };         /* within an epoch, at its end, the last but one, the last */
+    /* within an epoch, at its end, the last but one, the last */
+    static const size_t stops[] = { 0, 3, 7, 20, 21 };
     for (size_t k = 0; k < 3; k++) {
         struct setting whole = make(methods[k], ADAPTER_LAYER_DEFAULT);
         whole.options.keep_best = k == 1;
@@ -109,7 +112,8 @@ static void test_resume(void **state)
         assert_true(train_done(t));
         train_finish(t);
         for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
-            struct setting first = make(methods[k], ADAPTER_LAYER_DEFAULT), second = make(methods[k], ADAPTER_LAYER_DEFAULT);
+            struct setting first = make(methods[k], ADAPTER_LAYER_DEFAULT),
+                second = make(methods[k], ADAPTER_LAYER_DEFAULT);
             first.options.keep_best = second.options.keep_best = k == 1;
             struct train *a = begin(&first), *b = begin(&second);
             FILE *file = tmpfile();
@@ -306,8 +310,9 @@ static void test_refusals(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_resume), cmocka_unit_test(test_bad_state), cmocka_unit_test(test_same_bits),
-                                        cmocka_unit_test(test_evaluate), cmocka_unit_test(test_keep_best), cmocka_unit_test(test_diverged),
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_resume), cmocka_unit_test(test_bad_state),
+                                        cmocka_unit_test(test_same_bits), cmocka_unit_test(test_evaluate),
+                                            cmocka_unit_test(test_keep_best), cmocka_unit_test(test_diverged),
                                         cmocka_unit_test(test_refusals) };
     return cmocka_run_group_tests(tests, open_shapes, close_shapes);
 }

@@ -23,7 +23,8 @@ static const char *write_array(void **state, const char *name, const gsl_matrix 
 {
     char why[256];
     const char *path = scratch_path(*state, name);
-    assert_int_equal(npy_write_f64(path, A->data, 2, (const size_t[]){ A->size1, A->size2 }, why, sizeof why), GSL_SUCCESS);
+    assert_int_equal(npy_write_f64(path, A->data, 2, (const size_t[]){ A->size1, A->size2 }, why, sizeof why),
+                     GSL_SUCCESS);
     return path;
 }
 
@@ -72,7 +73,8 @@ static void test_user_data(void **state)
 {
     const size_t m = 40;
     const double eta = 2e-3;
-    gsl_matrix *X = drawn(N, D, 1, 0.6), *Y = drawn(N, D, 2, 0.5), *W = drawn(m, D, 3, 0.7), *X_at = drawn(4, D, 4, 0.6);
+    gsl_matrix *X = drawn(N, D, 1, 0.6), *Y = drawn(N, D, 2, 0.5), *W = drawn(m, D, 3, 0.7),
+        *X_at = drawn(4, D, 4, 0.6);
     gsl_matrix *signs = gsl_matrix_alloc(1, m), *dW = gsl_matrix_alloc(m, D), *F = gsl_matrix_alloc(4, D);
     for (size_t r = 0; r < m; r++) gsl_matrix_set(signs, 0, r, r % 3 ? 1.0 : -1.0);
     gsl_vector_view a = gsl_matrix_row(signs, 0);
@@ -86,8 +88,9 @@ static void test_user_data(void **state)
     strcpy(f, scratch_path(*state, "F.npy"));
     strcpy(p, scratch_path(*state, "P.npy"));
     strcpy(c, scratch_path(*state, "c.csv"));
-    struct outcome o = run_program("training_dynamics", "--inputs", x, "--targets", y, "--prefix", w, "--sign-values", s,
-                                   "--step-size", "0.002", "--num-steps", "3", "--at", at, "--pred-out", f, "--prefix-out", p,
+    struct outcome o = run_program("training_dynamics", "--inputs", x, "--targets", y, "--prefix", w, "--sign-values",
+                                   s, "--step-size", "0.002", "--num-steps", "3", "--at", at, "--pred-out", f,
+                                       "--prefix-out", p,
                                    "--curve-out", c, "--quiet", NULL);
     assert_int_equal(o.code, 0);
     double loss = NAN, first = NAN;
@@ -130,10 +133,10 @@ static void test_user_data(void **state)
 static void test_threads_and_grid(void **state)
 {
     (void)state;
-    struct outcome one = run_program("training_dynamics", "--num-samples", "9", "--dim", "8", "--prefix-len", "6000", "--num-steps",
-                                     "12", "--threads", "1", "--quiet", NULL);
-    struct outcome three = run_program("training_dynamics", "--num-samples", "9", "--dim", "8", "--prefix-len", "6000,64", "--num-steps",
-                                       "12", "--threads", "3", "--quiet", NULL);
+    struct outcome one = run_program("training_dynamics", "--num-samples", "9", "--dim", "8", "--prefix-len", "6000",
+                                     "--num-steps", "12", "--threads", "1", "--quiet", NULL);
+    struct outcome three = run_program("training_dynamics", "--num-samples", "9", "--dim", "8", "--prefix-len",
+                                       "6000,64", "--num-steps", "12", "--threads", "3", "--quiet", NULL);
     assert_int_equal(one.code, 0);
     assert_int_equal(three.code, 0);
     char *a = data_rows(one.out), *b = data_rows(three.out);
@@ -152,19 +155,26 @@ static void test_refusals(void **state)
     strcpy(x, write_array(state, "RX.npy", X));
     strcpy(y, write_array(state, "RY.npy", Y));
     CHECK_REFUSAL(run_program("training_dynamics", "--inputs", x, NULL), 2, "training_dynamics", "--targets");
-    CHECK_REFUSAL(run_program("training_dynamics", "--inputs", x, "--targets", y, NULL), 3, "training_dynamics", "RY.npy");
-    CHECK_REFUSAL(run_program("training_dynamics", "--inputs", x, "--targets", "/nonexistent.npy", NULL), 3, "training_dynamics", "nonexistent");
-    CHECK_REFUSAL(run_program("training_dynamics", "--signs", "mirrored", "--prefix-len", "7", NULL), 2, "training_dynamics", "--prefix-len");
+    CHECK_REFUSAL(run_program("training_dynamics", "--inputs", x, "--targets", y, NULL), 3, "training_dynamics",
+                  "RY.npy");
+    CHECK_REFUSAL(run_program("training_dynamics", "--inputs", x, "--targets", "/nonexistent.npy", NULL), 3,
+                  "training_dynamics", "nonexistent");
+    CHECK_REFUSAL(run_program("training_dynamics", "--signs", "mirrored", "--prefix-len", "7", NULL), 2,
+                  "training_dynamics", "--prefix-len");
     CHECK_REFUSAL(run_program("training_dynamics", "--step-size", "-1", NULL), 2, "training_dynamics", "--step-size");
     CHECK_REFUSAL(run_program("training_dynamics", "--step-size", "fast", NULL), 2, "training_dynamics", "--step-size");
     CHECK_REFUSAL(run_program("training_dynamics", "--stop-loss", "-0.1", NULL), 2, "training_dynamics", "--stop-loss");
     CHECK_REFUSAL(run_program("training_dynamics", "--pred-out", "F.npy", NULL), 2, "training_dynamics", "--at");
     CHECK_REFUSAL(run_program("training_dynamics", "--prefix", x, NULL), 2, "training_dynamics", "--sign-values");
-    CHECK_REFUSAL(run_program("training_dynamics", "--prefix-len", "100000000000", NULL), 1, "training_dynamics", "longest prefix");
+    CHECK_REFUSAL(run_program("training_dynamics", "--prefix-len", "100000000000", NULL), 1, "training_dynamics",
+                  "longest prefix");
     CHECK_REFUSAL(run_program("ntk_predict", "--inputs", x, "--targets", x, NULL), 2, "ntk_predict", "--at");
-    CHECK_REFUSAL(run_program("ntk_predict", "--inputs", x, "--targets", y, "--at", x, NULL), 3, "ntk_predict", "RY.npy");
-    CHECK_REFUSAL(run_program("ntk_predict", "--inputs", x, "--targets", x, "--at", y, NULL), 3, "ntk_predict", "RY.npy");
-    CHECK_REFUSAL(run_program("ntk_predict", "--inputs", x, "--targets", x, "--at", x, "--sigma", "0", NULL), 2, "ntk_predict", "--sigma");
+    CHECK_REFUSAL(run_program("ntk_predict", "--inputs", x, "--targets", y, "--at", x, NULL), 3, "ntk_predict",
+                  "RY.npy");
+    CHECK_REFUSAL(run_program("ntk_predict", "--inputs", x, "--targets", x, "--at", y, NULL), 3, "ntk_predict",
+                  "RY.npy");
+    CHECK_REFUSAL(run_program("ntk_predict", "--inputs", x, "--targets", x, "--at", x, "--sigma", "0", NULL), 2,
+                  "ntk_predict", "--sigma");
     gsl_matrix_free(X);
     gsl_matrix_free(Y);
 }
@@ -173,8 +183,8 @@ static void test_refusals(void **state)
 static void test_divergence(void **state)
 {
     (void)state;
-    struct outcome o = run_program("training_dynamics", "--num-samples", "4", "--dim", "3", "--prefix-len", "64", "--step-size", "1e9",
-                                   "--num-steps", "50", "--quiet", NULL);
+    struct outcome o = run_program("training_dynamics", "--num-samples", "4", "--dim", "3", "--prefix-len", "64",
+                                   "--step-size", "1e9", "--num-steps", "50", "--quiet", NULL);
     assert_int_equal(o.code, 0);
     assert_null(strstr(o.out, "nan"));
     assert_null(strstr(o.out, "inf"));
@@ -184,8 +194,9 @@ static void test_divergence(void **state)
     char at[4096], none[4096];
     strcpy(none, f);
     strcpy(at, write_array(state, "div.npy", X));
-    CHECK_REFUSAL(run_program("training_dynamics", "--num-samples", "4", "--dim", "3", "--prefix-len", "64", "--step-size", "1e9",
-                              "--num-steps", "50", "--at", at, "--pred-out", none, "--quiet", NULL), 1, "training_dynamics", "diverged");
+    CHECK_REFUSAL(run_program("training_dynamics", "--num-samples", "4", "--dim", "3", "--prefix-len", "64",
+                              "--step-size", "1e9", "--num-steps", "50", "--at", at, "--pred-out", none, "--quiet",
+                              NULL), 1, "training_dynamics", "diverged");
     assert_int_not_equal(access(none, F_OK), 0);
     gsl_matrix_free(X);
 }
@@ -199,7 +210,8 @@ static void test_predict(void **state)
     strcpy(x, write_array(state, "PX.npy", X));
     strcpy(y, write_array(state, "PY.npy", Y));
     strcpy(f, scratch_path(*state, "PF.npy"));
-    struct outcome o = run_program("ntk_predict", "--inputs", x, "--targets", y, "--at", x, "--sigma", "0.8", "--out", f, NULL);
+    struct outcome o = run_program("ntk_predict", "--inputs", x, "--targets", y, "--at", x, "--sigma", "0.8", "--out",
+                                   f, NULL);
     assert_int_equal(o.code, 0);
     assert_string_equal(o.err, "");
     outcome_free(&o);
@@ -231,8 +243,8 @@ static void test_kill_and_resume(void **state)
     const char *bin = getenv("PREFIX_NTK_BIN");
     char program[4096], out[4096], curve[4096], saved[4200];
     snprintf(program, sizeof program, "%s/training_dynamics", bin ? bin : "build/bin");
-    struct outcome whole = run_program("training_dynamics", "--num-samples", "8", "--dim", "8", "--prefix-len", "64,6000", "--threads", "1", "--num-steps",
-                                       "1500", "--quiet", NULL);
+    struct outcome whole = run_program("training_dynamics", "--num-samples", "8", "--dim", "8", "--prefix-len",
+                                       "64,6000", "--threads", "1", "--num-steps", "1500", "--quiet", NULL);
     assert_int_equal(whole.code, 0);
     char *want = data_rows(whole.out);
     static const int signals[] = { SIGINT, SIGTERM, SIGKILL };
@@ -245,12 +257,13 @@ static void test_kill_and_resume(void **state)
         snprintf(saved, sizeof saved, "%s.state", out);
         const pid_t pid = fork();
         if (pid == 0) {
-            execl(program, program, "--num-samples", "8", "--dim", "8", "--prefix-len", "64,6000", "--threads", "1", "--num-steps", "1500", "--out", out,
-                  "--curve-out", curve, "--quiet", (char *)NULL);
+            execl(program, program, "--num-samples", "8", "--dim", "8", "--prefix-len", "64,6000", "--threads", "1",
+                  "--num-steps", "1500", "--out", out, "--curve-out", curve, "--quiet", (char *)NULL);
             _exit(127);
         }
         /* Once the journal is there and a little later: in the middle of the work. */
-        for (int wait = 0; wait < 2000 && access(saved, F_OK); wait++) nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
+        for (int wait = 0; wait < 2000 && access(saved, F_OK); wait++)
+            nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
         nanosleep(&(struct timespec){ 0, 150000000 }, NULL);
         kill(pid, signals[i]);
         int status;
@@ -264,8 +277,9 @@ static void test_kill_and_resume(void **state)
             free(text);
             free(rows);
         }
-        struct outcome again = run_program("training_dynamics", "--num-samples", "8", "--dim", "8", "--prefix-len", "64,6000", "--threads", "1", "--num-steps",
-                                           "1500", "--out", out, "--curve-out", curve, "--quiet", NULL);
+        struct outcome again = run_program("training_dynamics", "--num-samples", "8", "--dim", "8", "--prefix-len",
+                                           "64,6000", "--threads", "1", "--num-steps", "1500", "--out", out,
+                                           "--curve-out", curve, "--quiet", NULL);
         assert_int_equal(again.code, 0);
         outcome_free(&again);
         char *text = contents(out), *rows = data_rows(text);

@@ -13,14 +13,16 @@
 #define HEAD "\n| row | quantity | rule | verdict | measured | run |\n|---|---|---|---|---|---|\n"
 
 static const char ledger_text[] =
-    "# Theory\n\n### T2. Convergence\n\n**Source.** read; derived.\n\n**Class.** exact (a bound): `bound`; exploratory: `other`.\n" HEAD
+    "# Theory\n\n### T2. Convergence\n\n**Source.** read; derived.\n\n**Class.** exact (a bound): `bound`; "
+    "exploratory: `other`.\n" HEAD
     "| slope | slope of \"log\" error, per m | in [-0.55, -0.45] |  |  | sweep |\n"
     "| bound | bound | <= 2 |  |  | sweep |\n"
     "| other | another | >= 1 |  |  | bounds |\n\n"
     "### F1. Ours\n\n**Source.** ours.\n\n**Class.** same as T2 slope: `extra`.\n" HEAD
     "| extra | extra | >= 0 |  |  | sweep |\n";
 
-static const char header[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure,class,same_as\n";
+static const char header[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure,class,"
+                             "same_as\n";
 
 static char *contents(const char *path)
 {
@@ -40,7 +42,8 @@ static void expect(const char *path, const char *want)
 
 static struct cli_common run_with(void *state, const char *verdicts)
 {
-    return (struct cli_common){ .program = "prog", .verdicts = verdicts, .ledger = scratch_file(state, "notes.md", ledger_text) };
+    return (struct cli_common){ .program = "prog", .verdicts = verdicts,
+                                .ledger = scratch_file(state, "notes.md", ledger_text) };
 }
 
 static void test_rows(void **state)
@@ -53,7 +56,8 @@ static void test_rows(void **state)
     verdicts_not_tested(v, "F1", "extra");
     assert_int_equal(verdicts_close(v, 0), 0);
     static const char first[] =
-        "T2,slope,\"slope of \"\"log\"\" error, per m\",\"in [-0.55, -0.45]\",-0.5,-0.51000000000000001,-0.48999999999999999,64,"
+        "T2,slope,\"slope of \"\"log\"\" error, per m\",\"in [-0.55, "
+        "-0.45]\",-0.5,-0.51000000000000001,-0.48999999999999999,64,"
         "supported,read,prog,sweep.svg,preregistered,\n"
         "T2,bound,bound,<= 2,2.5,,,1,inconclusive,read,prog,sweep.svg,exact,\n"
         "F1,extra,extra,>= 0,,,,,not tested,ours,prog,sweep.svg,preregistered,T2 slope\n";
@@ -65,24 +69,29 @@ static void test_rows(void **state)
     v = verdicts_open(&cfg, "bounds");
     verdicts_add(v, "T2", "other", (struct interval){ 0.5, 0.4, 0.6, 8 });
     assert_int_equal(verdicts_close(v, 0), 0);
-    static const char other[] = "T2,other,another,>= 1,0.5,0.40000000000000002,0.59999999999999998,8,contradicted,read,prog,bounds.svg,exploratory,\n";
+    static const char other[] = "T2,other,another,>= "
+                                "1,0.5,0.40000000000000002,0.59999999999999998,8,contradicted,read,prog,bounds.svg,"
+                                "exploratory,\n";
     snprintf(want, sizeof want, "%s%s%s", header, first, other);
     expect(path, want);
     v = verdicts_open(&cfg, "sweep");
     verdicts_add(v, "T2", "bound", (struct interval){ 1, NAN, 1, 3 });
     assert_int_equal(verdicts_close(v, 0), 0);
-    snprintf(want, sizeof want, "%s%s%s", header, other, "T2,bound,bound,<= 2,1,,1,3,inconclusive,read,prog,sweep.svg,exact,\n");
+    snprintf(want, sizeof want, "%s%s%s", header, other,
+             "T2,bound,bound,<= 2,1,,1,3,inconclusive,read,prog,sweep.svg,exact,\n");
     expect(path, want);
 
     /* A table written without the last two columns is completed. */
     char older[2048];
     snprintf(older, sizeof older, "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure\n"
-             "T2,other,another,>= 1,0.5,0.4,0.6,8,contradicted,read,prog,bounds.svg\nT2,slope,s,<= 1,0,0,0,3,supported,read,prog,sweep.svg\n");
+             "T2,other,another,>= 1,0.5,0.4,0.6,8,contradicted,read,prog,bounds.svg\nT2,slope,s,<= "
+             "1,0,0,0,3,supported,read,prog,sweep.svg\n");
     path = scratch_file(*state, "verdicts.csv", older);
     v = verdicts_open(&cfg, "sweep");
     verdicts_add(v, "T2", "bound", (struct interval){ 1, NAN, 1, 3 });
     assert_int_equal(verdicts_close(v, 0), 0);
-    snprintf(want, sizeof want, "%s%s%s", header, "T2,other,another,>= 1,0.5,0.4,0.6,8,contradicted,read,prog,bounds.svg,,\n",
+    snprintf(want, sizeof want, "%s%s%s", header,
+             "T2,other,another,>= 1,0.5,0.4,0.6,8,contradicted,read,prog,bounds.svg,,\n",
              "T2,bound,bound,<= 2,1,,1,3,inconclusive,read,prog,sweep.svg,exact,\n");
     expect(path, want);
 
@@ -138,7 +147,8 @@ static void test_side_by_side(void **state)
     for (int i = 0; i < RUNS; i++)
         len += (size_t)snprintf(text + len, sizeof text - len, "| row%d | q | >= 0 |  |  | run%d |\n", i, i);
     const char *path = scratch_path(*state, "many.csv");
-    const struct cli_common cfg = { .program = "prog", .verdicts = path, .ledger = scratch_file(*state, "many.md", text) };
+    const struct cli_common cfg = { .program = "prog", .verdicts = path,
+                                    .ledger = scratch_file(*state, "many.md", text) };
     for (int i = 0; i < RUNS; i++)
         if (fork() == 0) {
             char stem[16], row[16];

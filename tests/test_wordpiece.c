@@ -17,14 +17,16 @@ static char why[256];
 
 /* Ids are line numbers: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, un 4, ##aff 5, ##able 6, ... */
 static const char vocabulary[] =
-    "[PAD]\n[UNK]\n[CLS]\n[SEP]\nun\n##aff\n##able\naff\na\n##b\ncafe\n,\n.\n-\n$\n\xE4\xB8\xAD\n1\n##2\n\xE2\x80\x94\nnaive\n##a\nss\n'\n";
-enum { UNK = 1, CLS, SEP, UN, AFF_IN, ABLE_IN, AFF, A, B_IN, CAFE, COMMA, DOT, DASH, DOLLAR, ZHONG, ONE, TWO_IN, EM_DASH, NAIVE, A_IN, SS,
-       QUOTE };
+    "[PAD]\n[UNK]\n[CLS]\n[SEP]\nun\n##aff\n##able\naff\na\n##b\ncafe\n,"
+    "\n.\n-\n$\n\xE4\xB8\xAD\n1\n##2\n\xE2\x80\x94\nnaive\n##a\nss\n'\n";
+enum { UNK = 1, CLS, SEP, UN, AFF_IN, ABLE_IN, AFF, A, B_IN, CAFE, COMMA, DOT, DASH, DOLLAR, ZHONG, ONE, TWO_IN,
+       EM_DASH, NAIVE, A_IN, SS, QUOTE };
 
 static struct wordpiece *open_small(void *state, const char *text)
 {
     struct wordpiece *w;
-    if (wordpiece_open(scratch_file(state, "vocab.txt", text), &w, (struct reason){ why, sizeof why })) fail_msg("%s", why);
+    if (wordpiece_open(scratch_file(state, "vocab.txt", text), &w, (struct reason){ why, sizeof why }))
+        fail_msg("%s", why);
     return w;
 }
 
@@ -44,7 +46,8 @@ static void test_rules(void **state)
         { "a\xE2\x80\x94" "a", { A, EM_DASH, A, 0 } },
         { "a\xE4\xB8\xAD" "a", { A, ZHONG, A, 0 } },                        /* CJK stands alone */
         { "12a", { ONE, TWO_IN, A_IN, 0 } },
-        { "a\x01\x7F\xC2\xAD" "b", { A, B_IN, 0 } },                        /* controls, soft hyphen: dropped, no blank */
+        /* controls, soft hyphen: dropped, no blank */
+        { "a\x01\x7F\xC2\xAD" "b", { A, B_IN, 0 } },
         { "a\xE2\x80\x8B" "b", { A, B_IN, 0 } },                            /* zero-width space: a format character */
         { "a\xEF\xBF\xBD" "b", { A, B_IN, 0 } },                            /* U+FFFD */
         { "a\xFF\xC0\xAF" "b", { A, B_IN, 0 } },                            /* bytes that are no UTF-8 */
@@ -206,7 +209,8 @@ static void test_mpnet(void **state) { (void)state; check_golden("mpnet-base", "
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rules), cmocka_unit_test(test_long_words), cmocka_unit_test(test_pairs), cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_rules), cmocka_unit_test(test_long_words), cmocka_unit_test(test_pairs),
+            cmocka_unit_test(test_refuses),
         cmocka_unit_test(test_minilm), cmocka_unit_test(test_mpnet), cmocka_unit_test(test_states),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

@@ -83,7 +83,8 @@ INLINE void features(const struct gram_columns *columns, const double *w, double
 /* In one function: every part works on the block that the part before has just written. */
 static int scores(const struct gram_columns *columns, const struct gram_scores *in)
 {
-    const size_t d = columns->dim, padded_samples = in->padded_samples, len = in->len, first = in->first, last = in->last;
+    const size_t d = columns->dim, padded_samples = in->padded_samples, len = in->len, first = in->first,
+        last = in->last;
     const size_t tda = in->tda, sign_stride = in->sign_stride;
     const double *X = in->X, *W = in->W, *signs = in->signs;
     double *tokens = in->tokens, *panels = in->panels, *singles = in->singles, *rho = in->rho, *top = in->top;

@@ -120,7 +120,8 @@ size_t ntk_moments_bytes(size_t n, size_t dim, enum prefix_signs law, enum ntk_k
 {
     const struct gram_columns columns = columns_of(dim, law, kernel);
     const double padded = (double)n + GRAM_ROWS;
-    const double block = (double)batch_of(&columns) * GRAM_TOKENS * ((double)columns.first_single + 3.0 * (double)dim + padded + 8.0);
+    const double block = (double)batch_of(&columns) * GRAM_TOKENS * ((double)columns.first_single + 3.0 * (double)dim
+                                                                     + padded + 8.0);
     const double node = (double)(groups_of(n) * GRAM_ROWS) * (double)columns.stride + padded * (double)(dim + 10);
     /* The leaf, the copy for assembly (or the next leaf), and as many levels as the counter ever holds at once. */
     double nodes = 2.0;
@@ -329,11 +330,14 @@ static int batch_prepare(struct ntk_moments *m, const struct batch *b)
     for (size_t item = 0; item < b->num_blocks * per_block; item++) {
         const size_t u = item / per_block, first = item % per_block * GRAM_ITEM, token = u * GRAM_TOKENS;
         const struct gram_scores tokens = {
-            .padded_samples = m->padded_samples, .len = b->len, .first = first, .last = smaller(first + GRAM_ITEM, padded),
+            .padded_samples = m->padded_samples, .len = b->len, .first = first,
+            .last = smaller(first + GRAM_ITEM, padded),
             .X = m->X, .W = b->W + token * b->tda, .tda = b->tda, .signs = b->signs + token * b->sign_stride,
             .sign_stride = b->sign_stride, .tokens = m->tokens + u * (1 + m->dim) * GRAM_TOKENS,
-            .panels = m->panels + u * m->columns.first_single * GRAM_TOKENS, .singles = m->singles + u * 2 * GRAM_TOKENS,
-            .rho = m->rho + u * rho_size, .top = m->tops + (u * ITEMS_PER_BLOCK + first / GRAM_ITEM) * m->padded_samples,
+            .panels = m->panels + u * m->columns.first_single * GRAM_TOKENS,
+            .singles = m->singles + u * 2 * GRAM_TOKENS,
+            .rho = m->rho + u * rho_size,
+            .top = m->tops + (u * ITEMS_PER_BLOCK + first / GRAM_ITEM) * m->padded_samples,
             .scratch = m->scratch + (size_t)omp_get_thread_num() * scratch_size,
         };
         refused |= m->kernels->scores(&m->columns, &tokens);
@@ -519,7 +523,8 @@ void ntk_moments_clear(struct ntk_moments *m)
 /* ---- as numbers -------------------------------------------------------------------- */
 
 /* What a state begins with; the levels in use are the binary digits of the count of leaves. */
-enum { HEAD_SAMPLES, HEAD_DIM, HEAD_LAW, HEAD_KERNEL, HEAD_STRIDE, HEAD_COUNT, HEAD_PENDING, HEAD_SHIFT, HEAD_STATUS, HEAD_SIZE };
+enum { HEAD_SAMPLES, HEAD_DIM, HEAD_LAW, HEAD_KERNEL, HEAD_STRIDE, HEAD_COUNT, HEAD_PENDING, HEAD_SHIFT, HEAD_STATUS,
+       HEAD_SIZE };
 
 static size_t node_size(const struct ntk_moments *m)
 {
@@ -561,8 +566,10 @@ size_t ntk_moments_state_size(const struct ntk_moments *m)
 void ntk_moments_save(const struct ntk_moments *m, double *state)
 {
     const double head[HEAD_SIZE] = {
-        [HEAD_SAMPLES] = (double)m->num_samples, [HEAD_DIM] = (double)m->dim, [HEAD_LAW] = m->law, [HEAD_KERNEL] = m->kernel,
-        [HEAD_STRIDE] = (double)m->columns.stride, [HEAD_COUNT] = (double)m->count, [HEAD_PENDING] = (double)m->num_pending,
+        [HEAD_SAMPLES] = (double)m->num_samples, [HEAD_DIM] = (double)m->dim, [HEAD_LAW] = m->law,
+            [HEAD_KERNEL] = m->kernel,
+        [HEAD_STRIDE] = (double)m->columns.stride, [HEAD_COUNT] = (double)m->count,
+            [HEAD_PENDING] = (double)m->num_pending,
         [HEAD_SHIFT] = m->has_shift, [HEAD_STATUS] = m->status
     };
     memcpy(state, head, sizeof head);
@@ -583,8 +590,10 @@ void ntk_moments_save(const struct ntk_moments *m, double *state)
 int ntk_moments_load(struct ntk_moments *m, const double *state, size_t size)
 {
     if (size < HEAD_SIZE || state[HEAD_SAMPLES] != (double)m->num_samples || state[HEAD_DIM] != (double)m->dim ||
-        state[HEAD_LAW] != m->law || state[HEAD_KERNEL] != m->kernel || state[HEAD_STRIDE] != (double)m->columns.stride ||
-        !(state[HEAD_COUNT] >= 0.0 && state[HEAD_COUNT] < 0x1p53) || !(state[HEAD_PENDING] >= 0.0 && state[HEAD_PENDING] < GRAM_TOKENS))
+        state[HEAD_LAW] != m->law || state[HEAD_KERNEL] != m->kernel
+            || state[HEAD_STRIDE] != (double)m->columns.stride ||
+        !(state[HEAD_COUNT] >= 0.0 && state[HEAD_COUNT] < 0x1p53)
+            || !(state[HEAD_PENDING] >= 0.0 && state[HEAD_PENDING] < GRAM_TOKENS))
         return GSL_EINVAL;
     ntk_moments_clear(m);
     if (state[HEAD_STATUS] != 0.0) {

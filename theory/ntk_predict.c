@@ -74,7 +74,8 @@ static double residual(const struct scaled *s, const gsl_matrix *B, const gsl_ma
     for (size_t i = 0; i < s->n; i++)
         for (size_t c = 0; c < s->columns; c++) {
             long double sum = gsl_matrix_get(B, i, c);
-            for (size_t j = 0; j < s->n; j++) sum -= (long double)gsl_matrix_get(s->K, i, j) * gsl_matrix_get(alpha, j, c);
+            for (size_t j = 0; j < s->n; j++)
+                sum -= (long double)gsl_matrix_get(s->K, i, j) * gsl_matrix_get(alpha, j, c);
             gsl_matrix_set(s->rest, i, c, (double)sum);
             most = fmax(most, fabs((double)sum));
         }

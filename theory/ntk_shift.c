@@ -19,8 +19,8 @@
 enum { TOKENS = 32 };      /* tokens whose Jacobian is held at a time */
 
 /* The Jacobian of token r, columns from `column` on of J, and m S_ir of every sample. */
-static void token_jacobian(const gsl_matrix *W, double a, const gsl_matrix *X, double full, const double *lse, const double *mu,
-                           size_t r, size_t column, gsl_matrix *J, double *weights)
+static void token_jacobian(const gsl_matrix *W, double a, const gsl_matrix *X, double full, const double *lse,
+                           const double *mu, size_t r, size_t column, gsl_matrix *J, double *weights)
 {
     const size_t m = W->size1, d = W->size2;
     for (size_t i = 0; i < X->size1; i++) {

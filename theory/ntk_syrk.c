@@ -31,7 +31,8 @@ struct syrk {
 size_t ntk_syrk_bytes(size_t n, size_t d)
 {
     const double features = (double)n * ((double)d + 1.0);
-    const double bytes = 8.0 * (features * (features + BLOCK) + BLOCK * ((double)d + 1.0) + (double)n * ((double)d + 2.0));
+    const double bytes = 8.0 * (features * (features + BLOCK) + BLOCK * ((double)d + 1.0)
+                                + (double)n * ((double)d + 2.0));
     return bytes < 0.5 * (double)SIZE_MAX ? (size_t)bytes : SIZE_MAX;
 }
 

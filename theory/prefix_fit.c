@@ -6,7 +6,8 @@
 #include <gsl/gsl_errno.h>
 #include <gsl/gsl_multifit_nlinear.h>
 
-/* failed: GSL_ENOMEM of a residual or its Jacobian, which to the minimiser is a step like others that cannot be taken. */
+/* failed: GSL_ENOMEM of a residual or its Jacobian, which to the minimiser is a step like others that cannot be
+ * taken. */
 struct fit { const gsl_vector *signs; const gsl_matrix *X, *Y; gsl_matrix *F; size_t prefix_len; int failed; };
 
 static int fit_residual(const gsl_vector *w, void *data, gsl_vector *f)

@@ -174,7 +174,8 @@ static void block_load(const struct prefix_pass *p, struct block *b, const doubl
 }
 
 /* W <- W - step_size dW for the block, in W, in its lanes and in its rows. */
-static void block_update(const struct prefix_pass *p, struct block *b, double step_size, double *W, size_t ld, size_t begin)
+static void block_update(const struct prefix_pass *p, struct block *b, double step_size, double *W, size_t ld,
+                         size_t begin)
 {
     if (b->live == PASS_TOKENS) {
         p->kernels.update(p->dim, p->dim_pad, step_size, b->dwt, b->signs, b->wt, W + begin * ld, ld, b->rows);
@@ -297,7 +298,8 @@ void prefix_pass_parts_read(struct prefix_pass *p, int rank, int count, double *
     for (chunks_of(p, rank, count, &c, &last); c < last;) {
         const size_t next = subtree(p, c, last, &size);
         for (size_t stride = 1; stride < size; stride *= 2)
-            for (size_t i = c; i + stride < next; i += 2 * stride) sums_merge(p, partial_of(p, i), partial_of(p, i + stride));
+            for (size_t i = c; i + stride < next; i += 2 * stride)
+                sums_merge(p, partial_of(p, i), partial_of(p, i + stride));
         if (parts) {
             memcpy(parts, p->partial + c * p->partial_size, p->partial_size * sizeof *parts);
             parts += p->partial_size;
@@ -343,7 +345,8 @@ static void shifted_end(const struct prefix_pass *p, const struct block *b, stru
 static struct pass_sums sums_of(const struct prefix_pass *p, const struct block *b, struct sums s, const double *shift)
 {
     return (struct pass_sums){
-        .n = p->num_samples, .dim = p->dim, .dim_pad = p->dim_pad, .X = p->X, .wt = b->wt, .bias = b->bias, .rows = b->rows,
+        .n = p->num_samples, .dim = p->dim, .dim_pad = p->dim_pad, .X = p->X, .wt = b->wt, .bias = b->bias,
+        .rows = b->rows,
         .shift = shift, .weights = b->weights, .top = s.top, .mass = shift ? b->mass : s.mass, .sum = s.sum,
     };
 }
@@ -417,8 +420,8 @@ void prefix_pass_gradient(struct prefix_pass *p, const double *R, const double *
     }
 }
 
-void prefix_pass_descend_begin(struct prefix_pass *p, const double *R, const double *c, const double *lse, double step_size,
-                               double *W, size_t ld)
+void prefix_pass_descend_begin(struct prefix_pass *p, const double *R, const double *c, const double *lse,
+                               double step_size, double *W, size_t ld)
 {
     gradient_setup(p, R, c, lse);
 #pragma omp parallel num_threads(parallel_openmp_threads(threads_for(p)))

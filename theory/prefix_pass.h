@@ -64,8 +64,8 @@ void prefix_pass_parts_read(struct prefix_pass *p, int rank, int count, double *
 void prefix_pass_parts_write(struct prefix_pass *p, int rank, int count, const double *parts);
 /* What prefix_pass_sums and _descend do on this process's chunks, and all the rest. */
 void prefix_pass_sums_begin(struct prefix_pass *p, const double *W, size_t ld, const double *shift);
-void prefix_pass_descend_begin(struct prefix_pass *p, const double *R, const double *c, const double *lse, double step_size,
-                               double *W, size_t ld);
+void prefix_pass_descend_begin(struct prefix_pass *p, const double *R, const double *c, const double *lse,
+                               double step_size, double *W, size_t ld);
 int prefix_pass_merge(struct prefix_pass *p);
 /* Whether the sums of a descent stand; else running maxima are called for. */
 int prefix_pass_in_range(const struct prefix_pass *p);

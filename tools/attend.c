@@ -21,10 +21,13 @@
 
 static const char doc[] =
     "Attention of queries over keys and values, each (L, d), (H, L, d) or (B, H, L, d) in NPY (or CSV) files, with a "
-    "prefix or its summary. exact: softmax over prefix and input keys. ntk: the prefix folded into a summary (Z, k) by a "
-    "feature map, exact for the input keys. linear: the feature map for both. The output is float32, of the shape of q. "
+    "prefix or its summary. exact: softmax over prefix and input keys. ntk: the prefix folded into a summary (Z, k) by "
+    "a "
+    "feature map, exact for the input keys. linear: the feature map for both. The output is float32, of the shape of "
+    "q. "
     "--precision f64 sums in double and rounds once, f32 runs the kernels that models are trained with.\v"
-    "Feature maps: elu1, taylor:G, cheb:G, minimax:G, split:G (G even), favor:R, favor-orth:R. A prefix under a polynomial "
+    "Feature maps: elu1, taylor:G, cheb:G, minimax:G, split:G (G even), favor:R, favor-orth:R. A prefix under a "
+    "polynomial "
     "map of more than 4096 features is evaluated on the scores, unless a summary is given or asked for.";
 
 enum method { EXACT, NTK, LINEAR };
@@ -45,8 +48,8 @@ struct config {
     size_t *lengths, num_lengths;
 };
 
-enum { KEY_Q = 1, KEY_K, KEY_V, KEY_METHOD, KEY_PREFIX_K, KEY_PREFIX_V, KEY_Z, KEY_KVEC, KEY_FEATURE, KEY_BOUND, KEY_OMEGA,
-       KEY_CAUSAL, KEY_LENGTHS, KEY_Z_OUT, KEY_KVEC_OUT, KEY_GRAD_OUT, KEY_GRADS, KEY_PRECISION };
+enum { KEY_Q = 1, KEY_K, KEY_V, KEY_METHOD, KEY_PREFIX_K, KEY_PREFIX_V, KEY_Z, KEY_KVEC, KEY_FEATURE, KEY_BOUND,
+       KEY_OMEGA, KEY_CAUSAL, KEY_LENGTHS, KEY_Z_OUT, KEY_KVEC_OUT, KEY_GRAD_OUT, KEY_GRADS, KEY_PRECISION };
 
 static const struct argp_option options[] = {
     { "q", KEY_Q, "FILE", 0, "queries (required)", 1 },
@@ -107,8 +110,10 @@ static const char *check(void *config)
     if (!cfg->z != !cfg->kvec) return "--z, --kvec: one needs the other";
     if (!cfg->grad_out != !cfg->grads) return "--grad-out, --grads: one needs the other";
     if (cfg->method == EXACT && cfg->z) return "--z, --kvec: exact attention takes no summary";
-    if (cfg->method == EXACT && (cfg->z_out || cfg->kvec_out)) return "--z-out, --kvec-out: exact attention makes no summary";
-    if ((cfg->z_out || cfg->kvec_out) && !cfg->z && !cfg->prefix_k) return "--z-out, --kvec-out: neither a prefix nor a summary is given";
+    if (cfg->method == EXACT && (cfg->z_out || cfg->kvec_out))
+        return "--z-out, --kvec-out: exact attention makes no summary";
+    if ((cfg->z_out || cfg->kvec_out) && !cfg->z && !cfg->prefix_k)
+        return "--z-out, --kvec-out: neither a prefix nor a summary is given";
     const int status = feature_spec_parse(cfg->feature, &cfg->spec);
     if (status) {
         snprintf(wrong, sizeof wrong, "--feature: \"%s\": %s", cfg->feature, feature_strerror(status));
@@ -178,7 +183,8 @@ struct inputs {
 static struct attn_in view(const struct tensor *t)
 {
     const ptrdiff_t head = (ptrdiff_t)(t->len * t->dim);
-    return (struct attn_in){ t->a.f32, t->batch > 1 ? head * (ptrdiff_t)t->heads : 0, t->heads > 1 ? head : 0, (ptrdiff_t)t->dim };
+    return (struct attn_in){ t->a.f32, t->batch > 1 ? head * (ptrdiff_t)t->heads : 0, t->heads > 1 ? head : 0,
+                             (ptrdiff_t)t->dim };
 }
 
 static int check_shapes(const struct config *cfg, struct inputs *in)
@@ -208,7 +214,8 @@ static int check_shapes(const struct config *cfg, struct inputs *in)
     }
     if (cfg->lengths) {
         if (cfg->num_lengths != q->batch)
-            return cli_fail(&cfg->c, EXIT_USAGE, "--lengths: %zu numbers for a batch of %zu", cfg->num_lengths, q->batch);
+            return cli_fail(&cfg->c, EXIT_USAGE, "--lengths: %zu numbers for a batch of %zu", cfg->num_lengths,
+                            q->batch);
         for (size_t b = 0; b < q->batch; b++)
             if (cfg->lengths[b] > k->len)
                 return cli_fail(&cfg->c, EXIT_USAGE, "--lengths: %zu exceeds the %zu keys", cfg->lengths[b], k->len);
@@ -354,7 +361,8 @@ static int fill_summary(const struct config *cfg, const struct inputs *in, struc
     return EXIT_DONE;
 }
 
-static int make_summaries(const struct config *cfg, const struct inputs *in, const feature_map *map, struct summaries *s)
+static int make_summaries(const struct config *cfg, const struct inputs *in, const feature_map *map,
+                          struct summaries *s)
 {
     const size_t grid = s->batch * s->heads, r = s->feat_dim;
     struct attn_fold *fold = NULL;
@@ -426,7 +434,8 @@ static int write_files(const struct config *cfg, const struct outputs *o)
 {
     int code = EXIT_DONE;
     for (size_t i = 0; i < o->count && !code; i++)
-        code = cli_write_array(&cfg->c, o->file[i].path, o->file[i].f32, o->file[i].f64, o->file[i].rank, o->file[i].shape);
+        code = cli_write_array(&cfg->c, o->file[i].path, o->file[i].f32, o->file[i].f64, o->file[i].rank,
+                               o->file[i].shape);
     return code;
 }
 
@@ -437,7 +446,8 @@ static const char *const grad_names[] = { "dq", "dk", "dv", "dprefix_k", "dprefi
 static int check_outputs(const struct config *cfg, const struct inputs *in, bool *made)
 {
     if (array_file_format(cfg->c.out) == ARRAY_CSV && in->t[Q].a.rank > 2)
-        return cli_fail(&cfg->c, EXIT_USAGE, "--out: a CSV file has rows and columns, the output has %zu dimensions", in->t[Q].a.rank);
+        return cli_fail(&cfg->c, EXIT_USAGE, "--out: a CSV file has rows and columns, the output has %zu dimensions",
+                        in->t[Q].a.rank);
     int code = cli_outputs_add(&cfg->c, "out", cfg->c.out);
     if (code || !cfg->grads) return code;
     *made = !mkdir(cfg->grads, 0777);
@@ -445,7 +455,8 @@ static int check_outputs(const struct config *cfg, const struct inputs *in, bool
     for (int i = Q; i <= KVEC && !code; i++) {
         if (!in->t[i].path) continue;
         char *path = NULL;
-        if (asprintf(&path, "%s/%s.npy", cfg->grads, grad_names[i]) < 0) return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
+        if (asprintf(&path, "%s/%s.npy", cfg->grads, grad_names[i]) < 0)
+            return cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
         code = cli_outputs_add(&cfg->c, grad_names[i], path);
         free(path);
     }
@@ -464,7 +475,8 @@ static void outputs_free(struct outputs *o)
     for (size_t i = 0; i < o->count; i++) free(o->file[i].path);
 }
 
-static int alloc_outputs(const struct config *cfg, const struct inputs *in, const struct summaries *s, struct outputs *o)
+static int alloc_outputs(const struct config *cfg, const struct inputs *in, const struct summaries *s,
+                         struct outputs *o)
 {
     bool failed = !(o->result = malloc(in->t[Q].a.size * sizeof(float)));
     for (int i = Q; cfg->grads && i <= PREFIX_V; i++)
@@ -472,7 +484,8 @@ static int alloc_outputs(const struct config *cfg, const struct inputs *in, cons
     const size_t states = s->batch * s->heads * s->feat_dim;
     if (cfg->grads && states) failed |= !(o->dZk = calloc(states * s->cols, sizeof(double)));
     if (cfg->grads && in->t[Z].path)
-        failed |= !(o->dz = malloc(in->t[Z].a.size * sizeof(float))) || !(o->dkvec = malloc(in->t[KVEC].a.size * sizeof(float)));
+        failed |= !(o->dz = malloc(in->t[Z].a.size * sizeof(float)))
+            || !(o->dkvec = malloc(in->t[KVEC].a.size * sizeof(float)));
     if (cfg->z_out) failed |= !(o->z_out = malloc(states * s->cols * sizeof(double)));
     if (cfg->kvec_out) failed |= !(o->kvec_out = malloc(states * sizeof(double)));
     return failed ? cli_fail(&cfg->c, EXIT_FAILED, "out of memory") : EXIT_DONE;
@@ -494,7 +507,8 @@ static attn_row *rows_alloc(const struct config *cfg, const struct inputs *in)
     return cfg->grads ? malloc(s->batch * s->heads * s->len_q * sizeof(attn_row)) : NULL;
 }
 
-static int run_exact_f32(const struct config *cfg, const struct inputs *in, struct outputs *o, struct attn_failure *failure)
+static int run_exact_f32(const struct config *cfg, const struct inputs *in, struct outputs *o,
+                         struct attn_failure *failure)
 {
     const struct attn_exact_grads grads = exact_grads(in, o);
     const struct attn_in q = view(&in->t[Q]), k = view(&in->t[K]), v = view(&in->t[V]);
@@ -503,7 +517,8 @@ static int run_exact_f32(const struct config *cfg, const struct inputs *in, stru
     attn_row *rows = rows_alloc(cfg, in);
     int status = cfg->grads && !rows ? GSL_ENOMEM : GSL_SUCCESS;
     if (!status)
-        status = attn_exact_forward(&in->shape, scale, q, k, v, &in->prefix, out, rows, NULL, 0, cfg->c.threads, failure);
+        status = attn_exact_forward(&in->shape, scale, q, k, v, &in->prefix, out, rows, NULL, 0, cfg->c.threads,
+                                    failure);
     if (!status && cfg->grads)
         status = attn_exact_backward(&in->shape, scale, q, k, v, &in->prefix, as_input(out), (const attn_row *)rows,
                                      view(&in->t[GRAD]), &grads, NULL, 0, cfg->c.threads);
@@ -516,7 +531,8 @@ static int run_exact(const struct config *cfg, const struct inputs *in, struct o
     if (cfg->precision == F32) return run_exact_f32(cfg, in, o, failure);
     const struct attn_exact_grads grads = exact_grads(in, o);
     return attn_exact_f64(&in->shape, view(&in->t[Q]), view(&in->t[K]), view(&in->t[V]), &in->prefix,
-                          out_like(&in->t[Q], o->result), view(&in->t[GRAD]), cfg->grads ? &grads : NULL, cfg->c.threads,
+                          out_like(&in->t[Q], o->result), view(&in->t[GRAD]), cfg->grads ? &grads : NULL,
+                              cfg->c.threads,
                           failure);
 }
 
@@ -563,7 +579,8 @@ static int spread_gradients(const struct config *cfg, const struct inputs *in, c
         gather(s, o->dZk, pk->batch, pk->heads, at / pk->heads, at % pk->heads, false, dZ, dk, &scale);
         const size_t from = at * pk->len * d;
         status = attn_fold_backward_f32(map, d, pk->len, pk->a.f32 + from, d, pv->a.f32 + from, d, dZ, dk, scale,
-                                        o->grads[PREFIX_K] + from, d, o->grads[PREFIX_V] + from, d, 0, cfg->c.threads, NULL);
+                                        o->grads[PREFIX_K] + from, d, o->grads[PREFIX_V] + from, d, 0, cfg->c.threads,
+                                            NULL);
     }
     for (size_t at = 0; z->path && at < z->batch * z->heads && !status; at++) {
         gather(s, o->dZk, z->batch, z->heads, at / z->heads, at % z->heads, true, dZ, dk, &scale);
@@ -588,7 +605,8 @@ static struct attn_out as_output(struct attn_in x, float *data)
 }
 
 /* GSL_EOVRFLW where float32 does not hold a number, or all of k falls below its range. */
-static int narrow_summaries(const struct config *cfg, const struct inputs *in, const struct summaries *s, struct narrow *n)
+static int narrow_summaries(const struct config *cfg, const struct inputs *in, const struct summaries *s,
+                            struct narrow *n)
 {
     const size_t r = s->feat_dim, cols = s->cols, d = cols - 1;
     const struct attn_summary_f64 *wide = &s->wide;
@@ -639,8 +657,8 @@ static void widen_gradients(const struct summaries *s, const struct narrow *n, d
     }
 }
 
-static int run_features_f32(const struct config *cfg, const struct inputs *in, const struct summaries *s, struct outputs *o,
-                            struct attn_failure *failure)
+static int run_features_f32(const struct config *cfg, const struct inputs *in, const struct summaries *s,
+                            struct outputs *o, struct attn_failure *failure)
 {
     const struct attn_in q = view(&in->t[Q]), k = view(&in->t[K]), v = view(&in->t[V]), g = view(&in->t[GRAD]);
     const struct attn_out out = out_like(&in->t[Q], o->result);
@@ -660,7 +678,8 @@ static int run_features_f32(const struct config *cfg, const struct inputs *in, c
     if (!status && cfg->grads && cfg->method == LINEAR)
         status = attn_linear_backward(&in->shape, q, k, v, &n.summary, g, &grads, NULL, 0, threads);
     else if (!status && cfg->grads)
-        status = attn_ntk_backward(&in->shape, scale, q, k, v, &n.summary, as_input(out), (const attn_row *)rows, g, &grads, NULL, 0, threads);
+        status = attn_ntk_backward(&in->shape, scale, q, k, v, &n.summary, as_input(out), (const attn_row *)rows, g,
+                                   &grads, NULL, 0, threads);
     if (!status && cfg->grads && n.states) widen_gradients(s, &n, o->dZk);
     narrow_free(&n);
     free(rows);
@@ -683,16 +702,17 @@ static int run_features(const struct config *cfg, const struct inputs *in, const
     return status;
 }
 
-static int run_all(const struct config *cfg, const struct inputs *in, const feature_map *map, const struct summaries *s, bool listed,
-                   struct outputs *o, struct attn_failure *failure)
+static int run_all(const struct config *cfg, const struct inputs *in, const feature_map *map, const struct summaries *s,
+                   bool listed, struct outputs *o, struct attn_failure *failure)
 {
     if (cfg->method == EXACT) return run_exact(cfg, in, o, failure);
     return listed ? run_features(cfg, in, map, s, o, failure) : run_scores(cfg, in, map, o, failure);
 }
 
 /* Batch entry b and key/value head kv alone, with the query heads it serves. */
-static int run_unit(const struct config *cfg, const struct inputs *in, const feature_map *map, const struct summaries *s, bool listed,
-                    struct outputs *o, size_t unit, struct attn_failure *failure)
+static int run_unit(const struct config *cfg, const struct inputs *in, const feature_map *map,
+                    const struct summaries *s, bool listed, struct outputs *o, size_t unit,
+                        struct attn_failure *failure)
 {
     const struct attn_shape *whole = &in->shape;
     const size_t b = unit / whole->kv_heads, kv = unit % whole->kv_heads, group = whole->heads / whole->kv_heads;
@@ -702,7 +722,8 @@ static int run_unit(const struct config *cfg, const struct inputs *in, const fea
     for (int i = Q; i <= PREFIX_V; i++) {
         struct tensor *t = &one.t[i];
         if (!t->path) continue;
-        const size_t head = i == Q ? kv * group : t->heads > 1 ? kv : 0, at = ((t->batch > 1 ? b : 0) * t->heads + head) * t->len * t->dim;
+        const size_t head = i == Q ? kv * group : t->heads > 1 ? kv : 0,
+            at = ((t->batch > 1 ? b : 0) * t->heads + head) * t->len * t->dim;
         t->a.f32 += at;
         if (i == Q) part.result += at;
         t->batch = 1;
@@ -710,7 +731,8 @@ static int run_unit(const struct config *cfg, const struct inputs *in, const fea
     }
     one.shape = (struct attn_shape){ 1, group, 1, whole->len_q, whole->len_k, whole->head_dim, whole->causal,
                                      whole->key_lengths ? whole->key_lengths + b : NULL };
-    if (in->prefix.len) one.prefix = (struct attn_prefix){ in->prefix.len, view(&one.t[PREFIX_K]), view(&one.t[PREFIX_V]), NULL };
+    if (in->prefix.len)
+        one.prefix = (struct attn_prefix){ in->prefix.len, view(&one.t[PREFIX_K]), view(&one.t[PREFIX_V]), NULL };
     if (s->Zk) {
         const bool by_query = s->heads > 1 && s->wide.heads == whole->heads;
         const size_t state = b * s->wide.batch + (by_query ? kv * group : kv) * s->wide.head;
@@ -726,11 +748,13 @@ static int run_unit(const struct config *cfg, const struct inputs *in, const fea
 }
 
 /* The units of this process, and those of all on process 0; a GSL code there, *code when a message failed. */
-static int run_shared(const struct config *cfg, const struct inputs *in, const feature_map *map, const struct summaries *s, bool listed,
-                      struct outputs *o, struct attn_failure *failure, int *code)
+static int run_shared(const struct config *cfg, const struct inputs *in, const feature_map *map,
+                      const struct summaries *s, bool listed, struct outputs *o, struct attn_failure *failure,
+                          int *code)
 {
     struct unit { int status; struct attn_failure failure; };
-    const size_t units = in->shape.batch * in->shape.kv_heads, rows = in->shape.heads / in->shape.kv_heads * in->shape.len_q;
+    const size_t units = in->shape.batch * in->shape.kv_heads,
+        rows = in->shape.heads / in->shape.kv_heads * in->shape.len_q;
     struct unit *made = calloc(units, sizeof *made);
     int status = GSL_SUCCESS;
     size_t first, last;
@@ -746,7 +770,8 @@ static int run_shared(const struct config *cfg, const struct inputs *in, const f
         status = made[u].status;
         *failure = made[u].failure;
     }
-    if (!*code && !status) *code = cli_collect(&cfg->c, o->result, units, rows * in->shape.head_dim * sizeof(float), false);
+    if (!*code && !status)
+        *code = cli_collect(&cfg->c, o->result, units, rows * in->shape.head_dim * sizeof(float), false);
 done:
     free(made);
     return status;
@@ -781,9 +806,11 @@ static int list_files(const struct config *cfg, const struct inputs *in, const s
     if (o->z_out) code = add_file(cfg, o, NULL, cfg->z_out, NULL, o->z_out, 4 - lead, grid + lead);
     if (!code && o->kvec_out) code = add_file(cfg, o, NULL, cfg->kvec_out, NULL, o->kvec_out, 3 - lead, grid + lead);
     for (int i = Q; i <= PREFIX_V && !code; i++)
-        if (o->grads[i]) code = add_file(cfg, o, cfg->grads, grad_names[i], o->grads[i], NULL, in->t[i].a.rank, in->t[i].a.shape);
+        if (o->grads[i])
+            code = add_file(cfg, o, cfg->grads, grad_names[i], o->grads[i], NULL, in->t[i].a.rank, in->t[i].a.shape);
     if (!code && o->dz) code = add_file(cfg, o, cfg->grads, "dz", o->dz, NULL, in->t[Z].a.rank, in->t[Z].a.shape);
-    if (!code && o->dkvec) code = add_file(cfg, o, cfg->grads, "dkvec", o->dkvec, NULL, in->t[KVEC].a.rank, in->t[KVEC].a.shape);
+    if (!code && o->dkvec)
+        code = add_file(cfg, o, cfg->grads, "dkvec", o->dkvec, NULL, in->t[KVEC].a.rank, in->t[KVEC].a.shape);
     if (!code) code = add_file(cfg, o, NULL, cfg->c.out, o->result, NULL, in->t[Q].a.rank, in->t[Q].a.shape);
     return code;
 }
@@ -802,13 +829,15 @@ static int memory_needed(const struct config *cfg, const struct inputs *in, cons
         bytes += (double)attn_summary_f64_bytes(&in->shape, &s->wide, cfg->grads != NULL, cfg->c.threads);
         bytes += (double)(s->batch * s->heads * (cfg->grads ? 2 : 1) + 1) * (double)s->feat_dim * (double)s->cols * 8.0;
         if (has_summary(in))
-            bytes += (double)attn_fold_bytes(s->feat_dim, s->cols) + (double)attn_fold_workspace(map, s->cols, cfg->c.threads);
+            bytes += (double)attn_fold_bytes(s->feat_dim, s->cols) + (double)attn_fold_workspace(map, s->cols,
+                cfg->c.threads);
     }
     return cli_memory(&cfg->c, bytes, cfg->method == EXACT ? "attention" : cfg->feature);
 }
 
 /* Map and layout of the summaries of a method that has features; exit code. */
-static int prepare(const struct config *cfg, const struct inputs *in, feature_map **map, struct summaries *s, bool *listed)
+static int prepare(const struct config *cfg, const struct inputs *in, feature_map **map, struct summaries *s,
+                   bool *listed)
 {
     int code = make_map(cfg, in, map);
     if (code) return code;
@@ -833,11 +862,14 @@ static int bad_row(const struct config *cfg, const struct inputs *in, const stru
     const size_t keys = s->key_lengths ? s->key_lengths[at->batch] : s->len_k, ahead = at->row + 1 + s->len_k;
     const bool sees = keys && (!s->causal || ahead > s->len_q);
     if (!sees && !in->prefix.len && !in->t[Z].path)
-        return cli_fail(&cfg->c, EXIT_FAILED, "D = 0 at batch %zu, head %zu, row %zu: the row sees no key (%s), and there is no prefix",
-                        at->batch, at->head, at->row, !s->len_k ? "there is none" : !keys ? "--lengths hides all of them"
+        return cli_fail(&cfg->c, EXIT_FAILED,
+                        "D = 0 at batch %zu, head %zu, row %zu: the row sees no key (%s), and there is no prefix",
+                        at->batch, at->head, at->row, !s->len_k ? "there is none" : !keys
+                        ? "--lengths hides all of them"
                         : "--causal hides all of them, as there are fewer keys than queries");
-    return cli_fail(&cfg->c, EXIT_FAILED, "D <= 0 at batch %zu, head %zu, row %zu: the normaliser is not positive and finite",
-                    at->batch, at->head, at->row);
+    return cli_fail(&cfg->c, EXIT_FAILED,
+                    "D <= 0 at batch %zu, head %zu, row %zu: the normaliser is not positive and finite", at->batch,
+                    at->head, at->row);
 }
 
 static int work(const struct config *cfg, struct inputs *in, struct outputs *o)
@@ -864,7 +896,8 @@ static int work(const struct config *cfg, struct inputs *in, struct outputs *o)
     if (code) goto done;
     if (status == GSL_EDOM) code = bad_row(cfg, in, &failure);
     else if (status == GSL_EOVRFLW && cfg->precision == F32)
-        code = cli_fail(&cfg->c, EXIT_FAILED, "a summary or a gradient is out of float32's range; --precision f64 has more");
+        code = cli_fail(&cfg->c, EXIT_FAILED,
+                        "a summary or a gradient is out of float32's range; --precision f64 has more");
     else code = cli_status(&cfg->c, status, "attention");
     if (!code) code = cli_interrupted();
     if (processes_rank()) goto done;
@@ -887,7 +920,8 @@ int main(int argc, char **argv)
     if (processes_start(&argc, &argv, cli_interrupted)) return EXIT_FAILED;
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
     if (cfg.method == EXACT)
-        cli_warn_unused(&cfg.c, "on exact attention (--method ntk or linear)", (const char *const[]){ "feature", "bound", "omega", NULL });
+        cli_warn_unused(&cfg.c, "on exact attention (--method ntk or linear)",
+                        (const char *const[]){ "feature", "bound", "omega", NULL });
     else if (cfg.bound >= 0.0 && !feature_needs_bound(&cfg.spec))
         cli_warn(&cfg.c, "warning: --bound: %s has no use for one", cfg.feature);
     const int code = work(&cfg, &in, &o);

@@ -12,10 +12,13 @@
 #include "prefix_ntk/prefix_descent.h"
 
 static const char doc[] =
-    "Times one step of descent with one thread and with all, and the five matrix products of a step done by BLAS (scores, "
-    "<R,w>, both halves of the gradient, the next outputs) in chunks of tokens that stay in the cache. Contenders take turns; "
+    "Times one step of descent with one thread and with all, and the five matrix products of a step done by BLAS "
+    "(scores, "
+    "<R,w>, both halves of the gradient, the next outputs) in chunks of tokens that stay in the cache. Contenders take "
+    "turns; "
     "times are medians over rounds.";
-static const char columns[] = "contender,threads,num_samples,dim,prefix_len,num_rounds,time_s,gflop_per_s,ratio_to_products";
+static const char columns[] = "contender,threads,num_samples,dim,prefix_len,num_rounds,time_s,gflop_per_s,"
+                              "ratio_to_products";
 
 struct config {
     struct cli_common common;
@@ -56,7 +59,8 @@ static double clock_s(void)
 }
 
 /* The products of one step, BLAS on one thread per thread of ours. */
-static void products(const gsl_matrix *W, const gsl_matrix *X, const gsl_matrix *R, double *scratch, size_t per_thread, int threads)
+static void products(const gsl_matrix *W, const gsl_matrix *X, const gsl_matrix *R, double *scratch, size_t per_thread,
+                     int threads)
 {
     const int n = (int)X->size1, d = (int)X->size2;
     const size_t chunks = (W->size1 + CHUNK - 1) / CHUNK;
@@ -64,7 +68,8 @@ static void products(const gsl_matrix *W, const gsl_matrix *X, const gsl_matrix 
     for (size_t c = 0; c < chunks; c++) {
         const int len = (int)(W->size1 - c * CHUNK < CHUNK ? W->size1 - c * CHUNK : CHUNK);
         const double *w = gsl_matrix_const_ptr(W, c * CHUNK, 0);
-        double *S = scratch + (size_t)omp_get_thread_num() * per_thread, *G = S + CHUNK * n, *dW = G + CHUNK * n, *F = dW + CHUNK * d;
+        double *S = scratch + (size_t)omp_get_thread_num() * per_thread, *G = S + CHUNK * n, *dW = G + CHUNK * n,
+            *F = dW + CHUNK * d;
         cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, len, n, d, 1.0, w, d, X->data, d, 0.0, S, n);
         cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, len, n, d, 1.0, w, d, R->data, d, 0.0, G, n);
         cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, len, d, n, 1.0, S, n, R->data, d, 0.0, dW, d);
@@ -84,7 +89,8 @@ int main(int argc, char **argv)
     if (code) return code;
     gsl_matrix *W = gsl_matrix_alloc(m, d), *X = gsl_matrix_alloc(n, d), *Y = gsl_matrix_alloc(n, d);
     gsl_vector *signs = gsl_vector_alloc(m);
-    double *scratch = malloc((size_t)most * per_thread * sizeof *scratch), *times = malloc(4 * cfg.num_rounds * sizeof *times);
+    double *scratch = malloc((size_t)most * per_thread * sizeof *scratch),
+        *times = malloc(4 * cfg.num_rounds * sizeof *times);
     struct prefix_descent *descent[2] = { NULL, NULL };
     int status = W && X && Y && signs && scratch && times ? GSL_SUCCESS : GSL_ENOMEM;
     if (!status) status = prefix_draw(cfg.common.seed, 0, PREFIX_SIGNS_RANDOM, 0.5, W, signs, most);
@@ -94,7 +100,8 @@ int main(int argc, char **argv)
         gsl_matrix_scale(X, 1.0 / sqrt((double)d));
         gsl_matrix_scale(Y, 1.0 / sqrt((double)d));
     }
-    for (int k = 0; k < kinds && !status; k++) status = prefix_descent_alloc(W, signs, X, NULL, Y, k ? most : 1, &descent[k]);
+    for (int k = 0; k < kinds && !status; k++)
+        status = prefix_descent_alloc(W, signs, X, NULL, Y, k ? most : 1, &descent[k]);
     /* A round before the first warms the caches and does not count. */
     for (size_t round = 0; round <= cfg.num_rounds && !status && !cli_interrupted(); round++)
         for (int k = 0; k < kinds && !status; k++) {

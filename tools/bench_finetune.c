@@ -13,12 +13,16 @@
 #include "transformer/ops.h"
 
 static const char doc[] =
-    "Times forward and backward of a training step of every method on random weights of three shapes (minilm, dinov2-s14 "
-    "at 98 pixels, vit-fashion), with one thread and with all, and the share of OpenBLAS's measured peak that its counted "
-    "operations reach; `update_s` is AdamW after it. `products` are the products of the projections of a full step alone. "
+    "Times forward and backward of a training step of every method on random weights of three shapes (minilm, "
+    "dinov2-s14 "
+    "at 98 pixels, vit-fashion), with one thread and with all, and the share of OpenBLAS's measured peak that its "
+    "counted "
+    "operations reach; `update_s` is AdamW after it. `products` are the products of the projections of a full step "
+    "alone. "
     "Times are medians over rounds.";
 static const char columns[] =
-    "shape,method,threads,num_seqs,rows,longest,num_rounds,forward_s,step_s,update_s,gflop,gflop_per_s,share_gemm,bytes";
+    "shape,method,threads,num_seqs,rows,longest,num_rounds,forward_s,step_s,update_s,gflop,gflop_per_s,share_gemm,"
+    "bytes";
 
 struct config { struct cli_common common; size_t num_rounds; int *shapes, *methods; size_t num_shapes, num_methods; };
 enum { OPT_NUM_ROUNDS = 1, OPT_SHAPE, OPT_METHOD };

@@ -13,11 +13,13 @@
 static const char doc[] =
     "Times the full kernel K of a random prefix, with one thread and with all: by pair moments (ntk_gram), by features "
     "and SYRK (ntk_gram_syrk), and by the explicit Jacobian. Contenders take turns; times are medians over rounds, "
-    "operations are those each method needs, and shares are of the fused-multiply-add and dgemm peaks measured in the same rounds.";
+    "operations are those each method needs, and shares are of the fused-multiply-add and dgemm peaks measured in the "
+    "same rounds.";
 
 /* A share compares rates; ratio_to_moments compares seconds per token. */
 static const char columns[] =
-    "contender,threads,num_samples,dim,prefix_len,num_rounds,time_s,ns_per_token,gflop,gflop_per_s,share_fma,share_dgemm,ratio_to_moments";
+    "contender,threads,num_samples,dim,prefix_len,num_rounds,time_s,ns_per_token,gflop,gflop_per_s,share_fma,"
+    "share_dgemm,ratio_to_moments";
 
 struct config {
     struct cli_common common;
@@ -55,7 +57,8 @@ static int gram_by_jacobian(const gsl_matrix *W, const gsl_vector *signs, const 
                             int num_threads)
 {
     enum { BLOCK_COLUMNS = 256, TILE = 256 };
-    const size_t n = X->size1, d = X->size2, m = W->size1, nd = n * d, block = BLOCK_COLUMNS / d ? BLOCK_COLUMNS / d : 1;
+    const size_t n = X->size1, d = X->size2, m = W->size1, nd = n * d, block = BLOCK_COLUMNS / d ? BLOCK_COLUMNS / d
+        : 1;
     const size_t width = block * d, side = (nd + TILE - 1) / TILE;
     double *J = malloc(nd * width * sizeof *J), *S = malloc(n * m * sizeof *S);
     gsl_matrix *F = gsl_matrix_alloc(n, d);
@@ -91,7 +94,8 @@ static int gram_by_jacobian(const gsl_matrix *W, const gsl_vector *signs, const 
         for (size_t p = 0; p < side; p++)
             for (size_t q = 0; q < side; q++) {
                 if (q < p) continue;
-                const size_t r = p * TILE, c = q * TILE, rows = nd - r < TILE ? nd - r : TILE, cols = nd - c < TILE ? nd - c : TILE;
+                const size_t r = p * TILE, c = q * TILE, rows = nd - r < TILE ? nd - r : TILE, cols = nd - c < TILE
+                    ? nd - c : TILE;
                 double *to = gsl_matrix_ptr(gram, r, c);
                 if (p == q)
                     cblas_dsyrk(CblasRowMajor, CblasUpper, CblasNoTrans, (int)rows, (int)(len * d), 1.0, J + r * width,
@@ -222,9 +226,11 @@ int main(int argc, char **argv)
         code = EXIT_FAILED;
         goto done;
     }
-    for (int threads = 1; !code && threads <= cfg.common.threads; threads += cfg.common.threads > 1 ? cfg.common.threads - 1 : 1) {
+    for (int threads = 1; !code && threads <= cfg.common.threads; threads += cfg.common.threads > 1
+         ? cfg.common.threads - 1 : 1) {
         for (size_t round = 0; !code && round < cfg.num_rounds; round++)
-            if (!(code = cli_interrupted())) code = cli_status(&cfg.common, one_round(&cfg, &b, threads, round), "the kernel");
+            if (!(code = cli_interrupted()))
+                code = cli_status(&cfg.common, one_round(&cfg, &b, threads, round), "the kernel");
         if (!code) write_rows(&cfg, &b, threads, t);
     }
     code = table_close(t, code);

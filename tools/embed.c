@@ -17,7 +17,8 @@
 static const char doc[] =
     "Embeds texts or images by a pretrained backbone: one row of --out per line of text or image, or per token with "
     "--pool none.\v"
-    "Nothing is normalised: rows are what leaves the block, `final` including the last norm of a pre-norm model. The mean "
+    "Nothing is normalised: rows are what leaves the block, `final` including the last norm of a pre-norm model. The "
+    "mean "
     "is over all tokens of a text, specials included, and over the patches of an image. Images are not resized.";
 
 enum { BATCH = 32, POOL_NONE = 2 };
@@ -39,7 +40,8 @@ static const struct argp_option options[] = {
       "(n,h,w) or (n,h,w,3): bytes 0..255 or floats 0..1, of a size divisible by the patch", 1 },
     { "layer", KEY_LAYER, "L|final", 0, "block, counted from 0, whose output is taken (default final)", 2 },
     { "pool", KEY_POOL, "NAME", 0, "cls, mean or none (default mean)", 2 },
-    { "max-len", KEY_MAX_LEN, "N", 0, "tokens of a text at most, specials included (default what the backbone takes)", 2 },
+    { "max-len", KEY_MAX_LEN, "N", 0, "tokens of a text at most, specials included (default what the backbone takes)",
+      2 },
     { "tokens-out", KEY_TOKENS_OUT, "FILE", CLI_TABLE, "write the ids of the tokens, one row of CSV per text", 3 },
     { "out", CLI_COMMON, "FILE", 0, "where the rows go, .npy or .csv (required)", 0 },
     CLI_NO_VERDICTS,
@@ -99,13 +101,15 @@ static int cut_lines(const struct config *cfg, char *text, size_t len, char ***l
 {
     size_t room = 1, n = 0;
     for (size_t i = 0; i < len; i++) room += text[i] == '\n';
-    if (!(*lines = malloc(room * sizeof **lines))) return cli_fail(&cfg->c, EXIT_FAILED, "%s: out of memory", cfg->text);
+    if (!(*lines = malloc(room * sizeof **lines)))
+        return cli_fail(&cfg->c, EXIT_FAILED, "%s: out of memory", cfg->text);
     char *at = text, *end = text + len;
     if (len >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) at += 3;
     while (at < end) {
         char *stop = memchr(at, '\n', (size_t)(end - at));
         if (!stop) stop = end;
-        if (memchr(at, '\0', (size_t)(stop - at))) return cli_fail(&cfg->c, EXIT_DATA, "%s: line %zu: a NUL", cfg->text, n + 1);
+        if (memchr(at, '\0', (size_t)(stop - at)))
+            return cli_fail(&cfg->c, EXIT_DATA, "%s: line %zu: a NUL", cfg->text, n + 1);
         *stop = '\0';
         if (stop > at && stop[-1] == '\r') stop[-1] = '\0';
         utf8proc_int32_t code;
@@ -147,11 +151,13 @@ static int encode_lines(const struct config *cfg, const struct wordpiece *w, siz
 
 static int read_texts(const struct config *cfg, const struct backbone *b, struct sequences *s)
 {
-    const size_t most = b->config.max_positions - b->config.position_offset, max_len = cfg->max_len ? cfg->max_len : most;
+    const size_t most = b->config.max_positions - b->config.position_offset, max_len = cfg->max_len ? cfg->max_len
+        : most;
     char line[512], *text = NULL, **lines = NULL;
     size_t len = 0;
     struct wordpiece *w = NULL;
-    if (max_len > most) return cli_fail(&cfg->c, EXIT_USAGE, "--max-len: %zu tokens, the backbone takes %zu", max_len, most);
+    if (max_len > most)
+        return cli_fail(&cfg->c, EXIT_USAGE, "--max-len: %zu tokens, the backbone takes %zu", max_len, most);
     if (!b->vocab_path) return cli_fail(&cfg->c, EXIT_DATA, "%s: has no vocabulary (vocab.txt)", cfg->backbone);
     int status = wordpiece_open(b->vocab_path, &w, (struct reason){ line, sizeof line });
     if (status) return cli_bad_input(&cfg->c, status, cfg->backbone, line);
@@ -162,7 +168,8 @@ static int read_texts(const struct config *cfg, const struct backbone *b, struct
     if (!code) code = text_file_input(&cfg->c, cfg->text, SIZE_MAX - 1, &text, &len);
     if (!code) code = cut_lines(cfg, text, len, &lines, &s->count);
     if (!code && (status = encode_lines(cfg, w, max_len, lines, s)))
-        code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->text, status == GSL_ENOMEM ? "out of memory" : gsl_strerror(status));
+        code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->text, status == GSL_ENOMEM ? "out of memory"
+                        : gsl_strerror(status));
     wordpiece_free(w);
     free(lines);
     free(text);
@@ -180,12 +187,13 @@ static double pixel(const double *at, size_t channels, size_t to, size_t wanted,
 static int check_images(const struct config *cfg, const struct backbone_config *c, const struct npy *a)
 {
     const int bytes = !strcmp(a->type, "|u1"), floats = strchr(a->type, 'f') != NULL;
-    if (!bytes && !floats) return cli_fail(&cfg->c, EXIT_DATA, "%s: numbers of type %s, not bytes or floats", cfg->images, a->type);
+    if (!bytes && !floats)
+        return cli_fail(&cfg->c, EXIT_DATA, "%s: numbers of type %s, not bytes or floats", cfg->images, a->type);
     if ((a->rank != 3 && a->rank != 4) || (a->rank == 4 && a->shape[3] != 3) || !a->size)
         return cli_fail(&cfg->c, EXIT_DATA, "%s: not of shape (n, h, w) or (n, h, w, 3)", cfg->images);
     if (a->shape[1] % c->patch_size || a->shape[2] % c->patch_size)
-        return cli_fail(&cfg->c, EXIT_DATA, "%s: images of %zu x %zu, not divisible by the patch, %zu", cfg->images, a->shape[1],
-                        a->shape[2], c->patch_size);
+        return cli_fail(&cfg->c, EXIT_DATA, "%s: images of %zu x %zu, not divisible by the patch, %zu", cfg->images,
+                        a->shape[1], a->shape[2], c->patch_size);
     for (size_t i = 0; floats && i < a->size; i++)
         if (!(a->f64[i] >= 0.0 && a->f64[i] <= 1.0))
             return cli_fail(&cfg->c, EXIT_DATA, "%s: %g is not a pixel value 0..1", cfg->images, a->f64[i]);
@@ -268,7 +276,8 @@ static size_t most_rows(const struct sequences *s)
 static int write_all(const struct config *cfg, const struct sequences *s, const float *out, size_t rows, size_t hidden)
 {
     cli_outputs_begin(&cfg->c);
-    int code = cfg->tokens_out ? text_file_write_ids(&cfg->c, cfg->tokens_out, s->ids, s->offsets, s->count) : EXIT_DONE;
+    int code = cfg->tokens_out ? text_file_write_ids(&cfg->c, cfg->tokens_out, s->ids, s->offsets, s->count)
+        : EXIT_DONE;
     if (!code) code = cli_write_array(&cfg->c, cfg->c.out, out, NULL, 2, (const size_t[]){ rows, hidden });
     return cli_outputs_end(&cfg->c, code);
 }
@@ -276,11 +285,13 @@ static int write_all(const struct config *cfg, const struct sequences *s, const 
 static int work(const struct config *cfg, const struct backbone *b, const struct sequences *s)
 {
     const struct adapter_options none = adapter_defaults(ADAPTER_HEAD);
-    const size_t h = b->config.hidden, batch_rows = most_rows(s), out_rows = cfg->pool == POOL_NONE ? s->offsets[s->count] : s->count;
+    const size_t h = b->config.hidden, batch_rows = most_rows(s), out_rows = cfg->pool == POOL_NONE
+        ? s->offsets[s->count] : s->count;
     char line[512];
     struct model *model = NULL;
     float *hidden = NULL, *out = NULL;
-    int status = model_alloc(b, &none, 0, POOL_MEAN, b->config.num_layers, cfg->c.seed, &model, (struct reason){ line, sizeof line });
+    int status = model_alloc(b, &none, 0, POOL_MEAN, b->config.num_layers, cfg->c.seed, &model,
+                             (struct reason){ line, sizeof line });
     if (status) return cli_bad_input(&cfg->c, status, cfg->backbone, line);
     int code = cli_memory(&cfg->c, (double)model_bytes(model, batch_rows, BATCH, s->longest, 0, cfg->c.threads) +
                                        4.0 * (double)(batch_rows + out_rows) * (double)h, "the backbone and its rows");

@@ -21,8 +21,10 @@
 #include "transformer/lm_train.h"
 
 static const char doc[] =
-    "Fine-tunes a pretrained backbone on a task: NTK-Attention beside full fine-tuning, LoRA, P-Tuning V2 and others. Writes "
-    "curve.csv, result.json, predictions.csv and adapter/ into the folder --out; the same command resumes after a kill.";
+    "Fine-tunes a pretrained backbone on a task: NTK-Attention beside full fine-tuning, LoRA, P-Tuning V2 and others. "
+    "Writes "
+    "curve.csv, result.json, predictions.csv and adapter/ into the folder --out; the same command resumes after a "
+    "kill.";
 
 /* Options' keys lie above the characters, which argp would take for short names. */
 enum { MAX_KEY = 320 };
@@ -39,14 +41,17 @@ struct config {
     int has_lr, has_head_lr, has_epochs;
 };
 
-enum { KEY_BACKBONE = 256, KEY_TASK, KEY_TRAIN, KEY_TEST, KEY_METHOD, KEY_RANK, KEY_ALPHA, KEY_TARGETS, KEY_PREFIX_LEN, KEY_INIT_SCALE, KEY_MLP, KEY_SHIFT, KEY_FEATURE,
-       KEY_BOUND, KEY_Z_RANK, KEY_K_MODE, KEY_START_MASS, KEY_UNITS, KEY_WHITEN, KEY_LR, KEY_HEAD_LR, KEY_EPOCHS, KEY_BATCH, KEY_TRAIN_SIZE, KEY_VALIDATION_SIZE,
-       KEY_TEST_SIZE, KEY_MAX_LEN, KEY_IMAGE_SIZE, KEY_LAYERS, KEY_POOL, KEY_SCHEDULE, KEY_WARMUP, KEY_DECAY, KEY_CLIP, KEY_SMOOTHING, KEY_EVAL_EVERY,
+enum { KEY_BACKBONE = 256, KEY_TASK, KEY_TRAIN, KEY_TEST, KEY_METHOD, KEY_RANK, KEY_ALPHA, KEY_TARGETS, KEY_PREFIX_LEN,
+       KEY_INIT_SCALE, KEY_MLP, KEY_SHIFT, KEY_FEATURE, KEY_BOUND, KEY_Z_RANK, KEY_K_MODE, KEY_START_MASS, KEY_UNITS,
+           KEY_WHITEN, KEY_LR, KEY_HEAD_LR, KEY_EPOCHS, KEY_BATCH, KEY_TRAIN_SIZE, KEY_VALIDATION_SIZE,
+       KEY_TEST_SIZE, KEY_MAX_LEN, KEY_IMAGE_SIZE, KEY_LAYERS, KEY_POOL, KEY_SCHEDULE, KEY_WARMUP, KEY_DECAY, KEY_CLIP,
+           KEY_SMOOTHING, KEY_EVAL_EVERY,
        KEY_KEEP, KEY_ADAPTER, KEY_LIST, KEY_ROTATION, KEY_OUTPUT, KEY_DECODE };
 _Static_assert((int)KEY_DECODE < (int)MAX_KEY, "every key has its place in given");
 
 static const struct argp_option options[] = {
-    { "backbone", KEY_BACKBONE, "NAME|DIR", 0, "pretrained model: a name of --list, or a Hugging Face folder (default vit-fashion)", 1 },
+    { "backbone", KEY_BACKBONE, "NAME|DIR", 0,
+      "pretrained model: a name of --list, or a Hugging Face folder (default vit-fashion)", 1 },
     { "task", KEY_TASK, "NAME", 0, "task of --list (default shapes)", 1 },
     { "train", KEY_TRAIN, "FILE", 0, "own data: CSV with columns text[,text2],label, or X.npy with y.npy", 1 },
     { "test", KEY_TEST, "FILE", 0, "its test set", 1 },
@@ -57,14 +62,17 @@ static const struct argp_option options[] = {
     { "prefix-len", KEY_PREFIX_LEN, "M", 0, "ptuning, tied-prefix: tokens (default 16)", 2 },
     { "init-scale", KEY_INIT_SCALE, "S", 0, "ptuning, tied-prefix: standard deviation at the start (default 0.02)", 2 },
     { "reparameterise", KEY_MLP, "D", 0, "ptuning: prefix made by an MLP of inner width D", 2 },
-    { "shift-positions", KEY_SHIFT, "0|1", 0, "ptuning of texts: the prefix takes the first positions, as in PEFT (default 0)", 2 },
-    { "feature", KEY_FEATURE, "NAME", 0, "ntk, prefix-plus: elu1, taylor:G, cheb:G, minimax:G, split:G, favor:R, favor-orth:R (default elu1)", 2 },
+    { "shift-positions", KEY_SHIFT, "0|1", 0,
+      "ptuning of texts: the prefix takes the first positions, as in PEFT (default 0)", 2 },
+    { "feature", KEY_FEATURE, "NAME", 0,
+      "ntk, prefix-plus: elu1, taylor:G, cheb:G, minimax:G, split:G, favor:R, favor-orth:R (default elu1)", 2 },
     { "bound", KEY_BOUND, "B", 0, "ntk, prefix-plus: interval of cheb and minimax (default 4)", 2 },
     { "z-rank", KEY_Z_RANK, "R", 0, "ntk, prefix-plus: rank of Z, 0 for full (default 0)", 2 },
     { "k-mode", KEY_K_MODE, "NAME", 0, "ntk: log (k = exp theta), linear, zero, tied (default log)", 2 },
     { "start-mass", KEY_START_MASS, "X", 0, "ntk: mass of the summary at the start (default 0.01)", 2 },
     { "units", KEY_UNITS, "0|1", 0, "ntk: Z and k in units of the mean of A 1 (default 1)", 2 },
-    { "whiten", KEY_WHITEN, "0|1", 0, "ntk, prefix-plus: Z in the basis in which the features of the first batch are white (default 0)", 2 },
+    { "whiten", KEY_WHITEN, "0|1", 0,
+      "ntk, prefix-plus: Z in the basis in which the features of the first batch are white (default 0)", 2 },
     { "layers", KEY_LAYERS, "A-B", 0, "blocks that are adapted, counted from 0 (default all in use)", 2 },
     { "lr", KEY_LR, "X", 0, "learning rate of adapter or backbone (default by method)", 3 },
     { "head-lr", KEY_HEAD_LR, "X", 0, "learning rate of the classifier (default 0.001)", 3 },
@@ -75,17 +83,24 @@ static const struct argp_option options[] = {
     { "weight-decay", KEY_DECAY, "X", 0, "decoupled weight decay (default 0.01)", 3 },
     { "clip", KEY_CLIP, "X", 0, "largest norm of a gradient, 0 for none (default 1)", 3 },
     { "label-smoothing", KEY_SMOOTHING, "X", 0, "share spread over all classes (default 0)", 3 },
-    { "eval-every", KEY_EVAL_EVERY, "N", 0, "steps between evaluations on the validation set, 0 for once an epoch (default 0)", 3 },
+    { "eval-every", KEY_EVAL_EVERY, "N", 0,
+      "steps between evaluations on the validation set, 0 for once an epoch (default 0)", 3 },
     { "keep", KEY_KEEP, "NAME", 0, "last, or best by validation accuracy (default last)", 3 },
     { "train-size", KEY_TRAIN_SIZE, "N", 0, "training examples, balanced by class, 0 for all (default 0)", 4 },
     { "validation-size", KEY_VALIDATION_SIZE, "N", 0, "validation examples, 0 for all (default 1000 at most)", 4 },
     { "test-size", KEY_TEST_SIZE, "N", 0, "test examples, 0 for all (default 0)", 4 },
     { "max-len", KEY_MAX_LEN, "N", 0, "text: tokens at most (default 128)", 4 },
-    { "image-size", KEY_IMAGE_SIZE, "N", 0, "images are resized to N pixels (default the backbone's, or seven patches)", 4 },
-    { "pool", KEY_POOL, "NAME", 0, "cls or mean of what the classifier reads (default mean for text, cls for images)", 4 },
-    { "rotation", KEY_ROTATION, "NAME", 0, "decoders: whether prefixes and summaries meet the query rotated or unrotated (default rotated)", 4 },
-    { "output", KEY_OUTPUT, "NAME", 0, "decoders, tasks of classes: tokens (the first token of a class's name) or classifier (default tokens)", 4 },
-    { "decode", KEY_DECODE, "N", 0, "decoders, tasks of answers: accuracy on the test set is that of the final number of N tokens decoded greedily, 0: of "
+    { "image-size", KEY_IMAGE_SIZE, "N", 0, "images are resized to N pixels (default the backbone's, or seven patches)",
+      4 },
+    { "pool", KEY_POOL, "NAME", 0, "cls or mean of what the classifier reads (default mean for text, cls for images)",
+      4 },
+    { "rotation", KEY_ROTATION, "NAME", 0,
+      "decoders: whether prefixes and summaries meet the query rotated or unrotated (default rotated)", 4 },
+    { "output", KEY_OUTPUT, "NAME", 0,
+      "decoders, tasks of classes: tokens (the first token of a class's name) or classifier (default tokens)", 4 },
+    { "decode", KEY_DECODE, "N", 0,
+      "decoders, tasks of answers: accuracy on the test set is that of the final number of N tokens decoded greedily, "
+      "0: of "
                                     "the whole answer (default 0)", 4 },
     { "adapter", KEY_ADAPTER, "DIR", 0, "adapter to evaluate (with --epochs 0)", 5 },
     { "list", KEY_LIST, NULL, 0, "print methods, backbones and tasks", 5 },
@@ -94,7 +109,8 @@ static const struct argp_option options[] = {
     { 0 }
 };
 
-static const char *const method_names[] = { "full", "head", "lora", "ptuning", "tied-prefix", "ntk", "prefix-plus", NULL };
+static const char *const method_names[] = { "full", "head", "lora", "ptuning", "tied-prefix", "ntk", "prefix-plus",
+                                            NULL };
 static const char *const pool_names[] = { "cls", "mean", NULL };
 static const char *const schedule_names[] = { "constant", "linear", "cosine", NULL };
 static const char *const rotation_names[] = { "rotated", "unrotated", NULL };
@@ -117,7 +133,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_RANK: return cli_parse_size(state, key, arg, 1, 4096, &cfg->a.rank);
     case KEY_ALPHA: return cli_parse_double(state, key, arg, 0.0, &cfg->a.alpha);
     case KEY_TARGETS:
-        if (adapter_targets_parse(arg, &cfg->a.targets)) argp_failure(state, EXIT_USAGE, 0, "--targets: %s is not a list of q, k, v, o, fc1, fc2", arg);
+        if (adapter_targets_parse(arg, &cfg->a.targets))
+            argp_failure(state, EXIT_USAGE, 0, "--targets: %s is not a list of q, k, v, o, fc1, fc2", arg);
         return 0;
     case KEY_PREFIX_LEN: return cli_parse_size(state, key, arg, 1, 1u << 20, &cfg->a.prefix_len);
     case KEY_INIT_SCALE: return cli_parse_double(state, key, arg, 0.0, &cfg->a.init_scale);
@@ -171,7 +188,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 /* Methods an option acts on, as bits; 0: all. */
 static unsigned methods_of(int key)
 {
-    enum { LORA = 1u << ADAPTER_LORA, PREFIX = 1u << ADAPTER_PTUNING | 1u << ADAPTER_TIED_PREFIX, SUMMARY = 1u << ADAPTER_NTK | 1u << ADAPTER_PREFIX_PLUS };
+    enum { LORA = 1u << ADAPTER_LORA, PREFIX = 1u << ADAPTER_PTUNING | 1u << ADAPTER_TIED_PREFIX,
+           SUMMARY = 1u << ADAPTER_NTK | 1u << ADAPTER_PREFIX_PLUS };
     switch (key) {
     case KEY_RANK: case KEY_ALPHA: case KEY_TARGETS: return LORA;
     case KEY_PREFIX_LEN: case KEY_INIT_SCALE: return PREFIX;
@@ -185,7 +203,10 @@ static unsigned methods_of(int key)
 }
 
 /* Options of the training itself. */
-static int is_of_training(int key) { return key == KEY_LR || key == KEY_HEAD_LR || (key >= KEY_SCHEDULE && key <= KEY_KEEP); }
+static int is_of_training(int key)
+{
+    return key == KEY_LR || key == KEY_HEAD_LR || (key >= KEY_SCHEDULE && key <= KEY_KEEP);
+}
 
 /* Summaries that have no interval, and a k that starts from nothing. */
 static const char *check_summary(const struct config *cfg)
@@ -219,7 +240,8 @@ static const char *check(void *config)
             return line;
         }
         if (!cfg->given[o->key] || !methods) continue;
-        snprintf(line, sizeof line, "--%s: has no effect with %s", o->name, cfg->adapter ? "--adapter" : method_names[cfg->method]);
+        snprintf(line, sizeof line, "--%s: has no effect with %s", o->name, cfg->adapter ? "--adapter"
+                 : method_names[cfg->method]);
         if (cfg->adapter || !(methods & 1u << cfg->method)) return line;
     }
     if (cfg->adapter && cfg->given[KEY_METHOD]) return "--method: the adapter says it";
@@ -232,11 +254,14 @@ static int print_list(const struct config *cfg)
 {
     size_t n;
     printf("methods\n");
-    for (int m = 0; m < NUM_ADAPTER_METHODS; m++) printf("  %-20s %s\n", adapter_method_name(m), adapter_method_summary(m));
+    for (int m = 0; m < NUM_ADAPTER_METHODS; m++)
+        printf("  %-20s %s\n", adapter_method_name(m), adapter_method_summary(m));
     printf("backbones\n");
     const struct backbone_entry *b = backbone_list(&n);
     for (size_t i = 0; i < n; i++) printf("  %-20s %s\n", b[i].name, b[i].summary);
-    printf("  %-20s %s\n", "smollm2-135m", "SmolLM2-135M-Instruct, a decoder: 30 blocks, 576 wide (weights from 4 bits); or a FILE.gguf, a folder of model_type llama");
+    printf("  %-20s %s\n", "smollm2-135m",
+           "SmolLM2-135M-Instruct, a decoder: 30 blocks, 576 wide (weights from 4 bits); or a FILE.gguf, a folder of "
+           "model_type llama");
     printf("tasks\n");
     const struct task_entry *t = task_list(&n);
     for (size_t i = 0; i < n; i++) printf("  %-20s %s\n", t[i].name, t[i].summary);
@@ -268,7 +293,8 @@ static int fail_data(const struct config *cfg, int status, const char *what, con
     return cli_fail(&cfg->c, cli_input_code(status), "%s%s%s", what, *what ? ": " : "", line);
 }
 
-/* Hash of the program and the machine's arithmetic, the weights and vocabulary, the examples, the adapter and the options. */
+/* Hash of the program and the machine's arithmetic, the weights and vocabulary, the examples, the adapter and the
+ * options. */
 static int make_key(struct run *r)
 {
     static const char *const files[] = { "adapter_config.json", "adapter_model.safetensors", "head.safetensors" };
@@ -286,7 +312,8 @@ static int make_key(struct run *r)
         if (!i || !access(path, F_OK)) status = input_file_hash(path, &hash, why);
     }
     if (status) return fail_data(cfg, status, "", line);
-    for (size_t c = 0; c < r->task->num_classes; c++) hash = hash_bytes(hash, r->task->class_names[c], strlen(r->task->class_names[c]) + 1);
+    for (size_t c = 0; c < r->task->num_classes; c++)
+        hash = hash_bytes(hash, r->task->class_names[c], strlen(r->task->class_names[c]) + 1);
     hash = hash_bytes(hash, &r->task->checksum, sizeof r->task->checksum);
     for (int i = 1; i < cfg->c.argc; i++) {
         const char *word = cfg->c.argv[i];
@@ -331,7 +358,8 @@ static int check_kind(const struct config *cfg, int is_decoder)
     static const int decoders[] = { KEY_ROTATION, KEY_OUTPUT, KEY_DECODE, 0 };
     for (const int *key = is_decoder ? encoders : decoders; *key; key++)
         for (const struct argp_option *o = options; o->name && cfg->given[*key]; o++)
-            if (o->key == *key) return cli_fail(&cfg->c, EXIT_USAGE, "--%s: has no effect with %s", o->name, cfg->backbone);
+            if (o->key == *key)
+                return cli_fail(&cfg->c, EXIT_USAGE, "--%s: has no effect with %s", o->name, cfg->backbone);
     return 0;
 }
 
@@ -351,14 +379,17 @@ static int open_all(struct run *r)
     struct config *cfg = r->cfg;
     char line[512];
     const struct reason why = { line, sizeof line };
-    const struct task_options to = { cfg->train_file, cfg->test_file, cfg->train_size, cfg->validation_size, cfg->test_size, cfg->c.seed };
+    const struct task_options to = { cfg->train_file, cfg->test_file, cfg->train_size, cfg->validation_size,
+                                     cfg->test_size, cfg->c.seed };
     const int is_decoder = decoder_is(cfg->backbone), code = check_kind(cfg, is_decoder);
     if (code || is_decoder) return code ? code : open_decoder(r, &to);
     int status = backbone_open(cfg->backbone, &r->backbone, why);
     if (status) return fail_data(cfg, status, cfg->backbone, line);
     const int images = r->backbone->config.kind == BACKBONE_VIT;
-    if (images && cfg->given[KEY_MAX_LEN]) return cli_fail(&cfg->c, EXIT_USAGE, "--max-len: has no effect with %s, a backbone of images", cfg->backbone);
-    if (!images && cfg->given[KEY_IMAGE_SIZE]) return cli_fail(&cfg->c, EXIT_USAGE, "--image-size: has no effect with %s, a backbone of texts", cfg->backbone);
+    if (images && cfg->given[KEY_MAX_LEN])
+        return cli_fail(&cfg->c, EXIT_USAGE, "--max-len: has no effect with %s, a backbone of images", cfg->backbone);
+    if (!images && cfg->given[KEY_IMAGE_SIZE])
+        return cli_fail(&cfg->c, EXIT_USAGE, "--image-size: has no effect with %s, a backbone of texts", cfg->backbone);
     const char *name = cfg->train_file ? NULL : cfg->task ? cfg->task : "shapes";
     if ((status = task_open(name, &to, &r->task, why))) return fail_data(cfg, status, "", line);
     const struct inputs_options io = { cfg->max_len, cfg->image_size };
@@ -381,15 +412,19 @@ static int make_decoder_model(struct run *r)
         const size_t classes = d.num_classes;
         adapter_description_free(&d);
         if (classes != lm_inputs_num_classes(r->texts))
-            return cli_fail(&cfg->c, EXIT_DATA, "%s: made for %zu classes, the task and --output have %zu", cfg->adapter, classes, lm_inputs_num_classes(r->texts));
+            return cli_fail(&cfg->c, EXIT_DATA, "%s: made for %zu classes, the task and --output have %zu",
+                            cfg->adapter, classes, lm_inputs_num_classes(r->texts));
     }
-    const struct decoder_model_options o = { cfg->a, (enum decoder_rotation)cfg->rotation, lm_inputs_num_classes(r->texts), cfg->c.seed, 0 };
+    const struct decoder_model_options o = { cfg->a, (enum decoder_rotation)cfg->rotation,
+                                             lm_inputs_num_classes(r->texts), cfg->c.seed, 0 };
     status = decoder_model_alloc(r->decoder, &o, &r->lm, why);
-    if ((status == GSL_EINVAL || status == GSL_EUNSUP) && !cfg->adapter) return cli_fail(&cfg->c, EXIT_USAGE, "%s", line);
+    if ((status == GSL_EINVAL || status == GSL_EUNSUP) && !cfg->adapter)
+        return cli_fail(&cfg->c, EXIT_USAGE, "%s", line);
     if (status) return fail_data(cfg, status, cfg->adapter ? cfg->adapter : cfg->backbone, line);
     const int code = cli_memory(&cfg->c, (double)lm_train_bytes(r->lm, r->texts, &cfg->t), "this training");
     if (code) return code;
-    if (cfg->adapter && (status = adapter_files_load_decoder(cfg->adapter, r->lm, why))) return fail_data(cfg, status, cfg->adapter, line);
+    if (cfg->adapter && (status = adapter_files_load_decoder(cfg->adapter, r->lm, why)))
+        return fail_data(cfg, status, cfg->adapter, line);
     return 0;
 }
 
@@ -405,7 +440,8 @@ static int make_model(struct run *r)
     if (cfg->adapter) {
         if ((status = adapter_files_read(cfg->adapter, &d, why))) return fail_data(cfg, status, cfg->adapter, line);
         if (d.num_classes && d.num_classes != r->task->num_classes) {
-            const int code = cli_fail(&cfg->c, EXIT_DATA, "%s: made for %zu classes, the task has %zu", cfg->adapter, d.num_classes, r->task->num_classes);
+            const int code = cli_fail(&cfg->c, EXIT_DATA, "%s: made for %zu classes, the task has %zu", cfg->adapter,
+                                      d.num_classes, r->task->num_classes);
             adapter_description_free(&d);
             return code;
         }
@@ -420,12 +456,14 @@ static int make_model(struct run *r)
     const struct backbone_config *c = &r->backbone->config;
     const size_t shift = cfg->a.shift_positions && r->task->modality == TASK_TEXT ? cfg->a.prefix_len : 0;
     if (shift && shift + c->position_offset + inputs_max_len(r->inputs) > c->max_positions)
-        return cli_fail(&cfg->c, EXIT_USAGE, "--max-len: %zu tokens behind a prefix of %zu, the backbone has %zu positions", inputs_max_len(r->inputs),
-                        shift, c->max_positions - c->position_offset);
+        return cli_fail(&cfg->c, EXIT_USAGE,
+                        "--max-len: %zu tokens behind a prefix of %zu, the backbone has %zu positions",
+                        inputs_max_len(r->inputs), shift, c->max_positions - c->position_offset);
     const size_t bytes = train_bytes(r->model, r->inputs, &cfg->t);
     const int code = cli_memory(&cfg->c, (double)bytes, "this training");
     if (code) return code;
-    if (cfg->adapter && (status = adapter_files_load(cfg->adapter, r->model, why))) return fail_data(cfg, status, cfg->adapter, line);
+    if (cfg->adapter && (status = adapter_files_load(cfg->adapter, r->model, why)))
+        return fail_data(cfg, status, cfg->adapter, line);
     return 0;
 }
 
@@ -434,7 +472,8 @@ static int run_training(struct run *r)
     const struct config *cfg = r->cfg;
     char line[256];
     const struct reason why = { line, sizeof line };
-    int status = r->lm ? lm_train_alloc(r->lm, r->texts, &cfg->t, &r->train, why) : train_alloc(r->model, r->inputs, &cfg->t, &r->train, why);
+    int status = r->lm ? lm_train_alloc(r->lm, r->texts, &cfg->t, &r->train, why) : train_alloc(r->model, r->inputs,
+        &cfg->t, &r->train, why);
     if (status) return cli_fail(&cfg->c, EXIT_FAILED, "%s", line);
     train_state_load(&r->state, r->train);
     const int code = train_state_run(&r->state, r->train, method_names[cfg->method]);
@@ -466,10 +505,13 @@ static int evaluate(struct run *r)
     const struct config *cfg = r->cfg;
     const size_t seqs = cfg->t.batch > 32 ? cfg->t.batch : 32;
     int status = GSL_SUCCESS;
-    if (!r->train) status = model_reserve(r->model, inputs_max_rows(r->inputs, seqs), seqs, inputs_max_len(r->inputs), 0, cfg->c.threads);
+    if (!r->train)
+        status = model_reserve(r->model, inputs_max_rows(r->inputs, seqs), seqs, inputs_max_len(r->inputs), 0,
+                               cfg->c.threads);
     r->predicted = malloc((inputs_count(r->inputs, TASK_TEST) + 1) * sizeof *r->predicted);
     if (!r->predicted) status = GSL_ENOMEM;
-    if (!status) status = train_evaluate(r->model, r->inputs, TASK_VALIDATION, cfg->t.batch, &r->validation, NULL, NULL);
+    if (!status)
+        status = train_evaluate(r->model, r->inputs, TASK_VALIDATION, cfg->t.batch, &r->validation, NULL, NULL);
     if (!status) status = train_evaluate(r->model, r->inputs, TASK_TEST, cfg->t.batch, &r->test, r->predicted, NULL);
     return cli_status(&cfg->c, status, "the evaluation");
 }
@@ -479,9 +521,11 @@ static int evaluate(struct run *r)
 static int write_curve(const struct run *r)
 {
     char path[PATH_MAX];
-    struct table *t = table_open(&r->cfg->c, in_folder(r, "curve.csv", path), "step,time_s,train_loss,val_loss,val_accuracy");
+    struct table *t = table_open(&r->cfg->c, in_folder(r, "curve.csv", path),
+                                 "step,time_s,train_loss,val_loss,val_accuracy");
     if (!t) return EXIT_FAILED;
-    table_note(t, "train_loss: mean over the steps since the row before; time_s: seconds of training, evaluations left out");
+    table_note(t, "train_loss: mean over the steps since the row before; time_s: seconds of training, evaluations left "
+                  "out");
     const struct curve_row *rows;
     const size_t n = r->train ? train_curve(r->train, &rows) : 0;
     for (size_t i = 0; i < n; i++) {
@@ -526,19 +570,27 @@ static json_t *result_of(const struct run *r)
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     const struct adapter_options *a = options_of(r);
-    const size_t head = trainable(r, PARAM_HEAD), all = head + trainable(r, PARAM_ADAPTER) + trainable(r, PARAM_BACKBONE);
+    const size_t head = trainable(r, PARAM_HEAD), all = head + trainable(r, PARAM_ADAPTER) + trainable(r,
+        PARAM_BACKBONE);
     json_t *options_used = json_pack(
-        "{s:I, s:f, s:I, s:f, s:s, s:I, s:f, s:i, s:i, s:f, s:f, s:I, s:I, s:s, s:f, s:f, s:f, s:I, s:I, s:I, s:s}", "rank", (json_int_t)a->rank, "alpha",
-        a->alpha, "prefix_len", (json_int_t)a->prefix_len, "init_scale", a->init_scale, "feature", a->feature, "z_rank", (json_int_t)a->z_rank, "start_mass",
-        a->start_mass, "first_layer", a->first_layer, "last_layer", a->last_layer, "lr", cfg->t.lr, "head_lr", cfg->t.head_lr, "epochs",
-        (json_int_t)cfg->num_epochs, "batch", (json_int_t)cfg->t.batch, "schedule", schedule_names[cfg->t.schedule], "warmup", cfg->t.warmup, "weight_decay",
-        cfg->t.weight_decay, "clip", cfg->t.clip, "train_size", (json_int_t)r->task->sets[TASK_TRAIN].count, "max_len", (json_int_t)(r->lm ? lm_inputs_max_len(r->texts) : inputs_max_len(r->inputs)),
-        "threads", (json_int_t)cfg->c.threads, "k_mode", adapter_k_mode_name(a->k_mode));
-    return json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:I, s:s, s:o}", "backbone", cfg->backbone, "task", r->task->name,
-                     "method", adapter_method_name(a->method), "seed", (json_int_t)cfg->c.seed, "test_accuracy", r->test.accuracy, "test_loss", r->test.loss,
-                     "test_count", (json_int_t)r->test.count, "val_accuracy", r->validation.accuracy, "val_loss", r->validation.loss, "trainable_params",
-                     (json_int_t)all, "head_params", (json_int_t)head, "steps", (json_int_t)(r->train ? train_steps_done(r->train) : 0), "step_time_s",
-                     r->train ? train_step_time(r->train) : 0.0, "peak_rss_bytes", (json_int_t)usage.ru_maxrss * 1024, "key", r->state.key, "options", options_used);
+        "{s:I, s:f, s:I, s:f, s:s, s:I, s:f, s:i, s:i, s:f, s:f, s:I, s:I, s:s, s:f, s:f, s:f, s:I, s:I, s:I, s:s}",
+        "rank", (json_int_t)a->rank, "alpha", a->alpha, "prefix_len", (json_int_t)a->prefix_len, "init_scale",
+        a->init_scale, "feature", a->feature, "z_rank", (json_int_t)a->z_rank, "start_mass", a->start_mass,
+            "first_layer", a->first_layer, "last_layer", a->last_layer, "lr", cfg->t.lr, "head_lr", cfg->t.head_lr,
+            "epochs",
+        (json_int_t)cfg->num_epochs, "batch", (json_int_t)cfg->t.batch, "schedule", schedule_names[cfg->t.schedule],
+        "warmup", cfg->t.warmup, "weight_decay", cfg->t.weight_decay, "clip", cfg->t.clip, "train_size",
+        (json_int_t)r->task->sets[TASK_TRAIN].count, "max_len",
+        (json_int_t)(r->lm ? lm_inputs_max_len(r->texts) : inputs_max_len(r->inputs)), "threads",
+        (json_int_t)cfg->c.threads, "k_mode", adapter_k_mode_name(a->k_mode));
+    return json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:I, s:s, s:o}", "backbone",
+                     cfg->backbone, "task", r->task->name, "method", adapter_method_name(a->method), "seed",
+                         (json_int_t)cfg->c.seed, "test_accuracy", r->test.accuracy, "test_loss", r->test.loss,
+                     "test_count", (json_int_t)r->test.count, "val_accuracy", r->validation.accuracy, "val_loss",
+                     r->validation.loss, "trainable_params", (json_int_t)all, "head_params", (json_int_t)head, "steps",
+                         (json_int_t)(r->train ? train_steps_done(r->train) : 0), "step_time_s",
+                     r->train ? train_step_time(r->train) : 0.0, "peak_rss_bytes", (json_int_t)usage.ru_maxrss * 1024,
+                         "key", r->state.key, "options", options_used);
 }
 
 /* result.json comes last: with its key the folder is complete. */
@@ -549,7 +601,8 @@ static int write_result(const struct run *r)
     json_t *json = result_of(r);
     int status = json ? atomic_file_open(in_folder(r, "result.json", path), &file, cause, sizeof cause) : GSL_ENOMEM;
     if (!status) {
-        const int bad = json_dumpf(json, atomic_file_stream(file), JSON_INDENT(2)) || fputc('\n', atomic_file_stream(file)) == EOF;
+        const int bad = json_dumpf(json, atomic_file_stream(file), JSON_INDENT(2))
+            || fputc('\n', atomic_file_stream(file)) == EOF;
         /* Why a write failed is the file's to say; without one the text could not be made. */
         if (!bad || ferror(atomic_file_stream(file))) status = atomic_file_finish(file, path, cause, sizeof cause);
         else {
@@ -593,7 +646,8 @@ static void report(const struct run *r)
     const double share = task_majority(r->task, &majority);
     if (cfg->c.quiet) return;
     const size_t head = trainable(r, PARAM_HEAD);
-    fprintf(stderr, "%s on %s: test accuracy %.4f of %zu (majority %.4f), validation %.4f; %zu trainable parameters and %zu of the head\n",
+    fprintf(stderr, "%s on %s: test accuracy %.4f of %zu (majority %.4f), validation %.4f; %zu trainable parameters "
+                    "and %zu of the head\n",
             method_names[cfg->method], r->task->name, r->test.accuracy, r->test.count, share, r->validation.accuracy,
             trainable(r, PARAM_ADAPTER) + trainable(r, PARAM_BACKBONE), head);
 }
@@ -615,7 +669,8 @@ static void close_all(struct run *r, int code)
 
 int main(int argc, char **argv)
 {
-    static struct config cfg = { .backbone = "vit-fashion", .method = ADAPTER_NTK, .pool = -1, .schedule = SCHEDULE_LINEAR, .validation_size = 1000 };
+    static struct config cfg = { .backbone = "vit-fashion", .method = ADAPTER_NTK, .pool = -1,
+                                 .schedule = SCHEDULE_LINEAR, .validation_size = 1000 };
     cfg.t = train_defaults(ADAPTER_HEAD);
     cfg.a = adapter_defaults(ADAPTER_NTK);
     cfg.num_epochs = cfg.t.epochs;

@@ -42,21 +42,25 @@ static const char *check(void *p)
     return NULL;
 }
 
-static int rewrite(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v, const char *text, FILE *out)
+static int rewrite(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v, const char *text,
+                   FILE *out)
 {
     size_t line = 0, next_row = 0;
     while (*text) {
         line++;
         const size_t length = strcspn(text, "\n") + (text[strcspn(text, "\n")] == '\n');
-        const struct ledger_row *row = next_row < l->num_rows && l->rows[next_row].line == line ? &l->rows[next_row++] : NULL;
+        const struct ledger_row *row = next_row < l->num_rows && l->rows[next_row].line == line ? &l->rows[next_row++]
+            : NULL;
         const struct verdict_row *r = row ? verdict_rows_find(v, row->claim, row->row) : NULL;
         if (r && strcmp(r->rule, row->rule))
-            return cli_fail(&cfg->common, EXIT_FAILED, "%s:%zu: %s %s was decided by \"%s\", not by the rule that stands there now",
+            return cli_fail(&cfg->common, EXIT_FAILED,
+                            "%s:%zu: %s %s was decided by \"%s\", not by the rule that stands there now",
                             cfg->common.ledger, line, row->claim, row->row, r->rule);
         if (r) {
             char measured[160];
             interval_format(r->measured, measured, sizeof measured);
-            fprintf(out, "| %s | %s | %s | %s | %s | %s |\n", row->row, row->quantity, row->rule, r->verdict, measured, row->run);
+            fprintf(out, "| %s | %s | %s | %s | %s | %s |\n", row->row, row->quantity, row->rule, r->verdict, measured,
+                    row->run);
         } else {
             fwrite(text, 1, length, out);
         }
@@ -68,7 +72,8 @@ static int rewrite(const struct config *cfg, const struct ledger *l, const struc
 int main(int argc, char **argv)
 {
     struct config cfg = { 0 };
-    cli_parse(argc, argv, "Write verdicts and numbers of a profile into the ledger", options, parse, check, &cfg.common);
+    cli_parse(argc, argv, "Write verdicts and numbers of a profile into the ledger", options, parse, check,
+              &cfg.common);
     char error[512], path[4096];
     snprintf(path, sizeof path, "%s/verdicts.csv", cfg.results);
     struct atomic_file *file = NULL;

@@ -201,8 +201,10 @@ static int continue_text(const struct config *cfg, const struct decoder *decoder
         atomic_file_discard(file);
         goto done;
     }
-    if (atomic_file_descriptor(cfg->c.out) >= 0 && isatty(atomic_file_descriptor(cfg->c.out))) fputc('\n', atomic_file_stream(file));
-    if (atomic_file_finish(file, cfg->c.out, why, sizeof why)) code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, why);
+    if (atomic_file_descriptor(cfg->c.out) >= 0 && isatty(atomic_file_descriptor(cfg->c.out)))
+        fputc('\n', atomic_file_stream(file));
+    if (atomic_file_finish(file, cfg->c.out, why, sizeof why))
+        code = cli_fail(&cfg->c, EXIT_FAILED, "%s: %s", cfg->c.out, why);
     if (!code && cfg->generated_out) code = write_ids(cfg, cfg->generated_out, made, *count);
 done:
     free(made);

@@ -6,7 +6,8 @@
 #include "prefix_ntk/ntk_predict.h"
 
 static const char doc[] =
-    "What a prefix of infinite length, trained to the end, predicts: K*(x,X) K*(X,X)^-1 Y, with signs of mean 0 and F(0) = 0. "
+    "What a prefix of infinite length, trained to the end, predicts: K*(x,X) K*(X,X)^-1 Y, with signs of mean 0 and "
+    "F(0) = 0. "
     "A singular K* takes the pseudo-inverse, with a warning.";
 
 struct config {
@@ -55,21 +56,25 @@ static const char *check(void *config)
  * rounding. */
 static const double CONDITION = 1e10, MISS = 1e-6;
 
-static int predict(const struct config *cfg, const gsl_matrix *X, const gsl_matrix *Y, const gsl_matrix *X_at, gsl_matrix *F)
+static int predict(const struct config *cfg, const gsl_matrix *X, const gsl_matrix *Y, const gsl_matrix *X_at,
+                   gsl_matrix *F)
 {
     struct ntk_solve_report report;
-    const int status = ntk_predict(X, Y, X_at, cfg->sigma, PREFIX_SIGNS_RANDOM, (enum ntk_kernel)cfg->kernel, NULL, NULL, F,
-                                   &report);
+    const int status = ntk_predict(X, Y, X_at, cfg->sigma, PREFIX_SIGNS_RANDOM, (enum ntk_kernel)cfg->kernel, NULL,
+                                   NULL, F, &report);
     if (status == GSL_EDOM)
-        return cli_fail(&cfg->c, EXIT_FAILED, "--sigma: the limit kernel of %s is beyond the range of a double (inputs too large)",
+        return cli_fail(&cfg->c, EXIT_FAILED,
+                        "--sigma: the limit kernel of %s is beyond the range of a double (inputs too large)",
                         cfg->inputs);
     if (status) return cli_status(&cfg->c, status, "prediction");
     const double condition = 1.0 / report.rcond;
     if (report.rank < report.size)
-        cli_warn(&cfg->c, "warning: the kernel of %s is singular (rank %zu of %zu): pseudo-inverse used; it misses the targets by up to "
+        cli_warn(&cfg->c, "warning: the kernel of %s is singular (rank %zu of %zu): pseudo-inverse used; it misses the "
+                          "targets by up to "
                  "%.3g of the largest", cfg->inputs, report.rank, report.size, report.residual);
     else if (!(report.residual <= MISS))
-        return cli_fail(&cfg->c, EXIT_FAILED, "the kernel of %s has condition number %.3g: a prediction would miss its own targets by %.3g "
+        return cli_fail(&cfg->c, EXIT_FAILED,
+                        "the kernel of %s has condition number %.3g: a prediction would miss its own targets by %.3g "
                         "of the largest", cfg->inputs, condition, report.residual);
     else if (condition > CONDITION)
         cli_warn(&cfg->c, "warning: the kernel of %s has condition number %.3g", cfg->inputs, condition);
@@ -86,14 +91,16 @@ int main(int argc, char **argv)
     if (!code) code = cli_read_matrix(&cfg.c, cfg.targets, &Y);
     if (!code) code = cli_read_matrix(&cfg.c, cfg.at, &X_at);
     if (!code && (X->size1 != Y->size1 || X->size2 != Y->size2))
-        code = cli_fail(&cfg.c, EXIT_DATA, "%s: shape (%zu, %zu) differs from that of %s, (%zu, %zu)", cfg.targets, Y->size1,
-                        Y->size2, cfg.inputs, X->size1, X->size2);
+        code = cli_fail(&cfg.c, EXIT_DATA, "%s: shape (%zu, %zu) differs from that of %s, (%zu, %zu)", cfg.targets,
+                        Y->size1, Y->size2, cfg.inputs, X->size1, X->size2);
     if (!code && X_at->size2 != X->size2)
-        code = cli_fail(&cfg.c, EXIT_DATA, "%s: inputs of dimension %zu, %s has %zu", cfg.at, X_at->size2, cfg.inputs, X->size2);
+        code = cli_fail(&cfg.c, EXIT_DATA, "%s: inputs of dimension %zu, %s has %zu", cfg.at, X_at->size2, cfg.inputs,
+                        X->size2);
     if (code) goto done;
     const double nd = (double)(X->size1 * X->size2), at_d = (double)(X_at->size1 * X->size2);
     /* Three of size (n d)^2 for Cholesky; the pseudo-inverse has the eigenvectors and its workspace. */
-    if ((code = cli_memory(&cfg.c, sizeof(double) * (6.0 * nd * nd + nd * at_d), "the kernel of the inputs"))) goto done;
+    if ((code = cli_memory(&cfg.c, sizeof(double) * (6.0 * nd * nd + nd * at_d), "the kernel of the inputs")))
+        goto done;
     if (!(F = gsl_matrix_alloc(X_at->size1, X->size2))) {
         code = cli_fail(&cfg.c, EXIT_FAILED, "out of memory");
         goto done;

@@ -20,9 +20,11 @@
 static const char doc[] =
     "The summary (Z, k) of a prefix under the feature map that errs least on the queries given, among those listed. "
     "Writes Z and k for attend --method ntk, and a table of the errors of every map on these queries.\v"
-    "Errors are those of attention with the summary against attention with the prefix: err_max the largest difference, the "
+    "Errors are those of attention with the summary against attention with the prefix: err_max the largest difference, "
+    "the "
     "others relative to what the prefix changes (1: as good as no prefix at all). With --k and --v, the tokens of the "
-    "input beside the prefix; without them attention is over the prefix alone. Rows none and taylor:0 (a constant) are there "
+    "input beside the prefix; without them attention is over the prefix alone. Rows none and taylor:0 (a constant) are "
+    "there "
     "to compare with. A map whose normaliser D is not positive on some query is not chosen.";
 
 static const char columns[] = "feature,feat_dim,bound,err_max,err_rel,err_mass,err_mean,d_nonpositive,chosen";
@@ -30,7 +32,8 @@ static const char columns[] = "feature,feat_dim,bound,err_max,err_rel,err_mass,e
 /* In order of preference at equal error. Measured rather than decreed: which of them
  * serves depends on the spread of the scores. */
 static const char candidates[] =
-    "taylor:1,split:0,elu1,taylor:2,split:2,minimax:2,minimax:1,favor-orth:256,taylor:3,minimax:3,taylor:4,minimax:4,split:4";
+    "taylor:1,split:0,elu1,taylor:2,split:2,minimax:2,minimax:1,favor-orth:256,taylor:3,minimax:3,taylor:4,minimax:4,"
+    "split:4";
 
 enum { MAX_MAPS = 64 };
 
@@ -45,8 +48,8 @@ struct config {
     double bound;                        /* < 0: not given */
 };
 
-enum { KEY_PREFIX_K = 1, KEY_PREFIX_V, KEY_Q, KEY_K, KEY_V, KEY_FEATURES, KEY_BOUND, KEY_MAX_FEATURES, KEY_Z_OUT, KEY_KVEC_OUT,
-       KEY_ADAPTER, KEY_BACKBONE, KEY_TASK, KEY_ADAPTER_OUT };
+enum { KEY_PREFIX_K = 1, KEY_PREFIX_V, KEY_Q, KEY_K, KEY_V, KEY_FEATURES, KEY_BOUND, KEY_MAX_FEATURES, KEY_Z_OUT,
+       KEY_KVEC_OUT, KEY_ADAPTER, KEY_BACKBONE, KEY_TASK, KEY_ADAPTER_OUT };
 
 static const struct argp_option options[] = {
     { "prefix-k", KEY_PREFIX_K, "FILE", 0, "prefix keys, (m, d) or (H_kv, m, d) (required)", 1 },
@@ -54,12 +57,15 @@ static const struct argp_option options[] = {
     { "q", KEY_Q, "FILE", 0, "queries the summary is judged by, (L, d) or (H, L, d) (required)", 1 },
     { "k", KEY_K, "FILE", 0, "keys of the input tokens, (L_k, d) or (H_kv, L_k, d)", 1 },
     { "v", KEY_V, "FILE", 0, "their values", 1 },
-    { "features", KEY_FEATURES, "LIST", 0, "maps to choose from (default elu1, taylor and split and minimax up to degree 4, favor-orth:256)", 2 },
+    { "features", KEY_FEATURES, "LIST", 0,
+      "maps to choose from (default elu1, taylor and split and minimax up to degree 4, favor-orth:256)", 2 },
     { "max-features", KEY_MAX_FEATURES, "R", 0, "leave out maps with more features (default 4096)", 2 },
-    { "bound", KEY_BOUND, "B", 0, "scores cheb and minimax are made for (default the largest |score| of these queries)", 2 },
+    { "bound", KEY_BOUND, "B", 0, "scores cheb and minimax are made for (default the largest |score| of these queries)",
+      2 },
     { "z-out", KEY_Z_OUT, "FILE", 0, "write Z, (r, d) or (H_kv, r, d)", 3 },
     { "kvec-out", KEY_KVEC_OUT, "FILE", 0, "write k, (r) or (H_kv, r)", 3 },
-    { "adapter", KEY_ADAPTER, "DIR", 0, "in place of tensors: a trained prefix adapter (ptuning of finetune, or PEFT's)", 4 },
+    { "adapter", KEY_ADAPTER, "DIR", 0,
+      "in place of tensors: a trained prefix adapter (ptuning of finetune, or PEFT's)", 4 },
     { "backbone", KEY_BACKBONE, "NAME|DIR", 0, "its backbone (default vit-fashion)", 4 },
     { "task", KEY_TASK, "NAME", 0, "its task: the map is chosen on validation data (default shapes)", 4 },
     { "adapter-out", KEY_ADAPTER_OUT, "DIR", CLI_INPUT, "write the adapter of NTK-Attention it becomes", 4 },
@@ -96,11 +102,14 @@ static const char *check(void *config)
     struct config *cfg = config;
     static char wrong[192];
     const struct adapter_convert *a = &cfg->adapter;
-    if (a->adapter && (cfg->prefix_k || cfg->prefix_v || cfg->q || cfg->k || cfg->v || cfg->z_out || cfg->kvec_out || cfg->bound >= 0.0))
+    if (a->adapter && (cfg->prefix_k || cfg->prefix_v || cfg->q || cfg->k || cfg->v || cfg->z_out || cfg->kvec_out
+                       || cfg->bound >= 0.0))
         return "--adapter: takes no tensors and no bound";
-    if (!a->adapter && (a->backbone || a->task || a->out)) return "--backbone, --task, --adapter-out: have no effect without --adapter";
+    if (!a->adapter && (a->backbone || a->task || a->out))
+        return "--backbone, --task, --adapter-out: have no effect without --adapter";
     if (a->adapter && !cfg->features) cfg->features = cli_need(strdup("elu1,taylor:1,taylor:2"));
-    if (!a->adapter && (!cfg->prefix_k || !cfg->prefix_v || !cfg->q)) return "--prefix-k, --prefix-v, --q: all three are required";
+    if (!a->adapter && (!cfg->prefix_k || !cfg->prefix_v || !cfg->q))
+        return "--prefix-k, --prefix-v, --q: all three are required";
     if (!cfg->k != !cfg->v) return "--k, --v: one needs the other";
     if (!cfg->z_out != !cfg->kvec_out) return "--z-out, --kvec-out: one needs the other";
     if (!cfg->features) cfg->features = cli_need(strdup(candidates));
@@ -140,7 +149,8 @@ static int read_tensors(const struct config *cfg, struct tensor t[NUM_TENSORS])
         if (status) return cli_bad_input(&cfg->c, status, paths[i], why);
         const size_t rank = t[i].a.rank;
         if (rank < 2 || rank > 3 || !t[i].a.size)
-            return cli_fail(&cfg->c, EXIT_DATA, "%s: not a (length, dimension) or (heads, length, dimension) array of numbers", paths[i]);
+            return cli_fail(&cfg->c, EXIT_DATA,
+                            "%s: not a (length, dimension) or (heads, length, dimension) array of numbers", paths[i]);
         t[i].dim = t[i].a.shape[rank - 1];
         t[i].len = t[i].a.shape[rank - 2];
         t[i].heads = rank > 2 ? t[i].a.shape[0] : 1;
@@ -149,14 +159,16 @@ static int read_tensors(const struct config *cfg, struct tensor t[NUM_TENSORS])
     for (int i = 0; i < NUM_TENSORS; i++) {
         if (!t[i].path) continue;
         if (t[i].dim != pk->dim)
-            return cli_fail(&cfg->c, EXIT_DATA, "%s: dimension %zu, the prefix keys have %zu", t[i].path, t[i].dim, pk->dim);
+            return cli_fail(&cfg->c, EXIT_DATA, "%s: dimension %zu, the prefix keys have %zu", t[i].path, t[i].dim,
+                            pk->dim);
         const struct tensor *like = i == PV ? pk : i == V ? &t[K] : &t[i];
         if (t[i].heads != like->heads || t[i].len != like->len)
             return cli_fail(&cfg->c, EXIT_DATA, "%s: not of the shape of its keys", t[i].path);
         if ((i == K || i == V) && t[i].heads != pk->heads)
             return cli_fail(&cfg->c, EXIT_DATA, "%s: %zu heads, the prefix has %zu", t[i].path, t[i].heads, pk->heads);
         if (t[i].heads % pk->heads)
-            return cli_fail(&cfg->c, EXIT_DATA, "%s: %zu heads, not a multiple of the prefix's %zu", t[i].path, t[i].heads, pk->heads);
+            return cli_fail(&cfg->c, EXIT_DATA, "%s: %zu heads, not a multiple of the prefix's %zu", t[i].path,
+                            t[i].heads, pk->heads);
     }
     return EXIT_DONE;
 }
@@ -206,11 +218,13 @@ static int feature_sums(const struct study *s, size_t map, size_t h, struct attn
 {
     const struct tensor *q = &s->t[Q];
     const size_t d = q->dim, n = q->len, r = feature_dim(s->map[map]);
-    double *Z = malloc(r * d * sizeof *Z), *k = malloc(r * sizeof *k), *phi = malloc(n * r * sizeof *phi), log_scale = 0.0;
+    double *Z = malloc(r * d * sizeof *Z), *k = malloc(r * sizeof *k), *phi = malloc(n * r * sizeof *phi),
+        log_scale = 0.0;
     int status = Z && k && phi ? GSL_SUCCESS : GSL_ENOMEM;
     if (!status) status = attn_fold_read_f64(s->fold[map], Z, k, &log_scale);
     if (!status)
-        status = feature_forward_f64(s->map[map], FEATURE_QUERY, n, head(q, h), d, phi, r, out->shift, s->cfg->c.threads, NULL);
+        status = feature_forward_f64(s->map[map], FEATURE_QUERY, n, head(q, h), d, phi, r, out->shift,
+                                     s->cfg->c.threads, NULL);
     if (!status) {
         cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)d, (int)r, 1.0, phi, (int)r, Z,
                     (int)d, 0.0, out->num, (int)d);
@@ -338,13 +352,15 @@ static int make_maps(struct study *s)
         }
     }
     if (!made)
-        return cli_fail(&cfg->c, EXIT_FAILED, "no map of --features has at most %zu features at bound %g", cfg->max_features, s->bound);
+        return cli_fail(&cfg->c, EXIT_FAILED, "no map of --features has at most %zu features at bound %g",
+                        cfg->max_features, s->bound);
     return EXIT_DONE;
 }
 
 /* ---- results ------------------------------------------------------------------------------ */
 
-static void add_row(struct table *t, const char *name, double feat_dim, double bound, const struct approx_errors *e, bool chosen)
+static void add_row(struct table *t, const char *name, double feat_dim, double bound, const struct approx_errors *e,
+                    bool chosen)
 {
     table_text(t, name);
     table_num(t, feat_dim);
@@ -368,8 +384,8 @@ static int write_table(const struct study *s, size_t chosen)
     add_row(t, "taylor:0", 1.0, NAN, &s->flat, false);
     for (size_t m = 0; m < cfg->num_maps; m++)
         if (s->map[m])
-            add_row(t, cfg->name[m], (double)feature_dim(s->map[m]), feature_needs_bound(&cfg->spec[m]) ? s->bound : NAN,
-                    &s->error[m], m == chosen);
+            add_row(t, cfg->name[m], (double)feature_dim(s->map[m]), feature_needs_bound(&cfg->spec[m]) ? s->bound
+                    : NAN, &s->error[m], m == chosen);
     return table_close(t, EXIT_DONE);
 }
 
@@ -411,7 +427,8 @@ static int work(const struct config *cfg, struct study *s, struct tensor *t)
     if (!code) code = read_tensors(cfg, t);
     if ((code = cli_agree(&cfg->c, code))) return code;
     if (cfg->z_out && array_file_format(cfg->z_out) == ARRAY_CSV && t[PK].a.rank > 2)
-        return cli_fail(&cfg->c, EXIT_USAGE, "--z-out: a CSV file has rows and columns, the summary %zu dimensions", t[PK].a.rank);
+        return cli_fail(&cfg->c, EXIT_USAGE, "--z-out: a CSV file has rows and columns, the summary %zu dimensions",
+                        t[PK].a.rank);
     const struct tensor *q = &t[Q];
     s->scale = 1.0 / sqrt((double)q->dim);
     s->bound = cfg->bound;
@@ -421,7 +438,9 @@ static int work(const struct config *cfg, struct study *s, struct tensor *t)
     if (s->bound < 0.0) s->bound = most;
     if (!code) code = make_maps(s);
     const double rows = (double)q->len;
-    if (!code) code = cli_memory(&cfg->c, rows * ((double)(s->degree + 4) * (double)(q->dim + 1) + 1024.0 + (double)cfg->max_features) * 8.0,
+    if (!code) code = cli_memory(&cfg->c,
+                                 rows * ((double)(s->degree + 4) * (double)(q->dim + 1) + 1024.0
+                                         + (double)cfg->max_features) * 8.0,
                       "judging the maps");
     if ((code = cli_agree(&cfg->c, code)) || (code = judge(s)) || processes_rank()) return code;
     const size_t best = choose(s);
@@ -435,7 +454,8 @@ static int work(const struct config *cfg, struct study *s, struct tensor *t)
     if ((code = cli_outputs_end(&cfg->c, code))) return code;
     const struct approx_errors *e = &s->error[best];
     if (!(e->err_rel < 1.0))
-        cli_warn(&cfg->c, "no map does better than dropping the prefix (%s: %.3g of its effect): keep the prefix itself",
+        cli_warn(&cfg->c, "no map does better than dropping the prefix (%s: %.3g of its effect): keep the prefix "
+                          "itself",
                  cfg->name[best], e->err_rel);
     else if (!cfg->c.quiet)
         cli_warn(&cfg->c, "%s, %zu features per head: off by %.3g of the prefix's effect, at most %.3g in one output%s",

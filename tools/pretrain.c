@@ -12,8 +12,10 @@
 #include "transformer/backbone.h"
 
 static const char doc[] =
-    "Pretrains a small vision transformer (28x28 grey images, patches of 4) as a classifier of a task's images, from a seed, and "
-    "writes config.json, preprocessor_config.json and model.safetensors into the folder --out: what the backbone vit-fashion is.";
+    "Pretrains a small vision transformer (28x28 grey images, patches of 4) as a classifier of a task's images, from a "
+    "seed, and "
+    "writes config.json, preprocessor_config.json and model.safetensors into the folder --out: what the backbone "
+    "vit-fashion is.";
 
 struct config {
     struct cli_common c;
@@ -93,8 +95,9 @@ static int take_values(struct backbone *b, struct model *model)
 /* Fills in what the training depends on. */
 static int make_key(const struct config *cfg, const struct task *task, struct train_state *state)
 {
-    char *text = cli_text("%s %016llx %zu %zu %zu %zu %zu %zu %zu %.17g", task->name, (unsigned long long)task->checksum, cfg->hidden, cfg->num_layers,
-                          cfg->num_heads, cfg->mlp_dim, cfg->epochs, cfg->batch, cfg->train_size, cfg->lr);
+    char *text = cli_text("%s %016llx %zu %zu %zu %zu %zu %zu %zu %.17g", task->name,
+                          (unsigned long long)task->checksum, cfg->hidden, cfg->num_layers, cfg->num_heads,
+                          cfg->mlp_dim, cfg->epochs, cfg->batch, cfg->train_size, cfg->lr);
     uint64_t hash;
     const int error = journal_identity(&cfg->c, text, &hash);
     free(text);
@@ -131,8 +134,11 @@ static int train(const struct config *cfg, const struct task *task, const struct
     }
     train_state_load(state, t);
     code = train_state_run(state, t, "pretraining");
-    if (!code) code = cli_status(&cfg->c, train_evaluate(model, inputs, TASK_TEST, cfg->batch, &test, NULL, NULL), "the evaluation");
-    if (!code && !cfg->c.quiet) fprintf(stderr, "%s: test accuracy %.4f of %zu\n", task->name, test.accuracy, test.count);
+    if (!code)
+        code = cli_status(&cfg->c, train_evaluate(model, inputs, TASK_TEST, cfg->batch, &test, NULL, NULL),
+                          "the evaluation");
+    if (!code && !cfg->c.quiet)
+        fprintf(stderr, "%s: test accuracy %.4f of %zu\n", task->name, test.accuracy, test.count);
     if (!code) code = cli_status(&cfg->c, take_values(b, model), "the weights");
 done:
     train_free(t);
@@ -143,7 +149,8 @@ done:
 
 int main(int argc, char **argv)
 {
-    static struct config cfg = { .task = "fashion", .hidden = 96, .num_layers = 4, .num_heads = 3, .mlp_dim = 384, .epochs = 10, .batch = 64, .lr = 1e-3 };
+    static struct config cfg = { .task = "fashion", .hidden = 96, .num_layers = 4, .num_heads = 3, .mlp_dim = 384,
+                                 .epochs = 10, .batch = 64, .lr = 1e-3 };
     char line[512];
     const struct reason why = { line, sizeof line };
     cli_parse(argc, argv, doc, options, parse, check, &cfg.c);
@@ -159,8 +166,10 @@ int main(int argc, char **argv)
     if (!code && (task->modality != TASK_IMAGE || task->channels != 1 || task->height != 28))
         code = cli_fail(&cfg.c, EXIT_USAGE, "--task: not of grey images of 28 x 28");
     if (!code) code = make_key(&cfg, task, &state);
-    struct backbone_config c = { .kind = BACKBONE_VIT, .hidden = cfg.hidden, .num_layers = cfg.num_layers, .num_heads = cfg.num_heads, .mlp_dim = cfg.mlp_dim,
-                                 .norm_eps = 1e-6, .pre_norm = 1, .image_size = 28, .patch_size = 4, .channels = 1, .position_grid = 7,
+    struct backbone_config c = { .kind = BACKBONE_VIT, .hidden = cfg.hidden, .num_layers = cfg.num_layers,
+                                 .num_heads = cfg.num_heads, .mlp_dim = cfg.mlp_dim,
+                                 .norm_eps = 1e-6, .pre_norm = 1, .image_size = 28, .patch_size = 4, .channels = 1,
+                                 .position_grid = 7,
                                  .default_last_layer = cfg.num_layers - 1 };
     if (!code) {
         pixel_statistics(task, &c);

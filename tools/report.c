@@ -151,8 +151,10 @@ static void put_page(struct material *m)
             "prefix-ntk %s, %s profile%s%.10s\"\nlang: en\n---\n\n",
             PREFIX_NTK_VERSION, p->profile, started ? ", " : "", started ? started : "");
     put_answer(p);
-    fputs("A prefix is a number $m$ of trainable tokens put before the input of an attention layer. The paper says that "
-          "as $m$ grows training becomes linear in the prefix's neural tangent kernel, and that a small summary $(Z, k)$, "
+    fputs("A prefix is a number $m$ of trainable tokens put before the input of an attention layer. The paper says "
+          "that "
+          "as $m$ grows training becomes linear in the prefix's neural tangent kernel, and that a small summary $(Z, "
+          "k)$, "
           "NTK-Attention, can stand in for it. Every number here is measured; the rules stand in the ledger, "
           "`paper_notes.md`.\n\n", p->out);
     if (strcmp(p->profile, "default"))

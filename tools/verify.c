@@ -84,7 +84,8 @@ static void problem(const char *format, ...)
  * is one that no run decides. */
 static bool is_missing(const struct config *cfg, const struct verdict_rows *v, const struct ledger_row *want)
 {
-    return *want->run && !(cfg->claim && strcmp(cfg->claim, want->claim)) && !verdict_rows_find(v, want->claim, want->row);
+    return *want->run && !(cfg->claim && strcmp(cfg->claim, want->claim)) && !verdict_rows_find(v, want->claim,
+        want->row);
 }
 
 /* One line per run, at its first row. */
@@ -93,7 +94,8 @@ static void list_missing(const struct config *cfg, const struct ledger *l, const
     for (size_t i = 0; i < l->num_rows; i++) {
         const char *run = l->rows[i].run;
         bool first = is_missing(cfg, v, &l->rows[i]);
-        for (size_t j = 0; j < i && first; j++) first = !(is_missing(cfg, v, &l->rows[j]) && !strcmp(l->rows[j].run, run));
+        for (size_t j = 0; j < i && first; j++)
+            first = !(is_missing(cfg, v, &l->rows[j]) && !strcmp(l->rows[j].run, run));
         if (!first) continue;
         fprintf(stderr, "verify: not produced by %s:", run);
         for (size_t j = i; j < l->num_rows; j++)
@@ -129,14 +131,17 @@ static void compare(const struct config *cfg, const struct ledger *l, const stru
         }
         struct margin margin;
         if (strcmp(r->verdict, "not tested") &&
-            (margin_parse(r->rule, &margin) || strcmp(verdict_name(verdict_by_margin(r->measured, margin)), r->verdict)))
-            problem("%s %s is recorded as %s, which does not follow from its interval and its rule", r->claim, r->row, r->verdict);
+            (margin_parse(r->rule, &margin) || strcmp(verdict_name(verdict_by_margin(r->measured, margin)),
+                                                      r->verdict)))
+            problem("%s %s is recorded as %s, which does not follow from its interval and its rule", r->claim, r->row,
+                    r->verdict);
         if (strict && want->class != ROW_EXACT && is_point(r->measured))
             problem("%s %s has no interval, and the ledger does not say that it is exact", r->claim, r->row);
         if (strcmp(want->verdict, r->verdict) && (strict || (decided(want->verdict) && decided(r->verdict)))) {
             static const char format[] = "%s %s is %s; the ledger says %s";
             const char *said = *want->verdict ? want->verdict : "nothing yet";
-            if (cfg->timed && run_is_listed(cfg->timed, r->run)) cli_warn(&cfg->common, format, r->claim, r->row, r->verdict, said);
+            if (cfg->timed && run_is_listed(cfg->timed, r->run))
+                cli_warn(&cfg->common, format, r->claim, r->row, r->verdict, said);
             else problem(format, r->claim, r->row, r->verdict, said);
         }
     }
@@ -158,17 +163,20 @@ static int width(const char *text)
 static void put_plain(FILE *out, const char *text)
 {
     static const struct { const char *command, *text; } known[] = {
-        { "lambda", "λ" }, { "sigma", "σ" }, { "eta", "η" }, { "varepsilon", "ε" }, { "epsilon", "ε" }, { "rho", "ρ" }, { "phi", "φ" },
-        { "Phi", "Φ" }, { "mu", "μ" }, { "delta", "δ" }, { "sum", "Σ" }, { "infty", "∞" }, { "le", "≤ " }, { "ge", "≥ " }, { "to", "→ " },
-        { "lVert", "‖" }, { "rVert", "‖" }, { "lvert", "|" }, { "rvert", "|" }, { "sqrt", "√" }, { "times", "×" }, { "cdot", "·" },
-        { "langle", "<" }, { "rangle", ">" }, { "mathcal", "" }, { "mathrm", "" }, { "mathbb", "" }, { "left", "" }, { "right", "" },
+        { "lambda", "λ" }, { "sigma", "σ" }, { "eta", "η" }, { "varepsilon", "ε" }, { "epsilon", "ε" },
+        { "rho", "ρ" }, { "phi", "φ" }, { "Phi", "Φ" }, { "mu", "μ" }, { "delta", "δ" }, { "sum", "Σ" },
+        { "infty", "∞" }, { "le", "≤ " }, { "ge", "≥ " }, { "to", "→ " }, { "lVert", "‖" }, { "rVert", "‖" },
+        { "lvert", "|" }, { "rvert", "|" }, { "sqrt", "√" }, { "times", "×" }, { "cdot", "·" }, { "langle", "<" },
+        { "rangle", ">" }, { "mathcal", "" }, { "mathrm", "" }, { "mathbb", "" }, { "left", "" }, { "right", "" },
     };
     for (const char *p = text; *p;) {
         if (*p == '\\' && isalpha((unsigned char)p[1])) {
             size_t n = 0;
             while (isalpha((unsigned char)p[1 + n])) n++;
             size_t k = 0;
-            while (k < sizeof known / sizeof *known && (strlen(known[k].command) != n || strncmp(known[k].command, p + 1, n))) k++;
+            while (k < sizeof known / sizeof *known
+                   && (strlen(known[k].command) != n || strncmp(known[k].command, p + 1, n)))
+                k++;
             if (k < sizeof known / sizeof *known) {
                 fputs(known[k].text, out);
                 p += 1 + n;
@@ -268,9 +276,11 @@ static void print_tally(FILE *out, const struct ledger *l, const struct verdict_
     fprintf(out, "%zu rows: %zu preregistered, %zu exact, %zu exploratory; %zu more measure what another row does\n",
            by[ROW_PREREGISTERED] + by[ROW_EXACT] + by[ROW_EXPLORATORY], by[ROW_PREREGISTERED], by[ROW_EXACT],
            by[ROW_EXPLORATORY], t->duplicates);
-    fprintf(out, "%zu intervals of %g %%: were they independent, one or more misses with a chance of %.0f %%\n", t->intervals,
+    fprintf(out, "%zu intervals of %g %%: were they independent, one or more misses with a chance of %.0f %%\n",
+            t->intervals,
            100.0 * VERDICT_LEVEL, 100.0 * t->miss_chance);
-    fprintf(out, "Holm, one false verdict among all with a chance of %g %%: %zu of %zu decided rows stand", 100.0 * FAMILY_RATE,
+    fprintf(out, "Holm, one false verdict among all with a chance of %g %%: %zu of %zu decided rows stand",
+            100.0 * FAMILY_RATE,
            t->standing, t->decided);
     const char *before = "; undecided then:";
     for (size_t i = 0; i < l->num_rows && t->standing < t->decided; i++) {
@@ -283,7 +293,8 @@ static void print_tally(FILE *out, const struct ledger *l, const struct verdict_
     fputc('\n', out);
 }
 
-static int write_table(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v, const struct tally *t)
+static int write_table(const struct config *cfg, const struct ledger *l, const struct verdict_rows *v,
+                       const struct tally *t)
 {
     char why[256];
     struct atomic_file *file;
@@ -291,7 +302,8 @@ static int write_table(const struct config *cfg, const struct ledger *l, const s
     if (atomic_file_open(path, &file, why, sizeof why)) return cli_fail(&cfg->common, EXIT_FAILED, "%s: %s", path, why);
     print_table(atomic_file_stream(file), cfg, l, v, t);
     if (!cfg->claim) print_tally(atomic_file_stream(file), l, v, t);
-    return atomic_file_commit(file, why, sizeof why) ? cli_fail(&cfg->common, EXIT_FAILED, "%s: %s", path, why) : EXIT_DONE;
+    return atomic_file_commit(file, why, sizeof why) ? cli_fail(&cfg->common, EXIT_FAILED, "%s: %s", path, why)
+        : EXIT_DONE;
 }
 
 int main(int argc, char **argv)

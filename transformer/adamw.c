@@ -34,7 +34,8 @@ static size_t cut(struct parameter *parameters, size_t count, struct piece *piec
     for (size_t p = 0; p < count; p++) {
         const size_t size = parameters[p].grad ? parameters[p].rows * parameters[p].cols : 0;
         for (size_t at = 0; at < size; at += PIECE, n++)
-            if (pieces) pieces[n] = (struct piece){ &parameters[p], at, size - at < PIECE ? size - at : PIECE, *total + at };
+            if (pieces)
+                pieces[n] = (struct piece){ &parameters[p], at, size - at < PIECE ? size - at : PIECE, *total + at };
         *total += size;
     }
     return n;
@@ -98,7 +99,8 @@ static void update_task(void *context, size_t task, int thread)
         .rate = (float)(lr / (1.0 - pow(o->beta1, t))), .root_correction = (float)(1.0 / sqrt(1.0 - pow(o->beta2, t))),
         .keep = (float)(1.0 - (piece->parameter->decay ? lr * o->weight_decay : 0.0)) };
     float *m = p->a->state + piece->at;
-    p->kernels.update(piece->count, &c, piece->parameter->grad + piece->offset, m, m + p->a->total, piece->parameter->value + piece->offset);
+    p->kernels.update(piece->count, &c, piece->parameter->grad + piece->offset, m, m + p->a->total,
+                      piece->parameter->value + piece->offset);
 }
 
 int adamw_step(struct adamw *a, double lr, double head_lr, int num_threads, double *norm)

@@ -4,7 +4,8 @@
  *   m  = beta1 m + (1 - beta1) g                 v = beta2 v + (1 - beta2) g^2
  *   value = value - lr ( (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay value )
  *
- * with lr of the parameter's group; decay only where parameter.decay says so. The same bits for any number of threads. */
+ * with lr of the parameter's group; decay only where parameter.decay says so. The same bits for any number of
+ * threads. */
 #ifndef TRANSFORMER_ADAMW_H
 #define TRANSFORMER_ADAMW_H
 #include "transformer/model.h"
@@ -30,8 +31,8 @@ float *adamw_state(struct adamw *adamw);
 uint64_t adamw_time(const struct adamw *adamw);
 void adamw_set_time(struct adamw *adamw, uint64_t t);
 
-/* Factor of the learning rate at step 0 .. num_steps - 1: linear warm-up over warmup (a fraction of all steps), then the
- * schedule. */
+/* Factor of the learning rate at step 0 .. num_steps - 1: linear warm-up over warmup (a fraction of all steps), then
+ * the schedule. */
 enum lr_schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
 double lr_factor(enum lr_schedule schedule, double warmup, size_t step, size_t num_steps);
 

@@ -4,10 +4,11 @@
 
 #include "common/isa.h"
 
-void ISA_NAME(adamw_update)(size_t n, const struct adamw_coefficients *c, const float *restrict grad, float *restrict m, float *restrict v,
-                            float *restrict value)
+void ISA_NAME(adamw_update)(size_t n, const struct adamw_coefficients *c, const float *restrict grad, float *restrict m,
+                            float *restrict v, float *restrict value)
 {
-    const float b1 = c->beta1, b2 = c->beta2, scale = c->scale, rate = c->rate, root = c->root_correction, eps = c->eps, keep = c->keep;
+    const float b1 = c->beta1, b2 = c->beta2, scale = c->scale, rate = c->rate, root = c->root_correction, eps = c->eps,
+        keep = c->keep;
     for (size_t i = 0; i < n; i++) {
         const float g = scale * grad[i];
         m[i] = b1 * m[i] + (1.0f - b1) * g;

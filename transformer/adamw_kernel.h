@@ -13,7 +13,8 @@ struct adamw_coefficients {
     float keep;                     /* 1 - lr weight_decay */
 };
 
-typedef void adamw_update(size_t n, const struct adamw_coefficients *c, const float *grad, float *m, float *v, float *value);
+typedef void adamw_update(size_t n, const struct adamw_coefficients *c, const float *grad, float *m, float *v,
+                          float *value);
 typedef double adamw_square(size_t n, const float *x);
 
 /* m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, value = keep value - rate m / (sqrt(v) correction + eps). */

@@ -108,8 +108,8 @@ static int options_status(const struct adapter_options *o, size_t num_layers, st
 
 /* ---- an adapter of a model ---------------------------------------------------------------------------- */
 
-int adapter_open(struct adapter *a, const struct adapter_options *options, const struct adapter_shape *shape, uint64_t seed,
-                 struct reason why)
+int adapter_open(struct adapter *a, const struct adapter_options *options, const struct adapter_shape *shape,
+                 uint64_t seed, struct reason why)
 {
     if ((int)options->method < 0 || options->method >= NUM_ADAPTER_METHODS)
         return refuse(why, GSL_EINVAL, "no such method");

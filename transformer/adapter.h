@@ -59,7 +59,8 @@ struct adapter_options {
     /* ntk, prefix-plus */
     char feature[32];               /* feature.h: "elu1", "taylor:1", "favor:64", ... */
     double bound;                   /* of cheb and minimax */
-    uint64_t feature_seed;          /* stream of favor's omega; 0: the model's seed. model_options gives the one in use */
+    /* stream of favor's omega; 0: the model's seed. model_options gives the one in use */
+    uint64_t feature_seed;
     size_t z_rank;                  /* 0: Z itself; else Z = Z_A Z_B of this rank, Z_B Gaussian, Z_A = 0 */
     enum adapter_k_mode k_mode;     /* ntk */
     double start_mass;              /* ntk: k's mass phi(q).k at the start is about this many units */

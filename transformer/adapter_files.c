@@ -20,12 +20,14 @@ enum { NAME_ROOM = 256, LINE = 256 };
 /* ---- names of modules --------------------------------------------------------------------------------------- */
 
 static const char *const projection_names[NUM_PROJECTIONS] = { "q", "k", "v", "o", "fc1", "fc2" };
-static const char *const bert_modules[NUM_PROJECTIONS] = { "attention.self.query", "attention.self.key", "attention.self.value",
-                                                           "attention.output.dense", "intermediate.dense", "output.dense" };
-static const char *const mpnet_modules[NUM_PROJECTIONS] = { "attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o",
-                                                            "intermediate.dense", "output.dense" };
-static const char *const vit_modules[NUM_PROJECTIONS] = { "attention.attention.query", "attention.attention.key", "attention.attention.value",
-                                                          "attention.output.dense", "intermediate.dense", "output.dense" };
+static const char *const bert_modules[NUM_PROJECTIONS] = { "attention.self.query", "attention.self.key",
+                                                           "attention.self.value", "attention.output.dense",
+                                                           "intermediate.dense", "output.dense" };
+static const char *const mpnet_modules[NUM_PROJECTIONS] = { "attention.attn.q", "attention.attn.k", "attention.attn.v",
+                                                            "attention.attn.o", "intermediate.dense", "output.dense" };
+static const char *const vit_modules[NUM_PROJECTIONS] = { "attention.attention.query", "attention.attention.key",
+                                                          "attention.attention.value", "attention.output.dense",
+                                                          "intermediate.dense", "output.dense" };
 
 /* gate and up are one matrix here: no module of PEFT's. */
 static const char *const llama_modules[NUM_PROJECTIONS] = { "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
@@ -51,7 +53,8 @@ static struct owner owner_of_model(struct model *m)
                            .hidden = model_hidden_size(m), .num_heads = b->config.num_heads,
                            .kv_width = model_hidden_size(m), .num_classes = model_num_classes(m), .base = b->name,
                            .blocks = "encoder.layer", .modules = kind == BACKBONE_BERT ? bert_modules
-                                                                 : kind == BACKBONE_MPNET ? mpnet_modules : vit_modules };
+                                                                 : kind == BACKBONE_MPNET ? mpnet_modules
+                                                                     : vit_modules };
 }
 
 static struct owner owner_of_decoder(struct decoder_model *m, const char *base)
@@ -65,8 +68,8 @@ static struct owner owner_of_decoder(struct decoder_model *m, const char *base)
                            .modules = llama_modules };
 }
 
-/* Whether the prefix is written as PEFT's prompt_embeddings: of a decoder, one of all blocks without an MLP whose keys turn
- * as those of its file do. */
+/* Whether the prefix is written as PEFT's prompt_embeddings: of a decoder, one of all blocks without an MLP whose keys
+ * turn as those of its file do. */
 static bool has_prompt(const struct owner *w)
 {
     const struct adapter_options *o = w->options;
@@ -81,18 +84,21 @@ static const float *prefix_rows(const struct owner *w, size_t layer, int value)
 }
 
 static const struct { enum adapter_method method; const char *type; } peft_types[] = {
-    { ADAPTER_LORA, "LORA" }, { ADAPTER_PTUNING, "PREFIX_TUNING" }, { ADAPTER_NTK, "NTK_ATTENTION" }, { ADAPTER_PREFIX_PLUS, "PREFIX_PLUS" },
+    { ADAPTER_LORA, "LORA" }, { ADAPTER_PTUNING, "PREFIX_TUNING" }, { ADAPTER_NTK, "NTK_ATTENTION" },
+    { ADAPTER_PREFIX_PLUS, "PREFIX_PLUS" },
     { ADAPTER_TIED_PREFIX, "TIED_PREFIX" }, { ADAPTER_FULL, "FULL" }, { ADAPTER_HEAD, "HEAD" },
 };
 
-/* ---- writing -------------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 /* Opens DIR/NAME, lets `body` write, puts it in place. */
-static int write_file(const char *dir, const char *name, int (*body)(FILE *stream, void *context), void *context, struct reason why)
+static int write_file(const char *dir, const char *name, int (*body)(FILE *stream, void *context), void *context,
+                      struct reason why)
 {
     char path[PATH_MAX], cause[LINE];
     struct atomic_file *file;
-    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path) return refuse(why, GSL_EINVAL, "%s: the path is too long", name);
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
+        return refuse(why, GSL_EINVAL, "%s: the path is too long", name);
     int status = atomic_file_open(path, &file, cause, sizeof cause);
     if (status) return refuse(why, status, "%s: %s", path, cause);
     if ((status = body(atomic_file_stream(file), context))) {
@@ -127,7 +133,8 @@ static void list_add(struct tensor_list *l, const char *name, float *data, size_
     }
     char *own = strdup(name);
     if (!own) l->failed = true;
-    else l->list[l->count++] = (struct tensor){ .name = own, .rank = flat ? 1 : 2, .dims = { flat ? cols : rows, cols, 0, 0 }, .data = data };
+    else l->list[l->count++] = (struct tensor){ .name = own, .rank = flat ? 1 : 2,
+                                                .dims = { flat ? cols : rows, cols, 0, 0 }, .data = data };
 }
 
 static void list_free(struct tensor_list *l)
@@ -143,7 +150,8 @@ static int write_tensors(FILE *stream, void *context)
     return l->failed ? GSL_ENOMEM : tensors_write(stream, l->list, l->count, metadata);
 }
 
-/* layer.3.q.lora_A -> base_model.model.encoder.layer.3.attention.self.query.lora_A.weight; false: it is none of LoRA's. */
+/* layer.3.q.lora_A -> base_model.model.encoder.layer.3.attention.self.query.lora_A.weight; false: it is none of
+ * LoRA's. */
 static bool lora_name(const struct owner *w, const char *name, char *out)
 {
     size_t layer;
@@ -151,7 +159,8 @@ static bool lora_name(const struct owner *w, const char *name, char *out)
     if (sscanf(name, "layer.%zu.%7[a-z0-9].lora_%7s", &layer, projection, side) != 3) return false;
     for (int p = 0; p < NUM_PROJECTIONS; p++)
         if (!strcmp(projection, projection_names[p])) {
-            snprintf(out, NAME_ROOM, "base_model.model.%s.%zu.%s.lora_%s.weight", w->blocks, layer, w->modules[p], side);
+            snprintf(out, NAME_ROOM, "base_model.model.%s.%zu.%s.lora_%s.weight", w->blocks, layer, w->modules[p],
+                     side);
             return true;
         }
     return false;
@@ -166,7 +175,8 @@ static float *gather_prefix(const struct owner *w, size_t *cols)
     for (size_t l = 0; all && l < layers; l++)
         for (int value = 0; value < 2; value++) {
             const float *from = prefix_rows(w, l, value);
-            for (size_t r = 0; from && r < m; r++) memcpy(all + r * *cols + (2 * l + (size_t)value) * h, from + r * h, h * sizeof *all);
+            for (size_t r = 0; from && r < m; r++)
+                memcpy(all + r * *cols + (2 * l + (size_t)value) * h, from + r * h, h * sizeof *all);
         }
     return all;
 }
@@ -179,10 +189,12 @@ static json_t *config_of(const struct owner *w, enum model_pool pool, const char
         if (peft_types[i].method == o->method) type = peft_types[i].type;
     json_t *names = json_array();
     for (size_t c = 0; c < w->num_classes; c++) json_array_append_new(names, json_string(class_names[c]));
-    json_t *own = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:s, s:f, s:i, s:s, s:f, s:b, s:b, s:b, s:I, s:o}", "method", adapter_method_name(o->method), "pool",
-                            pool == POOL_CLS ? "cls" : "mean", "first_layer", o->first_layer, "last_layer", o->last_layer, "alpha", o->alpha, "init_scale",
-                            o->init_scale, "feature", o->feature, "bound", o->bound, "z_rank", (int)o->z_rank, "k_mode", adapter_k_mode_name(o->k_mode),
-                            "start_mass", o->start_mass, "units", o->units, "whiten", o->whiten, "shift_positions",
+    json_t *own = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:s, s:f, s:i, s:s, s:f, s:b, s:b, s:b, s:I, s:o}",
+                            "method", adapter_method_name(o->method), "pool", pool == POOL_CLS ? "cls" : "mean",
+                            "first_layer", o->first_layer, "last_layer", o->last_layer, "alpha", o->alpha, "init_scale",
+                            o->init_scale, "feature", o->feature, "bound", o->bound, "z_rank", (int)o->z_rank, "k_mode",
+                            adapter_k_mode_name(o->k_mode), "start_mass", o->start_mass, "units", o->units, "whiten",
+                                o->whiten, "shift_positions",
                             o->shift_positions, "num_layers", (json_int_t)w->num_layers, "class_names", names);
     /* As a word: JSON's integers are signed. */
     char seed[32];
@@ -192,8 +204,9 @@ static json_t *config_of(const struct owner *w, enum model_pool pool, const char
     if (own && w->decoder)
         json_object_set_new(own, "rotation", json_string(decoder_model_options(w->decoder)->rotation == DECODER_ROTATED
                                                              ? "rotated" : "unrotated"));
-    json_t *config = json_pack("{s:s, s:s, s:b, s:s, s:o}", "peft_type", type, "base_model_name_or_path", w->base, "inference_mode", 1, "task_type",
-                               w->decoder ? "CAUSAL_LM" : "FEATURE_EXTRACTION", "prefix_ntk", own);
+    json_t *config = json_pack("{s:s, s:s, s:b, s:s, s:o}", "peft_type", type, "base_model_name_or_path", w->base,
+                               "inference_mode", 1, "task_type", w->decoder ? "CAUSAL_LM" : "FEATURE_EXTRACTION",
+                               "prefix_ntk", own);
     if (!config) return NULL;
     if (o->method == ADAPTER_LORA) {
         json_t *targets = json_array();
@@ -201,14 +214,17 @@ static json_t *config_of(const struct owner *w, enum model_pool pool, const char
             if (o->targets & 1u << p) json_array_append_new(targets, json_string(w->modules[p]));
         json_t *layers = json_array();
         for (int l = o->first_layer; l <= o->last_layer; l++) json_array_append_new(layers, json_integer(l));
-        json_object_update_new(config, json_pack("{s:I, s:f, s:o, s:o, s:f, s:s, s:b}", "r", (json_int_t)o->rank, "lora_alpha", o->alpha, "target_modules",
-                                                 targets, "layers_to_transform", layers, "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 0));
+        json_object_update_new(config, json_pack("{s:I, s:f, s:o, s:o, s:f, s:s, s:b}", "r", (json_int_t)o->rank,
+                                                 "lora_alpha", o->alpha, "target_modules", targets,
+                                                 "layers_to_transform", layers, "lora_dropout", 0.0, "bias", "none",
+                                                 "fan_in_fan_out", 0));
     }
     if (o->method == ADAPTER_PTUNING || o->method == ADAPTER_TIED_PREFIX)
-        json_object_update_new(config, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "num_virtual_tokens", (json_int_t)o->prefix_len, "token_dim",
-                                                 (json_int_t)w->kv_width, "num_attention_heads", (json_int_t)w->num_heads, "num_layers",
-                                                 (json_int_t)w->num_layers, "num_transformer_submodules", (json_int_t)1, "prefix_projection", 0,
-                                                 "encoder_hidden_size", (json_int_t)w->hidden));
+        json_object_update_new(config, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "num_virtual_tokens",
+                                                 (json_int_t)o->prefix_len, "token_dim", (json_int_t)w->kv_width,
+                                                 "num_attention_heads", (json_int_t)w->num_heads, "num_layers",
+                                                 (json_int_t)w->num_layers, "num_transformer_submodules", (json_int_t)1,
+                                                 "prefix_projection", 0, "encoder_hidden_size", (json_int_t)w->hidden));
     return config;
 }
 
@@ -243,7 +259,8 @@ static int write_values(const char *dir, const struct owner *w, struct reason wh
     return status;
 }
 
-static int write_owner(const char *dir, const struct owner *w, enum model_pool pool, const char *const *class_names, struct reason why)
+static int write_owner(const char *dir, const struct owner *w, enum model_pool pool, const char *const *class_names,
+                       struct reason why)
 {
     if (mkdir(dir, 0777) && errno != EEXIST) return refuse(why, GSL_EFAILED, "%s: %s", dir, strerror(errno));
     json_t *config = config_of(w, pool, class_names);
@@ -254,26 +271,28 @@ static int write_owner(const char *dir, const struct owner *w, enum model_pool p
     return status;
 }
 
-int adapter_files_write(const char *dir, struct model *model, enum model_pool pool, const char *const *class_names, struct reason why)
+int adapter_files_write(const char *dir, struct model *model, enum model_pool pool, const char *const *class_names,
+                        struct reason why)
 {
     const struct owner owner = owner_of_model(model);
     return write_owner(dir, &owner, pool, class_names, why);
 }
 
-int adapter_files_write_decoder(const char *dir, struct decoder_model *model, const char *base, const char *const *class_names,
-                                struct reason why)
+int adapter_files_write_decoder(const char *dir, struct decoder_model *model, const char *base,
+                                const char *const *class_names, struct reason why)
 {
     const struct owner owner = owner_of_decoder(model, base);
     return write_owner(dir, &owner, POOL_MEAN, class_names, why);
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 static int load_config(const char *dir, json_t **out, struct reason why)
 {
     char path[PATH_MAX];
     char line[160];
-    if (snprintf(path, sizeof path, "%s/adapter_config.json", dir) >= (int)sizeof path) return refuse(why, GSL_EINVAL, "the path is too long");
+    if (snprintf(path, sizeof path, "%s/adapter_config.json", dir) >= (int)sizeof path)
+        return refuse(why, GSL_EINVAL, "the path is too long");
     const int status = json_object_read(path, out, (struct reason){ line, sizeof line });
     return status ? refuse(why, status, "%.150s: %s", path, line) : GSL_SUCCESS;
 }
@@ -290,9 +309,11 @@ static size_t size_of(const json_t *config, const char *key, size_t missing)
 static int projection_of(const char *module)
 {
     static const struct { const char *end; enum projection p; } ends[] = {
-        { "attention.output.dense", PROJ_O }, { "intermediate.dense", PROJ_FC1 }, { "output.dense", PROJ_FC2 }, { "query", PROJ_Q }, { "key", PROJ_K },
+        { "attention.output.dense", PROJ_O }, { "intermediate.dense", PROJ_FC1 }, { "output.dense", PROJ_FC2 },
+        { "query", PROJ_Q }, { "key", PROJ_K },
         { "value", PROJ_V }, { "attn.q", PROJ_Q }, { "attn.k", PROJ_K }, { "attn.v", PROJ_V }, { "attn.o", PROJ_O },
-        { "q_proj", PROJ_Q }, { "k_proj", PROJ_K }, { "v_proj", PROJ_V }, { "o_proj", PROJ_O }, { "gate_up_proj", PROJ_FC1 },
+        { "q_proj", PROJ_Q }, { "k_proj", PROJ_K }, { "v_proj", PROJ_V }, { "o_proj", PROJ_O },
+        { "gate_up_proj", PROJ_FC1 },
         { "down_proj", PROJ_FC2 },
     };
     const size_t n = strlen(module);
@@ -311,7 +332,8 @@ static int read_layers(const json_t *layers, struct adapter_options *o, struct r
 {
     const size_t count = json_is_integer(layers) ? 1 : json_array_size(layers);
     json_int_t least = INT_MAX, most = -1;
-    bool good = count <= MAX_BLOCKS && (!layers || json_is_null(layers) || json_is_integer(layers) || json_is_array(layers));
+    bool good = count <= MAX_BLOCKS && (!layers || json_is_null(layers) || json_is_integer(layers)
+                                        || json_is_array(layers));
     if (!good) return refuse(why, GSL_EINVAL, "adapter_config.json: layers_to_transform is no range of blocks");
     for (size_t i = 0; i < count; i++) {
         const json_t *number = json_is_integer(layers) ? layers : json_array_get(layers, i);
@@ -335,10 +357,12 @@ static int refuse_variants(const json_t *config, struct reason why)
     static const char *const keys[] = { "use_rslora", "use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern" };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const json_t *value = json_object_get(config, keys[i]);
-        if (json_is_true(value) || json_object_size(value)) return refuse(why, GSL_EINVAL, "adapter_config.json: %s is not supported", keys[i]);
+        if (json_is_true(value) || json_object_size(value))
+            return refuse(why, GSL_EINVAL, "adapter_config.json: %s is not supported", keys[i]);
     }
     const char *bias = json_string_value(json_object_get(config, "bias"));
-    return bias && strcmp(bias, "none") ? refuse(why, GSL_EINVAL, "adapter_config.json: bias %.40s is not supported", bias) : GSL_SUCCESS;
+    return bias && strcmp(bias, "none")
+        ? refuse(why, GSL_EINVAL, "adapter_config.json: bias %.40s is not supported", bias) : GSL_SUCCESS;
 }
 
 static int read_lora(const json_t *config, struct adapter_options *o, struct reason why)
@@ -352,10 +376,13 @@ static int read_lora(const json_t *config, struct adapter_options *o, struct rea
     for (size_t i = 0; i < json_array_size(targets); i++) {
         const char *module = json_string_value(json_array_get(targets, i));
         const int p = module ? projection_of(module) : -1;
-        if (p < 0) return refuse(why, GSL_EINVAL, "adapter_config.json: target module %.40s is not known", module ? module : "?");
+        if (p < 0)
+            return refuse(why, GSL_EINVAL, "adapter_config.json: target module %.40s is not known", module ? module
+                          : "?");
         o->targets |= 1u << p;
     }
-    if (!o->rank || !o->targets || !(o->alpha > 0.0)) return refuse(why, GSL_EINVAL, "adapter_config.json: r, lora_alpha or target_modules makes no sense");
+    if (!o->rank || !o->targets || !(o->alpha > 0.0))
+        return refuse(why, GSL_EINVAL, "adapter_config.json: r, lora_alpha or target_modules makes no sense");
     return read_layers(json_object_get(config, "layers_to_transform"), o, why);
 }
 
@@ -372,9 +399,11 @@ static bool block_of(const json_t *own, const char *key, int *out)
 static int read_own(const json_t *own, struct adapter_description *d, struct reason why)
 {
     struct adapter_options *o = &d->options;
-    const char *pool = json_string_value(json_object_get(own, "pool")), *feature = json_string_value(json_object_get(own, "feature")),
+    const char *pool = json_string_value(json_object_get(own, "pool")),
+        *feature = json_string_value(json_object_get(own, "feature")),
                *k_mode = json_string_value(json_object_get(own, "k_mode"));
-    if (!pool || !feature || !k_mode || strlen(feature) >= sizeof o->feature || adapter_k_mode_parse(k_mode, &o->k_mode) ||
+    if (!pool || !feature || !k_mode || strlen(feature) >= sizeof o->feature
+        || adapter_k_mode_parse(k_mode, &o->k_mode) ||
         (strcmp(pool, "cls") && strcmp(pool, "mean")))
         return refuse(why, GSL_EINVAL, "adapter_config.json: prefix_ntk: pool, feature or k_mode makes no sense");
     strcpy(o->feature, feature);
@@ -425,7 +454,8 @@ int adapter_files_read(const char *dir, struct adapter_description *out, struct 
             d.options.prefix_len = size_of(config, "num_virtual_tokens", 0);
             /* PEFT's prefixes take the first positions of a text. */
             d.options.shift_positions = d.options.method == ADAPTER_PTUNING;
-            if (!d.options.prefix_len) status = refuse(why, GSL_EINVAL, "adapter_config.json: num_virtual_tokens makes no sense");
+            if (!d.options.prefix_len)
+                status = refuse(why, GSL_EINVAL, "adapter_config.json: num_virtual_tokens makes no sense");
         }
     }
     const json_t *own = json_object_get(config, "prefix_ntk");
@@ -456,7 +486,8 @@ static const struct tensor *find_by_end(const struct tensors *file, const char *
     return NULL;
 }
 
-static int take_tensor(const struct tensors *file, const char *name, float *value, size_t rows, size_t cols, struct reason why)
+static int take_tensor(const struct tensors *file, const char *name, float *value, size_t rows, size_t cols,
+                       struct reason why)
 {
     const struct tensor *t = find_by_end(file, name);
     if (!t) return refuse(why, GSL_EINVAL, "tensor %.120s is missing", name);
@@ -491,7 +522,8 @@ static int load_prefix(const struct tensors *file, const struct owner *w, struct
     return status;
 }
 
-static int load_values(const struct tensors *adapter, const struct tensors *head, const struct owner *w, struct reason why)
+static int load_values(const struct tensors *adapter, const struct tensors *head, const struct owner *w,
+                       struct reason why)
 {
     struct parameter *p = w->parameters;
     const bool prompt = has_prompt(w);
@@ -518,12 +550,14 @@ static int load_owner(const char *dir, const struct owner *w, struct reason why)
 {
     char path[PATH_MAX], cause[LINE];
     struct tensors *adapter = NULL, *head = NULL;
-    if (snprintf(path, sizeof path, "%s/adapter_model.safetensors", dir) >= (int)sizeof path) return refuse(why, GSL_EINVAL, "the path is too long");
+    if (snprintf(path, sizeof path, "%s/adapter_model.safetensors", dir) >= (int)sizeof path)
+        return refuse(why, GSL_EINVAL, "the path is too long");
     int status = tensors_read(path, &adapter, (struct reason){ cause, sizeof cause });
     if (status) return refuse(why, status, "adapter_model.safetensors: %s", cause);
     struct stat st;
     snprintf(path, sizeof path, "%s/head.safetensors", dir);
-    if (!stat(path, &st) && (status = tensors_read(path, &head, (struct reason){ cause, sizeof cause }))) refuse(why, status, "head.safetensors: %s", cause);
+    if (!stat(path, &st) && (status = tensors_read(path, &head, (struct reason){ cause, sizeof cause })))
+        refuse(why, status, "head.safetensors: %s", cause);
     if (!status) status = load_values(adapter, head, w, why);
     tensors_free(head);
     tensors_free(adapter);

@@ -125,7 +125,8 @@ static int fold_head(const struct adapter *a, const struct summary *s, size_t h,
 static int set_prefix(struct adapter *a, size_t layer, const float *K_P, const float *V_P, size_t prefix_len)
 {
     if (!adapter_in_layer(a, layer)) return GSL_EINVAL;
-    if (a->options.z_rank || a->options.whiten || (a->options.k_mode != ADAPTER_K_LOG && a->options.k_mode != ADAPTER_K_LINEAR))
+    if (a->options.z_rank || a->options.whiten || (a->options.k_mode != ADAPTER_K_LOG
+                                                   && a->options.k_mode != ADAPTER_K_LINEAR))
         return GSL_EUNSUP;
     struct attn_fold *fold;
     int status = attn_fold_alloc(((const struct summaries *)a->own)->map, a->head_dim, &fold);

@@ -28,8 +28,8 @@ void summary_start(struct adapter *adapter);
 void summary_prepare_Z(struct adapter *adapter, size_t layer);
 void summary_finish_Z(struct adapter *adapter, size_t layer);
 const feature_map *summary_map(const struct adapter *adapter);
-/* The basis of a block from what its features do (adapter_ops.set_unit): with moment = L L^T, unit * basis = size * L^-T.
- * GSL_ENOMEM. */
+/* The basis of a block from what its features do (adapter_ops.set_unit): with moment = L L^T, unit * basis = size *
+ * L^-T. GSL_ENOMEM. */
 int summary_set_basis(struct adapter *adapter, size_t layer, const struct head_scales *scales);
 
 static inline struct summary *summary_at(const struct adapter *adapter, size_t layer)

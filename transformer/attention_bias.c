@@ -209,7 +209,8 @@ static void fill_slopes(const struct job *job, struct head a, const struct scrat
     const struct ops_kernels *ops = ops_current();
     const size_t h = e->hidden, d = e->head_dim, m = sizes_of(x).prefix, width = m + a.len;
     const float *v = job->state->qkv + a.row * 3 * h + 2 * h + a.head * d;
-    const float *dT = job->d_context + a.row * h + a.head * d, *T = softmax_part(job->state, job->extra) + a.row * h + a.head * d;
+    const float *dT = job->d_context + a.row * h + a.head * d,
+        *T = softmax_part(job->state, job->extra) + a.row * h + a.head * d;
     const attn_row *rows = (const attn_row *)(job->state->attention + a.row * e->heads + a.head * a.len);
     fill_scores(job, a, w);
     if (m)

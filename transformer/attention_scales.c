@@ -116,7 +116,8 @@ static double prefix_log_mass(const struct scale_rows *x, size_t head, size_t i,
     return e.top + log(e.sum);
 }
 
-void attention_prefix_scores(const struct scale_rows *x, const float *K, size_t prefix_len, double *mass, double *spread)
+void attention_prefix_scores(const struct scale_rows *x, const float *K, size_t prefix_len, double *mass,
+                             double *spread)
 {
     for (size_t head = 0; head < x->heads; head++) {
         mass[head] = spread[head] = 0.0;

@@ -49,9 +49,11 @@ static int take(struct making *m, const char *canonical, const char *source, con
     struct tensor *t = (struct tensor *)(uintptr_t)tensors_find(m->file, source);
     if (!t || !t->data) return refuse(m->why, GSL_EINVAL, "tensor %.100s is missing", source);
     if (*size == '-') size = "h";
-    const size_t rank = strlen(size), rows = backbone_extent(c, size[0]), cols = rank > 1 ? backbone_extent(c, size[1]) : 1;
+    const size_t rank = strlen(size), rows = backbone_extent(c, size[0]), cols = rank > 1 ? backbone_extent(c, size[1])
+        : 1;
     if (!has_shape(t, turned ? cols : rows, turned ? rows : cols))
-        return refuse(m->why, GSL_EINVAL, "tensor %.100s is not %zu x %zu", source, turned ? cols : rows, turned ? rows : cols);
+        return refuse(m->why, GSL_EINVAL, "tensor %.100s is not %zu x %zu", source, turned ? cols : rows, turned ? rows
+                      : cols);
     struct backbone *b = m->b;
     if (b->num_tensors == m->room) {
         const size_t room = m->room ? 2 * m->room : 64;
@@ -109,7 +111,8 @@ static int take_part(struct making *m, size_t layer, const struct naming *n, boo
     const size_t matrix = onnx ? onnx_matrix(layer, n->canonical) : 0;
     snprintf(canonical, sizeof canonical, "layer.%zu.%s%s", layer, n->canonical, scale ? "" : ".weight");
     if (matrix) snprintf(source, sizeof source, "onnx::MatMul_%zu", matrix);
-    else snprintf(source, sizeof source, "%sencoder.layer.%zu.%s%s", m->prefix, layer, n->source, scale ? "" : ".weight");
+    else snprintf(source, sizeof source, "%sencoder.layer.%zu.%s%s", m->prefix, layer, n->source,
+                  scale ? "" : ".weight");
     int status = take(m, canonical, source, n->size, matrix > 0);
     if (status || scale) return status;
     const char rows[] = { n->size[0], 0 };
@@ -152,7 +155,8 @@ static int read_normalisation(const char *dir, struct backbone_config *c, struct
     for (size_t i = 0; i < c->channels && i < 3 && !status && mean && std; i++) {
         c->mean[i] = (float)json_number_value(json_array_get(mean, i));
         c->std[i] = (float)json_number_value(json_array_get(std, i));
-        if (!(c->std[i] > 0.0f)) status = refuse(why, GSL_EINVAL, "preprocessor_config.json: image_std is not positive");
+        if (!(c->std[i] > 0.0f))
+            status = refuse(why, GSL_EINVAL, "preprocessor_config.json: image_std is not positive");
     }
     json_decref(json);
     return status;
@@ -163,7 +167,9 @@ static int read_config(struct making *m, const char *dir, const json_t *json)
     const char *type = json_string_value(json_object_get(json, "model_type"));
     for (size_t i = 0; type && backbone_families[i].model_type; i++)
         if (!strcmp(type, backbone_families[i].model_type)) m->family = &backbone_families[i];
-    if (!m->family) return refuse(m->why, GSL_EINVAL, "config.json: model_type %.40s is not bert, mpnet, vit or dinov2", type ? type : "(none)");
+    if (!m->family)
+        return refuse(m->why, GSL_EINVAL, "config.json: model_type %.40s is not bert, mpnet, vit or dinov2",
+                      type ? type : "(none)");
     const struct family *f = m->family;
     struct backbone_config *c = &m->b->config;
     const json_t *act = json_object_get(json, "hidden_act"), *eps = json_object_get(json, "layer_norm_eps");
@@ -178,15 +184,19 @@ static int read_config(struct making *m, const char *dir, const json_t *json)
     c->pre_norm = f->pre_norm;
     c->layer_scale = f->layer_scale;
     c->position_offset = f->position_offset;
-    if (!c->hidden || !c->num_layers || c->num_layers > MAX_LAYERS || !c->num_heads || c->hidden % c->num_heads || !c->mlp_dim || !(c->norm_eps > 0.0))
-        return refuse(m->why, GSL_EINVAL, "config.json: hidden_size, num_hidden_layers, num_attention_heads or intermediate_size makes no sense");
+    if (!c->hidden || !c->num_layers || c->num_layers > MAX_LAYERS || !c->num_heads || c->hidden % c->num_heads
+        || !c->mlp_dim || !(c->norm_eps > 0.0))
+        return refuse(m->why, GSL_EINVAL,
+                      "config.json: hidden_size, num_hidden_layers, num_attention_heads or intermediate_size makes no "
+                      "sense");
     c->default_last_layer = c->num_layers - 1;
     if (f->kind != BACKBONE_VIT) {
         c->vocab_size = number(json, "vocab_size", 0);
         c->max_positions = number(json, "max_position_embeddings", 0);
         c->type_vocab = f->has_types ? number(json, "type_vocab_size", 2) : 0;
         c->relative_buckets = f->relative ? number(json, "relative_attention_num_buckets", 32) : 0;
-        if (!c->vocab_size || c->max_positions <= c->position_offset || (f->has_types && !c->type_vocab) || (f->relative && !c->relative_buckets))
+        if (!c->vocab_size || c->max_positions <= c->position_offset || (f->has_types && !c->type_vocab)
+            || (f->relative && !c->relative_buckets))
             return refuse(m->why, GSL_EINVAL, "config.json: vocab_size or max_position_embeddings makes no sense");
         return GSL_SUCCESS;
     }
@@ -206,7 +216,8 @@ static int open_directory(struct making *m, const char *dir)
     char path[PATH_SIZE];
     char line[256];
     const struct reason inner = { line, sizeof line };
-    if (snprintf(path, sizeof path, "%s/config.json", dir) >= (int)sizeof path - 32) return refuse(m->why, GSL_EINVAL, "the path is too long");
+    if (snprintf(path, sizeof path, "%s/config.json", dir) >= (int)sizeof path - 32)
+        return refuse(m->why, GSL_EINVAL, "the path is too long");
     const struct reason outer = m->why;
     json_t *json;
     int status = json_object_read(path, &json, inner);
@@ -234,8 +245,10 @@ static int open_dinov2(struct making *m, const char *dir)
     char path[PATH_SIZE], line[256];
     m->family = &backbone_families[3];
     m->b->config = (struct backbone_config){
-        .kind = BACKBONE_VIT, .hidden = 384, .num_layers = 12, .num_heads = 6, .mlp_dim = 1536, .norm_eps = 1e-6, .pre_norm = 1, .layer_scale = 1,
-        .image_size = 518, .patch_size = 14, .channels = 3, .position_grid = 37, .mean = { 0.485f, 0.456f, 0.406f }, .std = { 0.229f, 0.224f, 0.225f },
+        .kind = BACKBONE_VIT, .hidden = 384, .num_layers = 12, .num_heads = 6, .mlp_dim = 1536, .norm_eps = 1e-6,
+        .pre_norm = 1, .layer_scale = 1,
+        .image_size = 518, .patch_size = 14, .channels = 3, .position_grid = 37, .mean = { 0.485f, 0.456f, 0.406f },
+        .std = { 0.229f, 0.224f, 0.225f },
         .default_last_layer = 10 };
     m->prefix = "backbone.";
     snprintf(path, sizeof path, "%s/model.onnx", dir);
@@ -247,7 +260,8 @@ static int open_dinov2(struct making *m, const char *dir)
     const size_t h = m->b->config.hidden, patches = 37 * 37;
     if (!cls || !grid || tensor_size(cls) != h || tensor_size(grid) != patches * h)
         return refuse(m->why, GSL_EINVAL, "model.onnx: no positions of %zu patches", patches);
-    struct tensor position = { .name = strdup("backbone.embeddings.position_embeddings"), .rank = 2, .dims = { 1 + patches, h, 0, 0 },
+    struct tensor position = { .name = strdup("backbone.embeddings.position_embeddings"), .rank = 2,
+                               .dims = { 1 + patches, h, 0, 0 },
                                .data = malloc((1 + patches) * h * sizeof(float)) };
     if (!position.name || !position.data || tensors_append(m->file, &position)) {
         free(position.name);
@@ -285,7 +299,8 @@ int backbone_open(const char *name_or_dir, struct backbone **out, struct reason 
     if (!entry) strcpy(dir, name_or_dir);
     else if (entry->committed) data_committed(entry->name, dir);
     else data_folder(entry->name, dir);
-    if (access(dir, F_OK) && entry) return refuse(why, GSL_EINVAL, "not in the cache (data/fetch.sh %s fetches it)", entry->name);
+    if (access(dir, F_OK) && entry)
+        return refuse(why, GSL_EINVAL, "not in the cache (data/fetch.sh %s fetches it)", entry->name);
     if (access(dir, F_OK)) {
         struct nearest near = nearest_start(name_or_dir, strlen(name_or_dir));
         for (size_t i = 0; i < sizeof registry / sizeof *registry; i++) nearest_try(&near, registry[i].name);
@@ -307,8 +322,9 @@ int backbone_open(const char *name_or_dir, struct backbone **out, struct reason 
 int backbone_hash(const struct backbone *b, uint64_t *hash, struct reason why)
 {
     const struct backbone_config *c = &b->config;
-    const double numbers[] = { c->kind, (double)c->num_heads, c->norm_eps, c->pre_norm, (double)c->position_offset, (double)c->patch_size,
-                               (double)c->position_grid, c->mean[0], c->mean[1], c->mean[2], c->std[0], c->std[1], c->std[2] };
+    const double numbers[] = { c->kind, (double)c->num_heads, c->norm_eps, c->pre_norm, (double)c->position_offset,
+                               (double)c->patch_size, (double)c->position_grid, c->mean[0], c->mean[1], c->mean[2],
+                               c->std[0], c->std[1], c->std[2] };
     *hash = hash_bytes(*hash, numbers, sizeof numbers);
     for (size_t i = 0; i < b->num_tensors; i++) {
         const struct tensor *t = &b->tensors[i];

@@ -46,9 +46,9 @@ struct backbone {
 struct backbone_entry { const char *name, *summary; int committed; };
 const struct backbone_entry *backbone_list(size_t *count);
 
-/* NAME (of backbone_list, looked for by data/folder.h) or a Hugging Face directory: config.json with model_type bert, mpnet,
- * vit or dinov2, model.safetensors, for text vocab.txt. GSL_EFAILED a file cannot be read, GSL_EINVAL it is not what it
- * should be or not there, GSL_EDOM a weight is not finite, GSL_ENOMEM; one line in *why. */
+/* NAME (of backbone_list, looked for by data/folder.h) or a Hugging Face directory: config.json with model_type bert,
+ * mpnet, vit or dinov2, model.safetensors, for text vocab.txt. GSL_EFAILED a file cannot be read, GSL_EINVAL it is not
+ * what it should be or not there, GSL_EDOM a weight is not finite, GSL_ENOMEM; one line in *why. */
 int backbone_open(const char *name_or_dir, struct backbone **out, struct reason why);
 void backbone_free(struct backbone *backbone);                                           /* accepts NULL */
 
@@ -59,11 +59,13 @@ int backbone_hash(const struct backbone *backbone, uint64_t *hash, struct reason
 const struct tensor *backbone_tensor(const struct backbone *backbone, const char *name);
 
 /* Writes a Hugging Face directory that backbone_open reads back: config.json, model.safetensors, and for images
- * preprocessor_config.json. Of the families bert and vit. GSL_EFAILED, GSL_ENOMEM, GSL_EUNSUP another family; one line in *why. */
+ * preprocessor_config.json. Of the families bert and vit. GSL_EFAILED, GSL_ENOMEM, GSL_EUNSUP another family; one line
+ * in *why. */
 int backbone_write(const char *dir, const struct backbone *backbone, struct reason why);
 
 /* Random weights of a configuration, for pretraining and tests: matrices N(0, 0.02^2), biases 0, norms 1 and 0, layer
- * scale 1; jitter widens every standard deviation (that of biases and norms from 0). A function of the seed. GSL_ENOMEM. */
+ * scale 1; jitter widens every standard deviation (that of biases and norms from 0). A function of the seed.
+ * GSL_ENOMEM. */
 int backbone_random(const struct backbone_config *config, double jitter, uint64_t seed, struct backbone **out);
 
 #endif

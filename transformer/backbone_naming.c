@@ -36,14 +36,16 @@ static const struct naming mpnet_block[] = {
     { NULL, NULL, NULL }
 };
 static const struct naming vit_block[] = {
-    { "norm1", "layernorm_before", "h" }, { "q", "attention.attention.query", "hh" }, { "k", "attention.attention.key", "hh" },
-    { "v", "attention.attention.value", "hh" }, { "o", "attention.output.dense", "hh" }, { "norm2", "layernorm_after", "h" },
+    { "norm1", "layernorm_before", "h" }, { "q", "attention.attention.query", "hh" },
+    { "k", "attention.attention.key", "hh" }, { "v", "attention.attention.value", "hh" },
+    { "o", "attention.output.dense", "hh" }, { "norm2", "layernorm_after", "h" },
     { "fc1", "intermediate.dense", "mh" }, { "fc2", "output.dense", "hm" }, { NULL, NULL, NULL }
 };
 static const struct naming dinov2_block[] = {
     { "norm1", "norm1", "h" }, { "q", "attention.attention.query", "hh" }, { "k", "attention.attention.key", "hh" },
-    { "v", "attention.attention.value", "hh" }, { "o", "attention.output.dense", "hh" }, { "scale1", "layer_scale1.lambda1", "-" },
-    { "norm2", "norm2", "h" }, { "fc1", "mlp.fc1", "mh" }, { "fc2", "mlp.fc2", "hm" }, { "scale2", "layer_scale2.lambda1", "-" },
+    { "v", "attention.attention.value", "hh" }, { "o", "attention.output.dense", "hh" },
+    { "scale1", "layer_scale1.lambda1", "-" }, { "norm2", "norm2", "h" }, { "fc1", "mlp.fc1", "mh" },
+    { "fc2", "mlp.fc2", "hm" }, { "scale2", "layer_scale2.lambda1", "-" },
     { NULL, NULL, NULL }
 };
 

@@ -21,7 +21,8 @@ extern const struct family backbone_families[];     /* ended by model_type NULL 
 /* Whether a family with these flags has the global tensor. */
 bool family_has(const struct family *family, const struct naming *global);
 
-/* h hidden, m MLP, v vocabulary, p positions, t types, q patches and class token, c channels patch^2, b buckets, a heads. */
+/* h hidden, m MLP, v vocabulary, p positions, t types, q patches and class token, c channels patch^2, b buckets, a
+ * heads. */
 size_t backbone_extent(const struct backbone_config *config, char letter);
 
 #endif

@@ -41,7 +41,8 @@ static int train_linear(struct decoder_model *m, size_t layer, struct linear *w,
     for (size_t i = 0; i < num_parts && !status; i++) {
         char name[64];
         snprintf(name, sizeof name, "layer.%zu.%s.weight", layer, parts[i].name);
-        status = parameters_add(&m->parameters, name, value, grad, parts[i].rows, cols, parts[i].rows > 1, PARAM_BACKBONE);
+        status = parameters_add(&m->parameters, name, value, grad, parts[i].rows, cols, parts[i].rows > 1,
+                                PARAM_BACKBONE);
         value += parts[i].rows * cols;
         grad += parts[i].rows * cols;
     }
@@ -52,7 +53,8 @@ static int train_norm(struct decoder_model *m, const char *name, struct norm *no
 {
     float *value = copy(m, norm->weight, m->config.hidden, &norm->d_weight);
     norm->weight = value;
-    return value ? parameters_add(&m->parameters, name, value, norm->d_weight, 1, m->config.hidden, 0, PARAM_BACKBONE) : GSL_ENOMEM;
+    return value ? parameters_add(&m->parameters, name, value, norm->d_weight, 1, m->config.hidden, 0, PARAM_BACKBONE)
+        : GSL_ENOMEM;
 }
 
 static int train_block(struct decoder_model *m, size_t layer)
@@ -91,7 +93,8 @@ static int open_classifier(struct decoder_model *m)
     }
     free(x);
     if (!status) status = parameters_add(&m->parameters, "head.weight", weight, m->d_output, n, h, n > 1, PARAM_HEAD);
-    if (!status) status = parameters_add(&m->parameters, "head.bias", m->output_bias, m->d_output_bias, 1, n, 0, PARAM_HEAD);
+    if (!status)
+        status = parameters_add(&m->parameters, "head.bias", m->output_bias, m->d_output_bias, 1, n, 0, PARAM_HEAD);
     return status;
 }
 

@@ -77,8 +77,8 @@ size_t decoder_model_bytes(const struct decoder_model *model, size_t max_rows, s
 /* Plans all memory for batches of at most max_rows rows in texts of at most max_len. GSL_ENOMEM. */
 int decoder_model_reserve(struct decoder_model *model, size_t max_rows, size_t max_len, int training, int num_threads);
 
-/* The unit of a summary and its basis, as model_calibrate: the mass is that of the text that a row sees, the features are
- * those of the queries that meet the summary. Once, before training. GSL_ENOMEM, and as decoder_model_forward. */
+/* The unit of a summary and its basis, as model_calibrate: the mass is that of the text that a row sees, the features
+ * are those of the queries that meet the summary. Once, before training. GSL_ENOMEM, and as decoder_model_forward. */
 int decoder_model_calibrate(struct decoder_model *model, const struct decoder_batch *batch);
 
 /* training 1 keeps what decoder_model_backward needs (the batch's arrays must stay until then). GSL_EINVAL a batch

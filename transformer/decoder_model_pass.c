@@ -307,8 +307,8 @@ static struct scale_rows scale_rows_of(const struct decoder_model *m, size_t lay
     };
 }
 
-/* Blocks `first` to the last of the base model, nothing adapted; after each, the unit of the adapter `ops` from what its
- * attention did. numbers: scratch. */
+/* Blocks `first` to the last of the base model, nothing adapted; after each, the unit of the adapter `ops` from what
+ * its attention did. numbers: scratch. */
 static int calibrate_blocks(struct decoder_model *m, const struct adapter_ops *ops, size_t first, const float *output,
                             double *numbers)
 {

@@ -348,7 +348,8 @@ int decoder_open(const char *name_or_path, const char *cache_dir, struct decoder
     struct nearest near = nearest_start(name_or_path, strlen(name_or_path));
     nearest_try(&near, known);
     if (!named && near.name && access(name_or_path, F_OK))
-        return refuse(why, GSL_EINVAL, "%.200s: neither a decoder's name nor a file or folder; is it %s?", name_or_path, known);
+        return refuse(why, GSL_EINVAL, "%.200s: neither a decoder's name nor a file or folder; is it %s?", name_or_path,
+                      known);
     if (!cache_dir) data_folder(known, folder);
     else snprintf(folder, sizeof folder, "%s/%s", cache_dir, known);
     if (named) snprintf(path, sizeof path, "%s/model.gguf", folder);

@@ -221,7 +221,8 @@ static int block_backward(struct encoder *e, size_t layer, float *grad, int belo
     if (!through && !prepares && !b->o.d_weight && !b->o.d_bias && !b->d_scale1 && !adapts(e, layer, PROJ_O))
         return GSL_SUCCESS;
     branch = branch_gradient(e, b->scale1, b->d_scale1, s->branch1, grad, e->narrow);
-    /* d_context stands in the block's output, which nothing reads any more: narrow may hold the branch, wide gets d_qkv. */
+    /* d_context stands in the block's output, which nothing reads any more: narrow may hold the branch, wide gets
+     * d_qkv. */
     project_backward(e, layer, PROJ_O, &b->o, h, h, s->context, branch, s->output, 0, NULL);
     status = attention_backward(e, s, &extra, s->output, through ? e->wide : NULL);
     if (status) return status;

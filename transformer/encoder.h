@@ -96,7 +96,8 @@ struct encoder {
 /* What a block's attention does on a batch, per head. */
 struct head_scales {
     const double *mean_mass;    /* (heads): mean over rows of A 1, see attention_scales.h */
-    const double *moment;       /* (heads, r, r): mean over rows of w^2 phi(q) phi(q)^T, w = 1 or 1 / (A 1); NULL: not asked */
+    /* (heads, r, r): mean over rows of w^2 phi(q) phi(q)^T, w = 1 or 1 / (A 1); NULL: not asked */
+    const double *moment;
     const double *size;         /* (heads): root mean square of an entry of the attention's result */
 };
 

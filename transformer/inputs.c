@@ -50,7 +50,8 @@ static int tokenize_split(struct inputs *in, const struct wordpiece *w, enum tas
             if (!ids || !types) return GSL_ENOMEM;
         }
         size_t len;
-        const int status = wordpiece_encode(w, set->texts[i], set->texts2 ? set->texts2[i] : NULL, in->max_len, s->ids + at, s->types + at, &len);
+        const int status = wordpiece_encode(w, set->texts[i], set->texts2 ? set->texts2[i] : NULL, in->max_len,
+                                            s->ids + at, s->types + at, &len);
         if (status) return status;
         at += len;
         s->offsets[i + 1] = at;
@@ -67,9 +68,11 @@ static int prepare_text(struct inputs *in, struct reason why)
     int status = wordpiece_open(in->backbone->vocab_path, &w, why);
     if (status) return status;
     if (wordpiece_size(w) > c->vocab_size)
-        status = refuse(why, GSL_EINVAL, "vocab.txt has %zu tokens, the backbone %zu", wordpiece_size(w), c->vocab_size);
+        status = refuse(why, GSL_EINVAL, "vocab.txt has %zu tokens, the backbone %zu", wordpiece_size(w),
+                        c->vocab_size);
     for (int split = 0; split < NUM_TASK_SPLITS && !status; split++)
-        if ((status = tokenize_split(in, w, (enum task_split)split))) refuse(why, status, status == GSL_ENOMEM ? "out of memory" : "max_len is too short");
+        if ((status = tokenize_split(in, w, (enum task_split)split)))
+            refuse(why, status, status == GSL_ENOMEM ? "out of memory" : "max_len is too short");
     wordpiece_free(w);
     return status;
 }
@@ -77,12 +80,16 @@ static int prepare_text(struct inputs *in, struct reason why)
 static int check_options(struct inputs *in, const struct inputs_options *o, struct reason why)
 {
     const struct backbone_config *c = &in->backbone->config;
-    if (in->task->answers) return refuse(why, GSL_EINVAL, "task %.40s wants answers written out: a decoder's", in->task->name);
+    if (in->task->answers)
+        return refuse(why, GSL_EINVAL, "task %.40s wants answers written out: a decoder's", in->task->name);
     if ((in->task->modality == TASK_IMAGE) != (c->kind == BACKBONE_VIT))
-        return refuse(why, GSL_EINVAL, "task %.40s is of %s, the backbone is not", in->task->name, in->task->modality == TASK_IMAGE ? "images" : "texts");
+        return refuse(why, GSL_EINVAL, "task %.40s is of %s, the backbone is not", in->task->name,
+                      in->task->modality == TASK_IMAGE ? "images" : "texts");
     if (c->kind == BACKBONE_VIT) {
         in->image_size = o->image_size ? o->image_size : inputs_default_image_size(in->backbone);
-        if (in->image_size % c->patch_size) return refuse(why, GSL_EINVAL, "image size %zu is no multiple of the patch, %zu", in->image_size, c->patch_size);
+        if (in->image_size % c->patch_size)
+            return refuse(why, GSL_EINVAL, "image size %zu is no multiple of the patch, %zu", in->image_size,
+                          c->patch_size);
         in->longest = 1 + (in->image_size / c->patch_size) * (in->image_size / c->patch_size);
         return GSL_SUCCESS;
     }
@@ -93,8 +100,8 @@ static int check_options(struct inputs *in, const struct inputs_options *o, stru
     return GSL_SUCCESS;
 }
 
-int inputs_alloc(const struct backbone *backbone, const struct task *task, const struct inputs_options *options, struct inputs **out,
-                 struct reason why)
+int inputs_alloc(const struct backbone *backbone, const struct task *task, const struct inputs_options *options,
+                 struct inputs **out, struct reason why)
 {
     struct inputs *in = calloc(1, sizeof *in);
     if (!in) return refuse(why, GSL_ENOMEM, "out of memory");
@@ -175,7 +182,7 @@ double inputs_mean_len(const struct inputs *in, enum task_split split)
     return (double)in->splits[split].offsets[count] / (double)count;
 }
 
-/* ---- frozen lower blocks --------------------------------------------------------------------------------------------- */
+/* ---- frozen lower blocks ----------------------------------------------------------------------------------------- */
 
 static size_t split_bytes(const struct inputs *in, int split)
 {
@@ -190,8 +197,8 @@ size_t inputs_cache_bytes(const struct inputs *in, unsigned splits)
     return bytes;
 }
 
-static int fill_cache(struct inputs *in, struct model *model, size_t layer, enum task_split split, float *cache, struct inputs_batch *b,
-                      size_t batch_seqs)
+static int fill_cache(struct inputs *in, struct model *model, size_t layer, enum task_split split, float *cache,
+                      struct inputs_batch *b, size_t batch_seqs)
 {
     const size_t count = in->task->sets[split].count, h = in->backbone->config.hidden;
     size_t index[1024];
@@ -231,15 +238,18 @@ int inputs_cache(struct inputs *in, struct model *model, size_t layer, unsigned 
     return status;
 }
 
-/* ---- batches ------------------------------------------------------------------------------------------------------------ */
+/* ---- batches ----------------------------------------------------------------------------------------------------- */
 
 int inputs_batch_alloc(const struct inputs *in, size_t max_seqs, struct inputs_batch *out)
 {
     const struct backbone_config *c = &in->backbone->config;
-    const size_t rows = inputs_max_rows(in, max_seqs), image = c->kind == BACKBONE_VIT ? c->channels * in->image_size * in->image_size : 0;
+    const size_t rows = inputs_max_rows(in, max_seqs), image = c->kind == BACKBONE_VIT
+        ? c->channels * in->image_size * in->image_size : 0;
     *out = (struct inputs_batch){
-        .labels = malloc((max_seqs + 1) * sizeof *out->labels), .offsets = malloc((max_seqs + 1) * sizeof *out->offsets),
-        .hidden = malloc((rows * c->hidden + 1) * sizeof *out->hidden), .pixels = malloc((max_seqs * image + 1) * sizeof *out->pixels),
+        .labels = malloc((max_seqs + 1) * sizeof *out->labels),
+        .offsets = malloc((max_seqs + 1) * sizeof *out->offsets),
+        .hidden = malloc((rows * c->hidden + 1) * sizeof *out->hidden),
+        .pixels = malloc((max_seqs * image + 1) * sizeof *out->pixels),
         .ids = malloc((rows + 1) * sizeof *out->ids), .types = malloc((rows + 1) * sizeof *out->types) };
     if (out->labels && out->offsets && out->hidden && out->pixels && out->ids && out->types) return GSL_SUCCESS;
     inputs_batch_free(out);
@@ -257,7 +267,8 @@ void inputs_batch_free(struct inputs_batch *b)
     *b = (struct inputs_batch){ .labels = NULL };
 }
 
-static double sample(const unsigned char *image, size_t height, size_t width, size_t channels, size_t channel, double y, double x)
+static double sample(const unsigned char *image, size_t height, size_t width, size_t channels, size_t channel, double y,
+                     double x)
 {
     const double top = floor(y), left = floor(x), fy = y - top, fx = x - left;
     double sum = 0.0;
@@ -266,13 +277,15 @@ static double sample(const unsigned char *image, size_t height, size_t width, si
             double r = top + dy, c = left + dx;
             r = r < 0.0 ? 0.0 : r > (double)(height - 1) ? (double)(height - 1) : r;
             c = c < 0.0 ? 0.0 : c > (double)(width - 1) ? (double)(width - 1) : c;
-            sum += (dy ? fy : 1.0 - fy) * (dx ? fx : 1.0 - fx) * image[((size_t)r * width + (size_t)c) * channels + channel];
+            sum += (dy ? fy : 1.0 - fy) * (dx ? fx : 1.0 - fx) * image[((size_t)r * width + (size_t)c) * channels
+                                                                       + channel];
         }
     return sum;
 }
 
 /* Channel `to` of the backbone at (y, x). */
-static double value_at(const unsigned char *image, size_t height, size_t width, size_t channels, size_t to, size_t wanted, double y, double x)
+static double value_at(const unsigned char *image, size_t height, size_t width, size_t channels, size_t to,
+                       size_t wanted, double y, double x)
 {
     static const double luma[3] = { 0.299, 0.587, 0.114 };
     if (channels == 1) return sample(image, height, width, 1, 0, y, x);
@@ -282,18 +295,21 @@ static double value_at(const unsigned char *image, size_t height, size_t width, 
     return grey;
 }
 
-void inputs_image(const struct backbone_config *config, const unsigned char *image, size_t height, size_t width, size_t channels, size_t size,
-                  float *pixels)
+void inputs_image(const struct backbone_config *config, const unsigned char *image, size_t height, size_t width,
+                  size_t channels, size_t size, float *pixels)
 {
     const size_t wanted = config->channels, plane = size * size;
     for (size_t row = 0; row < size; row++)
         for (size_t col = 0; col < size; col++) {
-            const double y = ((double)row + 0.5) * (double)height / (double)size - 0.5, x = ((double)col + 0.5) * (double)width / (double)size - 0.5;
+            const double y = ((double)row + 0.5) * (double)height / (double)size - 0.5,
+                x = ((double)col + 0.5) * (double)width / (double)size - 0.5;
             for (size_t c = 0; c < wanted; c++) {
                 /* A grey image has one value for all channels. */
-                const double v = c && channels == 1 ? 0.0 : value_at(image, height, width, channels, c, wanted, y, x) / 255.0;
+                const double v = c && channels == 1 ? 0.0
+                    : value_at(image, height, width, channels, c, wanted, y, x) / 255.0;
                 float *at = pixels + c * plane + row * size + col;
-                *at = c && channels == 1 ? (pixels[row * size + col] * config->std[0] + config->mean[0] - config->mean[c]) / config->std[c]
+                *at = c && channels == 1
+                    ? (pixels[row * size + col] * config->std[0] + config->mean[0] - config->mean[c]) / config->std[c]
                                          : ((float)v - config->mean[c]) / config->std[c];
             }
         }
@@ -306,7 +322,8 @@ void inputs_gather(const struct inputs *in, enum task_split split, const size_t 
     const struct split_rows *s = &in->splits[split];
     const struct backbone_config *c = &in->backbone->config;
     const int cached = s->cache && in->layer <= highest, images = c->kind == BACKBONE_VIT;
-    const size_t h = c->hidden, image = in->task->height * in->task->width * in->task->channels, pixels = c->channels * in->image_size * in->image_size;
+    const size_t h = c->hidden, image = in->task->height * in->task->width * in->task->channels,
+        pixels = c->channels * in->image_size * in->image_size;
     b->offsets[0] = 0;
     for (size_t k = 0; k < num_seqs; k++) {
         const size_t from = s->offsets[index[k]], len = length_of(in, split, index[k]), to = b->offsets[k];
@@ -315,7 +332,8 @@ void inputs_gather(const struct inputs *in, enum task_split split, const size_t 
         if (cached) {
             memcpy(b->hidden + to * h, s->cache + from * h, len * h * sizeof(float));
         } else if (images) {
-            inputs_image(c, set->images + index[k] * image, in->task->height, in->task->width, in->task->channels, in->image_size, b->pixels + k * pixels);
+            inputs_image(c, set->images + index[k] * image, in->task->height, in->task->width, in->task->channels,
+                         in->image_size, b->pixels + k * pixels);
         } else {
             memcpy(b->ids + to, s->ids + from, len * sizeof(int32_t));
             memcpy(b->types + to, s->types + from, len * sizeof(int32_t));

@@ -34,8 +34,8 @@ double inputs_mean_len(const struct inputs *inputs, enum task_split split);
 
 /* Bytes inputs_cache would hold for the splits whose bits (1 << split) are set. */
 size_t inputs_cache_bytes(const struct inputs *inputs, unsigned splits);
-/* Keeps the input of block `layer` of the untouched base model for these splits; a cache of the same layer is extended, of
- * another replaced. The model must be reserved for batch_seqs sequences of inputs_max_rows. GSL_ENOMEM and codes of
+/* Keeps the input of block `layer` of the untouched base model for these splits; a cache of the same layer is extended,
+ * of another replaced. The model must be reserved for batch_seqs sequences of inputs_max_rows. GSL_ENOMEM and codes of
  * model_hidden. */
 int inputs_cache(struct inputs *inputs, struct model *model, size_t layer, unsigned splits, size_t batch_seqs);
 
@@ -55,15 +55,15 @@ struct inputs_batch {
 int inputs_batch_alloc(const struct inputs *inputs, size_t max_seqs, struct inputs_batch *out);
 void inputs_batch_free(struct inputs_batch *b);             /* accepts a zeroed struct */
 
-/* Examples index[0..num_seqs-1] of a split: their rows at the cached block when the split is in the cache and that block is no
- * higher than `highest` (0: not from the cache), else from the beginning. Concurrent calls with batches of their own may run
- * as long as the cache does not change. */
-void inputs_gather(const struct inputs *inputs, enum task_split split, const size_t *index, size_t num_seqs, size_t highest,
-                   struct inputs_batch *b);
+/* Examples index[0..num_seqs-1] of a split: their rows at the cached block when the split is in the cache and that
+ * block is no higher than `highest` (0: not from the cache), else from the beginning. Concurrent calls with batches of
+ * their own may run as long as the cache does not change. */
+void inputs_gather(const struct inputs *inputs, enum task_split split, const size_t *index, size_t num_seqs,
+                   size_t highest, struct inputs_batch *b);
 
 /* Pixels (channels, size, size), normalised, of one image (height, width, channels) of bytes: bilinear between pixel
  * centres, grey repeated, colours to grey by Rec. 601. */
-void inputs_image(const struct backbone_config *config, const unsigned char *image, size_t height, size_t width, size_t channels,
-                  size_t size, float *pixels);
+void inputs_image(const struct backbone_config *config, const unsigned char *image, size_t height, size_t width,
+                  size_t channels, size_t size, float *pixels);
 
 #endif

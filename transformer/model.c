@@ -53,7 +53,8 @@ static const float *weight(struct reading *r, int trained, size_t rows, size_t c
     *grad = NULL;
     const float *data = data_of(r, name, rows, cols);
     if (!data || !trained) return data;
-    float *value = parameters_array(&r->m->parameters, rows * cols), *g = parameters_array(&r->m->parameters, rows * cols);
+    float *value = parameters_array(&r->m->parameters, rows * cols), *g = parameters_array(&r->m->parameters,
+        rows * cols);
     if (!value || !g) {
         r->status = refuse(r->why, GSL_ENOMEM, "no memory for the weights");
         return NULL;
@@ -83,7 +84,8 @@ static void read_qkv(struct reading *r, int trained, struct linear *qkv, size_t 
     static const char *const names[] = { "q", "k", "v" };
     if (r->status) return;
     float *w = parameters_array(&r->m->parameters, 3 * h * h), *b = parameters_array(&r->m->parameters, 3 * h);
-    float *dw = trained ? parameters_array(&r->m->parameters, 3 * h * h) : NULL, *db = trained ? parameters_array(&r->m->parameters, 3 * h) : NULL;
+    float *dw = trained ? parameters_array(&r->m->parameters, 3 * h * h) : NULL, *db = trained
+        ? parameters_array(&r->m->parameters, 3 * h) : NULL;
     if (!w || !b || (trained && (!dw || !db))) {
         r->status = refuse(r->why, GSL_ENOMEM, "no memory for the weights");
         return;
@@ -95,12 +97,14 @@ static void read_qkv(struct reading *r, int trained, struct linear *qkv, size_t 
         const float *data = data_of(r, name, h, h);
         if (!data) return;
         memcpy(w + i * h * h, data, h * h * sizeof *w);
-        if (trained) r->status = parameters_add(&r->m->parameters, name, w + i * h * h, dw + i * h * h, h, h, 1, PARAM_BACKBONE);
+        if (trained)
+            r->status = parameters_add(&r->m->parameters, name, w + i * h * h, dw + i * h * h, h, h, 1, PARAM_BACKBONE);
         snprintf(name, sizeof name, "layer.%zu.%s.bias", layer, names[i]);
         data = data_of(r, name, 1, h);
         if (!data) return;
         memcpy(b + i * h, data, h * sizeof *b);
-        if (trained) r->status = parameters_add(&r->m->parameters, name, b + i * h, db + i * h, 1, h, 0, PARAM_BACKBONE);
+        if (trained)
+            r->status = parameters_add(&r->m->parameters, name, b + i * h, db + i * h, 1, h, 0, PARAM_BACKBONE);
     }
 }
 
@@ -164,8 +168,10 @@ static int open_head(struct model *m, struct reason why)
         for (size_t i = 0; i < h; i++) m->head_weight[c * h + i] = (float)(HEAD_STD * x[i]);
     }
     free(x);
-    if (!status) status = parameters_add(&m->parameters, "head.weight", m->head_weight, m->d_head_weight, n, h, 1, PARAM_HEAD);
-    if (!status) status = parameters_add(&m->parameters, "head.bias", m->head_bias, m->d_head_bias, 1, n, 0, PARAM_HEAD);
+    if (!status)
+        status = parameters_add(&m->parameters, "head.weight", m->head_weight, m->d_head_weight, n, h, 1, PARAM_HEAD);
+    if (!status)
+        status = parameters_add(&m->parameters, "head.bias", m->head_bias, m->d_head_bias, 1, n, 0, PARAM_HEAD);
     return status ? refuse(why, status, "no memory for the classifier") : GSL_SUCCESS;
 }
 
@@ -226,7 +232,8 @@ static int shift_positions(struct model *m, struct reason why)
     const struct adapter_options *o = &m->adapter.options;
     if (!o->shift_positions || o->method != ADAPTER_PTUNING || model_is_image(m)) return GSL_SUCCESS;
     if (o->prefix_len >= m->config.max_positions - m->config.position_offset)
-        return refuse(why, GSL_EINVAL, "a prefix of %zu leaves no position of the backbone's %zu", o->prefix_len, m->config.max_positions);
+        return refuse(why, GSL_EINVAL, "a prefix of %zu leaves no position of the backbone's %zu", o->prefix_len,
+                      m->config.max_positions);
     m->config.position_offset += o->prefix_len;
     m->shifted = 1;
     return GSL_SUCCESS;
@@ -312,7 +319,8 @@ int model_set_prefix(struct model *m, size_t layer, const float *K_P, const floa
     return m->adapter.ops->set_prefix(&m->adapter, layer, K_P, V_P, prefix_len);
 }
 
-enum model_pool model_default_pool(const struct backbone *b) { return b->config.kind == BACKBONE_VIT ? POOL_CLS : POOL_MEAN; }
+enum model_pool model_default_pool(const struct backbone *b) { return b->config.kind == BACKBONE_VIT ? POOL_CLS
+                                                               : POOL_MEAN; }
 
 const float *model_prefix_rows(struct model *m, size_t layer, int value)
 {

@@ -83,9 +83,9 @@ size_t model_trainable(const struct model *model, enum parameter_group group);
 void model_after_update(struct model *model);
 
 /* Measures the unit of the summary (adapter_options.units) on a batch of training data: the mean over
- * rows of A 1 = sum_j exp(<q,k_j>/sqrt d) per block and head, of the base model (the geometric mean where that is heavy-tailed),
- * and its basis (adapter_options.whiten). Once, before the first
- * step of a fresh model; a no-op for other adapters. Needs model_reserve. */
+ * rows of A 1 = sum_j exp(<q,k_j>/sqrt d) per block and head, of the base model (the geometric mean where that is
+ * heavy-tailed), and its basis (adapter_options.whiten). Once, before the first step of a fresh model; a no-op for
+ * other adapters. Needs model_reserve. */
 int model_calibrate(struct model *model, const struct batch *batch);
 
 /* Starts the adapter from a prefix of block `layer`: K_P, V_P (prefix_len, hidden). ptuning without MLP
@@ -93,8 +93,8 @@ int model_calibrate(struct model *model, const struct batch *batch);
  * (full Z; k log, linear). GSL_EUNSUP for other adapters and options, GSL_EINVAL. */
 int model_set_prefix(struct model *model, size_t layer, const float *K_P, const float *V_P, size_t prefix_len);
 
-/* Keys (value 0) or values (1) of the prefix of block `layer` as they stand, (prefix_len, hidden), until the next call that
- * changes the model. NULL: the adapter (only ptuning has such rows) has none there. */
+/* Keys (value 0) or values (1) of the prefix of block `layer` as they stand, (prefix_len, hidden), until the next call
+ * that changes the model. NULL: the adapter (only ptuning has such rows) has none there. */
 const float *model_prefix_rows(struct model *model, size_t layer, int value);
 
 /* ---- shapes ------------------------------------------------------------------------------------------- */
@@ -112,13 +112,13 @@ size_t model_first_trained_layer(const struct model *model);
 
 /* ---- a trained prefix -------------------------------------------------------------------------------------- */
 
-/* What a prefix (ptuning, tied-prefix) of block `layer` did in the last model_forward with training 1, per head (heads), as means
- * over rows: mass, its share of the softmax; spread, the standard deviation over its tokens of <q, k> / sqrt d. GSL_EINVAL: no
- * prefix in that block, or no such forward. */
+/* What a prefix (ptuning, tied-prefix) of block `layer` did in the last model_forward with training 1, per head
+ * (heads), as means over rows: mass, its share of the softmax; spread, the standard deviation over its tokens of <q, k>
+ * / sqrt d. GSL_EINVAL: no prefix in that block, or no such forward. */
 int model_prefix_scores(const struct model *model, size_t layer, double *mass, double *spread);
 
-/* A model of method ntk with the prefix of `prefix` (ptuning) folded into full (Z, k) under `feature` (k linear, no units),
- * and its head. GSL_EINVAL no such map, GSL_EUNSUP, GSL_ENOMEM; one line in *why. */
+/* A model of method ntk with the prefix of `prefix` (ptuning) folded into full (Z, k) under `feature` (k linear, no
+ * units), and its head. GSL_EINVAL no such map, GSL_EUNSUP, GSL_ENOMEM; one line in *why. */
 int model_fold_prefix(struct model *prefix, const char *feature, struct model **out, struct reason why);
 
 /* ---- memory --------------------------------------------------------------------------------------------- */

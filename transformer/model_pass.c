@@ -212,7 +212,8 @@ int model_calibrate(struct model *m, const struct batch *batch)
     struct encoder *e = &m->encoder;
     const struct adapter *a = &m->adapter;
     if (!a->ops->set_unit || (!a->options.units && !a->options.whiten)) return GSL_SUCCESS;
-    const size_t r = a->options.whiten ? feature_dim(a->ops->map_of(a)) : 0, first = batch->hidden ? batch->first_layer : 0;
+    const size_t r = a->options.whiten ? feature_dim(a->ops->map_of(a)) : 0, first = batch->hidden ? batch->first_layer
+        : 0;
     double *numbers = malloc(e->heads * (r * r + 2) * sizeof *numbers);
     if (!numbers) return GSL_ENOMEM;
     const float *output;

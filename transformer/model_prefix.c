@@ -23,9 +23,11 @@ int model_fold_prefix(struct model *prefix, const char *feature, struct model **
     o.last_layer = prefix->adapter.options.last_layer;
     o.k_mode = ADAPTER_K_LINEAR;
     o.units = 0;
-    if (snprintf(o.feature, sizeof o.feature, "%s", feature) >= (int)sizeof o.feature) return refuse(why, GSL_EINVAL, "%.40s: too long", feature);
+    if (snprintf(o.feature, sizeof o.feature, "%s", feature) >= (int)sizeof o.feature)
+        return refuse(why, GSL_EINVAL, "%.40s: too long", feature);
     struct model *m = NULL;
-    int status = model_alloc(prefix->backbone, &o, prefix->num_classes, prefix->pool, prefix->encoder.num_blocks, prefix->seed, &m, why);
+    int status = model_alloc(prefix->backbone, &o, prefix->num_classes, prefix->pool, prefix->encoder.num_blocks,
+                             prefix->seed, &m, why);
     if (status) return status;
     for (size_t l = 0; l < prefix->encoder.num_blocks && !status; l++) {
         const float *K = model_prefix_rows(prefix, l, 0), *V = model_prefix_rows(prefix, l, 1);

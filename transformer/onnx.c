@@ -83,7 +83,8 @@ static int read_tensor(struct span s, struct tensor *t, struct reason why)
     struct field f;
     while (s.at < s.end) {
         if (read_field(&s, &f)) return refuse(why, GSL_EINVAL, "a malformed tensor");
-        if (f.number == 1 && add_dims(t, &f, &size)) return refuse(why, GSL_EINVAL, "a tensor of more than four or of absurd dimensions");
+        if (f.number == 1 && add_dims(t, &f, &size))
+            return refuse(why, GSL_EINVAL, "a tensor of more than four or of absurd dimensions");
         if (f.number == 2 && f.wire == WIRE_VARINT) type = f.value;
         if (f.number == 8 && f.wire == WIRE_BYTES) name = f.bytes;
         if (f.number == 9 && f.wire == WIRE_BYTES) raw = f.bytes;
@@ -92,8 +93,8 @@ static int read_tensor(struct span s, struct tensor *t, struct reason why)
     const size_t length = (size_t)(name.end - name.at);
     if (length > MAX_NAME || memchr(name.at, 0, length)) return refuse(why, GSL_EINVAL, "a tensor's name is no name");
     if ((uint64_t)(raw.end - raw.at) != 4 * size)
-        return refuse(why, GSL_EINVAL, "tensor %.*s: %zu bytes for %llu numbers", (int)(length < 80 ? length : 80), (const char *)name.at,
-                      (size_t)(raw.end - raw.at), (unsigned long long)size);
+        return refuse(why, GSL_EINVAL, "tensor %.*s: %zu bytes for %llu numbers", (int)(length < 80 ? length : 80),
+                      (const char *)name.at, (size_t)(raw.end - raw.at), (unsigned long long)size);
     t->name = strndup((const char *)name.at, length);
     t->data = malloc(size ? (size_t)size * sizeof *t->data : 1);
     if (!t->name || !t->data) return refuse(why, GSL_ENOMEM, "out of memory");
@@ -112,7 +113,8 @@ static int read_graph(struct span s, struct tensors *out, struct reason why)
         if (f.number != 5 || f.wire != WIRE_BYTES) continue;
         struct tensor t = { 0 };
         status = read_tensor(f.bytes, &t, why);
-        if (!status && t.data && tensors_find(out, t.name)) status = refuse(why, GSL_EINVAL, "tensor %.80s: twice", t.name);
+        if (!status && t.data && tensors_find(out, t.name))
+            status = refuse(why, GSL_EINVAL, "tensor %.80s: twice", t.name);
         if (!status && t.data) {
             status = tensors_append(out, &t);
             if (!status) continue;

@@ -45,8 +45,8 @@ void ops_norm_backward(size_t rows, size_t n, const float *x, const float *stats
                        const float *residual, float *dx, float *d_weight, float *d_bias, int num_threads);
 void ops_scale_columns(size_t rows, size_t n, const float *scale, const float *a, float *y, int num_threads);
 
-/* The pairs (x_{2i}, x_{2i+1}) of `dim` numbers by the angle whose cosine and sine are turn[2i], turn[2i+1]; back: by its
- * negative. */
+/* The pairs (x_{2i}, x_{2i+1}) of `dim` numbers by the angle whose cosine and sine are turn[2i], turn[2i+1]; back: by
+ * its negative. */
 void ops_turn(float *x, const float *turn, size_t dim, int back);
 
 #endif

@@ -242,8 +242,8 @@ static float exp_row(size_t n, float max, float *s)
     return total(sum);
 }
 
-/* Lists of lanes for __builtin_shufflevector, which are constants: those with bit w set come from the second vector, each
- * from its place or from its partner's. */
+/* Lists of lanes for __builtin_shufflevector, which are constants: those with bit w set come from the second vector,
+ * each from its place or from its partner's. */
 #if LANES == 16
 #define LIST(f, w) f(0, w), f(1, w), f(2, w), f(3, w), f(4, w), f(5, w), f(6, w), f(7, w), f(8, w), f(9, w), f(10, w), \
                    f(11, w), f(12, w), f(13, w), f(14, w), f(15, w)

@@ -20,8 +20,8 @@ float *parameters_array(struct parameters *p, size_t n)
     return array;
 }
 
-int parameters_add(struct parameters *p, const char *name, float *value, float *grad, size_t rows, size_t cols, int decay,
-                   enum parameter_group group)
+int parameters_add(struct parameters *p, const char *name, float *value, float *grad, size_t rows, size_t cols,
+                   int decay, enum parameter_group group)
 {
     if (p->count == p->room) {
         const size_t room = p->room ? 2 * p->room : 64;

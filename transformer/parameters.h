@@ -13,8 +13,8 @@ struct parameters {
 /* n zeros that parameters_free frees; NULL: no memory. */
 float *parameters_array(struct parameters *p, size_t n);
 /* Takes a copy of the name; value and grad stay the caller's, or of parameters_array. GSL_ENOMEM. */
-int parameters_add(struct parameters *p, const char *name, float *value, float *grad, size_t rows, size_t cols, int decay,
-                   enum parameter_group group);
+int parameters_add(struct parameters *p, const char *name, float *value, float *grad, size_t rows, size_t cols,
+                   int decay, enum parameter_group group);
 /* Trained numbers of a group. */
 size_t parameters_trainable(const struct parameters *p, enum parameter_group group);
 void parameters_free(struct parameters *p);

@@ -1,5 +1,5 @@
-/* safetensors: 8 bytes header length (little-endian), a JSON object of tensors, then their bytes without gaps or overlaps.
- * Nothing in the header is believed before it is checked against the file's size. */
+/* safetensors: 8 bytes header length (little-endian), a JSON object of tensors, then their bytes without gaps or
+ * overlaps. Nothing in the header is believed before it is checked against the file's size. */
 #include "transformer/tensors.h"
 
 #include "common/input_file.h"
@@ -120,11 +120,13 @@ static int read_entry(const char *name, const json_t *entry, uint64_t data_bytes
     uint64_t size = 0;
     const int status = read_shape(name, json_object_get(entry, "shape"), t, &size, why);
     if (status) return status;
-    const json_int_t begin = json_integer_value(json_array_get(offsets, 0)), end = json_integer_value(json_array_get(offsets, 1));
+    const json_int_t begin = json_integer_value(json_array_get(offsets, 0)),
+        end = json_integer_value(json_array_get(offsets, 1));
     if (begin < 0 || end < begin || (uint64_t)end > data_bytes)
         return refuse(why, GSL_EINVAL, "tensor %.80s: data_offsets beyond the file", name);
     if ((uint64_t)(end - begin) != size * width)
-        return refuse(why, GSL_EINVAL, "tensor %.80s: %lld bytes for %llu numbers", name, (long long)(end - begin), (unsigned long long)size);
+        return refuse(why, GSL_EINVAL, "tensor %.80s: %lld bytes for %llu numbers", name, (long long)(end - begin),
+                      (unsigned long long)size);
     extent->begin = (uint64_t)begin;
     extent->end = (uint64_t)end;
     return GSL_SUCCESS;
@@ -142,7 +144,8 @@ static int check_extents(struct extent *extents, size_t count, uint64_t data_byt
     return at == data_bytes ? GSL_SUCCESS : refuse(why, GSL_EINVAL, "bytes that belong to no tensor");
 }
 
-static int read_all(FILE *file, const json_t *header, uint64_t data_start, uint64_t data_bytes, struct tensors *out, struct reason why)
+static int read_all(FILE *file, const json_t *header, uint64_t data_start, uint64_t data_bytes, struct tensors *out,
+                    struct reason why)
 {
     const size_t entries = json_object_size(header);
     struct extent *extents = calloc(entries + 1, sizeof *extents);
@@ -167,7 +170,8 @@ static int read_all(FILE *file, const json_t *header, uint64_t data_start, uint6
         struct tensor *t = &out->list[extents[i].index];
         const enum dtype dtype = dtypes[extents[i].index];
         if (dtype == DTYPE_SKIPPED) continue;
-        status = read_data(file, data_start + extents[i].begin, (extents[i].end - extents[i].begin) / (dtype == DTYPE_F32 ? 4 : 2), dtype, t, why);
+        status = read_data(file, data_start + extents[i].begin,
+                           (extents[i].end - extents[i].begin) / (dtype == DTYPE_F32 ? 4 : 2), dtype, t, why);
     }
     /* What was skipped leaves the list. */
     for (size_t i = 0; i < count && !status; i++) {
@@ -191,7 +195,8 @@ static int read_header(FILE *file, uint64_t file_bytes, json_t **header, uint64_
     if (short_file) return short_file;
     uint64_t n = 0;
     for (int i = 7; i >= 0; i--) n = n << 8 | length[i];
-    if (n < 2 || n > MAX_HEADER || n > file_bytes - 8) return refuse(why, GSL_EINVAL, "not a safetensors file (header of %llu bytes)", (unsigned long long)n);
+    if (n < 2 || n > MAX_HEADER || n > file_bytes - 8)
+        return refuse(why, GSL_EINVAL, "not a safetensors file (header of %llu bytes)", (unsigned long long)n);
     char *text = malloc((size_t)n);
     if (!text) return refuse(why, GSL_ENOMEM, "out of memory");
     int status = GSL_SUCCESS;
@@ -274,14 +279,17 @@ static json_t *header_of(const struct tensor *list, size_t count, const char *co
     json_t *header = json_object();
     json_t *notes = metadata && *metadata ? json_object() : NULL;
     int bad = !header;
-    for (const char *const *m = metadata; notes && *m && !bad; m += 2) bad = json_object_set_new(notes, m[0], json_string(m[1]));
+    for (const char *const *m = metadata; notes && *m && !bad; m += 2)
+        bad = json_object_set_new(notes, m[0], json_string(m[1]));
     if (notes && !bad) bad = json_object_set_new(header, "__metadata__", notes);
     size_t at = 0;
     for (size_t i = 0; i < count && !bad; i++) {
         json_t *shape = json_array();
-        for (size_t r = 0; r < list[i].rank && !bad; r++) bad = json_array_append_new(shape, json_integer((json_int_t)list[i].dims[r]));
+        for (size_t r = 0; r < list[i].rank && !bad; r++)
+            bad = json_array_append_new(shape, json_integer((json_int_t)list[i].dims[r]));
         const size_t end = at + 4 * tensor_size(&list[i]);
-        json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets", (json_int_t)at, (json_int_t)end);
+        json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets",
+                                  (json_int_t)at, (json_int_t)end);
         bad |= !entry || json_object_set_new(header, list[i].name, entry);
         at = end;
     }

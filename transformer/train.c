@@ -41,7 +41,8 @@ struct train {
 
 struct train_options train_defaults(enum adapter_method method)
 {
-    struct train_options o = { .lr = 1e-3, .head_lr = 1e-3, .epochs = 5, .batch = 16, .schedule = SCHEDULE_LINEAR, .warmup = 0.06,
+    struct train_options o = { .lr = 1e-3, .head_lr = 1e-3, .epochs = 5, .batch = 16, .schedule = SCHEDULE_LINEAR,
+                               .warmup = 0.06,
                                .weight_decay = 0.01, .clip = 1.0, .num_threads = 1, .cache_bytes = (size_t)1 << 31 };
     switch (method) {
     case ADAPTER_FULL: o.lr = 1e-4; break;
@@ -91,8 +92,10 @@ static void copy_parameters(const struct train_target *target, float *array, boo
 size_t train_bytes(const struct model *model, const struct inputs *inputs, const struct train_options *options)
 {
     const size_t seqs = train_eval_batch(options->batch), rows = inputs_max_rows(inputs, seqs);
-    const size_t trained = model_trainable(model, PARAM_HEAD) + model_trainable(model, PARAM_ADAPTER) + model_trainable(model, PARAM_BACKBONE);
-    size_t bytes = model_bytes(model, rows, seqs, inputs_max_len(inputs), 1, options->num_threads) + 2 * trained * sizeof(float);
+    const size_t trained = model_trainable(model, PARAM_HEAD) + model_trainable(model, PARAM_ADAPTER)
+        + model_trainable(model, PARAM_BACKBONE);
+    size_t bytes = model_bytes(model, rows, seqs, inputs_max_len(inputs), 1, options->num_threads)
+        + 2 * trained * sizeof(float);
     if (options->keep_best) bytes += trained * sizeof(float);
     const size_t cache = inputs_cache_bytes(inputs, 1u << TASK_TRAIN | 1u << TASK_VALIDATION);
     if (model_first_trained_layer(model) > 0 && cache <= options->cache_bytes) bytes += cache;
@@ -240,7 +243,7 @@ void train_free(struct train *t)
     free(t);
 }
 
-/* ---- steps --------------------------------------------------------------------------------------------------------- */
+/* ---- steps ------------------------------------------------------------------------------------------------------- */
 
 size_t train_num_steps(const struct train *t) { return t->num_steps; }
 size_t train_steps_done(const struct train *t) { return t->step; }
@@ -271,7 +274,8 @@ static int add_row(struct train *t)
     struct evaluation e;
     const int status = t->target.evaluate(t->target.context, &e);
     if (status) return status;
-    t->curve[t->num_rows++] = (struct curve_row){ t->step, t->seconds, t->since ? t->loss_sum / (double)t->since : NAN, e.loss, e.accuracy };
+    t->curve[t->num_rows++] = (struct curve_row){ t->step, t->seconds, t->since ? t->loss_sum / (double)t->since : NAN,
+                                                  e.loss, e.accuracy };
     t->loss_sum = 0.0;
     t->since = 0;
     if (t->best && e.accuracy > t->best_accuracy) {
@@ -323,7 +327,7 @@ void train_finish(struct train *t)
     if (t->best && t->best_accuracy >= 0.0) copy_parameters(&t->target, t->best, true);
 }
 
-/* ---- evaluation ------------------------------------------------------------------------------------------------------- */
+/* ---- evaluation -------------------------------------------------------------------------------------------------- */
 
 static size_t largest(const float *row, size_t n)
 {
@@ -333,10 +337,11 @@ static size_t largest(const float *row, size_t n)
     return best;
 }
 
-int train_evaluate(struct model *model, struct inputs *inputs, enum task_split split, size_t batch, struct evaluation *out, int32_t *predicted,
-                   double *losses)
+int train_evaluate(struct model *model, struct inputs *inputs, enum task_split split, size_t batch,
+                   struct evaluation *out, int32_t *predicted, double *losses)
 {
-    const size_t count = inputs_count(inputs, split), seqs = train_eval_batch(batch), classes = model_num_classes(model), layer = model_first_trained_layer(model);
+    const size_t count = inputs_count(inputs, split), seqs = train_eval_batch(batch),
+        classes = model_num_classes(model), layer = model_first_trained_layer(model);
     struct inputs_batch b = { .labels = NULL };
     float *logits = malloc(seqs * classes * sizeof *logits);
     size_t *index = malloc(seqs * sizeof *index), correct = 0;
@@ -364,7 +369,7 @@ int train_evaluate(struct model *model, struct inputs *inputs, enum task_split s
     return status;
 }
 
-/* ---- state ---------------------------------------------------------------------------------------------------------------- */
+/* ---- state ------------------------------------------------------------------------------------------------------- */
 
 struct state_head {
     char mark[16];
@@ -392,13 +397,16 @@ int train_save(struct train *t, FILE *stream)
     if (!values) return GSL_ENOMEM;
     copy_parameters(&t->target, values, false);
     uint64_t hash = HASH_START;
-    struct state_head head = { .parameters = total, .step = t->step, .rows = t->num_rows, .adamw_time = adamw_time(t->adamw), .since = t->since,
-                               .order_seed = t->options.seed, .has_best = t->best != NULL, .loss_sum = t->loss_sum, .seconds = t->seconds,
+    struct state_head head = { .parameters = total, .step = t->step, .rows = t->num_rows,
+                               .adamw_time = adamw_time(t->adamw), .since = t->since,
+                               .order_seed = t->options.seed, .has_best = t->best != NULL, .loss_sum = t->loss_sum,
+                               .seconds = t->seconds,
                                .last_loss = t->last_loss, .best_accuracy = t->best_accuracy };
     memcpy(head.mark, state_mark, sizeof head.mark);
     bool good = put(stream, &head, sizeof head, 1, &hash) && put(stream, values, sizeof *values, total, &hash) &&
                 put(stream, adamw_state(t->adamw), sizeof(float), adamw_state_size(t->adamw), &hash) &&
-                put(stream, t->curve, sizeof *t->curve, t->num_rows, &hash) && put(stream, t->times, sizeof *t->times, t->step, &hash);
+                put(stream, t->curve, sizeof *t->curve, t->num_rows, &hash) && put(stream, t->times, sizeof *t->times,
+                                                                                   t->step, &hash);
     if (good && t->best) good = put(stream, t->best, sizeof *t->best, total, &hash);
     good = good && fwrite(&hash, sizeof hash, 1, stream) == 1 && fflush(stream) == 0;
     free(values);
@@ -411,14 +419,19 @@ int train_load(struct train *t, FILE *stream)
     struct state_head head;
     uint64_t hash = HASH_START, kept;
     if (!get(stream, &head, sizeof head, 1, &hash)) return GSL_EINVAL;
-    if (memcmp(head.mark, state_mark, sizeof head.mark) || head.parameters != total || head.step > t->num_steps || head.rows > t->num_steps + 2 ||
+    if (memcmp(head.mark, state_mark, sizeof head.mark) || head.parameters != total || head.step > t->num_steps
+        || head.rows > t->num_steps + 2 ||
         head.order_seed != t->options.seed || head.has_best != (t->best != NULL))
         return GSL_EINVAL;
-    float *values = malloc((total + 1) * sizeof *values), *moments = malloc((adamw_state_size(t->adamw) + 1) * sizeof *moments);
+    float *values = malloc((total + 1) * sizeof *values),
+        *moments = malloc((adamw_state_size(t->adamw) + 1) * sizeof *moments);
     int status = values && moments ? GSL_SUCCESS : GSL_ENOMEM;
-    if (!status && !(get(stream, values, sizeof *values, total, &hash) && get(stream, moments, sizeof *moments, adamw_state_size(t->adamw), &hash) &&
-                     get(stream, t->curve, sizeof *t->curve, head.rows, &hash) && get(stream, t->times, sizeof *t->times, head.step, &hash) &&
-                     (!t->best || get(stream, t->best, sizeof *t->best, total, &hash)) && fread(&kept, sizeof kept, 1, stream) == 1 && kept == hash))
+    if (!status && !(get(stream, values, sizeof *values, total, &hash)
+                     && get(stream, moments, sizeof *moments, adamw_state_size(t->adamw), &hash) &&
+                     get(stream, t->curve, sizeof *t->curve, head.rows, &hash)
+                         && get(stream, t->times, sizeof *t->times, head.step, &hash) &&
+                     (!t->best || get(stream, t->best, sizeof *t->best, total, &hash))
+                         && fread(&kept, sizeof kept, 1, stream) == 1 && kept == hash))
         status = GSL_EINVAL;
     if (!status) {
         copy_parameters(&t->target, values, true);

@@ -25,12 +25,13 @@ struct train_options {
     bool keep_best;                 /* ends with the parameters of the best validation accuracy, not the last */
     uint64_t seed;                  /* of the order of examples */
     int num_threads;
-    size_t cache_bytes;             /* frozen blocks are cached when that takes no more; 0: only a cache that is there is used,
-                                       and trainings that share inputs may run side by side */
+    /* Frozen blocks are cached when that takes no more; 0: only a cache that is there is used, and trainings that share
+     * inputs may run side by side. */
+    size_t cache_bytes;
 };
 
-/* The defaults of a method: 5 epochs of batches of 16, a rate near those the searches chose (experiments/finetuning/rates.csv),
- * decay .01, clip 1, warm-up .06, linear. */
+/* The defaults of a method: 5 epochs of batches of 16, a rate near those the searches chose
+ * (experiments/finetuning/rates.csv), decay .01, clip 1, warm-up .06, linear. */
 struct train_options train_defaults(enum adapter_method method);
 
 /* A row of the curve; an unevaluated number is NaN. time_s: seconds of training, evaluations left out. */
@@ -65,17 +66,18 @@ size_t train_eval_batch(size_t batch);
 /* Bytes train_alloc takes beside the model's parameters. */
 size_t train_bytes(const struct model *model, const struct inputs *inputs, const struct train_options *options);
 
-/* Reserves the model, calibrates it (model_calibrate on the first batch), fills the cache. Model and inputs must outlive
- * it. GSL_EINVAL, GSL_ENOMEM, codes of model_forward; one line in *why. */
-int train_alloc(struct model *model, struct inputs *inputs, const struct train_options *options, struct train **out, struct reason why);
+/* Reserves the model, calibrates it (model_calibrate on the first batch), fills the cache. Model and inputs must
+ * outlive it. GSL_EINVAL, GSL_ENOMEM, codes of model_forward; one line in *why. */
+int train_alloc(struct model *model, struct inputs *inputs, const struct train_options *options, struct train **out,
+                struct reason why);
 void train_free(struct train *train);               /* accepts NULL */
 
 size_t train_num_steps(const struct train *train);
 size_t train_steps_done(const struct train *train);
 bool train_done(const struct train *train);
 
-/* One step, and the evaluation that is due after it. GSL_EDOM the loss or the gradient is no longer finite: the training
- * has diverged (train_diverged), nothing of the step was kept. */
+/* One step, and the evaluation that is due after it. GSL_EDOM the loss or the gradient is no longer finite: the
+ * training has diverged (train_diverged), nothing of the step was kept. */
 int train_step(struct train *train);
 bool train_diverged(const struct train *train);
 
@@ -89,8 +91,8 @@ void train_finish(struct train *train);
 
 /* Loss and accuracy of a split, and, unless NULL, predicted classes (count) and log-losses (count). The model must be
  * reserved (train_alloc, or model_reserve for train_eval_batch(batch) sequences of inputs_max_rows). */
-int train_evaluate(struct model *model, struct inputs *inputs, enum task_split split, size_t batch, struct evaluation *out,
-                   int32_t *predicted, double *losses);
+int train_evaluate(struct model *model, struct inputs *inputs, enum task_split split, size_t batch,
+                   struct evaluation *out, int32_t *predicted, double *losses);
 
 /* The whole state after a step: a later train_load into a freshly made train of the same model, inputs and options goes
  * on bit for bit. GSL_EFAILED a write or read failed, GSL_EINVAL the state is not of this training. */

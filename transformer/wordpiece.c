@@ -27,7 +27,8 @@ struct wordpiece {
 static int32_t *slot(const struct wordpiece *w, const char *token, size_t len)
 {
     size_t i = (size_t)hash_bytes(HASH_START, token, len) & w->mask;
-    while (w->table[i] >= 0 && (strlen(w->tokens[w->table[i]]) != len || memcmp(w->tokens[w->table[i]], token, len))) i = (i + 1) & w->mask;
+    while (w->table[i] >= 0 && (strlen(w->tokens[w->table[i]]) != len || memcmp(w->tokens[w->table[i]], token, len)))
+        i = (i + 1) & w->mask;
     return &w->table[i];
 }
 
@@ -77,7 +78,8 @@ int wordpiece_open(const char *vocab_path, struct wordpiece **out, struct reason
         w->cls = find(w, w->mpnet ? "<s>" : "[CLS]");
         w->sep = find(w, w->mpnet ? "</s>" : "[SEP]");
         w->unk = find(w, "[UNK]");
-        if (w->cls < 0 || w->sep < 0 || w->unk < 0) status = refuse(why, GSL_EINVAL, "no tokens [CLS], [SEP], [UNK] (or <s>, </s>)");
+        if (w->cls < 0 || w->sep < 0 || w->unk < 0)
+            status = refuse(why, GSL_EINVAL, "no tokens [CLS], [SEP], [UNK] (or <s>, </s>)");
     }
     if (status) wordpiece_free(w);
     else *out = w;
@@ -103,7 +105,8 @@ size_t wordpiece_size(const struct wordpiece *w)
 static bool is_space(utf8proc_int32_t c)
 {
     const utf8proc_category_t k = utf8proc_category(c);
-    return c == '\t' || c == '\n' || c == '\r' || k == UTF8PROC_CATEGORY_ZS || k == UTF8PROC_CATEGORY_ZL || k == UTF8PROC_CATEGORY_ZP;
+    return c == '\t' || c == '\n' || c == '\r' || k == UTF8PROC_CATEGORY_ZS || k == UTF8PROC_CATEGORY_ZL
+        || k == UTF8PROC_CATEGORY_ZP;
 }
 
 /* Dropped when cleaning: controls, formats, surrogates, private characters, U+FFFD. Unassigned ones stay, so that what
@@ -111,7 +114,8 @@ static bool is_space(utf8proc_int32_t c)
 static bool is_dropped(utf8proc_int32_t c)
 {
     const utf8proc_category_t k = utf8proc_category(c);
-    return c == 0 || c == 0xFFFD || k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CS ||
+    return c == 0 || c == 0xFFFD || k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF
+        || k == UTF8PROC_CATEGORY_CS ||
            k == UTF8PROC_CATEGORY_CO;
 }
 

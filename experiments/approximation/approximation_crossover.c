@@ -136,7 +136,8 @@ static double unit_bytes(const struct config *cfg)
     for (size_t l = 0; l < cfg->num_lens; l++)
         for (int scale = 0; scale < NUM_SCALES; scale++) {
             const struct setting s = ask((enum scale)scale, log((double)cfg->lens[l]));
-            const double tokens = (2.0 * (double)cfg->lens[l] + NUM_QUERIES + 2.0 * NUM_INPUTS) * s.dim * sizeof(double);
+            const double tokens = (2.0 * (double)cfg->lens[l] + NUM_QUERIES
+                                   + 2.0 * NUM_INPUTS) * s.dim * sizeof(double);
             most = fmax(most, tokens + (double)prefix_sums_bytes(NUM_QUERIES, (size_t)s.dim, s.degree, 1, 0)
                               + 3.0 * (double)attn_sums_bytes(NUM_QUERIES, (size_t)s.dim));
         }
@@ -146,8 +147,10 @@ static double unit_bytes(const struct config *cfg)
 static void write_rows(const void *context, const struct units *work, struct table *t)
 {
     const struct config *cfg = context;
-    table_note(t, "scale dim: scores <q,k>/d; sqrt: <q,k>/sqrt d; r = C(d+g, g); share_above: instances with error above 1/m");
-    table_note(t, "crossover: r(m) < m from ln m = %.6g (dim), %.6g (sqrt) on", crossover(SCALE_DIM), crossover(SCALE_SQRT));
+    table_note(t, "scale dim: scores <q,k>/d; sqrt: <q,k>/sqrt d; r = C(d+g, g); share_above: instances with error "
+                  "above 1/m");
+    table_note(t, "crossover: r(m) < m from ln m = %.6g (dim), %.6g (sqrt) on", crossover(SCALE_DIM),
+               crossover(SCALE_SQRT));
     for (size_t s = 0; s < NUM_SCALES; s++) {
         for (size_t l = 0; l < cfg->num_lens; l++) {
             const struct setting a = ask((enum scale)s, log((double)cfg->lens[l]));
@@ -195,7 +198,8 @@ int main(int argc, char **argv)
     struct config cfg = { 0 };
     cli_parse_table(argc, argv, "What the 1/poly(m) theorem asks for, and when it pays.", options, shard, NULL, &cfg.c);
     const struct units_study study = {
-        .stem = "approximation_crossover", .what = "instances", .columns = columns, .count = NUM_SCALES * per_scale(&cfg), .width = 1,
+        .stem = "approximation_crossover", .what = "instances", .columns = columns,
+        .count = NUM_SCALES * per_scale(&cfg), .width = 1,
         .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
     };
     char *identity = cli_identity(options, &cfg.c);

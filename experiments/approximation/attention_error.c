@@ -18,7 +18,8 @@
 static const char columns[] =
     "prefix_len,feature,feat_dim,train,err_max,err_rel,err_mass,err_mean,d_nonpositive";
 static const char interval_columns[] =
-    "prefix_len,feature,train,err_rel_mean,err_rel_ci_lo,err_rel_ci_hi,err_max_mean,err_max_ci_lo,err_max_ci_hi,effect_rms,rho_mean,mass_mean,num_trials";
+    "prefix_len,feature,train,err_rel_mean,err_rel_ci_lo,err_rel_ci_hi,err_max_mean,err_max_ci_lo,err_max_ci_hi,"
+    "effect_rms,rho_mean,mass_mean,num_trials";
 
 enum train { TRAIN_NONE, TRAIN_LSTSQ, TRAIN_ADAM, TRAIN_ADAM_LOG, TRAIN_ADAM_WARM, NUM_TRAIN };
 static const char *const train_names[] = { "none", "lstsq", "adam", "adam-log", "adam-warm", NULL };
@@ -105,7 +106,8 @@ static const char *check(void *arg)
     struct config *cfg = arg;
     static char why[128];
     const bool tensors = cfg->q || cfg->k || cfg->v || cfg->prefix_k || cfg->prefix_v;
-    if (tensors && !(cfg->q && cfg->prefix_k && cfg->prefix_v)) return "--q: needs --prefix-k and --prefix-v, and they need it";
+    if (tensors && !(cfg->q && cfg->prefix_k && cfg->prefix_v))
+        return "--q: needs --prefix-k and --prefix-v, and they need it";
     if (tensors && cfg->c.num_shards) return "--shard: only with synthetic tokens, which come in trials";
     if (!cfg->k != !cfg->v) return cfg->k ? "--k: needs --v" : "--v: needs --k";
     const char *wrong = study_maps_parse(cfg->features, &cfg->maps, &cfg->num_maps);
@@ -136,7 +138,8 @@ static bool has_rate(enum train train)
 static void put_train(struct table *t, const struct config *cfg, const struct row *row)
 {
     char text[64];
-    if (cfg->num_rates > 1 && has_rate(row->train)) snprintf(text, sizeof text, "%s@%g", train_names[row->train], cfg->rates[row->rate]);
+    if (cfg->num_rates > 1 && has_rate(row->train))
+        snprintf(text, sizeof text, "%s@%g", train_names[row->train], cfg->rates[row->rate]);
     else snprintf(text, sizeof text, "%s", train_names[row->train]);
     table_text(t, text);
 }
@@ -167,7 +170,8 @@ enum { NUM_FIELDS = 11 };
 static void pack(const struct approx_errors *e, double *x)
 {
     const double all[NUM_FIELDS] = { e->err_max, e->err_rel, e->err_mass, e->err_mean, e->abs_rms, e->effect_rms,
-                                     e->out_rms, e->mass_mean, e->rho_mean, (double)e->num_nonpositive, (double)e->num_rows };
+                                     e->out_rms, e->mass_mean, e->rho_mean, (double)e->num_nonpositive,
+                                         (double)e->num_rows };
     memcpy(x, all, sizeof all);
 }
 
@@ -310,16 +314,19 @@ static int measure(const struct config *cfg, const struct row *rows, size_t num_
         if (rows[i].train == TRAIN_NONE) {
             status = study_sums(study, rows[i].map, bound, &sums, &exists);
             if (!status)
-                status = approx_compare(has_input ? &judge->input : NULL, &judge->prefix, exists ? &sums : NULL, &e, NULL);
+                status = approx_compare(has_input ? &judge->input : NULL, &judge->prefix, exists ? &sums : NULL, &e,
+                                        NULL);
         } else {
             const struct plugin *p = &plugins[rows[i].map];
             if (fit) {
-                status = fit_and_judge(cfg, map, rows[i].train, cfg->rates[rows[i].rate], dim, bound, fit, judge, p->Z, p->k, &e);
+                status = fit_and_judge(cfg, map, rows[i].train, cfg->rates[rows[i].rate], dim, bound, fit, judge, p->Z,
+                                       p->k, &e);
             } else {
                 for (int h = 0; h < 2 && !status; h++) {
                     struct approx_errors one;
                     status = half[h].n && half[1 - h].n
-                                 ? fit_and_judge(cfg, map, rows[i].train, cfg->rates[rows[i].rate], dim, bound, &half[h], &half[1 - h], p->Z, p->k, &one)
+                                 ? fit_and_judge(cfg, map, rows[i].train, cfg->rates[rows[i].rate], dim, bound,
+                                                 &half[h], &half[1 - h], p->Z, p->k, &one)
                                  : GSL_EDOM;
                     if (!status) approx_errors_merge(&e, &one);
                 }
@@ -418,7 +425,9 @@ static int run_trial(const struct config *cfg, const struct source_tokens *token
     double *Kp = malloc(PREFIX_SUMS_BLOCK * dim * sizeof *Kp), *Vp = malloc(PREFIX_SUMS_BLOCK * dim * sizeof *Vp);
     double *K = malloc(L * dim * sizeof *K), *V = malloc(L * dim * sizeof *V);
     int status = Kp && Vp && K && V ? GSL_SUCCESS : GSL_ENOMEM;
-    if (!status) status = source_init(&source, cfg->c.seed, trial, dim, (enum source_values)cfg->values, tokens, cfg->score_mean / cfg->score_std);
+    if (!status)
+        status = source_init(&source, cfg->c.seed, trial, dim, (enum source_values)cfg->values, tokens,
+                             cfg->score_mean / cfg->score_std);
     if (!status) status = panel_alloc(&judge, L, dim);
     if (!status) status = panel_alloc(&fit, num_fit, dim);
     /* Sequence 0 is judged, the others are fitted; each attends to its own tokens. */
@@ -585,13 +594,15 @@ static int run_head(const struct config *cfg, const struct tensors *x, size_t un
         struct plugin *plugins = NULL;
         /* The row maximum of the prefix scores keeps e^t finite whatever the tensors are. */
         status = attn_sums_exact(Q, Kp, Vp, cfg->lens[l], scale, &judge.prefix);
-        if (!status) status = study_alloc(&study, cfg->maps, cfg->num_maps, judge.Q, L, dim, judge.prefix.shift, cfg->c.seed);
+        if (!status)
+            status = study_alloc(&study, cfg->maps, cfg->num_maps, judge.Q, L, dim, judge.prefix.shift, cfg->c.seed);
         if (!status) status = plugins_alloc(cfg, dim, &plugins);
         for (size_t first = 0; first < cfg->lens[l] && !status && !cli_interrupted(); ) {
             size_t end = prefix_sums_block_end(first);
             if (end > cfg->lens[l]) end = cfg->lens[l];
             status = study_add(&study, Kp + first * dim, Vp + first * dim, end - first);
-            if (!status) status = plugins_add(plugins, cfg->num_maps, Kp + first * dim, Vp + first * dim, end - first, dim);
+            if (!status)
+                status = plugins_add(plugins, cfg->num_maps, Kp + first * dim, Vp + first * dim, end - first, dim);
             first = end;
         }
         if (!status)
@@ -636,8 +647,10 @@ static int write_table(const struct config *cfg, size_t dim, const struct row *r
 {
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "err_max: max|T - PA|; err_rel: ||T - PA||_F / ||PA - Attn||_F; err_mass, err_mean: the two parts of the exact split over the same; means over %zu trials", num_trials);
-    table_note(t, "d_nonpositive: queries with D <= 0, all trials, left out of the errors; fitted and trained summaries are judged on queries they were not fitted on");
+    table_note(t, "err_max: max|T - PA|; err_rel: ||T - PA||_F / ||PA - Attn||_F; err_mass, err_mean: the two parts of "
+                  "the exact split over the same; means over %zu trials", num_trials);
+    table_note(t, "d_nonpositive: queries with D <= 0, all trials, left out of the errors; fitted and trained "
+                  "summaries are judged on queries they were not fitted on");
     for (size_t i = 0; i < num_rows; i++) {
         const struct study_map *map = &cfg->maps[rows[i].map];
         size_t feat_dim;
@@ -674,7 +687,8 @@ static int write_intervals(const struct config *cfg, const struct row *rows, siz
         put_train(t, cfg, &rows[i]);
         for (size_t f = F_REL; ; f = F_MAX) {
             struct interval ci = { NAN, NAN, NAN, 0 };
-            for (size_t trial = 0; trial < num_trials; trial++) x[trial] = results[(trial * num_rows + i) * NUM_FIELDS + f];
+            for (size_t trial = 0; trial < num_trials; trial++)
+                x[trial] = results[(trial * num_rows + i) * NUM_FIELDS + f];
             if (isfinite(mean_over_trials(results, num_trials, num_rows, i, f))) stats_mean(x, num_trials, 0.999, &ci);
             table_interval(t, ci);
             if (f == F_MAX) break;
@@ -702,8 +716,8 @@ struct outcome {
 /* The length that the ledger's rows speak of. */
 enum { REFERENCE_LEN = 262144 };
 
-/* 99.9 % interval over trials of a field of (map, train) at that length; of several rates, that of the smallest mean, which is
- * chosen on the queries that judge: the choice favours training. */
+/* 99.9 % interval over trials of a field of (map, train) at that length; of several rates, that of the smallest mean,
+ * which is chosen on the queries that judge: the choice favours training. */
 static void decide_last(const struct outcome *o, const char *map, enum train train, size_t field,
                         const char *claim, const char *row)
 {
@@ -711,7 +725,8 @@ static void decide_last(const struct outcome *o, const char *map, enum train tra
     double *x = cli_need(malloc(o->num_trials * sizeof *x));
     for (size_t i = 0; i < o->num_rows && x; i++) {
         const struct row *r = &o->rows[i];
-        if (o->cfg->lens[r->len] != REFERENCE_LEN || r->train != train || strcmp(o->cfg->maps[r->map].name, map)) continue;
+        if (o->cfg->lens[r->len] != REFERENCE_LEN || r->train != train || strcmp(o->cfg->maps[r->map].name, map))
+            continue;
         for (size_t t = 0; t < o->num_trials; t++) {
             const double *e = o->results + (t * o->num_rows + i) * NUM_FIELDS;
             x[t] = e[NUM_FIELDS - 1] > 0.0 ? e[field] : NAN;
@@ -833,7 +848,8 @@ static int run_synthetic(const struct config *cfg, const struct row *rows, size_
         snprintf(key, sizeof key, "trial %zu", trial);
         int failed = cli_interrupted();
         if (!failed && !journal_get(journal, key, mine, num_rows * NUM_FIELDS)) {
-            const int status = run_trial(cfg, cfg->tokens ? &tokens : NULL, trial, rows, num_rows, order, progress, &done, mine);
+            const int status = run_trial(cfg, cfg->tokens ? &tokens : NULL, trial, rows, num_rows, order, progress,
+                                         &done, mine);
             failed = cli_interrupted();
             int said = 0;
 #pragma omp atomic read
@@ -866,7 +882,8 @@ static int run_tensors(const struct config *cfg, const struct tensors *x, const 
 #pragma omp parallel for schedule(dynamic) num_threads(cfg->c.threads)
         for (size_t u = 0; u < units; u++) {
             if (cli_interrupted()) continue;
-            const int failed = cli_status(&cfg->c, run_head(cfg, x, u, bounds, rows, num_rows, each + u * width), "tensors");
+            const int failed = cli_status(&cfg->c, run_head(cfg, x, u, bounds, rows, num_rows, each + u * width),
+                                          "tensors");
             if (failed) {
 #pragma omp critical
                 code = failed;
@@ -893,7 +910,8 @@ static int run_tensors(const struct config *cfg, const struct tensors *x, const 
 int main(int argc, char **argv)
 {
     struct config cfg = { 0 };
-    cli_parse_table(argc, argv, "Error of NTK-Attention against attention with the prefix itself.", options, shard, check, &cfg.c);
+    cli_parse_table(argc, argv, "Error of NTK-Attention against attention with the prefix itself.", options, shard,
+                    check, &cfg.c);
     struct tensors x = { 0 };
     struct row *rows = NULL;
     double *results = NULL;
@@ -901,7 +919,8 @@ int main(int argc, char **argv)
     static size_t default_lens[18];
     int code = EXIT_DONE;
     if (cfg.q)
-        cli_warn_unused(&cfg.c, "with --q: it is of synthetic data", (const char *const[]){ "dim", "seq-len", "score-std",
+        cli_warn_unused(&cfg.c, "with --q: it is of synthetic data", (const char *const[]){ "dim", "seq-len",
+            "score-std",
                         "score-mean", "dataset", "values", "num-trials", NULL });
     if (!trains_anything(&cfg))
         cli_warn_unused(&cfg.c, "without --train", (const char *const[]){ "fit-queries", "adam-steps", "lr", NULL });
@@ -924,10 +943,12 @@ int main(int argc, char **argv)
     list_rows(&cfg, dim, rows);
     /* Of each thread: power sums to degree 8, E E^T, blocks of scores, features, twice over for the copies. */
     const double queries = (double)(cfg.q ? x.q.len : cfg.seq_len + (trains_anything(&cfg) ? cfg.fit_queries : 0));
-    const double each = queries * (10.0 * (double)dim + 2.0 * PREFIX_SUMS_BLOCK + 3.0 * MAX_FIT_DIM) + queries * queries;
+    const double each = queries * (10.0 * (double)dim + 2.0 * PREFIX_SUMS_BLOCK + 3.0 * MAX_FIT_DIM)
+        + queries * queries;
     if ((code = cli_memory(&cfg.c, 16.0 * each * cfg.c.threads, "the sums over the prefix"))) goto done;
     cli_outputs_begin(&cfg.c);
-    code = cfg.q ? run_tensors(&cfg, &x, rows, num_rows, results) : run_synthetic(&cfg, rows, num_rows, results, &journal);
+    code = cfg.q ? run_tensors(&cfg, &x, rows, num_rows, results) : run_synthetic(&cfg, rows, num_rows, results,
+                                                                                  &journal);
     if (!code) code = write_table(&cfg, dim, rows, num_rows, results, num_trials);
     if (!code && cfg.intervals) code = write_intervals(&cfg, rows, num_rows, results, num_trials);
     if (!code && cfg.c.verdicts) {

@@ -15,7 +15,8 @@
 #include "prefix_ntk/feature.h"
 
 static const char columns[] =
-    "feature,score_std,prefix_len,queries,covered,eps_median,rho_median,ratio_median,ratio_max,ratio_sharp_median,ratio_sharp_max,violations,violations_sharp";
+    "feature,score_std,prefix_len,queries,covered,eps_median,rho_median,ratio_median,ratio_max,ratio_sharp_median,"
+    "ratio_sharp_max,violations,violations_sharp";
 
 struct config { struct cli_common c; size_t dim, seq_len, num_trials; };
 
@@ -32,7 +33,8 @@ static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 static const char *const maps[] = { "taylor:2", "taylor:4", "taylor:8", "minimax:2", "minimax:4", "minimax:8" };
 static const double spreads[] = { 0.25, 0.5, 1.0, 2.0 };
 static const size_t lens[] = { 4, 64, 1024 };
-enum { NUM_MAPS = 6, NUM_SPREADS = 4, NUM_LENS = 3, MAX_LEN = 1024, PER_QUERY = 4 };   /* eps, rho, error/bound, error/sharp */
+/* eps, rho, error/bound, error/sharp */
+enum { NUM_MAPS = 6, NUM_SPREADS = 4, NUM_LENS = 3, MAX_LEN = 1024, PER_QUERY = 4 };
 
 /* The sharper constant: the largest total deviation of prefix values from the output. */
 static double sharp_constant(double rho)
@@ -102,7 +104,8 @@ static int judge_map(const struct config *cfg, struct instance *x, size_t map, s
     return status;
 }
 
-static int judge_length(const struct config *cfg, struct instance *x, const double *K, size_t spread, size_t len, double *out)
+static int judge_length(const struct config *cfg, struct instance *x, const double *K, size_t spread, size_t len,
+                        double *out)
 {
     x->len = lens[len];
     int status = attn_sums_exact(x->Q, K, x->V, x->L, x->scale, &x->input);
@@ -237,7 +240,8 @@ static void write_rows(const void *context, const struct units *work, struct tab
                   "queries with eps rho < 1 (covered)");
     for (size_t m = 0; m < NUM_MAPS; m++)
         for (size_t s = 0; s < NUM_SPREADS; s++)
-            for (size_t l = 0; l < NUM_LENS; l++) write_cell(cfg, t, m, s, l, x, covered_queries(cfg, work, m, s, l, x));
+            for (size_t l = 0; l < NUM_LENS; l++)
+                write_cell(cfg, t, m, s, l, x, covered_queries(cfg, work, m, s, l, x));
     for (size_t f = 0; f < PER_QUERY; f++) free(x[f]);
 }
 
@@ -277,9 +281,11 @@ static double unit_bytes(const struct config *cfg)
 int main(int argc, char **argv)
 {
     struct config cfg = { 0 };
-    cli_parse_table(argc, argv, "The bound on the error of a summary: violations and tightness.", options, shard, NULL, &cfg.c);
+    cli_parse_table(argc, argv, "The bound on the error of a summary: violations and tightness.", options, shard, NULL,
+                    &cfg.c);
     const struct units_study study = {
-        .stem = "error_bound", .what = "trials", .columns = columns, .count = cfg.num_trials, .width = (size_t)NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg.seq_len * PER_QUERY,
+        .stem = "error_bound", .what = "trials", .columns = columns, .count = cfg.num_trials,
+        .width = (size_t)NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg.seq_len * PER_QUERY,
         .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
     };
     char *identity = cli_identity(options, &cfg.c);

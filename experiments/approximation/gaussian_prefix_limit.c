@@ -14,7 +14,8 @@
 #include "cli/summary.h"
 #include "cli/units.h"
 
-static const char columns[] = "score_std,prefix_len,distance_rms,distance_ci_lo,distance_ci_hi,distance_pred,num_trials";
+static const char columns[] = "score_std,prefix_len,distance_rms,distance_ci_lo,distance_ci_hi,distance_pred,"
+                              "num_trials";
 static const char parity_columns[] = "score_std,degree,shrink_mean,shrink_ci_lo,shrink_ci_hi,shrink_pred,num_trials";
 
 struct config {
@@ -40,8 +41,14 @@ static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 enum { MAX_DEGREE = 4, PER_LEN = 2 };      /* squared distance, its prediction squared */
 
 /* A trial: (spread, length, 2), then (spread, degree 1..4) at the longest prefix. */
-static size_t at_distance(const struct config *cfg, size_t spread, size_t len) { return (spread * cfg->num_lens + len) * PER_LEN; }
-static size_t at_shrink(const struct config *cfg, size_t spread, size_t degree) { return cfg->num_spreads * cfg->num_lens * PER_LEN + 2 * (spread * MAX_DEGREE + degree - 1); }
+static size_t at_distance(const struct config *cfg, size_t spread, size_t len)
+{
+    return (spread * cfg->num_lens + len) * PER_LEN;
+}
+static size_t at_shrink(const struct config *cfg, size_t spread, size_t degree)
+{
+    return cfg->num_spreads * cfg->num_lens * PER_LEN + 2 * (spread * MAX_DEGREE + degree - 1);
+}
 
 /* What a pass works on: queries, their limit, and what the limit says of each. */
 struct instance {
@@ -129,7 +136,8 @@ static int run_unit(const void *context, size_t trial, double *out)
     if (!status) status = source_inputs(&source, 0, n, x.Q, NULL, NULL);
     if (!status) status = source_gaussian_limit(&source, x.Q, n, x.spread, x.mean, x.limit);
     if (!status)
-        status = prefix_sums_alloc(&x.sums, n, d, 1.0 / sqrt((double)d), MAX_DEGREE, cfg->spreads, cfg->num_spreads, NULL, 0);
+        status = prefix_sums_alloc(&x.sums, n, d, 1.0 / sqrt((double)d), MAX_DEGREE, cfg->spreads, cfg->num_spreads,
+                                   NULL, 0);
     if (!status) status = attn_sums_alloc(&x.exact, n, d);
     x.value_norm2 = status ? 0.0 : source_value_norm2(&source);
     for (size_t l = 0; l < cfg->num_lens && !status; l++) {
@@ -160,7 +168,8 @@ static void write_rows(const void *context, const struct units *work, struct tab
     const struct config *cfg = context;
     const size_t N = cfg->num_trials;
     double *x = cli_need(malloc(N * sizeof *x));
-    table_note(t, "distance: ||mean of the prefix - limit||_F / ||limit||_F over queries, root mean square over trials; interval of the mean square, 99.9 %%");
+    table_note(t, "distance: ||mean of the prefix - limit||_F / ||limit||_F over queries, root mean square over "
+                  "trials; interval of the mean square, 99.9 %%");
     for (size_t j = 0; j < cfg->num_spreads; j++)
         for (size_t l = 0; l < cfg->num_lens; l++) {
             const double pred = column(work, N, at_distance(cfg, j, l) + 1, x);
@@ -183,7 +192,8 @@ static void write_parity(const void *context, const struct units *work, struct t
     const struct config *cfg = context;
     const size_t N = cfg->num_trials;
     double *x = cli_need(malloc(N * sizeof *x));
-    table_note(t, "shrink: projection of the plug-in mean on the limit over the limit's square, longest prefix; pred: the same of the closed form");
+    table_note(t, "shrink: projection of the plug-in mean on the limit over the limit's square, longest prefix; pred: "
+                  "the same of the closed form");
     for (size_t j = 0; j < cfg->num_spreads; j++)
         for (size_t g = 1; g <= MAX_DEGREE; g++) {
             const double form = column(work, N, at_shrink(cfg, j, g) + 1, x);
@@ -295,7 +305,8 @@ int main(int argc, char **argv)
     cfg.lens = cli_need(malloc(cfg.num_lens * sizeof *cfg.lens));
     for (size_t l = 0, m = 64; l < cfg.num_lens; l++, m *= 4) cfg.lens[l] = m;
     const struct units_study study = {
-        .stem = "gaussian_prefix_limit", .what = "trials", .columns = columns, .count = cfg.num_trials, .width = cfg.num_spreads * (cfg.num_lens * PER_LEN + 2 * MAX_DEGREE),
+        .stem = "gaussian_prefix_limit", .what = "trials", .columns = columns, .count = cfg.num_trials,
+        .width = cfg.num_spreads * (cfg.num_lens * PER_LEN + 2 * MAX_DEGREE),
         .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows,
         .side = "parity", .side_columns = parity_columns, .side_rows = write_parity, .decide = decide,
     };

@@ -1,4 +1,5 @@
-/* NTK-Attention by two routes: the sums that the approximation claims are measured with, and the public calls. Ledger M1. */
+/* NTK-Attention by two routes: the sums that the approximation claims are measured with, and the public calls. Ledger
+ * M1. */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -43,10 +44,11 @@ static const char *const route_names[NUM_ROUTES] = { "attn_ntk_f64", "attn_ntk_f
 /* Of a trial, by summary: the differences of the routes, then the error. */
 enum { ERROR = NUM_ROUTES, PER_SUMMARY };
 
-/* One layer and prefix, every number a float32 one, so that both routes see the same. Sequence 0 is judged, the others are
- * fitted; each attends to its own tokens. */
+/* One layer and prefix, every number a float32 one, so that both routes see the same. Sequence 0 is judged, the others
+ * are fitted; each attends to its own tokens. */
 struct layer {
-    double *Q, *K, *V, *Kp, *Vp;              /* Q (ALL, DIM); K, V (LEN, DIM), of sequence 0; Kp, Vp (prefix_len, DIM) */
+    /* Q (ALL, DIM); K, V (LEN, DIM), of sequence 0; Kp, Vp (prefix_len, DIM) */
+    double *Q, *K, *V, *Kp, *Vp;
     struct attn_sums input, prefix;           /* of all queries */
 };
 
@@ -101,7 +103,8 @@ done:
 
 /* ---- by sums ------------------------------------------------------------------------------ */
 
-static int plug_in_sums(const struct config *cfg, const struct layer *x, const struct study_map *map, struct attn_sums *sums)
+static int plug_in_sums(const struct config *cfg, const struct layer *x, const struct study_map *map,
+                        struct attn_sums *sums)
 {
     struct study study = { 0 };
     int exists, status = study_alloc(&study, map, 1, x->Q, LEN, DIM, NULL, cfg->c.seed);
@@ -116,13 +119,15 @@ static int plug_in_sums(const struct config *cfg, const struct layer *x, const s
 }
 
 /* The same of a summary fitted to the other queries, which is left in Z (r, DIM) and k (r). */
-static int fitted_sums(const struct config *cfg, const struct layer *x, const struct study_map *map, double *Z, double *k,
-                       struct attn_sums *sums)
+static int fitted_sums(const struct config *cfg, const struct layer *x, const struct study_map *map, double *Z,
+                       double *k, struct attn_sums *sums)
 {
     double *phi = NULL;
     size_t r;
-    const struct attn_sums input = { NUM_FIT, DIM, x->input.shift + LEN, x->input.mass + LEN, x->input.num + LEN * DIM };
-    const struct attn_sums prefix = { NUM_FIT, DIM, x->prefix.shift + LEN, x->prefix.mass + LEN, x->prefix.num + LEN * DIM };
+    const struct attn_sums input = { NUM_FIT, DIM, x->input.shift + LEN, x->input.mass + LEN,
+                                     x->input.num + LEN * DIM };
+    const struct attn_sums prefix = { NUM_FIT, DIM, x->prefix.shift + LEN, x->prefix.mass + LEN,
+                                      x->prefix.num + LEN * DIM };
     int status = study_query_features(map, x->Q, ALL, DIM, 0.0, cfg->c.seed, &phi, &r);
     const struct summary_problem problem = { r, phi + LEN * r, &input, &prefix };
     if (!status) status = summary_fit_lstsq(&problem, !feature_spec_is_polynomial(&map->spec), Z, k);
@@ -133,8 +138,8 @@ static int fitted_sums(const struct config *cfg, const struct layer *x, const st
 
 /* ---- by the public calls ------------------------------------------------------------------- */
 
-static int plug_in_summary(const struct config *cfg, const struct layer *x, const feature_map *map, double *Z, double *k,
-                           double *log_scale)
+static int plug_in_summary(const struct config *cfg, const struct layer *x, const feature_map *map, double *Z,
+                           double *k, double *log_scale)
 {
     struct attn_fold *fold = NULL;
     int status = attn_fold_alloc(map, DIM, &fold);
@@ -157,8 +162,8 @@ static int route_double(const feature_map *map, struct attn_in q, struct attn_in
         Zk[a * (DIM + 1) + DIM] = mass[a];
     }
     const struct attn_summary_f64 summary = { .map = map, .heads = 1, .Zk = Zk, .log_scale = &log_scale };
-    const int status = attn_ntk_f64(&shape, q, k, v, &summary, attn_dense_out(out, 1, LEN, DIM), (struct attn_in){ 0 }, NULL, 1,
-                                    NULL);
+    const int status = attn_ntk_f64(&shape, q, k, v, &summary, attn_dense_out(out, 1, LEN, DIM), (struct attn_in){ 0 },
+                                    NULL, 1, NULL);
     free(Zk);
     return status;
 }
@@ -174,8 +179,8 @@ static int route_single(const feature_map *map, struct attn_in q, struct attn_in
     for (size_t i = 0; i < r * DIM; i++) narrow[i] = (float)(exp(log_scale) * Z[i]);
     for (size_t a = 0; a < r; a++) kvec[a] = (float)(exp(log_scale) * mass[a]);
     const struct attn_summary summary = { map, 1, attn_dense_in(narrow, 1, r, DIM), attn_dense_in(kvec, 1, r, 1) };
-    const int status = attn_ntk_forward(&shape, 1.0f / sqrtf((float)DIM), q, k, v, &summary, attn_dense_out(out, 1, LEN, DIM),
-                                        NULL, NULL, 0, 1, NULL);
+    const int status = attn_ntk_forward(&shape, 1.0f / sqrtf((float)DIM), q, k, v, &summary,
+                                        attn_dense_out(out, 1, LEN, DIM), NULL, NULL, 0, 1, NULL);
     free(narrow);
     return status;
 }
@@ -210,7 +215,8 @@ static int compare_routes(const struct config *cfg, const struct layer *x, const
     if (!status) status = approx_compare(&input, &prefix, &sums, &e, T);
     if (!status && !summary->fitted) status = plug_in_summary(cfg, x, features, Z, k, &log_scale);
     for (enum route route = DOUBLE; route < NUM_ROUTES && !status; route++) {
-        status = (route == DOUBLE ? route_double : route_single)(features, view[0], view[1], view[2], Z, k, log_scale, got);
+        status = (route == DOUBLE ? route_double : route_single)(features, view[0], view[1], view[2], Z, k, log_scale,
+                                                                 got);
         if (status == GSL_EDOM) status = GSL_SUCCESS;
         if (!status) out[route] = difference(T, got, &e);
     }
@@ -258,7 +264,8 @@ static double largest(const struct config *cfg, const struct units *work, size_t
 static void write_rows(const void *context, const struct units *work, struct table *t)
 {
     const struct config *cfg = context;
-    table_note(t, "difference: of the outputs from those by sums over scores, over the prefix effect, largest of the trials; "
+    table_note(t, "difference: of the outputs from those by sums over scores, over the prefix effect, largest of the "
+                  "trials; "
                   "err_rel: of the sums, mean; prefix_len=%zu, L = 128, d = 64, Gaussian tokens", cfg->prefix_len);
     for (size_t s = 0; s < NUM_SUMMARIES; s++)
         for (enum route route = DOUBLE; route < NUM_ROUTES; route++) {
@@ -297,11 +304,13 @@ static void decide(const void *context, const struct units *work, struct verdict
 int main(int argc, char **argv)
 {
     struct config cfg = { 0 };
-    cli_parse_table(argc, argv, "NTK-Attention by sums over scores and by the public calls.", options, shard, NULL, &cfg.c);
+    cli_parse_table(argc, argv, "NTK-Attention by sums over scores and by the public calls.", options, shard, NULL,
+                    &cfg.c);
     const double numbers = (double)(ALL + 2 * LEN + 2 * cfg.prefix_len) * DIM + 4.0 * 2145.0 * (DIM + 1.0);
     const struct units_study study = {
         .stem = "kernel_routes", .what = "trials", .columns = columns, .count = cfg.num_trials,
-        .width = NUM_SUMMARIES * PER_SUMMARY, .unit_bytes = sizeof(double) * numbers + 4.0 * (double)attn_sums_bytes(ALL, DIM),
+        .width = NUM_SUMMARIES * PER_SUMMARY,
+        .unit_bytes = sizeof(double) * numbers + 4.0 * (double)attn_sums_bytes(ALL, DIM),
         .unit = run_unit, .rows = write_rows, .decide = decide,
     };
     char *identity = cli_identity(options, &cfg.c);

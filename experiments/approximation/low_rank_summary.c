@@ -41,8 +41,8 @@ static const char *const summary_names[] = { "taylor:1 plug-in", "elu1 least squ
 static const size_t ranks[] = { 1, 2, 4, 8, 16, 32, 48, 64 };
 enum { NUM_SUMMARIES = 3, NUM_RANKS = sizeof ranks / sizeof *ranks, QUARTER = 4, FULL = NUM_RANKS - 1 };
 
-/* Errors and energies of Z (r, d) cut to each rank: projected on the leading right singular vectors of M (rows, d), whose
- * energies they are. M = Z gives the nearest matrices. */
+/* Errors and energies of Z (r, d) cut to each rank: projected on the leading right singular vectors of M (rows, d),
+ * whose energies they are. M = Z gives the nearest matrices. */
 static int cut(const double *M, size_t rows, const double *phi, size_t r, size_t d, const double *Z, const double *k,
                const struct attn_sums *input, const struct attn_sums *prefix, double *energy, double *error)
 {
@@ -84,7 +84,8 @@ done:
 static void fitted_outputs(const double *phi, size_t n, size_t r, size_t d, const double *Z, const double *k,
                            const struct attn_sums *input, double *out)
 {
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)d, (int)r, 1.0, phi, (int)r, Z, (int)d, 0.0, out, (int)d);
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)d, (int)r, 1.0, phi, (int)r, Z, (int)d, 0.0,
+                out, (int)d);
     for (size_t i = 0; i < n; i++) {
         const double D = input->mass[i] * exp(input->shift[i]) + cblas_ddot((int)r, phi + i * r, 1, k, 1);
         cblas_dscal((int)d, 1.0 / D, out + i * d, 1);
@@ -117,7 +118,8 @@ static int instance_fill(const struct config *cfg, size_t trial, struct instance
     *x = (struct instance){ .d = d, .L = L, .n = n, .Q = malloc((n + 2 * L) * d * sizeof *x->Q),
                             .outputs = malloc(cfg->fit_queries * d * sizeof *x->outputs) };
     double *K = x->Q + n * d, *V = K + L * d;
-    int status = x->Q && x->outputs ? source_init(&x->source, cfg->c.seed, trial, d, SOURCE_TIED, tokens, 0.0) : GSL_ENOMEM;
+    int status = x->Q && x->outputs ? source_init(&x->source, cfg->c.seed, trial, d, SOURCE_TIED, tokens, 0.0)
+        : GSL_ENOMEM;
     if (!status) status = attn_sums_alloc(&x->input, n, d);
     if (!status) status = attn_sums_alloc(&x->prefix, n, d);
     for (size_t first = 0; first < n && !status; first += L) {
@@ -132,7 +134,8 @@ static int instance_fill(const struct config *cfg, size_t trial, struct instance
 }
 
 /* (Z, k) of the prefix; the map has the same features on both sides. */
-static int plug_in(const struct config *cfg, struct instance *x, const struct study_map *map, size_t r, double *Z, double *k)
+static int plug_in(const struct config *cfg, struct instance *x, const struct study_map *map, size_t r, double *Z,
+                   double *k)
 {
     const size_t d = x->d;
     double *Kp = malloc(2 * SOURCE_BLOCK * d * sizeof *Kp), *Vp = Kp + SOURCE_BLOCK * d;
@@ -189,7 +192,8 @@ static int run_unit(const void *context, size_t trial, double *out)
     return status;
 }
 
-static struct interval over_trials(const struct config *cfg, const struct units *work, size_t at, size_t over, double *x)
+static struct interval over_trials(const struct config *cfg, const struct units *work, size_t at, size_t over,
+                                   double *x)
 {
     for (size_t t = 0; t < cfg->num_trials; t++)
         x[t] = units_row(work, t)[at] / (over == at ? 1.0 : units_row(work, t)[over]);
@@ -202,14 +206,16 @@ static double unit_bytes(const struct config *cfg)
     const double n = (double)(cfg->seq_len + cfg->fit_queries), d = (double)cfg->dim;
     return (double)source_bytes(cfg->dim) + (double)study_bytes(NULL, 0, cfg->seq_len + cfg->fit_queries, cfg->dim)
          + 2.0 * (double)attn_sums_bytes(cfg->seq_len + cfg->fit_queries, cfg->dim)
-         + ((3.0 * n + 2.0 * (double)cfg->seq_len + 3.0 * SOURCE_BLOCK) * d + n * (d + 1.0) + 8.0 * (d + 1.0) * (d + 1.0)) * sizeof(double);
+         + ((3.0 * n + 2.0 * (double)cfg->seq_len + 3.0 * SOURCE_BLOCK) * d + n * (d + 1.0)
+            + 8.0 * (d + 1.0) * (d + 1.0)) * sizeof(double);
 }
 
 static void write_rows(const void *context, const struct units *work, struct table *t)
 {
     const struct config *cfg = context;
     double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
-    table_note(t, "energy: share of the squared singular values of Z kept; err_rel over the prefix effect, fresh queries; 99.9 %% intervals");
+    table_note(t, "energy: share of the squared singular values of Z kept; err_rel over the prefix effect, fresh "
+                  "queries; 99.9 %% intervals");
     for (size_t s = 0; s < NUM_SUMMARIES; s++)
         for (size_t i = 0; i < NUM_RANKS; i++) {
             const size_t energy = 2 * s * NUM_RANKS + i, error = energy + NUM_RANKS;
@@ -249,7 +255,8 @@ int main(int argc, char **argv)
     if (loaded) return loaded;
     cfg.tokens = &tokens;
     const struct units_study study = {
-        .stem = cfg.dataset ? "low_rank_summary_mnist" : "low_rank_summary", .what = "trials", .columns = columns, .count = cfg.num_trials, .width = 2 * NUM_SUMMARIES * NUM_RANKS,
+        .stem = cfg.dataset ? "low_rank_summary_mnist" : "low_rank_summary", .what = "trials", .columns = columns,
+        .count = cfg.num_trials, .width = 2 * NUM_SUMMARIES * NUM_RANKS,
         .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
     };
     char *identity = cli_identity(options, &cfg.c);

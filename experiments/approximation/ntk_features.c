@@ -35,7 +35,8 @@ static const struct cli_option options[] = {
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
-static const char *const maps[] = { "elu1", "taylor:1", "taylor:2", "taylor:3", "taylor:4", "favor-orth:24", "favor-orth:210" };
+static const char *const maps[] = { "elu1", "taylor:1", "taylor:2", "taylor:3", "taylor:4", "favor-orth:24",
+                                    "favor-orth:210" };
 enum { NUM_MAPS = sizeof maps / sizeof *maps, MAP_ELU = 0, MAP_TAYLOR4 = 4, MAP_RANDOM = 6, NO_MAP = NUM_MAPS };
 
 /* ||F - Phi Z|| / ||F|| on the second half of the rows, Z fitted on the first. */
@@ -46,11 +47,15 @@ static int residual(const char *name, const gsl_matrix *X, const gsl_matrix *F, 
     int status = feature_parse(name, d, 1.0, seed, NULL, &map);
     if (status) return status;
     const size_t r = feature_dim(map);
-    gsl_matrix *Phi = gsl_matrix_alloc(2 * n, r), *G = gsl_matrix_alloc(r, r), *Z = gsl_matrix_alloc(r, d), *R = gsl_matrix_alloc(n, d);
-    status = Phi && G && Z && R ? feature_forward_f64(map, FEATURE_QUERY, 2 * n, X->data, X->tda, Phi->data, Phi->tda, NULL, 1, NULL) : GSL_ENOMEM;
+    gsl_matrix *Phi = gsl_matrix_alloc(2 * n, r), *G = gsl_matrix_alloc(r, r), *Z = gsl_matrix_alloc(r, d),
+        *R = gsl_matrix_alloc(n, d);
+    status = Phi && G && Z && R ? feature_forward_f64(map, FEATURE_QUERY, 2 * n, X->data, X->tda, Phi->data, Phi->tda,
+                                                      NULL, 1, NULL) : GSL_ENOMEM;
     if (status) goto done;
-    gsl_matrix_const_view fit = gsl_matrix_const_submatrix(Phi, 0, 0, n, r), judge = gsl_matrix_const_submatrix(Phi, n, 0, n, r);
-    gsl_matrix_const_view target = gsl_matrix_const_submatrix(F, 0, 0, n, d), truth = gsl_matrix_const_submatrix(F, n, 0, n, d);
+    gsl_matrix_const_view fit = gsl_matrix_const_submatrix(Phi, 0, 0, n, r), judge = gsl_matrix_const_submatrix(Phi, n,
+        0, n, r);
+    gsl_matrix_const_view target = gsl_matrix_const_submatrix(F, 0, 0, n, d), truth = gsl_matrix_const_submatrix(F, n,
+        0, n, d);
     gsl_blas_dgemm(CblasTrans, CblasNoTrans, 1.0, &fit.matrix, &fit.matrix, 0.0, G);
     gsl_blas_dgemm(CblasTrans, CblasNoTrans, 1.0, &fit.matrix, &target.matrix, 0.0, Z);
     double trace = 0.0;
@@ -84,7 +89,8 @@ static int run_unit(const void *context, size_t unit, double *out)
     const double sigma = cfg->sigmas[unit / cfg->num_trials];
     const size_t trial = unit % cfg->num_trials;
     const size_t n = cfg->num_samples, d = cfg->dim, at = 2 * cfg->num_fit;
-    gsl_matrix *X = gsl_matrix_alloc(n, d), *Y = gsl_matrix_alloc(n, d), *X2 = gsl_matrix_alloc(at, d), *F = gsl_matrix_alloc(at, d);
+    gsl_matrix *X = gsl_matrix_alloc(n, d), *Y = gsl_matrix_alloc(n, d), *X2 = gsl_matrix_alloc(at, d),
+        *F = gsl_matrix_alloc(at, d);
     gsl_matrix *gram = gsl_matrix_alloc(n * d, n * d), *cross = gsl_matrix_alloc(at * d, n * d);
     gsl_vector_view y, f;
     int status = X && Y && X2 && F && gram && cross ? GSL_SUCCESS : GSL_ENOMEM;
@@ -112,8 +118,8 @@ done:
 }
 
 /* Over trials: what is outside the features of `map`, over what is outside those of `other` unless that is NO_MAP. */
-static struct interval over_trials(const struct config *cfg, const struct units *work, size_t sigma, size_t map, size_t other,
-                                   double *x)
+static struct interval over_trials(const struct config *cfg, const struct units *work, size_t sigma, size_t map,
+                                   size_t other, double *x)
 {
     for (size_t t = 0; t < cfg->num_trials; t++) {
         const double *row = units_row(work, sigma * cfg->num_trials + t);
@@ -134,7 +140,8 @@ static void write_rows(const void *context, const struct units *work, struct tab
 {
     const struct config *cfg = context;
     double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
-    table_note(t, "residual: ||f - phi Z|| / ||f|| on inputs that Z was not fitted on, f the predictor of an infinitely long prefix; 99.9 %% intervals");
+    table_note(t, "residual: ||f - phi Z|| / ||f|| on inputs that Z was not fitted on, f the predictor of an "
+                  "infinitely long prefix; 99.9 %% intervals");
     for (size_t s = 0; s < cfg->num_sigmas; s++)
         for (size_t i = 0; i < NUM_MAPS; i++) {
             feature_map *map;
@@ -174,9 +181,11 @@ static void decide(const void *context, const struct units *work, struct verdict
 int main(int argc, char **argv)
 {
     struct config cfg = { 0 };
-    cli_parse_table(argc, argv, "The predictor of an infinitely long prefix against the span of a summary's features.", options, shard, NULL, &cfg.c);
+    cli_parse_table(argc, argv, "The predictor of an infinitely long prefix against the span of a summary's features.",
+                    options, shard, NULL, &cfg.c);
     const struct units_study study = {
-        .stem = "ntk_features", .what = "trials", .columns = columns, .count = cfg.num_sigmas * cfg.num_trials, .width = NUM_MAPS,
+        .stem = "ntk_features", .what = "trials", .columns = columns, .count = cfg.num_sigmas * cfg.num_trials,
+        .width = NUM_MAPS,
         .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
     };
     char *identity = cli_identity(options, &cfg.c);

@@ -42,7 +42,8 @@ int main(int argc, char **argv)
     cli_outputs_begin(&cfg);
     struct table *t = table_open(&cfg, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "relative error 10^log10_eps of e^s on [-bound, bound]; an empty cell: below what double precision shows");
+    table_note(t, "relative error 10^log10_eps of e^s on [-bound, bound]; an empty cell: below what double precision "
+                  "shows");
     struct interval ratio = { 0 }, taylor_ratio = { 0 };
     for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
         for (int e = -1; e >= -8; e--) {

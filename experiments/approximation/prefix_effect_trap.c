@@ -106,7 +106,8 @@ static struct interval slope(const struct config *cfg, const struct units *work,
     if (x && y && count >= 3) {
         for (size_t l = 0; l < count; l++) x[l] = (double)cfg->lens[first + l];
         for (size_t t = 0; t < cfg->num_trials; t++)
-            memcpy(y + t * count, units_row(work, values * cfg->num_trials + t) + cell(cfg, MAP_DEGREE0, first, unit), count * sizeof *y);
+            memcpy(y + t * count, units_row(work, values * cfg->num_trials + t) + cell(cfg, MAP_DEGREE0, first, unit),
+                   count * sizeof *y);
         ci = cli_exponent(x, y, count, cfg->num_trials, 0.999);
     }
     free(x);
@@ -125,7 +126,8 @@ static void write_rows(const void *context, const struct units *work, struct tab
 {
     const struct config *cfg = context;
     double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
-    table_note(t, "error: root mean square over queries of ||T - PA||, absolute, over that of the prefix effect PA - Attn, over that of PA; 99.9 %% intervals");
+    table_note(t, "error: root mean square over queries of ||T - PA||, absolute, over that of the prefix effect PA - "
+                  "Attn, over that of PA; 99.9 %% intervals");
     for (size_t values = 0; values < NUM_VALUES; values++)
         for (size_t i = 0; i < NUM_MAPS; i++)
             for (size_t unit = 0; unit < NUM_UNITS; unit++)
@@ -166,9 +168,11 @@ static double unit_bytes(const struct config *cfg)
 int main(int argc, char **argv)
 {
     struct config cfg = { 0 };
-    cli_parse_table(argc, argv, "The trap of independent values: the same errors in three units.", options, shard, check, &cfg.c);
+    cli_parse_table(argc, argv, "The trap of independent values: the same errors in three units.", options, shard,
+                    check, &cfg.c);
     const struct units_study study = {
-        .stem = "prefix_effect_trap", .what = "trials", .columns = columns, .count = NUM_VALUES * cfg.num_trials, .width = NUM_MAPS * NUM_UNITS * cfg.num_lens,
+        .stem = "prefix_effect_trap", .what = "trials", .columns = columns, .count = NUM_VALUES * cfg.num_trials,
+        .width = NUM_MAPS * NUM_UNITS * cfg.num_lens,
         .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
     };
     char *identity = cli_identity(options, &cfg.c);

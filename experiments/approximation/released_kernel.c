@@ -1,6 +1,6 @@
-/* What goes wrong in NTK-Attention as its authors released it, beside the library's own: a maximum taken before the mask, a
- * summary divided by e^max, k = |kappa| started at 0, and an error study whose approximate side still sees the prefix.
- * Ledger F41 to F44. */
+/* What goes wrong in NTK-Attention as its authors released it, beside the library's own: a maximum taken before the
+ * mask, a summary divided by e^max, k = |kappa| started at 0, and an error study whose approximate side still sees the
+ * prefix. Ledger F41 to F44. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,8 @@
 #include "prefix_ntk/attention.h"
 #include "prefix_ntk/feature.h"
 
-static const char columns[] = "form,score_std,share_of_rows_wrong,inputs_wrong,share_without_gradient,inputs_without_gradient,num_trials";
+static const char columns[] = "form,score_std,share_of_rows_wrong,inputs_wrong,share_without_gradient,"
+                              "inputs_without_gradient,num_trials";
 
 struct config { struct cli_common c; size_t num_trials, adam_steps; };
 
@@ -32,17 +33,21 @@ static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 enum { DIM = 64, LEN = 128, PREFIX_LEN = 64, NUM_FIT = 256, NUM_TRAINED = 24 };
 
 enum form { RELEASED_CAUSAL, OWN_CAUSAL, RELEASED_FULL, OWN_FULL, NUM_FORMS };
-static const char *const form_names[] = { "released causal", "library causal", "released unmasked", "library unmasked" };
+static const char *const form_names[] = { "released causal", "library causal", "released unmasked",
+                                          "library unmasked" };
 static const double spreads[] = { 1.0, 8.0, 64.0 };
 enum { NUM_SPREADS = 3, USUAL = 0, AUTHORS = 2 };
 
-/* Of a trial: by form and spread wrong rows, then rows whose gradient is not finite; of the training; of the error study. */
+/* Of a trial: by form and spread wrong rows, then rows whose gradient is not finite; of the training; of the error
+ * study. */
 enum { GRADIENTS = NUM_FORMS * NUM_SPREADS, MOVED = 2 * GRADIENTS, TRAINED_RATIO, IDENTITY, NUM_FIELDS };
 
-/* A row of the output is wrong when it is not finite or this far off, relatively; float32 alone costs 1e-5 at spread 64. */
+/* A row of the output is wrong when it is not finite or this far off, relatively; float32 alone costs 1e-5 at spread
+ * 64. */
 static const double WRONG = 1e-2;
 
-struct layer { float q[LEN * DIM], k[LEN * DIM], v[LEN * DIM], kp[PREFIX_LEN * DIM], vp[PREFIX_LEN * DIM], Z[DIM * DIM], kvec[DIM]; };
+struct layer { float q[LEN * DIM], k[LEN * DIM], v[LEN * DIM], kp[PREFIX_LEN * DIM], vp[PREFIX_LEN * DIM], Z[DIM * DIM],
+               kvec[DIM]; };
 
 static float elu1(float x)
 {
@@ -144,21 +149,24 @@ static bool is_wrong(const float *got, const double *want)
 }
 
 /* Rows of the library's gradient in q that are not finite, that of sum(T). */
-static int own_gradient(const struct layer *x, const feature_map *map, const struct attn_shape *shape, const struct attn_summary *summary,
-                        double *bad)
+static int own_gradient(const struct layer *x, const feature_map *map, const struct attn_shape *shape,
+                        const struct attn_summary *summary, double *bad)
 {
     float *work = malloc(3 * LEN * DIM * sizeof *work);
     attn_row *rows = malloc(LEN * sizeof *rows);
     int status = work && rows && map ? GSL_SUCCESS : GSL_ENOMEM;
     float *out = work, *ones = work + LEN * DIM, *dq = ones + LEN * DIM;
     const float scale = 1.0f / sqrtf((float)DIM);
-    const struct attn_in q = attn_dense_in(x->q, 1, LEN, DIM), k = attn_dense_in(x->k, 1, LEN, DIM), v = attn_dense_in(x->v, 1, LEN, DIM);
+    const struct attn_in q = attn_dense_in(x->q, 1, LEN, DIM), k = attn_dense_in(x->k, 1, LEN, DIM),
+        v = attn_dense_in(x->v, 1, LEN, DIM);
     const struct attn_ntk_grads grads = { .q = attn_dense_out(dq, 1, LEN, DIM) };
-    if (!status) status = attn_ntk_forward(shape, scale, q, k, v, summary, attn_dense_out(out, 1, LEN, DIM), rows, NULL, 0, 1, NULL);
+    if (!status)
+        status = attn_ntk_forward(shape, scale, q, k, v, summary, attn_dense_out(out, 1, LEN, DIM), rows, NULL, 0, 1,
+                                  NULL);
     for (size_t i = 0; i < LEN * DIM && !status; i++) ones[i] = 1.0f;
     if (!status)
-        status = attn_ntk_backward(shape, scale, q, k, v, summary, attn_dense_in(out, 1, LEN, DIM), rows, attn_dense_in(ones, 1, LEN, DIM),
-                                   &grads, NULL, 0, 1);
+        status = attn_ntk_backward(shape, scale, q, k, v, summary, attn_dense_in(out, 1, LEN, DIM), rows,
+                                   attn_dense_in(ones, 1, LEN, DIM), &grads, NULL, 0, 1);
     for (size_t i = 0; i < LEN && !status; i++) {
         bool finite = true;
         for (size_t c = 0; c < DIM; c++) finite = finite && isfinite(dq[i * DIM + c]);
@@ -179,10 +187,12 @@ static int count_wrong(struct layer *x, const feature_map *map, size_t spread, d
         const int causal = form == RELEASED_CAUSAL || form == OWN_CAUSAL;
         const bool library = form == OWN_CAUSAL || form == OWN_FULL;
         const struct attn_shape shape = { 1, 1, 1, LEN, LEN, DIM, causal, NULL };
-        const struct attn_summary summary = { map, 1, attn_dense_in(x->Z, 1, DIM, DIM), attn_dense_in(x->kvec, 1, DIM, 1) };
+        const struct attn_summary summary = { map, 1, attn_dense_in(x->Z, 1, DIM, DIM),
+                                              attn_dense_in(x->kvec, 1, DIM, 1) };
         if (library)
-            status = attn_ntk_forward(&shape, 1.0f / sqrtf((float)DIM), attn_dense_in(x->q, 1, LEN, DIM), attn_dense_in(x->k, 1, LEN, DIM),
-                                      attn_dense_in(x->v, 1, LEN, DIM), &summary, attn_dense_out(own, 1, LEN, DIM), NULL, NULL, 0, 1, NULL);
+            status = attn_ntk_forward(&shape, 1.0f / sqrtf((float)DIM), attn_dense_in(x->q, 1, LEN, DIM),
+                                      attn_dense_in(x->k, 1, LEN, DIM), attn_dense_in(x->v, 1, LEN, DIM), &summary,
+                                          attn_dense_out(own, 1, LEN, DIM), NULL, NULL, 0, 1, NULL);
         if (library && status == GSL_EDOM) status = GSL_SUCCESS;       /* a failed row is 0, which is wrong */
         double *wrong = &out[form * NUM_SPREADS + spread], *gradients = wrong + GRADIENTS;
         *wrong = *gradients = 0.0;
@@ -214,21 +224,23 @@ static int identity_error(const struct layer *x, const feature_map *map, double 
     const float scale = 1.0f / sqrtf((float)DIM);
     const struct attn_in q = attn_dense_in(x->q, 1, LEN, DIM);
     const struct attn_shape shape = { 1, 1, 1, LEN, LEN, DIM, 0, NULL }, longer = { 1, 1, 1, LEN, ALL, DIM, 0, NULL };
-    const struct attn_prefix prefix = { PREFIX_LEN, attn_dense_in(x->kp, 1, PREFIX_LEN, DIM), attn_dense_in(x->vp, 1, PREFIX_LEN, DIM), NULL };
+    const struct attn_prefix prefix = { PREFIX_LEN, attn_dense_in(x->kp, 1, PREFIX_LEN, DIM),
+                                        attn_dense_in(x->vp, 1, PREFIX_LEN, DIM), NULL };
     const struct attn_summary summary = { map, 1, attn_dense_in(zero, 1, DIM, DIM), attn_dense_in(zero, 1, DIM, 1) };
-    int status = attn_exact_forward(&shape, scale, q, attn_dense_in(x->k, 1, LEN, DIM), attn_dense_in(x->v, 1, LEN, DIM), &prefix,
-                                    attn_dense_out(exact, 1, LEN, DIM), NULL, NULL, 0, 1, NULL);
+    int status = attn_exact_forward(&shape, scale, q, attn_dense_in(x->k, 1, LEN, DIM),
+                                    attn_dense_in(x->v, 1, LEN, DIM), &prefix, attn_dense_out(exact, 1, LEN, DIM), NULL,
+                                        NULL, 0, 1, NULL);
     if (!status)
-        status = attn_ntk_forward(&longer, scale, q, attn_dense_in(k, 1, ALL, DIM), attn_dense_in(v, 1, ALL, DIM), &summary,
-                                  attn_dense_out(approximate, 1, LEN, DIM), NULL, NULL, 0, 1, NULL);
+        status = attn_ntk_forward(&longer, scale, q, attn_dense_in(k, 1, ALL, DIM), attn_dense_in(v, 1, ALL, DIM),
+                                  &summary, attn_dense_out(approximate, 1, LEN, DIM), NULL, NULL, 0, 1, NULL);
     *out = 0.0;
     for (size_t i = 0; i < LEN * DIM && !status; i++) *out = fmax(*out, fabs((double)exact[i] - approximate[i]));
     free(work);
     return status;
 }
 
-/* elu1 trained by Adam from Z = k = 0 with k = |kappa| and with k itself, on NUM_FIT queries; judged on LEN others. *moved: the
- * largest |kappa| at the end; *ratio: the error of the first over that of the second. */
+/* elu1 trained by Adam from Z = k = 0 with k = |kappa| and with k itself, on NUM_FIT queries; judged on LEN others.
+ * *moved: the largest |kappa| at the end; *ratio: the error of the first over that of the second. */
 static int train_from_zero(const struct config *cfg, size_t trial, double *moved, double *ratio)
 {
     enum { ALL = LEN + NUM_FIT, LONG = 1024 };
@@ -237,7 +249,8 @@ static int train_from_zero(const struct config *cfg, size_t trial, double *moved
     struct attn_sums input = { 0 }, prefix = { 0 }, sums = { 0 };
     struct study_map map;
     struct approx_errors e[2];
-    double *Q = malloc((ALL + 2 * LEN + 2 * LONG) * DIM * sizeof *Q), *K = Q + ALL * DIM, *V = K + LEN * DIM, *phi = NULL;
+    double *Q = malloc((ALL + 2 * LEN + 2 * LONG) * DIM * sizeof *Q), *K = Q + ALL * DIM, *V = K + LEN * DIM,
+        *phi = NULL;
     double *Kp = V + LEN * DIM, *Vp = Kp + LONG * DIM, *Z = malloc(DIM * DIM * sizeof *Z), k[DIM];
     size_t r;
     int status = Q && Z ? source_init(&source, cfg->c.seed, trial, DIM, SOURCE_TIED, NULL, 0.0) : GSL_ENOMEM;
@@ -257,13 +270,15 @@ static int train_from_zero(const struct config *cfg, size_t trial, double *moved
     if (!status) status = study_query_features(&map, Q, ALL, DIM, 0.0, cfg->c.seed, &phi, &r);
     for (int plain = 0; plain < 2 && !status; plain++) {
         const struct attn_sums fit_input = { NUM_FIT, DIM, input.shift + LEN, input.mass + LEN, input.num + LEN * DIM };
-        const struct attn_sums fit_prefix = { NUM_FIT, DIM, prefix.shift + LEN, prefix.mass + LEN, prefix.num + LEN * DIM };
+        const struct attn_sums fit_prefix = { NUM_FIT, DIM, prefix.shift + LEN, prefix.mass + LEN,
+                                              prefix.num + LEN * DIM };
         const struct attn_sums judge_input = { LEN, DIM, input.shift, input.mass, input.num };
         const struct attn_sums judge_prefix = { LEN, DIM, prefix.shift, prefix.mass, prefix.num };
         const struct summary_problem problem = { r, phi + LEN * r, &fit_input, &fit_prefix };
         memset(Z, 0, DIM * DIM * sizeof *Z);
         memset(k, 0, sizeof k);
-        status = summary_fit_adam(&problem, plain ? SUMMARY_LINEAR : SUMMARY_ABS, 1e-3, cfg->adam_steps, LEN, Z, k, NULL);
+        status = summary_fit_adam(&problem, plain ? SUMMARY_LINEAR : SUMMARY_ABS, 1e-3, cfg->adam_steps, LEN, Z, k,
+                                  NULL);
         if (status) break;
         summary_apply(phi, r, Z, k, &sums);
         status = approx_compare(&judge_input, &judge_prefix, &sums, &e[plain], NULL);
@@ -318,13 +333,16 @@ static void decide(const void *context, const struct units *work, struct verdict
     static const struct { const char *claim, *row; enum form form; size_t spread, from; } rates[] = {
         { "F41", "authors-spread", RELEASED_CAUSAL, AUTHORS, 0 }, { "F41", "usual-spread", RELEASED_CAUSAL, USUAL, 0 },
         { "F41", "library", OWN_CAUSAL, AUTHORS, 0 },             { "F42", "forward", RELEASED_FULL, AUTHORS, 0 },
-        { "F42", "gradient", RELEASED_FULL, AUTHORS, GRADIENTS }, { "F42", "gradient-usual", RELEASED_FULL, USUAL, GRADIENTS },
-        { "F42", "library", OWN_FULL, AUTHORS, 0 },               { "F42", "library-gradient", OWN_FULL, AUTHORS, GRADIENTS },
+        { "F42", "gradient", RELEASED_FULL, AUTHORS, GRADIENTS }, { "F42", "gradient-usual", RELEASED_FULL, USUAL,
+                                                                    GRADIENTS },
+        { "F42", "library", OWN_FULL, AUTHORS, 0 },               { "F42", "library-gradient", OWN_FULL, AUTHORS,
+                                                                    GRADIENTS },
     };
     for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
         struct interval rate;
         double share;
-        const double wrong = inputs_wrong(cfg, work, rates[i].from + rates[i].form * NUM_SPREADS + rates[i].spread, &share);
+        const double wrong = inputs_wrong(cfg, work, rates[i].from + rates[i].form * NUM_SPREADS + rates[i].spread,
+                                          &share);
         stats_rate(wrong, (double)cfg->num_trials, 0.999, &rate);
         verdicts_add(v, rates[i].claim, rates[i].row, rate);
     }
@@ -343,7 +361,8 @@ static void decide(const void *context, const struct units *work, struct verdict
 static void write_rows(const void *context, const struct units *work, struct table *t)
 {
     const struct config *cfg = context;
-    table_note(t, "wrong: a row of the output not finite or more than 1 %% off; inputs_*: trials with such a row; gradient: in q, as automatic differentiation has it; L = 128, d = 64, elu1, 64 prefix tokens");
+    table_note(t, "wrong: a row of the output not finite or more than 1 %% off; inputs_*: trials with such a row; "
+                  "gradient: in q, as automatic differentiation has it; L = 128, d = 64, elu1, 64 prefix tokens");
     for (size_t f = 0; f < NUM_FORMS; f++)
         for (size_t s = 0; s < NUM_SPREADS; s++) {
             double share;
@@ -363,10 +382,12 @@ static void write_rows(const void *context, const struct units *work, struct tab
 int main(int argc, char **argv)
 {
     struct config cfg = { 0 };
-    cli_parse_table(argc, argv, "What goes wrong in NTK-Attention as released, beside the library.", options, shard, NULL, &cfg.c);
+    cli_parse_table(argc, argv, "What goes wrong in NTK-Attention as released, beside the library.", options, shard,
+                    NULL, &cfg.c);
     const struct units_study study = {
         .stem = "released_kernel", .what = "trials", .columns = columns, .count = cfg.num_trials, .width = NUM_FIELDS,
-        .unit_bytes = sizeof(struct layer) + 8.0 * DIM * (2.0 * 1024 + 16.0 * (LEN + NUM_FIT)), .unit = run_unit, .rows = write_rows, .decide = decide,
+        .unit_bytes = sizeof(struct layer) + 8.0 * DIM * (2.0 * 1024 + 16.0 * (LEN + NUM_FIT)), .unit = run_unit,
+        .rows = write_rows, .decide = decide,
     };
     char *identity = cli_identity(options, &cfg.c);
     const int code = units_run(&cfg.c, identity, &study, &cfg);

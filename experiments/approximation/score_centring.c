@@ -12,7 +12,8 @@
 #include "cli/units.h"
 
 static const char columns[] =
-    "score_mean,score_std,prefix_len,feature,error_median,error_ci_lo,error_ci_hi,nonpositive_mean,nonpositive_ci_lo,nonpositive_ci_hi,num_trials";
+    "score_mean,score_std,prefix_len,feature,error_median,error_ci_lo,error_ci_hi,nonpositive_mean,nonpositive_ci_lo,"
+    "nonpositive_ci_hi,num_trials";
 
 struct config {
     struct cli_common c;
@@ -34,8 +35,10 @@ static const struct cli_option options[] = {
 };
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
-static const char *const map_names[] = { "taylor:1", "taylor:1@centred", "taylor:3", "taylor:3@centred", "split:2", "split:2@centred", "cumulant" };
-enum { NUM_MAPS = sizeof map_names / sizeof *map_names, TAYLOR1 = 0, TAYLOR1_CENTRED = 1, TAYLOR3 = 2, SPLIT2 = 4, SHORT_LEN = 4 };
+static const char *const map_names[] = { "taylor:1", "taylor:1@centred", "taylor:3", "taylor:3@centred", "split:2",
+                                         "split:2@centred", "cumulant" };
+enum { NUM_MAPS = sizeof map_names / sizeof *map_names, TAYLOR1 = 0, TAYLOR1_CENTRED = 1, TAYLOR3 = 2, SPLIT2 = 4,
+       SHORT_LEN = 4 };
 static const double SHORT_SPREAD = 3.0;
 
 /* Settings: each score mean with the long prefix at spread 1, then mean 0 with the short prefix
@@ -54,7 +57,8 @@ static int run_unit(const void *context, size_t unit, double *out)
     int status = Q ? GSL_SUCCESS : GSL_ENOMEM;
     for (size_t i = 0; i < NUM_MAPS; i++)
         if (study_map_parse(map_names[i], &maps[i])) status = GSL_ESANITY;
-    if (!status) status = source_init(&source, cfg->c.seed, trial, d, SOURCE_TIED, NULL, is_short ? 0.0 : cfg->means[setting]);
+    if (!status)
+        status = source_init(&source, cfg->c.seed, trial, d, SOURCE_TIED, NULL, is_short ? 0.0 : cfg->means[setting]);
     if (!status) status = source_inputs(&source, 0, n, Q, NULL, NULL);
     for (size_t i = 0; i < n * d && !status && is_short; i++) Q[i] *= SHORT_SPREAD;
     if (!status) status = attn_sums_alloc(&prefix, n, d);
@@ -92,7 +96,8 @@ static void write_rows(const void *context, const struct units *work, struct tab
 {
     const struct config *cfg = context;
     double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
-    table_note(t, "error: ||mean^ - mean||_F / ||mean||_F of the prefix alone; nonpositive: share of queries with mass <= 0, left out of the error; median and mean over trials with 99.9 %% intervals");
+    table_note(t, "error: ||mean^ - mean||_F / ||mean||_F of the prefix alone; nonpositive: share of queries with mass "
+                  "<= 0, left out of the error; median and mean over trials with 99.9 %% intervals");
     for (size_t s = 0; s <= cfg->num_means; s++)
         for (size_t i = 0; i < NUM_MAPS; i++) {
             const bool is_short = s == cfg->num_means;
@@ -143,9 +148,11 @@ static double unit_bytes(const struct config *cfg)
 int main(int argc, char **argv)
 {
     struct config cfg = { 0 };
-    cli_parse_table(argc, argv, "Scores of non-zero mean, centred keys, and masses that turn non-positive.", options, shard, NULL, &cfg.c);
+    cli_parse_table(argc, argv, "Scores of non-zero mean, centred keys, and masses that turn non-positive.", options,
+                    shard, NULL, &cfg.c);
     const struct units_study study = {
-        .stem = "score_centring", .what = "trials", .columns = columns, .count = (cfg.num_means + 1) * cfg.num_trials, .width = 2 * NUM_MAPS,
+        .stem = "score_centring", .what = "trials", .columns = columns, .count = (cfg.num_means + 1) * cfg.num_trials,
+        .width = 2 * NUM_MAPS,
         .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
     };
     char *identity = cli_identity(options, &cfg.c);

@@ -83,7 +83,8 @@ static int run_unit(const void *context, size_t trial, double *out)
         const size_t d = methods[m].dim, size = methods[m].size, most = queries_at(&methods[m], NUM_STEPS - 1);
         struct source source = { 0 };
         struct attn_sums input = { 0 };
-        double *Q = malloc((2 * most + 2 * NUM_INPUTS + 2 * size) * d * sizeof *Q), *target = Q + most * d, *K = target + most * d;
+        double *Q = malloc((2 * most + 2 * NUM_INPUTS + 2 * size) * d * sizeof *Q), *target = Q + most * d,
+            *K = target + most * d;
         double *V = K + NUM_INPUTS * d, *Kp = V + NUM_INPUTS * d, *Vp = Kp + size * d, *phi = NULL;
         size_t r = size;
         status = Q ? source_init(&source, cfg->c.seed, trial, d, SOURCE_TIED, NULL, 0.0) : GSL_ENOMEM;
@@ -126,14 +127,16 @@ static int run_unit(const void *context, size_t trial, double *out)
 static double capacity(const double *row, size_t m)
 {
     size_t best = 0;
-    for (size_t step = 0; step < NUM_STEPS && row[m * NUM_STEPS + step] < EXACT; step++) best = queries_at(&methods[m], step);
+    for (size_t step = 0; step < NUM_STEPS && row[m * NUM_STEPS + step] < EXACT; step++)
+        best = queries_at(&methods[m], step);
     return (double)best / (double)methods[m].size;
 }
 
 static void write_rows(const void *context, const struct units *work, struct table *t)
 {
     const struct config *cfg = context;
-    table_note(t, "size: features r of a summary, tokens m of a prefix; residual of the best Z (or V_P) relative to the wanted outputs, which are arbitrary");
+    table_note(t, "size: features r of a summary, tokens m of a prefix; residual of the best Z (or V_P) relative to "
+                  "the wanted outputs, which are arbitrary");
     for (size_t m = 0; m < NUM_METHODS; m++)
         for (size_t step = 0; step < NUM_STEPS; step++) {
             double sum = 0.0, top = 0.0;
@@ -174,7 +177,8 @@ int main(int argc, char **argv)
     cli_parse_table(argc, argv, "How many queries a summary or a prefix fits exactly.", options, shard, NULL, &cfg.c);
     /* A fit has at most 70 queries of 64 features in 64 dimensions. */
     const struct units_study study = {
-        .stem = "summary_capacity", .what = "trials", .columns = columns, .count = cfg.num_trials, .width = NUM_METHODS * NUM_STEPS,
+        .stem = "summary_capacity", .what = "trials", .columns = columns, .count = cfg.num_trials,
+        .width = NUM_METHODS * NUM_STEPS,
         .unit_bytes = 1 << 20, .unit = run_unit, .rows = write_rows, .decide = decide,
     };
     char *identity = cli_identity(options, &cfg.c);

@@ -1,5 +1,5 @@
-/* Training a summary and training a prefix: whether the loss is convex, and how many queries with arbitrary outputs each
- * fits when everything is trained. Ledger F62 and F63. */
+/* Training a summary and training a prefix: whether the loss is convex, and how many queries with arbitrary outputs
+ * each fits when everything is trained. Ledger F62 and F63. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +37,8 @@ enum { SUMMARY_NUMBERS = FEATURES * HEAD_DIM + FEATURES };
 struct summary_data { double phi[QUERIES][FEATURES], a[QUERIES], N[QUERIES][HEAD_DIM], target[QUERIES][HEAD_DIM]; };
 
 /* Mean squared error of T = (N + phi Z) / (a + phi k); x is Z row by row, then k >= 0. */
-static double summary_loss(const struct summary_data *s, const double *x, const double (*target)[HEAD_DIM], double (*out)[HEAD_DIM])
+static double summary_loss(const struct summary_data *s, const double *x, const double (*target)[HEAD_DIM],
+                           double (*out)[HEAD_DIM])
 {
     double loss = 0.0;
     for (size_t i = 0; i < QUERIES; i++) {
@@ -75,8 +76,8 @@ static void draw_summary_data(uint64_t seed, uint64_t trial, struct summary_data
     summary_loss(s, x, NULL, s->target);
 }
 
-/* Of `count` segments the share whose midpoint lies above the mean of its ends by more than rounding. The ends differ in Z
- * alone or, with `mass`, in k alone: k and sixteen times k. */
+/* Of `count` segments the share whose midpoint lies above the mean of its ends by more than rounding. The ends differ
+ * in Z alone or, with `mass`, in k alone: k and sixteen times k. */
 static double share_above(uint64_t seed, uint64_t trial, const struct summary_data *s, size_t count, bool mass)
 {
     double above = 0.0;
@@ -101,8 +102,8 @@ static const size_t num_queries[] = { TOKENS, TOKENS + TOKENS / 2, 2 * TOKENS };
 enum { NUM_COUNTS = 3, EXACTLY = 0, HALF_MORE = 1, TWICE = 2 };
 static const double EXACT = 1e-6;          /* a relative residual below this is an exact fit */
 
-/* softmax(<q, k_r>) v_r over TOKENS trained keys and values, x = (keys, values); residuals of n queries. GSL wants no fewer
- * residuals than numbers: the rest are 0. */
+/* softmax(<q, k_r>) v_r over TOKENS trained keys and values, x = (keys, values); residuals of n queries. GSL wants no
+ * fewer residuals than numbers: the rest are 0. */
 struct prefix_data { size_t n; double q[2 * TOKENS][VALUE_DIM], target[2 * TOKENS][VALUE_DIM]; };
 
 static int prefix_residuals(const gsl_vector *x, void *params, gsl_vector *f)
@@ -132,7 +133,8 @@ static int fits(const struct config *cfg, uint64_t trial, struct prefix_data *p,
     const size_t size = p->n * VALUE_DIM > PREFIX_NUMBERS ? p->n * VALUE_DIM : PREFIX_NUMBERS;
     gsl_multifit_nlinear_parameters parameters = gsl_multifit_nlinear_default_parameters();
     gsl_multifit_nlinear_fdf problem = { .f = prefix_residuals, .n = size, .p = PREFIX_NUMBERS, .params = p };
-    gsl_multifit_nlinear_workspace *work = gsl_multifit_nlinear_alloc(gsl_multifit_nlinear_trust, &parameters, size, PREFIX_NUMBERS);
+    gsl_multifit_nlinear_workspace *work = gsl_multifit_nlinear_alloc(gsl_multifit_nlinear_trust, &parameters, size,
+                                                                      PREFIX_NUMBERS);
     double start[PREFIX_NUMBERS], norm = 0.0;
     if (!work) return GSL_ENOMEM;
     for (size_t i = 0; i < p->n; i++) norm += pow(cblas_dnrm2(VALUE_DIM, p->target[i], 1), 2.0);
@@ -199,7 +201,8 @@ static void write_rows(const void *context, const struct units *work, struct tab
     const struct config *cfg = context;
     static const char *const cases[] = { "segments in Z above their chord", "segments in k above their chord",
                                          "prefix of 6 trained tokens" };
-    table_note(t, "share: of random segments (mean over problems), and of problems with arbitrary outputs fitted to 1e-6; summaries: d = 4, r = 8; prefixes: d = 2");
+    table_note(t, "share: of random segments (mean over problems), and of problems with arbitrary outputs fitted to "
+                  "1e-6; summaries: d = 4, r = 8; prefixes: d = 2");
     for (size_t f = 0; f < NUM_FIELDS; f++) {
         table_text(t, f < FITTED ? "convexity" : "capacity");
         table_text(t, cases[f < FITTED ? f : FITTED]);
@@ -213,10 +216,13 @@ static void write_rows(const void *context, const struct units *work, struct tab
 int main(int argc, char **argv)
 {
     struct config cfg = { 0 };
-    cli_parse_table(argc, argv, "Convexity of training a summary, capacity of a trained prefix.", options, shard, NULL, &cfg.c);
+    cli_parse_table(argc, argv, "Convexity of training a summary, capacity of a trained prefix.", options, shard, NULL,
+                    &cfg.c);
     const struct units_study study = {
-        .stem = "summary_training", .what = "problems", .columns = columns, .count = cfg.num_trials, .width = NUM_FIELDS,
-        .unit_bytes = 8.0 * 8.0 * PREFIX_NUMBERS * PREFIX_NUMBERS, .unit = run_unit, .rows = write_rows, .decide = decide,
+        .stem = "summary_training", .what = "problems", .columns = columns, .count = cfg.num_trials,
+        .width = NUM_FIELDS,
+        .unit_bytes = 8.0 * 8.0 * PREFIX_NUMBERS * PREFIX_NUMBERS, .unit = run_unit, .rows = write_rows,
+        .decide = decide,
     };
     char *identity = cli_identity(options, &cfg.c);
     const int code = units_run(&cfg.c, identity, &study, &cfg);

@@ -21,8 +21,10 @@
 #include "prefix_ntk/summary.h"
 
 static const char doc[] =
-    "Times attention with a prefix, forward and backward: exact over the prefix's tokens, NTK-Attention with the prefix "
-    "folded into a summary, and the linear form. Every combination of the lists is a row; all take turns in each round, "
+    "Times attention with a prefix, forward and backward: exact over the prefix's tokens, NTK-Attention with the "
+    "prefix "
+    "folded into a summary, and the linear form. Every combination of the lists is a row; all take turns in each "
+    "round, "
     "with the peaks of the machine measured in the same rounds.";
 
 static const char columns[] = "method,feature,pass,batch,heads,seq_len,prefix_len,head_dim,causal,threads,time_s,flops,"
@@ -116,8 +118,14 @@ struct cost {
 static size_t head_count(const struct cost *c) { return c->shape.batch * c->heads; }
 static size_t feat_dim(const struct cost *c) { return c->map ? feature_dim(c->map) : 0; }
 
-static struct attn_out out_view(const struct cost *c, float *x) { return attn_dense_out(x, c->heads, c->seq_len, c->dim); }
-static struct attn_in in_view(const struct cost *c, const float *x) { return attn_dense_in(x, c->heads, c->seq_len, c->dim); }
+static struct attn_out out_view(const struct cost *c, float *x)
+{
+    return attn_dense_out(x, c->heads, c->seq_len, c->dim);
+}
+static struct attn_in in_view(const struct cost *c, const float *x)
+{
+    return attn_dense_in(x, c->heads, c->seq_len, c->dim);
+}
 
 static struct attn_prefix prefix_of(const struct cost *c, const struct tensors *t)
 {
@@ -148,9 +156,11 @@ static int run_forward(const struct cost *c, const struct tensors *t)
     if (c->method == LINEAR)
         return attn_linear_forward(&c->shape, q, k, v, &c->summary, out, t->work, t->work_bytes, c->threads, NULL);
     if (c->method == NTK)
-        return attn_ntk_forward(&c->shape, scale, q, k, v, &c->summary, out, t->rows, t->work, t->work_bytes, c->threads, NULL);
+        return attn_ntk_forward(&c->shape, scale, q, k, v, &c->summary, out, t->rows, t->work, t->work_bytes,
+                                c->threads, NULL);
     const struct attn_prefix prefix = prefix_of(c, t);
-    return attn_exact_forward(&c->shape, scale, q, k, v, &prefix, out, t->rows, t->work, t->work_bytes, c->threads, NULL);
+    return attn_exact_forward(&c->shape, scale, q, k, v, &prefix, out, t->rows, t->work, t->work_bytes, c->threads,
+                              NULL);
 }
 
 static int run_backward(const struct cost *c, const struct tensors *t)
@@ -349,8 +359,9 @@ static double peak_memory(const struct config *cfg, struct cost c)
     return bytes;
 }
 
-/* Processes that do the same often peak at the same page, and their spread is then zero; but a peak is known to a page only. The
- * interval is widened by what a page at every length could do to the slope: sum_j |l_j - mean l| / S_ll * page / bytes_j, l = ln len. */
+/* Processes that do the same often peak at the same page, and their spread is then zero; but a peak is known to a page
+ * only. The interval is widened by what a page at every length could do to the slope: sum_j |l_j - mean l| / S_ll *
+ * page / bytes_j, l = ln len. */
 static struct interval memory_exponent(const double *lens, const double *bytes, size_t n, size_t processes)
 {
     struct interval slope = cli_exponent(lens, bytes, n, processes, 0.999);
@@ -371,7 +382,8 @@ static int measure_memory(const struct config *cfg, struct verdicts *v)
     char *path = cli_side_path(&cfg->c, "memory");
     struct table *table = table_open(&cfg->c, path, memory_columns);
     const size_t most = cfg->num_prefix_lens;
-    double *lens = cli_need(malloc(most * sizeof *lens)), *bytes = cli_need(malloc(NUM_PROCESSES * most * sizeof *bytes));
+    double *lens = cli_need(malloc(most * sizeof *lens)),
+        *bytes = cli_need(malloc(NUM_PROCESSES * most * sizeof *bytes));
     int code = table ? 0 : EXIT_FAILED;
     for (size_t i = 0; i < cfg->num_methods && !code; i++) {
         struct cost c = { .method = (enum method)cfg->methods[i], .feature = cfg->features[0], .heads = cfg->heads[0],
@@ -388,7 +400,8 @@ static int measure_memory(const struct config *cfg, struct verdicts *v)
             c.prefix_len = cfg->prefix_lens[j];
             for (int process = 0; process < NUM_PROCESSES && !code; process++) {
                 const double peak = peak_memory(cfg, c);
-                if (!(peak > 0.0) || !(none > 0.0)) code = cli_fail(&cfg->c, EXIT_FAILED, "memory measurement: the process failed");
+                if (!(peak > 0.0) || !(none > 0.0))
+                    code = cli_fail(&cfg->c, EXIT_FAILED, "memory measurement: the process failed");
                 else code = cli_interrupted();
                 largest = fmax(largest, peak);
                 if (c.prefix_len && j >= from) bytes[(size_t)process * n + at] = c.method == EXACT ? peak - none : peak;
@@ -402,7 +415,8 @@ static int measure_memory(const struct config *cfg, struct verdicts *v)
             table_end_row(table);
         }
         if (code || n < 2 || c.method == LINEAR) continue;
-        verdicts_add(v, "M4", c.method == EXACT ? "memory-exact" : "memory-ntk", memory_exponent(lens, bytes, n, NUM_PROCESSES));
+        verdicts_add(v, "M4", c.method == EXACT ? "memory-exact" : "memory-ntk",
+                     memory_exponent(lens, bytes, n, NUM_PROCESSES));
     }
     free(lens);
     free(bytes);
@@ -505,11 +519,14 @@ static int write_tables(const struct config *cfg, const struct cost *cases, size
     struct table *roof = path && table ? table_open(&cfg->c, path, roof_columns) : NULL;
     int code = table && (roof || !path) ? 0 : EXIT_FAILED;
     if (!code) {
-        table_note(table, "time_s: median over %zu rounds of the least of several calls; flops: 4 d (forward), 10 d (backward) per visible pair, and what the "
+        table_note(table, "time_s: median over %zu rounds of the least of several calls; flops: 4 d (forward), 10 d "
+                          "(backward) per visible pair, and what the "
                    "features take; share: of the peaks of the same rounds", n);
         for (size_t i = 0; i < cfg->num_threads; i++)
             table_note(table, "threads=%zu read_bandwidth_gb_per_s=%.4g", cfg->threads[i], bandwidth[i] / 1e9);
-        if (roof) table_note(roof, "intensity: flops per byte that must travel once; roof: min(peak, intensity x read bandwidth)");
+        if (roof)
+            table_note(roof, "intensity: flops per byte that must travel once; roof: min(peak, intensity x read "
+                             "bandwidth)");
     }
     for (size_t i = 0; i < num_cases && !code; i++)
         for (int pass = 0; pass < 2; pass++) {
@@ -560,8 +577,9 @@ static int write_tables(const struct config *cfg, const struct cost *cases, size
 /* ---- verdicts -------------------------------------------------------------------------------------------- */
 
 /* Slope of log time against log `length` over the cases of one method and pass. */
-static void add_slope(const struct config *cfg, const struct cost *cases, size_t num_cases, enum method method, int pass,
-                      size_t (*length)(const struct cost *), struct verdicts *v, const char *claim, const char *row)
+static void add_slope(const struct config *cfg, const struct cost *cases, size_t num_cases, enum method method,
+                      int pass, size_t (*length)(const struct cost *), struct verdicts *v, const char *claim,
+                          const char *row)
 {
     double *x = cli_need(malloc(num_cases * sizeof *x)), *y = cli_need(malloc(num_cases * cfg->num_rounds * sizeof *y));
     size_t n = 0, points = 0;
@@ -626,9 +644,11 @@ static void add_verdicts(const struct config *cfg, const struct cost *cases, siz
     if (cfg->num_prefix_lens > 1) {
         for (int pass = 0; pass < 2; pass++) {
             if (has_method(cfg, EXACT))
-                add_slope(cfg, cases, n, EXACT, pass, total_length, v, "M4", pass ? "time-exact-backward" : "time-exact-forward");
+                add_slope(cfg, cases, n, EXACT, pass, total_length, v, "M4", pass ? "time-exact-backward"
+                          : "time-exact-forward");
             if (has_method(cfg, NTK))
-                add_slope(cfg, cases, n, NTK, pass, prefix_length, v, "M4", pass ? "time-ntk-backward" : "time-ntk-forward");
+                add_slope(cfg, cases, n, NTK, pass, prefix_length, v, "M4", pass ? "time-ntk-backward"
+                          : "time-ntk-forward");
         }
     } else if (cfg->num_threads > 1) {
         add_shares(cfg, cases, n, v);
@@ -698,7 +718,8 @@ static int run(struct config *cfg)
     if (!code && !status) {
         const int threads = cfg->c.threads;
         float *drawn[] = { t.q, t.k, t.v, t.g, t.pk, t.pv };
-        for (size_t i = 0; i < sizeof drawn / sizeof *drawn; i++) fill(drawn[i], i < 4 ? input : prefix, cfg->c.seed, i, threads);
+        for (size_t i = 0; i < sizeof drawn / sizeof *drawn; i++)
+            fill(drawn[i], i < 4 ? input : prefix, cfg->c.seed, i, threads);
     }
     for (size_t i = 0; i < num_cases && !code && !status; i++) {
         struct cost *c = &cases[i];

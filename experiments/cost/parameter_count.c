@@ -27,7 +27,8 @@ static double summary_numbers(const char *feature, size_t d, size_t *r)
     return (double)*r * (double)d + (double)*r;
 }
 
-static void row(struct table *t, const struct shape *s, const char *method, const char *setting, double numbers, double summary)
+static void row(struct table *t, const struct shape *s, const char *method, const char *setting, double numbers,
+                double summary)
 {
     table_text(t, s->name);
     table_int(t, s->layers);
@@ -85,11 +86,13 @@ int main(int argc, char **argv)
 {
     struct cli_common cfg;
     static const struct argp_option none[] = { { 0 } };
-    cli_parse(argc, argv, "Numbers a summary, a prefix and low-rank updates take on real model shapes.", none, NULL, NULL, &cfg);
+    cli_parse(argc, argv, "Numbers a summary, a prefix and low-rank updates take on real model shapes.", none, NULL,
+              NULL, &cfg);
     cli_outputs_begin(&cfg);
     struct table *t = table_open(&cfg, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "numbers: trainable parameters; share_of_summary: over those of NTK-Attention with elu1; rows break-even: the setting at which they are equal");
+    table_note(t, "numbers: trainable parameters; share_of_summary: over those of NTK-Attention with elu1; rows "
+                  "break-even: the setting at which they are equal");
     struct breakeven vit = { 0 };
     for (size_t i = 0; i < NUM_SHAPES; i++) {
         const struct breakeven at = write_shape(t, &shapes[i]);

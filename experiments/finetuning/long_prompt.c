@@ -840,7 +840,8 @@ static int study_open(struct study *s)
     data_folder(s->cfg->dataset, folder);
     snprintf(path, sizeof path, "%s/combined.jsonl", folder);
     FILE *file = fopen(path, "r");
-    if (!file && input_file_status(errno) != GSL_EFAILED) return cli_fail(c, EXIT_FAILED, "%s: %s", path, strerror(errno));
+    if (!file && input_file_status(errno) != GSL_EFAILED)
+        return cli_fail(c, EXIT_FAILED, "%s: %s", path, strerror(errno));
     if (!file) return cli_fail(c, EXIT_DATA, "%s: cannot be read (data/fetch.sh %s fetches it)", path, s->cfg->dataset);
     status = read_documents(s, file, why);
     fclose(file);
@@ -863,9 +864,11 @@ int main(int argc, char **argv)
     int code = study_open(&s), status = GSL_SUCCESS;
     struct units *work = NULL;
     if (!code) {
-        const uint64_t weights = hash_bytes(s.text_hash, s.decoder->weights, s.decoder->num_weights * sizeof *s.decoder->weights);
-        char *identity = cli_text("%s %s %016llx %zu %zu %d %zu", cfg.dataset, cfg.backbone, (unsigned long long)weights, cfg.num_documents,
-                                  cfg.prompt_len, cfg.second_order, cfg.distill);
+        const uint64_t weights = hash_bytes(s.text_hash, s.decoder->weights,
+                                            s.decoder->num_weights * sizeof *s.decoder->weights);
+        char *identity = cli_text("%s %s %016llx %zu %zu %d %zu", cfg.dataset, cfg.backbone,
+                                  (unsigned long long)weights, cfg.num_documents, cfg.prompt_len, cfg.second_order,
+                                  cfg.distill);
         const size_t width = cfg.distill ? PER_METHOD * NUM_TRAINED : PER_METHOD * s.num_methods + PER_HEAD *
             s.num_heads;
         work = units_open(&cfg.c, identity, "documents", cfg.num_documents, width, 0.0);

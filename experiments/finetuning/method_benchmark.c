@@ -16,20 +16,25 @@
 #include "transformer/lm_train.h"
 
 static const char doc[] =
-    "Fine-tunes one backbone on one task by several methods (arms), each at the learning rate an equal search on validation data "
-    "chose, over several draws of the training set; the test set is read once per training. With --search it does that search "
+    "Fine-tunes one backbone on one task by several methods (arms), each at the learning rate an equal search on "
+    "validation data "
+    "chose, over several draws of the training set; the test set is read once per training. With --search it does that "
+    "search "
     "and reads no test set.";
-static const char columns[] = "trial,arm,method,lr,test_accuracy,test_loss,val_accuracy,val_loss,train_loss,adapter_params,head_params,steps,step_time_s";
+static const char columns[] = "trial,arm,method,lr,test_accuracy,test_loss,val_accuracy,val_loss,train_loss,"
+                              "adapter_params,head_params,steps,step_time_s";
 static const char search_columns[] = "backbone,task,arm,lr,trials,val_accuracy,val_loss,chosen";
 static const char summary_columns[] =
-    "arm,adapter_params,head_params,lr,test_accuracy,test_accuracy_sd,test_accuracy_ci_lo,test_accuracy_ci_hi,test_loss,val_accuracy,step_time_s,"
+    "arm,adapter_params,head_params,lr,test_accuracy,test_accuracy_sd,test_accuracy_ci_lo,test_accuracy_ci_hi,"
+    "test_loss,val_accuracy,step_time_s,"
     "steps_to_half,example_p_vs_first";
 static const char curve_columns[] = "arm,step,time_s,train_loss,val_loss,val_accuracy";
 
 enum { NUM_POINTS = 8, BITS = 32, MAX_ARMS = 64, MAX_RATES = 64 };
 
 /* What a unit leaves: scalars, the curve, and which test examples were right (32 a number). */
-enum { TEST_ACC, TEST_LOSS, VAL_ACC, VAL_LOSS, TRAIN_LOSS, ADAPTER_PARAMS, HEAD_PARAMS, STEPS, STEP_TIME, FAILED, NUM_SCALARS };
+enum { TEST_ACC, TEST_LOSS, VAL_ACC, VAL_LOSS, TRAIN_LOSS, ADAPTER_PARAMS, HEAD_PARAMS, STEPS, STEP_TIME, FAILED,
+       NUM_SCALARS };
 enum { POINT_STEP, POINT_TIME, POINT_TRAIN, POINT_VAL, POINT_ACC, POINT_WIDTH };
 enum { CURVE_AT = NUM_SCALARS, CORRECT_AT = CURVE_AT + (NUM_POINTS + 2) * POINT_WIDTH };
 
@@ -57,7 +62,8 @@ static const struct cli_option options[] = {
     { "rates", CLI_TEXT(struct config, rates), .group = 1,
       .doc = "table of an earlier --search: the learning rate of each arm" },
     { "search", CLI_DOUBLES(struct config, grid, grid_size), .group = 1,
-      .doc = "learning rates to try for every arm, on validation data only (default full,head,lora,ptuning,tied-prefix,ntk,prefix-plus)" },
+      .doc = "learning rates to try for every arm, on validation data only (default "
+             "full,head,lora,ptuning,tied-prefix,ntk,prefix-plus)" },
     { "num-trials", CLI_SIZE(struct config, num_trials), .min = 1, .max = 1000, .value = "5", .group = 2,
       .doc = "draws of the training set and of all random numbers" },
     { "epochs", CLI_SIZE(struct config, epochs), .min = 1, .max = 10000, .value = "5", .group = 2,
@@ -163,7 +169,8 @@ static int data_open(const struct study *s, size_t trial, struct data *d)
     const struct config *cfg = s->cfg;
     char line[512];
     const struct reason why = { line, sizeof line };
-    const struct task_options to = { .train_size = cfg->train_size, .validation_size = cfg->validation_size, .test_size = cfg->test_size,
+    const struct task_options to = { .train_size = cfg->train_size, .validation_size = cfg->validation_size,
+                                     .test_size = cfg->test_size,
                                      .seed = cfg->c.seed + trial };
     const struct inputs_options io = { cfg->max_len, cfg->image_size };
     *d = (struct data){ .task = NULL };
@@ -181,7 +188,8 @@ static int learner_alloc(const struct study *s, const struct data *d, const stru
 {
     *out = (struct learner){ NULL, NULL };
     if (!s->decoder)
-        return model_alloc(s->backbone, a, d->task->num_classes, model_default_pool(s->backbone), 0, seed, &out->model, why);
+        return model_alloc(s->backbone, a, d->task->num_classes, model_default_pool(s->backbone), 0, seed, &out->model,
+                           why);
     const enum decoder_rotation rotation = s->cfg->unrotated ? DECODER_UNROTATED : DECODER_ROTATED;
     const struct decoder_model_options o = { *a, rotation, lm_inputs_num_classes(d->texts), seed, 0 };
     return decoder_model_alloc(s->decoder, &o, &out->decoder, why);
@@ -209,8 +217,10 @@ static int fill_cache(const struct study *s, const struct data *d, unsigned spli
     struct model *model = NULL;
     const struct adapter_options head = adapter_defaults(ADAPTER_HEAD);
     const size_t seqs = 32;
-    int status = model_alloc(s->backbone, &head, 2, model_default_pool(s->backbone), 0, 1, &model, (struct reason){ line, sizeof line });
-    if (!status) status = model_reserve(model, inputs_max_rows(inputs, seqs), seqs, inputs_max_len(inputs), 0, cfg->c.threads);
+    int status = model_alloc(s->backbone, &head, 2, model_default_pool(s->backbone), 0, 1, &model,
+                             (struct reason){ line, sizeof line });
+    if (!status)
+        status = model_reserve(model, inputs_max_rows(inputs, seqs), seqs, inputs_max_len(inputs), 0, cfg->c.threads);
     if (!status) status = inputs_cache(inputs, model, (size_t)cfg->first_layer, splits, seqs);
     model_free(model);
     return status;
@@ -260,7 +270,8 @@ static int test(const struct study *s, const struct learner *l, const struct dat
 }
 
 /* One training. A divergence is a result: the accuracy of the last finite state is not taken, the arm fails. */
-static int run_unit(const struct study *s, const struct data *d, size_t trial, const struct arm *arm, double lr, double *out)
+static int run_unit(const struct study *s, const struct data *d, size_t trial, const struct arm *arm, double lr,
+                    double *out)
 {
     const struct config *cfg = s->cfg;
     char line[256];
@@ -349,7 +360,9 @@ static int run_trial(struct study *s, size_t trial)
     for (size_t u = 0; u < (code ? 0 : count); u++) {
         const size_t arm = u / s->num_rates, rate = u % s->num_rates;
         double *row = units_begin(s->work, first + u);
-        if (row) units_end(s->work, first + u, run_unit(s, &d, trial, &cfg->arms[arm], cfg->grid ? cfg->grid[rate] : cfg->arms[arm].lr, row));
+        if (row)
+            units_end(s->work, first + u, run_unit(s, &d, trial, &cfg->arms[arm], cfg->grid ? cfg->grid[rate]
+                                                   : cfg->arms[arm].lr, row));
     }
     data_free(&d);
     return code ? code : units_status(s->work);
@@ -362,7 +375,8 @@ static int write_search(const struct study *s)
     const struct config *cfg = s->cfg;
     struct table *t = table_open(&cfg->c, NULL, search_columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "mean over trials of the last evaluation on the validation set; chosen: highest accuracy, of equals the lowest loss");
+    table_note(t, "mean over trials of the last evaluation on the validation set; chosen: highest accuracy, of equals "
+                  "the lowest loss");
     for (size_t a = 0; a < cfg->num_arms; a++) {
         size_t best = 0;
         double accuracy[MAX_RATES], loss[MAX_RATES];
@@ -372,7 +386,9 @@ static int write_search(const struct study *s)
                 accuracy[r] += unit_row(s, k, a, r)[VAL_ACC] / (double)cfg->num_trials;
                 loss[r] += unit_row(s, k, a, r)[VAL_LOSS] / (double)cfg->num_trials;
             }
-            if (accuracy[r] > accuracy[best] + 1e-12 || (fabs(accuracy[r] - accuracy[best]) <= 1e-12 && loss[r] < loss[best])) best = r;
+            if (accuracy[r] > accuracy[best] + 1e-12 || (fabs(accuracy[r] - accuracy[best]) <= 1e-12
+                                                         && loss[r] < loss[best]))
+                best = r;
         }
         for (size_t r = 0; r < s->num_rates; r++) {
             table_text(t, cfg->backbone);
@@ -389,7 +405,7 @@ static int write_search(const struct study *s)
     return table_close(t, 0);
 }
 
-/* ---- results ------------------------------------------------------------------------------------------------------ */
+/* ---- results ----------------------------------------------------------------------------------------------------- */
 
 static double over_trials(const struct study *s, size_t arm, int which, double level, struct interval *out)
 {
@@ -401,11 +417,12 @@ static double over_trials(const struct study *s, size_t arm, int which, double l
     return mean.value;
 }
 
-/* Steps (or seconds) at which the training loss first falls below half of ln(classes), between the rows of the curve; the
- * end when it never does. */
+/* Steps (or seconds) at which the training loss first falls below half of ln(classes), between the rows of the curve;
+ * the end when it never does. */
 static double to_half(const struct study *s, size_t trial, size_t arm, int which)
 {
-    const double *row = unit_row(s, trial, arm, 0), *before = NULL, *last = NULL, target = 0.5 * log(s->cfg->arms[0].classes);
+    const double *row = unit_row(s, trial, arm, 0), *before = NULL, *last = NULL,
+        target = 0.5 * log(s->cfg->arms[0].classes);
     for (size_t i = 0; i < NUM_POINTS + 2; i++) {
         const double *p = row + CURVE_AT + i * POINT_WIDTH;
         if (!isfinite(p[POINT_STEP])) break;
@@ -427,7 +444,8 @@ static double example_p(const struct study *s, size_t a, size_t b)
     double wins = 0.0, losses = 0.0;
     for (size_t k = 0; k < s->cfg->num_trials; k++)
         for (size_t i = 0; i < (s->test_count + BITS - 1) / BITS; i++) {
-            const uint32_t x = (uint32_t)unit_row(s, k, a, 0)[CORRECT_AT + i], y = (uint32_t)unit_row(s, k, b, 0)[CORRECT_AT + i];
+            const uint32_t x = (uint32_t)unit_row(s, k, a, 0)[CORRECT_AT + i],
+                y = (uint32_t)unit_row(s, k, b, 0)[CORRECT_AT + i];
             wins += __builtin_popcount(x & ~y);
             losses += __builtin_popcount(y & ~x);
         }
@@ -440,8 +458,10 @@ static int write_rows(const struct study *s)
     const struct config *cfg = s->cfg;
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "backbone=%s task=%s train_size=%zu epochs=%zu batch=%zu head_lr=%g layers=%d-%d test_count=%zu; one thread a training", cfg->backbone, cfg->task,
-               cfg->train_size, cfg->epochs, cfg->batch, cfg->head_lr, cfg->first_layer, cfg->last_layer, s->test_count);
+    table_note(t, "backbone=%s task=%s train_size=%zu epochs=%zu batch=%zu head_lr=%g layers=%d-%d test_count=%zu; one "
+                  "thread a training", cfg->backbone, cfg->task,
+               cfg->train_size, cfg->epochs, cfg->batch, cfg->head_lr, cfg->first_layer, cfg->last_layer,
+                   s->test_count);
     for (size_t k = 0; k < cfg->num_trials; k++)
         for (size_t a = 0; a < cfg->num_arms; a++) {
             const double *row = unit_row(s, k, a, 0);
@@ -460,7 +480,8 @@ static int write_summary(const struct study *s)
     const struct config *cfg = s->cfg;
     if (!cfg->summary_out) return EXIT_DONE;
     struct table *t = table_open(&cfg->c, cfg->summary_out, summary_columns);
-    if (t) table_note(t, "over %zu trials; ci: 95%% Student t; steps_to_half: to a training loss of ln(classes)/2; example_p_vs_first: sign test over test "
+    if (t) table_note(t, "over %zu trials; ci: 95%% Student t; steps_to_half: to a training loss of ln(classes)/2; "
+                         "example_p_vs_first: sign test over test "
                          "examples against the first arm", cfg->num_trials);
     for (size_t a = 0; t && a < cfg->num_arms; a++) {
         struct interval accuracy;
@@ -497,7 +518,8 @@ static int write_curves(const struct study *s)
         for (size_t i = 0; i < NUM_POINTS + 2; i++) {
             double mean[POINT_WIDTH] = { 0 };
             for (size_t k = 0; k < cfg->num_trials; k++)
-                for (int w = 0; w < POINT_WIDTH; w++) mean[w] += unit_row(s, k, a, 0)[CURVE_AT + i * POINT_WIDTH + (size_t)w] / (double)cfg->num_trials;
+                for (int w = 0; w < POINT_WIDTH; w++)
+                    mean[w] += unit_row(s, k, a, 0)[CURVE_AT + i * POINT_WIDTH + (size_t)w] / (double)cfg->num_trials;
             if (!isfinite(mean[POINT_STEP])) continue;
             table_text(t, cfg->arms[a].text);
             for (int w = 0; w < POINT_WIDTH; w++) table_num(t, mean[w]);
@@ -506,7 +528,7 @@ static int write_curves(const struct study *s)
     return t ? table_close(t, 0) : EXIT_FAILED;
 }
 
-/* ---- decisions ---------------------------------------------------------------------------------------------------------- */
+/* ---- decisions --------------------------------------------------------------------------------------------------- */
 
 static int arm_index(const struct config *cfg, const char *text)
 {
@@ -531,7 +553,12 @@ static double slope_of(const struct study *s, size_t trial, enum adapter_method 
 }
 
 /* One word of --decide, cut in place. */
-struct decision { const char *claim, *row; enum { ACCURACY, LOSS, STEPS_TO_HALF, SECONDS, SLOPE, NUM_KINDS } kind; int a, b; enum adapter_method method; };
+struct decision {
+    const char *claim, *row;
+    enum { ACCURACY, LOSS, STEPS_TO_HALF, SECONDS, SLOPE, NUM_KINDS } kind;
+    int a, b;
+    enum adapter_method method;
+};
 
 /* "CLAIM/row:KIND:ARM~ARM". Exit code, the line printed. */
 static int parse_decision(const struct config *cfg, char *word, struct decision *d)
@@ -545,7 +572,8 @@ static int parse_decision(const struct config *cfg, char *word, struct decision 
     if (!d->row || !kind || !word) return cli_fail(&cfg->c, EXIT_USAGE, "--decide: not CLAIM/row:KIND:ARM[~ARM]");
     int k = 0;
     while (k < NUM_KINDS && strcmp(kind, kinds[k])) k++;
-    if (k == NUM_KINDS) return cli_fail(&cfg->c, EXIT_USAGE, "--decide: %s is not accuracy, loss, steps, seconds or slope", kind);
+    if (k == NUM_KINDS)
+        return cli_fail(&cfg->c, EXIT_USAGE, "--decide: %s is not accuracy, loss, steps, seconds or slope", kind);
     d->kind = k;
     d->a = arm_index(cfg, word);
     d->b = second ? arm_index(cfg, second) : -1;
@@ -559,11 +587,13 @@ static void decide(const struct study *s, struct verdicts *v, const struct decis
 {
     double x[1000];
     for (size_t k = 0; k < s->cfg->num_trials; k++) {
-        const double *a = d->a < 0 ? NULL : unit_row(s, k, (size_t)d->a, 0), *b = d->b < 0 ? NULL : unit_row(s, k, (size_t)d->b, 0);
+        const double *a = d->a < 0 ? NULL : unit_row(s, k, (size_t)d->a, 0), *b = d->b < 0 ? NULL
+            : unit_row(s, k, (size_t)d->b, 0);
         switch (d->kind) {
         case ACCURACY: x[k] = a[TEST_ACC] - b[TEST_ACC]; break;
         case LOSS: x[k] = a[TEST_LOSS] - b[TEST_LOSS]; break;
-        case STEPS_TO_HALF: x[k] = to_half(s, k, (size_t)d->a, POINT_STEP) / to_half(s, k, (size_t)d->b, POINT_STEP); break;
+        case STEPS_TO_HALF: x[k] = to_half(s, k, (size_t)d->a, POINT_STEP) / to_half(s, k, (size_t)d->b, POINT_STEP);
+        break;
         case SECONDS: x[k] = a[STEP_TIME] / b[STEP_TIME]; break;
         default: x[k] = slope_of(s, k, d->method);
         }
@@ -602,7 +632,7 @@ static int write_results(const struct study *s)
     return code ? code : write_rows(s);
 }
 
-/* ---- start ----------------------------------------------------------------------------------------------------------------- */
+/* ---- start ------------------------------------------------------------------------------------------------------- */
 
 /* What a run of hours would otherwise end with. Exit code, the line printed. */
 static int check_first(const struct study *s, const struct data *d)
@@ -610,14 +640,17 @@ static int check_first(const struct study *s, const struct data *d)
     struct config *cfg = s->cfg;
     char line[256];
     const bool images = s->backbone && s->backbone->config.kind == BACKBONE_VIT;
-    if (images && cfg->max_len) return cli_fail(&cfg->c, EXIT_USAGE, "--max-len: has no effect with %s, a backbone of images", cfg->backbone);
-    if (!images && cfg->image_size) return cli_fail(&cfg->c, EXIT_USAGE, "--image-size: has no effect with %s, a backbone of texts", cfg->backbone);
+    if (images && cfg->max_len)
+        return cli_fail(&cfg->c, EXIT_USAGE, "--max-len: has no effect with %s, a backbone of images", cfg->backbone);
+    if (!images && cfg->image_size)
+        return cli_fail(&cfg->c, EXIT_USAGE, "--image-size: has no effect with %s, a backbone of texts", cfg->backbone);
     for (size_t a = 0; a < cfg->num_arms; a++) {
         const struct adapter_options o = arm_options(cfg, &cfg->arms[a]);
         struct learner l;
         const int status = learner_alloc(s, d, &o, 1, &l, (struct reason){ line, sizeof line });
         if (!status) learner_free(&l);
-        else return cli_fail(&cfg->c, status == GSL_EINVAL ? EXIT_USAGE : EXIT_FAILED, "%s: %s", cfg->arms[a].text, line);
+        else return cli_fail(&cfg->c, status == GSL_EINVAL ? EXIT_USAGE : EXIT_FAILED, "%s: %s", cfg->arms[a].text,
+                             line);
     }
     return decide_all(s, NULL);
 }
@@ -648,12 +681,14 @@ static char *identity_of(const struct study *s)
         cli_fail(&cfg->c, EXIT_FAILED, "%s", line);
         return NULL;
     }
-    char *text = cli_text("%s %016llx %s %016llx %zu %zu %zu %zu %zu %zu %zu %zu %d %d %.17g %d %zu |", cfg->backbone, (unsigned long long)hash, cfg->task,
-                          (unsigned long long)s->task_checksum, cfg->num_trials, cfg->epochs, cfg->batch, cfg->train_size, cfg->validation_size,
-                          cfg->test_size, cfg->image_size, cfg->max_len, cfg->first_layer, cfg->last_layer, cfg->head_lr,
+    char *text = cli_text("%s %016llx %s %016llx %zu %zu %zu %zu %zu %zu %zu %zu %d %d %.17g %d %zu |", cfg->backbone,
+                          (unsigned long long)hash, cfg->task, (unsigned long long)s->task_checksum, cfg->num_trials,
+                          cfg->epochs, cfg->batch, cfg->train_size, cfg->validation_size, cfg->test_size,
+                              cfg->image_size, cfg->max_len, cfg->first_layer, cfg->last_layer, cfg->head_lr,
                           cfg->unrotated, cfg->decode);
     for (size_t i = 0; i < cfg->num_arms + cfg->grid_size; i++) {
-        char *longer = i < cfg->num_arms ? cli_text("%s %s %.17g", text, cfg->arms[i].text, cfg->grid ? 0.0 : cfg->arms[i].lr)
+        char *longer = i < cfg->num_arms ? cli_text("%s %s %.17g", text, cfg->arms[i].text, cfg->grid ? 0.0
+                                                    : cfg->arms[i].lr)
                                          : cli_text("%s %.17g", text, cfg->grid[i - cfg->num_arms]);
         free(text);
         text = longer;
@@ -676,14 +711,16 @@ int main(int argc, char **argv)
     }
     const struct reason why = { line, sizeof line };
     const int is_decoder = decoder_is(cfg.backbone);
-    if (cfg.unrotated && !is_decoder) return cli_fail(&cfg.c, EXIT_USAGE, "--unrotated: has no effect with %s", cfg.backbone);
+    if (cfg.unrotated && !is_decoder)
+        return cli_fail(&cfg.c, EXIT_USAGE, "--unrotated: has no effect with %s", cfg.backbone);
     const int status = is_decoder ? decoder_open(cfg.backbone, NULL, &s.decoder, why)
                                   : backbone_open(cfg.backbone, &s.backbone, why);
     if (status) return cli_fail(&cfg.c, cli_input_code(status), "%s: %s", cfg.backbone, line);
     if (!(code = open_task_once(&s))) {
         s.width = CORRECT_AT + (s.test_count + BITS - 1) / BITS;
         char *identity = identity_of(&s);
-        s.work = identity ? units_open(&cfg.c, identity, "trainings", cfg.num_trials * cfg.num_arms * s.num_rates, s.width, 0.0) : NULL;
+        s.work = identity ? units_open(&cfg.c, identity, "trainings", cfg.num_trials * cfg.num_arms * s.num_rates,
+                                       s.width, 0.0) : NULL;
         free(identity);
         code = s.work ? 0 : EXIT_FAILED;
         for (size_t k = 0; k < cfg.num_trials && (!code || code == EXIT_SHARD); k++) code = run_trial(&s, k);

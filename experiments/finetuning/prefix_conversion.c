@@ -1,5 +1,5 @@
-/* A prefix is trained, measured, and replaced by its summary: how much of the softmax it has, how far its scores spread, and
- * what accuracy is left under each feature map (F74). */
+/* A prefix is trained, measured, and replaced by its summary: how much of the softmax it has, how far its scores
+ * spread, and what accuracy is left under each feature map (F74). */
 #include "cli/arms.h"
 #include "cli/kernels.h"
 #include "cli/option_table.h"
@@ -15,10 +15,13 @@
 #include "transformer/train.h"
 
 static const char doc[] =
-    "Trains P-Tuning V2 at the learning rate of an earlier search, then replaces the prefix of every block and head by its plug-in summary "
-    "(Z, k) under each feature map: test accuracy before, after, and without the prefix; the prefix's share of the softmax and the spread of its "
+    "Trains P-Tuning V2 at the learning rate of an earlier search, then replaces the prefix of every block and head by "
+    "its plug-in summary "
+    "(Z, k) under each feature map: test accuracy before, after, and without the prefix; the prefix's share of the "
+    "softmax and the spread of its "
     "scores by block.";
-static const char columns[] = "replacement,test_accuracy,test_accuracy_ci_lo,test_accuracy_ci_hi,val_accuracy,failed,num_trials";
+static const char columns[] = "replacement,test_accuracy,test_accuracy_ci_lo,test_accuracy_ci_hi,val_accuracy,failed,"
+                              "num_trials";
 static const char layer_columns[] = "layer,mass,mass_ci_lo,mass_ci_hi,spread,spread_ci_lo,spread_ci_hi,num_trials";
 
 enum { MAX_MAPS = 16, MEASURED = 64 };
@@ -76,7 +79,8 @@ static const char *check(void *config)
     return NULL;
 }
 
-/* What a trial leaves: per replacement the accuracies and whether a normaliser failed, then mass and spread by block. */
+/* What a trial leaves: per replacement the accuracies and whether a normaliser failed, then mass and spread by
+ * block. */
 enum { ACCURACY, VAL_ACCURACY, FAILED, REPLACEMENT_WIDTH };
 enum { PREFIX, NOTHING, FIRST_MAP };
 
@@ -132,7 +136,8 @@ static int measure(struct model *model, struct inputs *inputs, double *out)
 }
 
 /* The model without its prefix: the same head on the base model. */
-static int without_prefix(const struct config *cfg, struct model *from, struct inputs *inputs, double *out, struct reason why)
+static int without_prefix(const struct config *cfg, struct model *from, struct inputs *inputs, double *out,
+                          struct reason why)
 {
     const struct adapter_options head = adapter_defaults(ADAPTER_HEAD);
     const struct backbone *b = model_backbone(from);
@@ -149,7 +154,8 @@ static int without_prefix(const struct config *cfg, struct model *from, struct i
     return status;
 }
 
-static int replace(const struct config *cfg, struct model *prefix, struct inputs *inputs, double *out, struct reason why)
+static int replace(const struct config *cfg, struct model *prefix, struct inputs *inputs, double *out,
+                   struct reason why)
 {
     int status = without_prefix(cfg, prefix, inputs, out + NOTHING * REPLACEMENT_WIDTH, why);
     for (size_t f = 0; f < cfg->num_maps && !status; f++) {
@@ -167,7 +173,8 @@ static int run_trial(const struct config *cfg, const struct backbone *b, size_t 
     char line[512];
     const struct reason why = { line, sizeof line };
     const uint64_t seed = cfg->c.seed + trial;
-    const struct task_options to = { .train_size = cfg->train_size, .validation_size = cfg->validation_size, .test_size = cfg->test_size, .seed = seed };
+    const struct task_options to = { .train_size = cfg->train_size, .validation_size = cfg->validation_size,
+                                     .test_size = cfg->test_size, .seed = seed };
     const struct inputs_options io = { 0, 0 };
     struct adapter_options a = cfg->arm.options;
     a.first_layer = cfg->first_layer >= 0 ? cfg->first_layer : a.first_layer;
@@ -201,7 +208,7 @@ static int run_trial(const struct config *cfg, const struct backbone *b, size_t 
     return status;
 }
 
-/* ---- results ---------------------------------------------------------------------------------------------------------- */
+/* ---- results ----------------------------------------------------------------------------------------------------- */
 
 static struct interval over_trials(const struct config *cfg, const struct units *work, size_t at, double level)
 {
@@ -218,7 +225,9 @@ static void mean_cells(struct table *t, struct interval i)
 static int write_layers(const struct config *cfg, const struct units *work, size_t num_layers)
 {
     struct table *t = table_open(&cfg->c, cfg->layers_out, layer_columns);
-    if (t) table_note(t, "means over heads and the rows of %d validation examples; ci: 95%% Student t over trainings", MEASURED);
+    if (t)
+        table_note(t, "means over heads and the rows of %d validation examples; ci: 95%% Student t over trainings",
+                   MEASURED);
     for (size_t l = 0; t && l < num_layers; l++) {
         const size_t at = layers_at(cfg) + 2 * l;
         if (isnan(units_row(work, 0)[at])) continue;
@@ -275,8 +284,10 @@ static int report(const struct config *cfg, const struct units *work, size_t num
 {
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "backbone=%s task=%s arm=%s lr=%g train_size=%zu epochs=%zu; none: the trained head without the prefix; failed: share of trainings with a "
-                  "normaliser that is not positive (accuracy 0); ci: 95%% Student t over trainings", cfg->backbone, cfg->task, cfg->arm.text, cfg->arm.lr,
+    table_note(t, "backbone=%s task=%s arm=%s lr=%g train_size=%zu epochs=%zu; none: the trained head without the "
+                  "prefix; failed: share of trainings with a "
+                  "normaliser that is not positive (accuracy 0); ci: 95%% Student t over trainings", cfg->backbone,
+                  cfg->task, cfg->arm.text, cfg->arm.lr,
                cfg->train_size, cfg->epochs);
     for (size_t f = 0; f < FIRST_MAP + cfg->num_maps; f++) {
         table_text(t, f == PREFIX ? "prefix" : f == NOTHING ? "none" : cfg->maps[f - FIRST_MAP]);
@@ -306,8 +317,9 @@ int main(int argc, char **argv)
     const int status = backbone_open(cfg.backbone, &b, why);
     if (status) return cli_fail(&cfg.c, cli_input_code(status), "%s: %s", cfg.backbone, line);
     const size_t num_layers = (size_t)b->config.default_last_layer + 1, width = layers_at(&cfg) + 2 * num_layers;
-    char *identity = cli_text("%s %s %s %zu %zu %zu %zu %zu %zu %d %d %.17g %.17g |", cfg.backbone, cfg.task, cfg.features, cfg.num_trials, cfg.epochs,
-                              cfg.batch, cfg.train_size, cfg.validation_size, cfg.test_size, cfg.first_layer, cfg.last_layer, cfg.head_lr, cfg.arm.lr);
+    char *identity = cli_text("%s %s %s %zu %zu %zu %zu %zu %zu %d %d %.17g %.17g |", cfg.backbone, cfg.task,
+                              cfg.features, cfg.num_trials, cfg.epochs, cfg.batch, cfg.train_size, cfg.validation_size,
+                                  cfg.test_size, cfg.first_layer, cfg.last_layer, cfg.head_lr, cfg.arm.lr);
     struct units *work = identity ? units_open(&cfg.c, identity, "trainings", cfg.num_trials, width, 0.0) : NULL;
     free(identity);
     code = work ? 0 : EXIT_FAILED;

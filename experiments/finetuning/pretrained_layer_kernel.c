@@ -1,5 +1,5 @@
-/* The kernel of a prefix in the attention layers of a pretrained backbone: real weights, real tokens as queries and input
- * (F73). */
+/* The kernel of a prefix in the attention layers of a pretrained backbone: real weights, real tokens as queries and
+ * input (F73). */
 #include "cli/option_table.h"
 #include "cli/kernels.h"
 #include "cli/summary.h"
@@ -19,9 +19,12 @@
 #include "transformer/inputs.h"
 
 static const char doc[] =
-    "Kernel of a prefix in the attention of a pretrained backbone, one block, head and example per trial: distance from the infinite-prefix limit "
-    "by prefix length, the loss of gradient descent per its prediction, and the spread of the scores that real tokens have there.";
-static const char columns[] = "backbone,signs,spread,prefix_len,num_trials,limit_err_mean,limit_err_ci_lo,limit_err_ci_hi,"
+    "Kernel of a prefix in the attention of a pretrained backbone, one block, head and example per trial: distance "
+    "from the infinite-prefix limit "
+    "by prefix length, the loss of gradient descent per its prediction, and the spread of the scores that real tokens "
+    "have there.";
+static const char columns[] = "backbone,signs,spread,prefix_len,num_trials,limit_err_mean,limit_err_ci_lo,"
+                              "limit_err_ci_hi,"
                               "loss_per_predicted_mean,loss_per_predicted_ci_lo,loss_per_predicted_ci_hi";
 
 struct config {
@@ -63,8 +66,9 @@ static const char *check(void *config)
 static const enum prefix_signs laws[] = { PREFIX_SIGNS_MIRRORED, PREFIX_SIGNS_POSITIVE };
 enum { NUM_LAWS = 2, REAL_SPREAD = 0, FIRST_RESULT = 1, ERROR = 0, RATIO = 1, NUM_RESULTS = 2 };
 
-/* One head of one block with the tokens of one example. Every dimension has one more coordinate, 1 for a query and 0 for
- * a token, that carries the bias of W_Q; the key's bias moves all scores of a query alike, the value's leaves gradients alone. */
+/* One head of one block with the tokens of one example. Every dimension has one more coordinate, 1 for a query and 0
+ * for a token, that carries the bias of W_Q; the key's bias moves all scores of a query alike, the value's leaves
+ * gradients alone. */
 struct head { gsl_matrix *queries, *inputs, *W_Q, *W_K, *W_V; double token_sd; };
 
 static void head_free(struct head *h)
@@ -84,7 +88,8 @@ static const float *weight(const struct backbone *b, size_t layer, const char *p
     return t ? t->data : NULL;
 }
 
-/* Columns of a head from a (hidden, hidden) matrix (out, in): (hidden + 1, head_dim); bias NULL: a last row of zeros. */
+/* Columns of a head from a (hidden, hidden) matrix (out, in): (hidden + 1, head_dim); bias NULL: a last row of
+ * zeros. */
 static gsl_matrix *head_matrix(const float *W, const float *bias, size_t hidden, size_t head_dim, size_t head)
 {
     gsl_matrix *M = gsl_matrix_calloc(hidden + 1, head_dim);
@@ -108,18 +113,21 @@ static void read_token(const struct backbone *b, size_t layer, const float *row,
     for (size_t k = 0; k < h; k++) out[k] = (out[k] - mean) / sqrt(var + b->config.norm_eps) * w[k] + bias[k];
 }
 
-static int head_fill(const struct config *cfg, const struct backbone *b, struct inputs *inputs, size_t trial, struct head *out)
+static int head_fill(const struct config *cfg, const struct backbone *b, struct inputs *inputs, size_t trial,
+                     struct head *out)
 {
     const struct backbone_config *c = &b->config;
     const size_t h = c->hidden, head_dim = h / c->num_heads, seed = cfg->c.seed;
-    const size_t layer = random_index(seed, RANDOM_OTHER, trial, 0, c->default_last_layer + 1), head = random_index(seed, RANDOM_OTHER, trial, 1, c->num_heads);
+    const size_t layer = random_index(seed, RANDOM_OTHER, trial, 0, c->default_last_layer + 1),
+        head = random_index(seed, RANDOM_OTHER, trial, 1, c->num_heads);
     const size_t example = random_index(seed, RANDOM_OTHER, trial, 2, inputs_count(inputs, TASK_TRAIN));
     const struct adapter_options none = adapter_defaults(ADAPTER_HEAD);
     char line[256];
     struct model *model = NULL;
     struct inputs_batch batch = { .labels = NULL };
     float *rows = malloc(inputs_max_rows(inputs, 1) * h * sizeof *rows);
-    int status = rows ? model_alloc(b, &none, 2, POOL_MEAN, 0, 1, &model, (struct reason){ line, sizeof line }) : GSL_ENOMEM;
+    int status = rows ? model_alloc(b, &none, 2, POOL_MEAN, 0, 1, &model, (struct reason){ line, sizeof line })
+        : GSL_ENOMEM;
     if (!status) status = model_reserve(model, inputs_max_rows(inputs, 1), 1, inputs_max_len(inputs), 0, 1);
     if (!status) status = inputs_batch_alloc(inputs, 1, &batch);
     if (!status) {
@@ -159,10 +167,10 @@ static double norm_of(const gsl_matrix *A)
     return gsl_blas_dnrm2(&v.vector);
 }
 
-/* Targets: what the layer gives at the start, plus Gaussian changes of the size of one input token's value. (F is m times
- * the attention's output: a change of that size in the output itself would be m times as far.) */
-static int make_targets(const struct head *h, const gsl_matrix *W, const gsl_vector *signs, const struct prefix_layer *layer, uint64_t seed, size_t trial,
-                        gsl_matrix *Y)
+/* Targets: what the layer gives at the start, plus Gaussian changes of the size of one input token's value. (F is m
+ * times the attention's output: a change of that size in the output itself would be m times as far.) */
+static int make_targets(const struct head *h, const gsl_matrix *W, const gsl_vector *signs,
+                        const struct prefix_layer *layer, uint64_t seed, size_t trial, gsl_matrix *Y)
 {
     gsl_matrix *values = gsl_matrix_alloc(h->inputs->size1, h->W_V->size2);
     struct prefix_descent *d = NULL;
@@ -181,8 +189,9 @@ static int make_targets(const struct head *h, const gsl_matrix *W, const gsl_vec
 }
 
 /* Loss after the steps, per what the limit kernel predicts. */
-static int descend(const struct config *cfg, const gsl_matrix *W, const gsl_vector *signs, const struct prefix_layer *layer, const gsl_matrix *Y,
-                   const gsl_matrix *limit, double rate, double *ratio)
+static int descend(const struct config *cfg, const gsl_matrix *W, const gsl_vector *signs,
+                   const struct prefix_layer *layer, const gsl_matrix *Y, const gsl_matrix *limit, double rate,
+                       double *ratio)
 {
     struct prefix_descent *d = NULL;
     struct prefix_linear *linear = NULL;
@@ -190,20 +199,25 @@ static int descend(const struct config *cfg, const gsl_matrix *W, const gsl_vect
     if (!status) status = prefix_linear_alloc(limit, prefix_descent_residual(d), &linear);
     *ratio = NAN;
     bool diverged = false;
-    for (size_t s = 0; s < cfg->num_steps && !status && !diverged; s++) diverged = prefix_descent_step(d, rate / (double)W->size1) != GSL_SUCCESS;
-    if (!status && !diverged) *ratio = prefix_descent_loss(d) / prefix_linear_loss(linear, rate, (double)cfg->num_steps);
+    for (size_t s = 0; s < cfg->num_steps && !status && !diverged; s++)
+        diverged = prefix_descent_step(d, rate / (double)W->size1) != GSL_SUCCESS;
+    if (!status && !diverged)
+        *ratio = prefix_descent_loss(d) / prefix_linear_loss(linear, rate, (double)cfg->num_steps);
     prefix_linear_free(linear);
     prefix_descent_free(d);
     return status;
 }
 
-static int run_law(const struct config *cfg, const struct head *h, const struct prefix_layer *layer, enum prefix_signs law, double sigma, size_t trial, double *out)
+static int run_law(const struct config *cfg, const struct head *h, const struct prefix_layer *layer,
+                   enum prefix_signs law, double sigma, size_t trial, double *out)
 {
     const gsl_matrix *X = prefix_layer_queries(layer);
     const size_t outputs = h->W_V->size2, size = X->size1 * outputs;
-    gsl_matrix *limit = gsl_matrix_alloc(size, size), *K = gsl_matrix_alloc(size, size), *Y = gsl_matrix_alloc(X->size1, outputs);
+    gsl_matrix *limit = gsl_matrix_alloc(size, size), *K = gsl_matrix_alloc(size, size),
+        *Y = gsl_matrix_alloc(X->size1, outputs);
     gsl_vector *eigenvalues = gsl_vector_alloc(size);
-    int status = limit && K && Y && eigenvalues ? ntk_layer_limit(X, X, h->W_V, sigma, law, NTK_FULL, limit) : GSL_ENOMEM;
+    int status = limit && K && Y && eigenvalues ? ntk_layer_limit(X, X, h->W_V, sigma, law, NTK_FULL, limit)
+        : GSL_ENOMEM;
     if (!status) status = ntk_eigenvalues(limit, eigenvalues);
     for (size_t i = 0; i < cfg->num_lens && !status; i++, out += NUM_RESULTS) {
         gsl_matrix *W = gsl_matrix_alloc(cfg->prefix_lens[i], X->size2);
@@ -214,7 +228,9 @@ static int run_law(const struct config *cfg, const struct head *h, const struct 
             gsl_matrix_sub(K, limit);
             out[ERROR] = norm_of(K) / norm_of(limit);
             status = make_targets(h, W, signs, layer, cfg->c.seed, trial, Y);
-            if (!status) status = descend(cfg, W, signs, layer, Y, limit, 0.5 / gsl_vector_get(eigenvalues, size - 1), &out[RATIO]);
+            if (!status)
+                status = descend(cfg, W, signs, layer, Y, limit, 0.5 / gsl_vector_get(eigenvalues, size - 1),
+                                 &out[RATIO]);
         }
         gsl_vector_free(signs);
         gsl_matrix_free(W);
@@ -226,7 +242,8 @@ static int run_law(const struct config *cfg, const struct head *h, const struct 
     return status;
 }
 
-static int run_trial(const struct config *cfg, const struct backbone *b, struct inputs *inputs, size_t trial, double *out)
+static int run_trial(const struct config *cfg, const struct backbone *b, struct inputs *inputs, size_t trial,
+                     double *out)
 {
     struct head h = { .queries = NULL };
     struct prefix_layer *layer = NULL;
@@ -241,7 +258,8 @@ static int run_trial(const struct config *cfg, const struct backbone *b, struct 
         }
         out[REAL_SPREAD] = h.token_sd * longest;
         for (int l = 0; l < NUM_LAWS && !status; l++)
-            status = run_law(cfg, &h, layer, laws[l], cfg->spread / longest, trial, out + FIRST_RESULT + (size_t)l * cfg->num_lens * NUM_RESULTS);
+            status = run_law(cfg, &h, layer, laws[l], cfg->spread / longest, trial,
+                             out + FIRST_RESULT + (size_t)l * cfg->num_lens * NUM_RESULTS);
     }
     prefix_layer_free(layer);
     head_free(&h);
@@ -258,11 +276,14 @@ static int report(const struct config *cfg, const struct units *work)
     const size_t n = cfg->num_trials;
     char stem[256], row[128];
     cli_stem(&cfg->c, stem, sizeof stem);
-    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)), *y = cli_need(malloc(n * cfg->num_lens * sizeof *y)), *z = cli_need(malloc(n * sizeof *z));
+    double *x = cli_need(malloc(cfg->num_lens * sizeof *x)), *y = cli_need(malloc(n * cfg->num_lens * sizeof *y)),
+        *z = cli_need(malloc(n * sizeof *z));
     struct table *t = table_open(&cfg->c, NULL, columns);
     struct verdicts *v = t ? verdicts_open(&cfg->c, stem) : NULL;
     int code = t ? 0 : EXIT_FAILED;
-    if (t) table_note(t, "task=%s num_samples=%zu num_steps=%zu; a trial is a block, a head and an example; ci: 95%% Student t", cfg->task, cfg->num_samples, cfg->num_steps);
+    if (t)
+        table_note(t, "task=%s num_samples=%zu num_steps=%zu; a trial is a block, a head and an example; ci: 95%% "
+                      "Student t", cfg->task, cfg->num_samples, cfg->num_steps);
     for (int l = 0; t && l < NUM_LAWS; l++) {
         for (size_t i = 0; i < cfg->num_lens; i++) {
             table_text(t, cfg->backbone);
@@ -304,7 +325,8 @@ static double unit_bytes(const struct config *cfg, const struct backbone *b)
     const size_t longest = cli_largest(cfg->prefix_lens, cfg->num_lens);
     const size_t h = b->config.hidden + 1, d = b->config.hidden / b->config.num_heads;
     const double nd = (double)(cfg->num_samples * d);
-    return sizeof(double) * (3.0 * (double)(h * d) + 4.0 * (double)(cfg->num_samples * h) + 4.0 * (double)(longest * h) + 8.0 * nd * nd)
+    return sizeof(double) * (3.0 * (double)(h * d) + 4.0 * (double)(cfg->num_samples * h) + 4.0 * (double)(longest * h)
+                             + 8.0 * nd * nd)
          + (double)prefix_descent_bytes(longest, h, cfg->num_samples, 1);
 }
 
@@ -342,11 +364,13 @@ int main(int argc, char **argv)
     if (!code && !status) status = inputs_alloc(b, task, &io, &inputs, why);
     if (!code && !status) status = backbone_hash(b, &hash, why);
     if (status) code = cli_fail(&cfg.c, cli_input_code(status), "%s", line);
-    char *identity = code ? NULL : cli_text("%s %016llx %s %016llx %zu %zu %zu %.17g |", cfg.backbone, (unsigned long long)hash, cfg.task,
-                                            (unsigned long long)task->checksum, cfg.num_samples, cfg.num_trials, cfg.num_steps, cfg.spread);
+    char *identity = code ? NULL : cli_text("%s %016llx %s %016llx %zu %zu %zu %.17g |", cfg.backbone,
+                                            (unsigned long long)hash, cfg.task, (unsigned long long)task->checksum,
+                                            cfg.num_samples, cfg.num_trials, cfg.num_steps, cfg.spread);
     if (!code) identity = cli_text_sizes(identity, cfg.prefix_lens, cfg.num_lens);
     const size_t width = FIRST_RESULT + NUM_LAWS * cfg.num_lens * NUM_RESULTS;
-    struct units *work = !code && identity ? units_open(&cfg.c, identity, "heads", cfg.num_trials, width, code ? 0.0 : unit_bytes(&cfg, b)) : NULL;
+    struct units *work = !code && identity ? units_open(&cfg.c, identity, "heads", cfg.num_trials, width, code ? 0.0
+                                                        : unit_bytes(&cfg, b)) : NULL;
     free(identity);
     if (!code && !work) code = EXIT_FAILED;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cfg.c.threads)

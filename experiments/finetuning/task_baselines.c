@@ -1,5 +1,5 @@
-/* What the tasks of the method benchmark give without fine-tuning: the majority class, a converged linear classifier on raw
- * pixels or TF-IDF, and one on the frozen backbone's features. */
+/* What the tasks of the method benchmark give without fine-tuning: the majority class, a converged linear classifier on
+ * raw pixels or TF-IDF, and one on the frozen backbone's features. */
 #include "cli/option_table.h"
 #include "cli/kernels.h"
 #include "cli/summary.h"
@@ -19,9 +19,11 @@
 #include "transformer/inputs.h"
 
 static const char doc[] =
-    "Baselines of fine-tuning tasks: majority class, logistic regression (to convergence, its penalty chosen on validation data) on raw "
+    "Baselines of fine-tuning tasks: majority class, logistic regression (to convergence, its penalty chosen on "
+    "validation data) on raw "
     "pixels or TF-IDF, and on the pooled features of the frozen backbone.";
-static const char columns[] = "backbone,task,train_size,baseline,num_trials,test_accuracy,test_accuracy_ci_lo,test_accuracy_ci_hi";
+static const char columns[] = "backbone,task,train_size,baseline,num_trials,test_accuracy,test_accuracy_ci_lo,"
+                              "test_accuracy_ci_hi";
 static const char *const baseline_names[] = { "majority", "raw", "frozen" };
 enum { MAJORITY, RAW, FROZEN, NUM_BASELINES, MAX_SETS = 16, WORDS = 4096 };
 
@@ -50,7 +52,8 @@ static int parse_task(struct argp_state *state, int key, char *arg, void *config
     (void)key;
     if (cfg->backbone) backbone = cfg->backbone;
     cfg->backbone = NULL;
-    if (cfg->num_sets == MAX_SETS || strlen(arg) >= sizeof cfg->sets->task || strlen(backbone) >= sizeof cfg->sets->backbone)
+    if (cfg->num_sets == MAX_SETS || strlen(arg) >= sizeof cfg->sets->task
+        || strlen(backbone) >= sizeof cfg->sets->backbone)
         argp_failure(state, EXIT_USAGE, 0, "--task: too many or too long");
     struct set *set = &cfg->sets[cfg->num_sets++];
     strcpy(set->backbone, backbone);
@@ -101,7 +104,8 @@ static void features_free(struct features *f)
 
 struct problem { const gsl_matrix *X; const int32_t *labels; size_t classes; double penalty; gsl_matrix *P; };
 
-/* Mean of -log softmax(X W)_label + penalty/2 ||W||^2 without the constants' row, W (d + 1, classes) in w; gradient into g. */
+/* Mean of -log softmax(X W)_label + penalty/2 ||W||^2 without the constants' row, W (d + 1, classes) in w; gradient
+ * into g. */
 static double objective(const gsl_vector *w, void *context, gsl_vector *g)
 {
     struct problem *p = context;
@@ -152,7 +156,8 @@ static int regress(const struct features *f, const struct task *task, double *ou
     enum { MAX_ITERATIONS = 400 };
     const gsl_matrix *X = f->X[TASK_TRAIN];
     const size_t size = X->size2 * task->num_classes;
-    struct problem p = { X, task->sets[TASK_TRAIN].labels, task->num_classes, 0.0, gsl_matrix_alloc(X->size1, task->num_classes) };
+    struct problem p = { X, task->sets[TASK_TRAIN].labels, task->num_classes, 0.0,
+                         gsl_matrix_alloc(X->size1, task->num_classes) };
     gsl_multimin_function_fdf function = { value_only, gradient_only, value_and_gradient, size, &p };
     gsl_multimin_fdfminimizer *m = gsl_multimin_fdfminimizer_alloc(gsl_multimin_fdfminimizer_vector_bfgs2, size);
     gsl_vector *start = gsl_vector_calloc(size);
@@ -163,9 +168,11 @@ static int regress(const struct features *f, const struct task *task, double *ou
         gsl_multimin_fdfminimizer_set(m, &function, start, 0.1, 0.1);
         /* A line search that makes no more progress is convergence to rounding. */
         for (int k = 0; k < MAX_ITERATIONS; k++)
-            if (gsl_multimin_fdfminimizer_iterate(m) || gsl_multimin_test_gradient(m->gradient, 1e-5) == GSL_SUCCESS) break;
+            if (gsl_multimin_fdfminimizer_iterate(m) || gsl_multimin_test_gradient(m->gradient, 1e-5) == GSL_SUCCESS)
+                break;
         double validation = 0.0;
-        status = accuracy(f->X[TASK_VALIDATION], task->sets[TASK_VALIDATION].labels, m->x, task->num_classes, &validation);
+        status = accuracy(f->X[TASK_VALIDATION], task->sets[TASK_VALIDATION].labels, m->x, task->num_classes,
+                          &validation);
         if (!status && validation > best) {
             best = validation;
             status = accuracy(f->X[TASK_TEST], task->sets[TASK_TEST].labels, m->x, task->num_classes, out);
@@ -177,7 +184,7 @@ static int regress(const struct features *f, const struct task *task, double *ou
     return status;
 }
 
-/* ---- features ------------------------------------------------------------------------------------------------------- */
+/* ---- features ---------------------------------------------------------------------------------------------------- */
 
 /* Bytes of the wider of two such features and of the regression on them. */
 static double features_bytes(const struct task *task, size_t dim)
@@ -252,7 +259,8 @@ static int tfidf_features(const struct task *task, struct features *f)
 }
 
 /* Pooled outputs of the frozen backbone, each column standardised on the training set. */
-static int frozen_features(const struct backbone *b, const struct task *task, struct inputs *inputs, int threads, struct features *f)
+static int frozen_features(const struct backbone *b, const struct task *task, struct inputs *inputs, int threads,
+                           struct features *f)
 {
     enum { SEQS = 32 };
     const struct adapter_options head = adapter_defaults(ADAPTER_HEAD);
@@ -261,7 +269,8 @@ static int frozen_features(const struct backbone *b, const struct task *task, st
     char line[256];
     struct model *model = NULL;
     struct inputs_batch batch = { .labels = NULL };
-    float *rows = malloc(inputs_max_rows(inputs, SEQS) * h * sizeof *rows), *vectors = malloc(SEQS * h * sizeof *vectors);
+    float *rows = malloc(inputs_max_rows(inputs, SEQS) * h * sizeof *rows),
+        *vectors = malloc(SEQS * h * sizeof *vectors);
     int status = rows && vectors ? alloc_features(task, h, f) : GSL_ENOMEM;
     if (!status) status = model_alloc(b, &head, 2, pool, 0, 1, &model, (struct reason){ line, sizeof line });
     if (!status) status = model_reserve(model, inputs_max_rows(inputs, SEQS), SEQS, inputs_max_len(inputs), 0, threads);
@@ -283,7 +292,8 @@ static int frozen_features(const struct backbone *b, const struct task *task, st
         for (size_t i = 0; i < X->size1; i++) square += pow(gsl_matrix_get(X, i, k) - mean, 2.0);
         const double sd = sqrt(square / (double)X->size1) + 1e-12;
         for (int s = 0; s < NUM_TASK_SPLITS; s++)
-            for (size_t i = 0; i < f->X[s]->size1; i++) gsl_matrix_set(f->X[s], i, k, (gsl_matrix_get(f->X[s], i, k) - mean) / sd);
+            for (size_t i = 0; i < f->X[s]->size1; i++)
+                gsl_matrix_set(f->X[s], i, k, (gsl_matrix_get(f->X[s], i, k) - mean) / sd);
     }
     inputs_batch_free(&batch);
     model_free(model);
@@ -292,13 +302,14 @@ static int frozen_features(const struct backbone *b, const struct task *task, st
     return status;
 }
 
-/* ---- run ---------------------------------------------------------------------------------------------------------------- */
+/* ---- run --------------------------------------------------------------------------------------------------------- */
 
 /* The backbone, the task as trial `trial` draws it, and its inputs; the caller frees all three, also after an error. */
-static int open_set(const struct config *cfg, const struct set *set, size_t trial, struct backbone **b, struct task **task, struct inputs **inputs,
-                    struct reason why)
+static int open_set(const struct config *cfg, const struct set *set, size_t trial, struct backbone **b,
+                    struct task **task, struct inputs **inputs, struct reason why)
 {
-    const struct task_options to = { .train_size = set->train_size, .validation_size = cfg->validation_size, .test_size = cfg->test_size,
+    const struct task_options to = { .train_size = set->train_size, .validation_size = cfg->validation_size,
+                                     .test_size = cfg->test_size,
                                      .seed = cfg->c.seed + trial };
     const struct inputs_options io = { 0, 0 };
     int status = backbone_open(set->backbone, b, why);
@@ -319,7 +330,8 @@ static int run_unit(const struct config *cfg, const struct set *set, size_t tria
         const size_t raw_dim = task->modality == TASK_IMAGE ? task->height * task->width * task->channels : WORDS;
         const double each = features_bytes(task, raw_dim) + features_bytes(task, b->config.hidden);
         status = each * (double)cfg->c.threads > (double)memory_available()
-               ? refuse(why, GSL_ENOMEM, "%s: the regressions need more memory than this machine has", set->task) : GSL_SUCCESS;
+               ? refuse(why, GSL_ENOMEM, "%s: the regressions need more memory than this machine has", set->task)
+                   : GSL_SUCCESS;
     }
     if (!status) {
         out[MAJORITY] = task_majority(task, &label);
@@ -354,8 +366,8 @@ static int identity_of(const struct config *cfg, char **out)
         if (status) {
             code = cli_bad_input(&cfg->c, status, set->backbone, line);
         } else {
-            char *longer = cli_text("%s %s %016llx %s %016llx %zu", text, set->backbone, (unsigned long long)hash, set->task,
-                                    (unsigned long long)task->checksum, set->train_size);
+            char *longer = cli_text("%s %s %016llx %s %016llx %zu", text, set->backbone, (unsigned long long)hash,
+                                    set->task, (unsigned long long)task->checksum, set->train_size);
             free(text);
             text = longer;
         }
@@ -371,7 +383,8 @@ static int write_table(const struct config *cfg, const struct units *work)
 {
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "raw: logistic regression on pixels or TF-IDF; frozen: on the backbone's pooled output; ci: 95%% Student t over draws of the training set");
+    table_note(t, "raw: logistic regression on pixels or TF-IDF; frozen: on the backbone's pooled output; ci: 95%% "
+                  "Student t over draws of the training set");
     for (size_t s = 0; s < cfg->num_sets; s++)
         for (int k = 0; k < NUM_BASELINES; k++) {
             double x[1000];
@@ -407,7 +420,8 @@ int main(int argc, char **argv)
         char line[512];
         double *row = units_begin(work, u);
         if (!row) continue;
-        const int status = run_unit(&cfg, &cfg.sets[u / cfg.num_trials], u % cfg.num_trials, row, (struct reason){ line, sizeof line });
+        const int status = run_unit(&cfg, &cfg.sets[u / cfg.num_trials], u % cfg.num_trials, row,
+                                    (struct reason){ line, sizeof line });
         if (status) units_refuse(work, u, status, line);
         else units_end(work, u, status);
     }

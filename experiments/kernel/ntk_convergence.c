@@ -84,7 +84,8 @@ static const char *check(void *config)
     if (cfg->prefix && !cfg->sign_values && cfg->laws[0] != PREFIX_SIGNS_POSITIVE)
         return "--prefix: needs --sign-values unless --signs positive";
     if (cfg->prefix && cli_given("num-trials") && cfg->num_trials != 1) return "--num-trials: --prefix is one trial";
-    if (cfg->num_data > 1 && (cfg->prefix || cfg->samples.inputs)) return "--num-data: --inputs and --prefix are one data set";
+    if (cfg->num_data > 1 && (cfg->prefix || cfg->samples.inputs))
+        return "--num-data: --inputs and --prefix are one data set";
     if (cfg->samples.targets_out && cfg->samples.inputs) return "--targets-out: --inputs come without targets";
     return samples_check(&cfg->samples, false);
 }
@@ -114,7 +115,10 @@ struct study {
 enum { NUM_RESULTS = 2 };
 
 static size_t num_trials(const struct config *cfg) { return cfg->num_data * cfg->num_trials; }
-static struct data_sets sets_of(const struct config *cfg) { return (struct data_sets){ cfg->num_data, cfg->num_trials }; }
+static struct data_sets sets_of(const struct config *cfg)
+{
+    return (struct data_sets){ cfg->num_data, cfg->num_trials };
+}
 
 static double *result_of(const struct study *s, size_t law, size_t trial, size_t kernel, size_t len)
 {
@@ -161,7 +165,8 @@ static int fill_targets(const struct config *cfg, struct data *data)
                 return cli_fail(&cfg->c, EXIT_FAILED,
                                 "--sigma: the limit kernel of these inputs is beyond the range of a double");
             if (!(t->norm > 0.0))
-                cli_warn(&cfg->c, "warning: the limit of the %s kernel is 0: no relative error", cli_kernel_names[kernel]);
+                cli_warn(&cfg->c, "warning: the limit of the %s kernel is 0: no relative error",
+                         cli_kernel_names[kernel]);
             gsl_matrix *limit = status ? NULL : gsl_matrix_alloc(size, size);
             if (!status && !limit) status = GSL_ENOMEM;
             if (!status) status = ntk_limit(X, X, cfg->sigma, law, kernel, limit);
@@ -351,7 +356,8 @@ static int run_trials(struct study *s)
     double moments = 0.0;
     for (size_t l = 0; l < cfg->num_laws; l++)
         moments = fmax(moments, s->W ? (double)ntk_gram_workspace(n, d, longest, cfg->c.threads)
-                                     : (double)ntk_moments_bytes(n, d, (enum prefix_signs)cfg->laws[l], NTK_FULL, longest));
+                                     : (double)ntk_moments_bytes(n, d, (enum prefix_signs)cfg->laws[l], NTK_FULL,
+                                                                 longest));
     const double shared = (double)units * (double)(cfg->num_kernels * s->num_lens) * NUM_RESULTS * sizeof(double);
     /* The processes of a run share each trial: sums received, and the message they came in. */
     if (processes_count() > 1) moments += 1.5 * (double)ntk_moments_bytes(n, d, PREFIX_SIGNS_RANDOM, NTK_FULL, 0);
@@ -418,8 +424,10 @@ static int write_table(const struct study *s)
     double *x = cli_need(malloc(num_trials(cfg) * sizeof *x));
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
-    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g num_data=%zu", s->X->size1, s->X->size2, cfg->sigma, cfg->num_data);
-    table_note(t, "rel_err: ||K_m - K*||_F / ||K*||_F; ci: 95%% Student t over data sets (over trials where there is one); pred: C / sqrt(m), of "
+    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g num_data=%zu", s->X->size1, s->X->size2, cfg->sigma,
+               cfg->num_data);
+    table_note(t, "rel_err: ||K_m - K*||_F / ||K*||_F; ci: 95%% Student t over data sets (over trials where there is "
+                  "one); pred: C / sqrt(m), of "
                   "the rms (T2)");
     for (size_t k = 0; k < cfg->num_kernels; k++)
         for (size_t l = 0; l < cfg->num_laws; l++)
@@ -468,13 +476,15 @@ static int write_verdicts(const struct study *s, struct data_rows *v)
                 for (size_t i = 0; i < s->num_lens; i++) {
                     const double error = result_of(s, l, r, k, i)[0];
                     y[r * s->num_lens + i] = error;
-                    if (i >= upper) square[r] += error * error * x[i] / (constant * constant) / (double)(s->num_lens - upper);
+                    if (i >= upper)
+                        square[r] += error * error * x[i] / (constant * constant) / (double)(s->num_lens - upper);
                 }
             }
             snprintf(row, sizeof row, "%s%sslope-%s-%s", prefix, *prefix ? "-" : "", kernel, law);
             data_rows_spread(v, "T2", row, data_spread_exponent(x, y, s->num_lens, sets_of(cfg), 0.999));
             struct data_spread ratio = data_spread_mean(square, sets_of(cfg), 0.999);
-            ratio.mean = (struct interval){ sqrt(ratio.mean.value), sqrt(fmax(ratio.mean.lo, 0.0)), sqrt(ratio.mean.hi), ratio.mean.n };
+            ratio.mean = (struct interval){ sqrt(ratio.mean.value), sqrt(fmax(ratio.mean.lo, 0.0)), sqrt(ratio.mean.hi),
+                                            ratio.mean.n };
             snprintf(row, sizeof row, "%s%sconstant-%s-%s", prefix, *prefix ? "-" : "", kernel, law);
             data_rows_spread(v, "T2", row, ratio);
         }
@@ -495,7 +505,8 @@ static int write_arrays(const struct study *s)
     if (cfg->samples.inputs_out) code = cli_write_matrix(&cfg->c, cfg->samples.inputs_out, s->X);
     if (!code && cfg->limit_out) {
         gsl_matrix *limit = gsl_matrix_alloc(size, size);
-        code = cli_status(&cfg->c, limit ? ntk_limit(s->X, s->X, cfg->sigma, law, kernel, limit) : GSL_ENOMEM, "limit kernel");
+        code = cli_status(&cfg->c, limit ? ntk_limit(s->X, s->X, cfg->sigma, law, kernel, limit) : GSL_ENOMEM,
+                          "limit kernel");
         if (!code) code = cli_write_matrix(&cfg->c, cfg->limit_out, limit);
         gsl_matrix_free(limit);
     }
@@ -543,21 +554,24 @@ static int read_prefix(struct config *cfg, const gsl_matrix *X, gsl_matrix **W, 
         return cli_fail(&cfg->c, EXIT_DATA, "%s: has %zu signs for %zu tokens", cfg->sign_values, (*signs)->size, m);
     for (size_t r = 0; r < m; r++) {
         const double a = gsl_vector_get(*signs, r);
-        if (fabs(a) != 1.0) return cli_fail(&cfg->c, EXIT_DATA, "%s: sign %zu is %g, not 1 or -1", cfg->sign_values, r, a);
+        if (fabs(a) != 1.0)
+            return cli_fail(&cfg->c, EXIT_DATA, "%s: sign %zu is %g, not 1 or -1", cfg->sign_values, r, a);
         if (a < 0.0 && cfg->laws[0] == PREFIX_SIGNS_POSITIVE)
             return cli_fail(&cfg->c, EXIT_DATA, "%s: sign %zu is -1 with --signs positive", cfg->sign_values, r);
     }
     if (!cli_given("prefix-len")) { cfg->prefix_lens[0] = m; cfg->num_lens = 1; }
     for (size_t i = 0; i < cfg->num_lens; i++)
         if (cfg->prefix_lens[i] > m || (cfg->laws[0] == PREFIX_SIGNS_MIRRORED && cfg->prefix_lens[i] != m))
-            return cli_fail(&cfg->c, EXIT_USAGE, "--prefix-len: %zu where --prefix has %zu tokens", cfg->prefix_lens[i], m);
+            return cli_fail(&cfg->c, EXIT_USAGE, "--prefix-len: %zu where --prefix has %zu tokens", cfg->prefix_lens[i],
+                            m);
     if (cfg->laws[0] == PREFIX_SIGNS_MIRRORED && m % 2)
         return cli_fail(&cfg->c, EXIT_DATA, "%s: %zu tokens, which --signs mirrored cannot split", cfg->prefix, m);
     for (size_t r = 0; r < m / 2 && cfg->laws[0] == PREFIX_SIGNS_MIRRORED; r++)
         for (size_t k = 0; k < d; k++)
             if (gsl_matrix_get(*W, r, k) != gsl_matrix_get(*W, r + m / 2, k) ||
                 gsl_vector_get(*signs, r) != -gsl_vector_get(*signs, r + m / 2))
-                return cli_fail(&cfg->c, EXIT_DATA, "%s: token %zu has no mirror image of opposite sign", cfg->prefix, r);
+                return cli_fail(&cfg->c, EXIT_DATA, "%s: token %zu has no mirror image of opposite sign", cfg->prefix,
+                                r);
     cfg->num_trials = 1;
     return 0;
 }
@@ -573,7 +587,8 @@ static char *identity_of(const struct study *s)
             s->cfg->num_data > 1 ? s->cfg->num_trials : 0);
     if (s->W) {
         gsl_matrix_const_view signs = gsl_matrix_const_view_vector(s->signs, 1, s->signs->size);
-        fprintf(f, " %016llx %016llx", (unsigned long long)cli_checksum(s->W), (unsigned long long)cli_checksum(&signs.matrix));
+        fprintf(f, " %016llx %016llx", (unsigned long long)cli_checksum(s->W),
+                (unsigned long long)cli_checksum(&signs.matrix));
     }
     for (size_t k = 0; k < s->cfg->num_kernels; k++) fprintf(f, " %s", cli_kernel_names[s->cfg->kernels[k]]);
     for (size_t i = 0; i < s->num_lens; i++) fprintf(f, " %zu", s->lens[i]);
@@ -584,7 +599,8 @@ static char *identity_of(const struct study *s)
 int main(int argc, char **argv)
 {
     static size_t default_lens[] = { 256, 1024, 4096, 16384 };
-    static struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .prefix_lens = default_lens, .num_lens = 4 };
+    static struct config cfg = { .samples = { .num_samples = 16, .dim = 8 }, .prefix_lens = default_lens,
+                                 .num_lens = 4 };
     if (processes_start(&argc, &argv, cli_interrupted)) return EXIT_FAILED;
     cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
 

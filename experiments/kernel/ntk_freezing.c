@@ -68,7 +68,8 @@ static int run_trial(const struct config *cfg, const gsl_matrix *X, size_t len, 
         if (!status) status = ntk_sweep_step(sweep, cfg->prefix_lens[len], NTK_FULL, K);
         ntk_sweep_free(sweep);
         if (status) break;
-        gsl_vector_view l = gsl_vector_view_array(limit->data, size * size), k = gsl_vector_view_array(K->data, size * size);
+        gsl_vector_view l = gsl_vector_view_array(limit->data, size * size),
+            k = gsl_vector_view_array(K->data, size * size);
         const double scale = gsl_blas_dnrm2(&l.vector);
         gsl_matrix_sub(K, limit);
         out[h] = gsl_blas_dnrm2(&k.vector) / scale;
@@ -83,7 +84,8 @@ static int report(const struct config *cfg, const gsl_matrix *X, const struct un
     double *x = cli_need(malloc(cfg->num_trials * sizeof *x)), *y = cli_need(malloc(cfg->num_trials * sizeof *y));
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); free(y); return EXIT_FAILED; }
-    table_note(t, "num_samples=%zu dim=%zu signs=random kernel=full; threshold_share: sigma max||x|| over sqrt(2 ln m)/2", X->size1, X->size2);
+    table_note(t, "num_samples=%zu dim=%zu signs=random kernel=full; threshold_share: sigma max||x|| over sqrt(2 ln "
+                  "m)/2", X->size1, X->size2);
     char stem[256];
     cli_stem(&cfg->c, stem, sizeof stem);
     struct verdicts *v = verdicts_open(&cfg->c, stem);
@@ -94,7 +96,8 @@ static int report(const struct config *cfg, const gsl_matrix *X, const struct un
         for (size_t h = 0; h < cfg->num_shares; h++) {
             const double sigma = sigma_of(cfg, X, i, h);
             double constant = NAN, squares = 0.0;
-            if (cli_need_memory(ntk_error_constant(X, sigma, PREFIX_SIGNS_RANDOM, NTK_FULL, &constant, NULL))) constant = NAN;
+            if (cli_need_memory(ntk_error_constant(X, sigma, PREFIX_SIGNS_RANDOM, NTK_FULL, &constant, NULL)))
+                constant = NAN;
             const double pred = constant / sqrt((double)cfg->prefix_lens[i]);
             for (size_t r = 0; r < cfg->num_trials; r++) {
                 x[r] = units_row(work, i * cfg->num_trials + r)[h];

@@ -152,7 +152,8 @@ static void decide(const struct instance *all, size_t count, double longest, con
             y[i] = log(censored[i] ? longest : len);
         }
         struct interval slope;
-        if (stats_censored_line(x, y, censored, count, 0.999, &slope)) slope = (struct interval){ NAN, NAN, NAN, count };
+        if (stats_censored_line(x, y, censored, count, 0.999, &slope))
+            slope = (struct interval){ NAN, NAN, NAN, count };
         snprintf(row, sizeof row, "%s-%s", definite ? "definite" : "close-censored", kernel);
         verdicts_add(v, "F3", row, slope);
         if (definite) continue;
@@ -174,7 +175,8 @@ static int report(const struct config *cfg, const struct units *work)
     char stem[256];
     cli_stem(&cfg->c, stem, sizeof stem);
     struct verdicts *v = verdicts_open(&cfg->c, stem);
-    if (t) table_note(t, "sigma=%.17g num_trials=%zu confidence=%g; inv_lambda: ||K*||_2 / lambda_min; empty length: longer than %zu; extrapolated: as m^{-1/2} from there",
+    if (t) table_note(t, "sigma=%.17g num_trials=%zu confidence=%g; inv_lambda: ||K*||_2 / lambda_min; empty length: "
+                         "longer than %zu; extrapolated: as m^{-1/2} from there",
                       cfg->sigma, cfg->num_trials, cfg->confidence, grid_len(steps - 1));
     for (int k = 0; k < NUM_KERNELS && !code; k++) {
         for (size_t i = 0; i < cfg->num_instances && !code; i++) {
@@ -188,7 +190,8 @@ static int report(const struct config *cfg, const struct units *work)
             }
             double len[3];
             for (int which = 0; which < 3; which++) {
-                for (size_t r = 0; r < cfg->num_trials; r++) trial[r] = units_row(work, i * cfg->num_trials + r)[3 * k + which];
+                for (size_t r = 0; r < cfg->num_trials; r++)
+                    trial[r] = units_row(work, i * cfg->num_trials + r)[3 * k + which];
                 qsort(trial, cfg->num_trials, sizeof *trial, compare);
                 if (which == 2) len[which] = trial[needed];
                 else len[which] = trial[needed] < (double)steps ? (double)grid_len((size_t)trial[needed]) : INFINITY;
@@ -225,7 +228,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < cfg.num_instances; i++) {
         const double nd = (double)(samples_of(i) * dim_of(i));
         unit = fmax(unit, 6.0 * nd * nd * sizeof(double)
-                    + (double)ntk_moments_bytes(samples_of(i), dim_of(i), PREFIX_SIGNS_RANDOM, NTK_FULL, cfg.max_prefix_len));
+                    + (double)ntk_moments_bytes(samples_of(i), dim_of(i), PREFIX_SIGNS_RANDOM, NTK_FULL,
+                                                cfg.max_prefix_len));
     }
     const struct units_study study = { .what = "trials", .count = cfg.num_instances * cfg.num_trials, .width = WIDTH,
                                        .unit_bytes = unit, .unit = run_trial };

@@ -133,7 +133,8 @@ static int report(const struct config *cfg, const struct units *work)
     struct verdicts *v = verdicts_open(&cfg->c, stem);
     struct interval rate;
     for (int kernel = 0; kernel < NUM_KERNELS; kernel++)
-        if (!stats_rate(agree[kernel], cases[kernel], 0.999, &rate)) verdicts_add(v, "F4", cli_kernel_names[kernel], rate);
+        if (!stats_rate(agree[kernel], cases[kernel], 0.999, &rate))
+            verdicts_add(v, "F4", cli_kernel_names[kernel], rate);
     if (!stats_rate(begins, begin_cases, 0.999, &rate)) verdicts_add(v, "F4", "threshold", rate);
     return table_close(t, verdicts_close(v, 0));
 }
@@ -145,7 +146,8 @@ int main(int argc, char **argv)
     /* The Jacobian, the copy its singular values are taken of, and their workspace. */
     const double nd = (double)(cfg.num_samples * cfg.dim), md = (double)(cfg.prefix_len * cfg.dim);
     const double unit = sizeof(double) * (2.0 * nd * md + 20.0 * (nd + md));
-    const struct units_study study = { .what = "shapes", .count = cfg.num_samples * cfg.dim * cfg.prefix_len, .width = WIDTH,
+    const struct units_study study = { .what = "shapes", .count = cfg.num_samples * cfg.dim * cfg.prefix_len,
+                                       .width = WIDTH,
                                        .unit_bytes = unit, .unit = run_case };
     char *identity = cli_identity(options, &cfg.c);
     struct units *work;

@@ -13,7 +13,8 @@
 #include "common/random.h"
 
 static const char doc[] =
-    "Smallest eigenvalue of the limit kernels (random signs): whether it is positive (distinct, repeated, zero inputs), "
+    "Smallest eigenvalue of the limit kernels (random signs): whether it is positive (distinct, repeated, zero "
+    "inputs), "
     "how it falls with the number of samples, and how a finite prefix approaches it.";
 static const char columns[] = "part,kernel,dim,num_samples,prefix_len,num_draws,value,ci_lo,ci_hi";
 
@@ -142,7 +143,8 @@ static int run_trial(const struct config *cfg, const size_t *lens, size_t num_le
     status = GSL_SUCCESS;
     for (int kernel = 0; kernel < NUM_KERNELS && !status; kernel++)
         status = limit_lambda(X, sigma, (enum ntk_kernel)kernel, &limit[kernel], &rounding);
-    if (!status && !(sweep = ntk_sweep_alloc(X, cfg->c.seed, trial, PREFIX_SIGNS_RANDOM, sigma, NTK_FULL, 1))) status = GSL_ENOMEM;
+    if (!status && !(sweep = ntk_sweep_alloc(X, cfg->c.seed, trial, PREFIX_SIGNS_RANDOM, sigma, NTK_FULL, 1)))
+        status = GSL_ENOMEM;
     for (size_t i = 0; i < num_lens && !status; i++)
         for (int kernel = 0; kernel < NUM_KERNELS && !status; kernel++) {
             double lambda = 0.0;
@@ -192,7 +194,8 @@ static void write_instances(const struct config *cfg, const struct units *work, 
 }
 
 /* Geometric means over the draws above rounding; a cell that lost a draw is left empty. */
-static int write_draws(const struct config *cfg, const struct units *work, size_t first, struct table *t, struct verdicts *v)
+static int write_draws(const struct config *cfg, const struct units *work, size_t first, struct table *t,
+                       struct verdicts *v)
 {
     double *x = cli_need(malloc(cfg->num_draws * sizeof *x));
     double *second = cli_need(calloc(cfg->num_draws, sizeof *second));
@@ -204,21 +207,25 @@ static int write_draws(const struct config *cfg, const struct units *work, size_
             memset(second, 0, cfg->num_draws * sizeof *second);
             for (size_t i = 0; i < cfg->count_samples; i++) {
                 const size_t column = (k * cfg->count_samples + i) * NUM_KERNELS + (size_t)kernel;
-                const int node = cfg->num_samples[i] == 2 ? 0 : cfg->num_samples[i] == 6 ? 1 : cfg->num_samples[i] == 10 ? 2 : -1;
+                const int node = cfg->num_samples[i] == 2 ? 0 : cfg->num_samples[i] == 6 ? 1 : cfg->num_samples[i] == 10
+                    ? 2 : -1;
                 for (size_t u = 0; u < cfg->num_draws; u++) {
                     x[u] = units_row(work, first + u)[column];
-                    const double floored = units_row(work, first + u)[cfg->count_dims * cfg->count_samples * NUM_KERNELS + column];
+                    const double floored = units_row(work, first + u)[cfg->count_dims * cfg->count_samples * NUM_KERNELS
+                                                                      + column];
                     if (node >= 0) second[u] += (node == 1 ? -2.0 : 1.0) * floored;
                 }
                 if (node >= 0) curved[node] = true;
                 struct interval mean = { NAN, NAN, NAN, cfg->num_draws };
-                if (stats_mean(x, cfg->num_draws, 0.95, &mean)) mean = (struct interval){ NAN, NAN, NAN, cfg->num_draws };
+                if (stats_mean(x, cfg->num_draws, 0.95, &mean))
+                    mean = (struct interval){ NAN, NAN, NAN, cfg->num_draws };
                 write_row(t, "limit", kernel, cfg->dims[k], cfg->num_samples[i], 0,
                           (struct interval){ exp(mean.value), exp(mean.lo), exp(mean.hi), mean.n });
             }
             if ((cfg->dims[k] != 2 && cfg->dims[k] != 3) || !curved[0] || !curved[1] || !curved[2]) continue;
             struct interval curvature;
-            if (stats_mean(second, cfg->num_draws, 0.999, &curvature)) curvature = (struct interval){ NAN, NAN, NAN, cfg->num_draws };
+            if (stats_mean(second, cfg->num_draws, 0.999, &curvature))
+                curvature = (struct interval){ NAN, NAN, NAN, cfg->num_draws };
             snprintf(row, sizeof row, "collapse%s-%s", cfg->dims[k] == 2 ? "-circle" : "", cli_kernel_names[kernel]);
             verdicts_add(v, "F2", row, curvature);
         }
@@ -228,15 +235,16 @@ static int write_draws(const struct config *cfg, const struct units *work, size_
     return GSL_SUCCESS;
 }
 
-static int write_trials(const struct config *cfg, const struct units *work, size_t first, const size_t *lens, size_t num_lens,
-                        struct table *t, struct verdicts *v)
+static int write_trials(const struct config *cfg, const struct units *work, size_t first, const size_t *lens,
+                        size_t num_lens, struct table *t, struct verdicts *v)
 {
     double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
     if (!x) return GSL_ENOMEM;
     for (int kernel = 0; kernel < NUM_KERNELS; kernel++)
         for (size_t i = 0; i < num_lens; i++) {
             struct interval mean = { 0 };
-            for (size_t u = 0; u < cfg->num_trials; u++) x[u] = units_row(work, first + u)[i * NUM_KERNELS + (size_t)kernel];
+            for (size_t u = 0; u < cfg->num_trials; u++)
+                x[u] = units_row(work, first + u)[i * NUM_KERNELS + (size_t)kernel];
             stats_mean(x, cfg->num_trials, 0.95, &mean);
             write_row(t, "finite", kernel, FINITE_DIM, FINITE_SAMPLES, lens[i], mean);
             stats_mean(x, cfg->num_trials, 0.999, &mean);
@@ -252,11 +260,13 @@ int main(int argc, char **argv)
     cli_parse_table(argc, argv, doc, options, shard, NULL, &cfg.c);
     size_t num_lens, *lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &num_lens);
     char *identity = cli_identity(options, &cfg.c);
-    const size_t draw_width = 2 * cfg.count_dims * cfg.count_samples * NUM_KERNELS, trial_width = num_lens * NUM_KERNELS;
+    const size_t draw_width = 2 * cfg.count_dims * cfg.count_samples * NUM_KERNELS,
+        trial_width = num_lens * NUM_KERNELS;
     size_t width = INSTANCE_WIDTH;
     width = draw_width > width ? draw_width : width;
     width = trial_width > width ? trial_width : width;
-    const size_t first_draw = cfg.num_instances, first_trial = first_draw + cfg.num_draws, units = first_trial + cfg.num_trials;
+    const size_t first_draw = cfg.num_instances, first_trial = first_draw + cfg.num_draws,
+        units = first_trial + cfg.num_trials;
     double most = 0.0;
     for (size_t i = 0; i < cfg.count_samples; i++)
         for (size_t k = 0; k < cfg.count_dims; k++) most = fmax(most, (double)(cfg.num_samples[i] * cfg.dims[k]));
@@ -281,8 +291,10 @@ int main(int argc, char **argv)
         char stem[256];
         cli_stem(&cfg.c, stem, sizeof stem);
         struct verdicts *v = verdicts_open(&cfg.c, stem);
-        table_note(t, "signs=random; distinct, duplicate, zero: share of instances with a positive eigenvalue; not-ordered: with that of H above that of K");
-        table_note(t, "limit: geometric mean of lambda_min of the limit, sigma=%.17g; finite: lambda_min over that of the limit, sigma=%.17g", cfg.sigma, 0.7 * cfg.sigma);
+        table_note(t, "signs=random; distinct, duplicate, zero: share of instances with a positive eigenvalue; "
+                      "not-ordered: with that of H above that of K");
+        table_note(t, "limit: geometric mean of lambda_min of the limit, sigma=%.17g; finite: lambda_min over that of "
+                      "the limit, sigma=%.17g", cfg.sigma, 0.7 * cfg.sigma);
         write_instances(&cfg, work, t, v);
         int status = write_draws(&cfg, work, first_draw, t, v);
         if (!status) status = write_trials(&cfg, work, first_trial, lens, num_lens, t, v);

@@ -31,7 +31,8 @@ static const struct cli_option options[] = {
 static const struct argp_option shard[] = { CLI_SHARD_OPTION, { 0 } };
 
 /* Awkward sizes: all different, ones among them. */
-static const struct { size_t n, d, m; } shapes[] = { { 3, 4, 6 }, { 1, 2, 10 }, { 5, 1, 4 }, { 2, 7, 2 }, { 4, 3, 64 } };
+static const struct { size_t n, d, m; } shapes[] = { { 3, 4, 6 }, { 1, 2, 10 }, { 5, 1, 4 }, { 2, 7, 2 },
+                                                     { 4, 3, 64 } };
 enum { NUM_SHAPES = sizeof shapes / sizeof *shapes, NUM_LAWS = 3 };
 enum path { PATH_BOTH, PATH_VALUE, PATH_KEY, NUM_PATHS };
 static const char *const path_names[] = { "both", "value", "key" };
@@ -110,7 +111,8 @@ static int run_case(const void *context, size_t unit, double *out)
             for (size_t p = 0; p < m * d; p++) {
                 double side[2];
                 for (int sign = 0; sign < 2; sign++) {
-                    gsl_matrix_set(moved, p / d, p % d, gsl_matrix_get(W, p / d, p % d) + (sign ? -1.0 : 1.0) * cfg->steps[h]);
+                    gsl_matrix_set(moved, p / d, p % d,
+                                   gsl_matrix_get(W, p / d, p % d) + (sign ? -1.0 : 1.0) * cfg->steps[h]);
                     side[sign] = loss_of(path == PATH_VALUE ? W : moved, path == PATH_KEY ? W : moved, signs, X, Y);
                 }
                 gsl_matrix_set(moved, p / d, p % d, gsl_matrix_get(W, p / d, p % d));
@@ -138,7 +140,8 @@ static int report(const struct config *cfg, const struct units *work)
     const size_t stride = cfg->num_steps + 1, cases = NUM_SHAPES * NUM_LAWS;
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "rel_err: ||difference quotient - gradient|| / ||gradient|| of that path; share: ||gradient of the path|| / ||gradient||");
+    table_note(t, "rel_err: ||difference quotient - gradient|| / ||gradient|| of that path; share: ||gradient of the "
+                  "path|| / ||gradient||");
     double worst[NUM_PATHS] = { 0.0 }, least_key = INFINITY;
     for (size_t u = 0; u < cases; u++)
         for (int path = 0; path < NUM_PATHS; path++) {
@@ -175,8 +178,10 @@ int main(int argc, char **argv)
     cli_parse_table(argc, argv, doc, options, shard, NULL, &cfg.c);
     double unit = 0.0;
     for (size_t i = 0; i < NUM_SHAPES; i++)
-        unit = fmax(unit, sizeof(double) * (double)(8 * shapes[i].m * shapes[i].d + 4 * shapes[i].n * (shapes[i].d + shapes[i].m)));
-    const struct units_study study = { .what = "cases", .count = NUM_SHAPES * NUM_LAWS, .width = NUM_PATHS * (cfg.num_steps + 1),
+        unit = fmax(unit, sizeof(double) * (double)(8 * shapes[i].m * shapes[i].d
+                                                    + 4 * shapes[i].n * (shapes[i].d + shapes[i].m)));
+    const struct units_study study = { .what = "cases", .count = NUM_SHAPES * NUM_LAWS,
+                                       .width = NUM_PATHS * (cfg.num_steps + 1),
                                        .unit_bytes = unit, .unit = run_case };
     char *identity = cli_identity(options, &cfg.c);
     struct units *work;

@@ -55,12 +55,13 @@ static double bound(const struct config *cfg, double tokens)
     return fmax(sqrt(2.0) * cfg->sigma * sqrt(log((double)(cfg->num_samples * cfg->dim) * tokens / cfg->delta)), 1.0);
 }
 
-/* The rate at which some S_ir leaves e^{+-2B}/m, from ln(m S_ir) = s - sigma^2/2 with s ~ N(0, sigma^2), independent over
- * tokens and samples. */
+/* The rate at which some S_ir leaves e^{+-2B}/m, from ln(m S_ir) = s - sigma^2/2 with s ~ N(0, sigma^2), independent
+ * over tokens and samples. */
 static double predicted_failures(const struct config *cfg, double tokens)
 {
     const double B = bound(cfg, 1.0), shift = 0.5 * cfg->sigma * cfg->sigma;
-    const double tails = gsl_cdf_ugaussian_Q((2.0 * B - shift) / cfg->sigma) + gsl_cdf_ugaussian_Q((2.0 * B + shift) / cfg->sigma);
+    const double tails = gsl_cdf_ugaussian_Q((2.0 * B - shift) / cfg->sigma)
+        + gsl_cdf_ugaussian_Q((2.0 * B + shift) / cfg->sigma);
     return -expm1(-(double)cfg->num_samples * tokens * tails);
 }
 
@@ -80,7 +81,8 @@ static int run_trial(const struct config *cfg, const size_t *lens, size_t num_le
     for (size_t l = 0; l < num_lens && !status; l++, out += NUM_RESULTS) {
         while (done < lens[l]) {
             const size_t rows = lens[l] - done < BLOCK ? lens[l] - done : BLOCK;
-            for (size_t r = 0; r < rows; r++) random_normal(cfg->c.seed, RANDOM_PREFIX, trial, done + r, gsl_matrix_ptr(W, r, 0), d);
+            for (size_t r = 0; r < rows; r++)
+                random_normal(cfg->c.seed, RANDOM_PREFIX, trial, done + r, gsl_matrix_ptr(W, r, 0), d);
             gsl_matrix_view w = gsl_matrix_submatrix(W, 0, 0, rows, d), s = gsl_matrix_submatrix(S, 0, 0, rows, n);
             gsl_blas_dgemm(CblasNoTrans, CblasTrans, cfg->sigma, &w.matrix, X, 0.0, &s.matrix);
             for (size_t r = 0; r < rows; r++)
@@ -108,7 +110,8 @@ static int run_trial(const struct config *cfg, const size_t *lens, size_t num_le
 }
 
 /* Rate of trials for which column `which` exceeds `limit`, or twice column 0. */
-static double failures(const struct config *cfg, const struct units *work, size_t len, size_t which, double limit, bool measured)
+static double failures(const struct config *cfg, const struct units *work, size_t len, size_t which, double limit,
+                       bool measured)
 {
     double count = 0.0;
     for (size_t r = 0; r < cfg->num_trials; r++) {
@@ -120,21 +123,25 @@ static double failures(const struct config *cfg, const struct units *work, size_
 
 /* T10 with --rows: the rate of failure with B of T9 at the longest prefix, and that at the length where the prediction
  * is nearest to one half, over the prediction. */
-static void write_stated(const struct config *cfg, const size_t *lens, size_t num_lens, const struct units *work, struct verdicts *v)
+static void write_stated(const struct config *cfg, const size_t *lens, size_t num_lens, const struct units *work,
+                         struct verdicts *v)
 {
     const double count = (double)cfg->num_trials, limit = 2.0 * bound(cfg, 1.0);
     struct interval rate = { NAN, NAN, NAN, 0 };
     char row[64];
     size_t half = 0;
     for (size_t l = 1; l < num_lens; l++)
-        if (fabs(predicted_failures(cfg, (double)lens[l]) - 0.5) < fabs(predicted_failures(cfg, (double)lens[half]) - 0.5)) half = l;
+        if (fabs(predicted_failures(cfg, (double)lens[l]) - 0.5) < fabs(predicted_failures(cfg, (double)lens[half])
+                                                                        - 0.5))
+            half = l;
     stats_rate(failures(cfg, work, num_lens - 1, 1, limit, false), count, 0.999, &rate);
     snprintf(row, sizeof row, "%s-stated", cfg->rows);
     verdicts_add(v, "T10", row, rate);
     const double predicted = predicted_failures(cfg, (double)lens[half]);
     stats_rate(failures(cfg, work, half, 1, limit, false), count, 0.999, &rate);
     snprintf(row, sizeof row, "%s-predicted", cfg->rows);
-    verdicts_add(v, "T10", row, (struct interval){ rate.value / predicted, rate.lo / predicted, rate.hi / predicted, rate.n });
+    verdicts_add(v, "T10", row, (struct interval){ rate.value / predicted, rate.lo / predicted, rate.hi / predicted,
+                                                   rate.n });
 }
 
 /* The rows of the longest prefix, and of how the largest score grows with the length. */
@@ -146,17 +153,21 @@ static void write_growth(const struct config *cfg, const size_t *lens, size_t nu
     double *x = cli_need(malloc(trials * sizeof *x)), *slope = cli_need(malloc(trials * sizeof *slope));
     struct interval rate, mean;
     const size_t last = num_lens - 1;
-    if (!stats_rate(failures(cfg, work, last, 0, B, false), count, 0.999, &rate)) verdicts_add(v, "T9", "without-log-m", rate);
+    if (!stats_rate(failures(cfg, work, last, 0, B, false), count, 0.999, &rate))
+        verdicts_add(v, "T9", "without-log-m", rate);
     if (!stats_rate(failures(cfg, work, last, 0, bound(cfg, (double)lens[last]), false), count, 0.999, &rate))
         verdicts_add(v, "T9", "with-log-m", rate);
-    if (!stats_rate(failures(cfg, work, last, 1, 0.0, true), count, 0.999, &rate)) verdicts_add(v, "T10", "measured-bound", rate);
-    if (!stats_rate(failures(cfg, work, last, 1, 2.0 * B, false), count, 0.999, &rate)) verdicts_add(v, "T10", "stated-bound", rate);
+    if (!stats_rate(failures(cfg, work, last, 1, 0.0, true), count, 0.999, &rate))
+        verdicts_add(v, "T10", "measured-bound", rate);
+    if (!stats_rate(failures(cfg, work, last, 1, 2.0 * B, false), count, 0.999, &rate))
+        verdicts_add(v, "T10", "stated-bound", rate);
     /* Growth: the least-squares slope of max s^2 / (2 sigma^2) in ln m, within each trial, m >= 16. */
     for (size_t r = 0; r < trials; r++) {
         double sx = 0.0, sy = 0.0, sxx = 0.0, sxy = 0.0, points = 0.0;
         for (size_t l = 0; l < num_lens; l++) {
             if (lens[l] < 16) continue;
-            const double s = units_row(work, r)[l * NUM_RESULTS], a = log((double)lens[l]), b = s * s / (2.0 * cfg->sigma * cfg->sigma);
+            const double s = units_row(work, r)[l * NUM_RESULTS], a = log((double)lens[l]),
+                b = s * s / (2.0 * cfg->sigma * cfg->sigma);
             sx += a;
             sy += b;
             sxx += a * a;
@@ -182,7 +193,8 @@ static int report(const struct config *cfg, const size_t *lens, size_t num_lens,
     double *x = cli_need(malloc(trials * sizeof *x));
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
-    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g delta=%g; log_weight: max |ln(m S_ir)|; measured: with B the largest score; pred: closed form", cfg->num_samples, cfg->dim, cfg->sigma, cfg->delta);
+    table_note(t, "num_samples=%zu dim=%zu sigma=%.17g delta=%g; log_weight: max |ln(m S_ir)|; measured: with B the "
+                  "largest score; pred: closed form", cfg->num_samples, cfg->dim, cfg->sigma, cfg->delta);
     char stem[256];
     cli_stem(&cfg->c, stem, sizeof stem);
     struct verdicts *v = verdicts_open(&cfg->c, stem);
@@ -223,7 +235,8 @@ int main(int argc, char **argv)
     cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     size_t num_lens, *lens = cli_sorted_sizes(cfg.prefix_lens, cfg.num_lens, &num_lens);
     char *identity = cli_identity(options, &cfg.c);
-    const double unit = sizeof(double) * ((double)(cfg.num_samples * cfg.dim) + BLOCK * (double)(cfg.dim + cfg.num_samples)
+    const double unit = sizeof(double) * ((double)(cfg.num_samples * cfg.dim)
+                                          + BLOCK * (double)(cfg.dim + cfg.num_samples)
                                           + 3.0 * (double)cfg.num_samples);
     struct units *work = units_open(&cfg.c, identity, "trials", cfg.num_trials, num_lens * NUM_RESULTS, unit);
     free(identity);

@@ -210,7 +210,8 @@ int main(int argc, char **argv)
     struct config cfg = { 0 };
     cli_parse_table(argc, argv, doc, options, shard, check, &cfg.c);
     struct study s = { .cfg = &cfg };
-    const struct units_study study = { .what = "data sets", .count = num_cells(&cfg) * cfg.num_data, .width = NUM_RESULTS,
+    const struct units_study study = { .what = "data sets", .count = num_cells(&cfg) * cfg.num_data,
+                                       .width = NUM_RESULTS,
                                        .unit_bytes = unit_bytes(&cfg), .last_first = true, .unit = run_unit };
     char *identity = cli_identity(options, &cfg.c);
     int code = units_work(&cfg.c, identity, &study, &cfg, &s.work);

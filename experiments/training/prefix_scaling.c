@@ -20,9 +20,12 @@ static const char doc[] = "Prefixes of growing length trained by gradient descen
                           "time, loss on unseen points at "
                           "the end, and distance there to the predictors of K* and H* at the same kernel time.";
 static const char columns[] =
-    "signs,prefix_len,num_data,num_trials,train_fixed_mean,train_fixed_ci_lo,train_fixed_ci_hi,train_fixed_limit,train_relative_mean,"
-    "loss_ratio_mean,reached,num_steps_mean,heldout_mean,heldout_ci_lo,heldout_ci_hi,heldout_limit,heldout_relative_mean,accuracy_mean,"
-    "accuracy_limit,distance_full_mean,distance_full_ci_lo,distance_full_ci_hi,distance_key_mean,distance_key_ci_lo,distance_key_ci_hi,"
+    "signs,prefix_len,num_data,num_trials,train_fixed_mean,train_fixed_ci_lo,train_fixed_ci_hi,train_fixed_limit,"
+    "train_relative_mean,"
+    "loss_ratio_mean,reached,num_steps_mean,heldout_mean,heldout_ci_lo,heldout_ci_hi,heldout_limit,"
+    "heldout_relative_mean,accuracy_mean,"
+    "accuracy_limit,distance_full_mean,distance_full_ci_lo,distance_full_ci_hi,distance_key_mean,distance_key_ci_lo,"
+    "distance_key_ci_hi,"
     "law_amplitude,law_exponent";
 
 struct config {
@@ -40,7 +43,8 @@ static const struct cli_option options[] = {
     { "dim", CLI_SIZE(struct config, samples.dim), .min = 1, .max = 1u << 16, .value = "8", .arg = "D",
       .doc = "their dimension", .same_units = true },
     { "dataset", CLI_NAME(struct config, samples.dataset), .names = samples_datasets,
-      .doc = "mnist: images by PCA to --dim, one-hot targets, held-out test images; default: a smooth teacher", .same_units = true },
+      .doc = "mnist: images by PCA to --dim, one-hot targets, held-out test images; default: a smooth teacher",
+      .same_units = true },
     { "num-test", CLI_SIZE(struct config, num_test), .min = 1, .max = 10000, .value = "64", .doc = "unseen points" },
     KERNEL_SIGMA(struct config, "1"),
     KERNEL_SIGNS(struct config, "mirrored,random"),

@@ -14,9 +14,11 @@
 #include "prefix_ntk/prefix_fit.h"
 
 static const char doc[] =
-    "Share of random problems that a prefix of length m can fit (Levenberg-Marquardt from several starts), by number of samples "
+    "Share of random problems that a prefix of length m can fit (Levenberg-Marquardt from several starts), by number "
+    "of samples "
     "and dimension. Every problem has inputs, targets and starts of its own; lengths share problems.";
-static const char columns[] = "signs,targets,dim,num_samples,prefix_len,num_trials,success_rate,success_ci_lo,success_ci_hi,"
+static const char columns[] = "signs,targets,dim,num_samples,prefix_len,num_trials,success_rate,success_ci_lo,"
+                              "success_ci_hi,"
                               "loss_ratio_median,threshold,lambda_inverse_square";
 
 struct config {
@@ -124,7 +126,8 @@ static bool monotone(const gsl_matrix *X, const gsl_matrix *Y)
         for (size_t j = 0; j < i; j++) {
             double product = 0.0;
             for (size_t k = 0; k < X->size2; k++)
-                product += (gsl_matrix_get(Y, i, k) - gsl_matrix_get(Y, j, k)) * (gsl_matrix_get(X, i, k) - gsl_matrix_get(X, j, k));
+                product += (gsl_matrix_get(Y, i, k) - gsl_matrix_get(Y, j, k)) * (gsl_matrix_get(X, i, k)
+                                                                                  - gsl_matrix_get(X, j, k));
             if (!(product > 0.0)) return false;
         }
     return true;
@@ -135,7 +138,8 @@ static int run_fit(const void *context, size_t index, double *out)
 {
     const struct config *cfg = context;
     const struct cell c = cell_at(cfg, index);
-    const size_t n = cfg->num_samples[c.n], d = cfg->dims[c.dim], m = length_of(c.law, n, c.len), problem = problem_of(cfg, c);
+    const size_t n = cfg->num_samples[c.n], d = cfg->dims[c.dim], m = length_of(c.law, n, c.len),
+        problem = problem_of(cfg, c);
     gsl_matrix *X = gsl_matrix_alloc(n, d), *Y = gsl_matrix_alloc(n, d), *W = gsl_matrix_alloc(m, d);
     gsl_matrix *H = gsl_matrix_alloc(n * d, n * d);
     gsl_vector *signs = gsl_vector_alloc(m), *first = gsl_vector_alloc(m);
@@ -196,7 +200,8 @@ static double threshold(const struct study *s, size_t law, size_t dim, size_t n)
 /* Median over the trials of a result of the fits. */
 static double fit_median(const struct study *s, struct cell c, int which, double *scratch)
 {
-    for (c.trial = 0; c.trial < s->cfg->num_trials; c.trial++) scratch[c.trial] = units_row(s->work, index_of(s->cfg, c))[which];
+    for (c.trial = 0; c.trial < s->cfg->num_trials; c.trial++)
+        scratch[c.trial] = units_row(s->work, index_of(s->cfg, c))[which];
     gsl_sort(scratch, 1, s->cfg->num_trials);
     return scratch[s->cfg->num_trials / 2];
 }
@@ -207,8 +212,10 @@ static int write_table(const struct study *s)
     double *x = cli_need(malloc(cfg->num_trials * sizeof *x));
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) { free(x); return EXIT_FAILED; }
-    table_note(t, "success: loss <= %g of that of F = 0, Levenberg-Marquardt, %zu starts, sigma=1; ci: 95%% Clopper-Pearson; threshold: "
-                  "smallest length with half the problems fitted; lambda_inverse_square: median of lambda_min(H*)^-2, sigma=0.5",
+    table_note(t, "success: loss <= %g of that of F = 0, Levenberg-Marquardt, %zu starts, sigma=1; ci: 95%% "
+                  "Clopper-Pearson; threshold: "
+                  "smallest length with half the problems fitted; lambda_inverse_square: median of lambda_min(H*)^-2, "
+                  "sigma=0.5",
                SUCCESS_RATIO, cfg->num_starts);
     for (size_t law = 0; law < NUM_LAWS; law++)
         for (size_t dim = 0; dim < cfg->num_dims; dim++)
@@ -216,7 +223,8 @@ static int write_table(const struct study *s)
                 for (size_t len = 0; len < NUM_LENS; len++) {
                     const struct cell c = { law, dim, n, len, 0 };
                     struct interval rate = { NAN, NAN, NAN, 0 };
-                    if (len && length_of(law, cfg->num_samples[n], len) == length_of(law, cfg->num_samples[n], len - 1)) continue;
+                    if (len && length_of(law, cfg->num_samples[n], len) == length_of(law, cfg->num_samples[n], len - 1))
+                        continue;
                     stats_rate(successes(s, c), (double)cfg->num_trials, 0.95, &rate);
                     table_text(t, cli_sign_names[laws[law]]);
                     table_text(t, target_names[law]);
@@ -280,7 +288,8 @@ static void write_lambda(const struct study *s, struct verdicts *v)
     for (size_t k = 0; k < cells; k++) {
         struct cell c = { RANDOM, k / cfg->num_ns, k % cfg->num_ns, len, 0 };
         double *smaller = x + k * trials, *fit = y + k * trials, mean_x = 0.0, mean_y = 0.0;
-        const double middle = fit_median(s, c, FIT_LAMBDA, fit), m = (double)length_of(RANDOM, cfg->num_samples[c.n], len);
+        const double middle = fit_median(s, c, FIT_LAMBDA, fit), m = (double)length_of(RANDOM, cfg->num_samples[c.n],
+                                                                                       len);
         for (c.trial = 0; c.trial < trials; c.trial++) {
             const double *result = units_row(s->work, index_of(cfg, c));
             smaller[c.trial] = result[FIT_LAMBDA] < middle;
@@ -333,7 +342,8 @@ static double unit_bytes(const struct config *cfg)
         for (size_t k = 0; k < cfg->num_dims; k++) {
             const double nd = (double)(cfg->num_samples[i] * cfg->dims[k]);
             const double md = fmax((double)length_of(RANDOM, cfg->num_samples[i], NUM_LENS - 1),
-                                            (double)length_of(POSITIVE_CONVEX, cfg->num_samples[i], NUM_LENS - 1)) * (double)cfg->dims[k];
+                                            (double)length_of(POSITIVE_CONVEX, cfg->num_samples[i],
+                                                              NUM_LENS - 1)) * (double)cfg->dims[k];
             most = fmax(most, sizeof(double) * (3.0 * fmax(nd, md) * md + 3.0 * md * md + 2.0 * nd * nd));
         }
     return most;

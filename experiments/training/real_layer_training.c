@@ -18,8 +18,10 @@ static const char doc[] =
     "movement of "
     "the tokens, drift of the kernel, and the loss beside the prediction of the infinite-prefix kernel.";
 static const char columns[] =
-    "signs,prefix_len,num_trials,movement_rms_mean,movement_rms_ci_lo,movement_rms_ci_hi,drift_mean,drift_ci_lo,drift_ci_hi,"
-    "loss_per_predicted_mean,loss_per_predicted_ci_lo,loss_per_predicted_ci_hi,loss_ratio_mean,exponent_rms,exponent_drift";
+    "signs,prefix_len,num_trials,movement_rms_mean,movement_rms_ci_lo,movement_rms_ci_hi,drift_mean,drift_ci_lo,"
+    "drift_ci_hi,"
+    "loss_per_predicted_mean,loss_per_predicted_ci_lo,loss_per_predicted_ci_hi,loss_ratio_mean,exponent_rms,"
+    "exponent_drift";
 
 struct config {
     struct cli_common c;

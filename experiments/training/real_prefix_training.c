@@ -241,7 +241,8 @@ int main(int argc, char **argv)
     const double unit = sizeof(double) * (double)cfg.dim
                         * (8.0 * (double)longest + 4.0 * (double)(cfg.num_samples + cfg.num_test + cfg.seq_len));
     char *identity = cli_identity(options, &cfg.c);
-    const struct units_study study = { .what = "trainings", .count = cfg.num_lens * num_trials(&cfg), .width = NUM_RESULTS,
+    const struct units_study study = { .what = "trainings", .count = cfg.num_lens * num_trials(&cfg),
+                                       .width = NUM_RESULTS,
                                        .unit_bytes = unit, .last_first = true, .unit = run_unit };
     int code = units_work(&cfg.c, identity, &study, &cfg, &s.work);
     free(identity);

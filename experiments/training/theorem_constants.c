@@ -21,7 +21,8 @@ static const char doc[] = "Independent random problems over a grid of numbers of
                           "are stable, and the factors poly(n, d) e^{O(B)} of the theorem, with their exponents in n, "
                           "d and sigma. Random signs.";
 static const char columns[] =
-    "num_samples,dim,sigma,trial,prefix_len,lambda_key,lambda_max,close_factor,shift_factor,steps_factor,critical_step,critical_units,needed_factor,"
+    "num_samples,dim,sigma,trial,prefix_len,lambda_key,lambda_max,close_factor,shift_factor,steps_factor,critical_step,"
+    "critical_units,needed_factor,"
     "run,steps,steps_pred,steps_bound,prefix_len_theorem,run_theorem,steps_theorem,prefix_len_needed";
 
 struct config {

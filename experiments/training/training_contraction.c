@@ -13,8 +13,10 @@
 #include "prefix_ntk/prefix_descent.h"
 
 static const char doc[] =
-    "The smallest per-step decrease (1 - L(t+1)/L(t)) / (m eta lambda/2) with lambda the smallest eigenvalue of H, H*, K, K* "
-    "(the theorem: at least 1), on random data and on a square of inputs with the residual along the bottom eigenvector of K; "
+    "The smallest per-step decrease (1 - L(t+1)/L(t)) / (m eta lambda/2) with lambda the smallest eigenvalue of H, H*, "
+    "K, K* "
+    "(the theorem: at least 1), on random data and on a square of inputs with the residual along the bottom "
+    "eigenvector of K; "
     "and descent at step sizes around 2/(m lambda_max(K)).";
 static const char columns[] = "instance,lambda,trial,lambda_min,decrease_min,critical_step,critical_per_lambda_key";
 static const char step_columns[] = "factor,prefix_len,trial,loss_ratio,peak_ratio,lambda_max_ratio";
@@ -79,7 +81,8 @@ static int problem_make(struct problem *p, const struct config *cfg, enum instan
 {
     const size_t n = instance == SQUARE ? 4 : 8, d = instance == SQUARE ? 2 : 8, nd = n * d;
     const bool along = strcmp(residual, "random") != 0;
-    *p = (struct problem){ .sigma = instance == SQUARE ? 0.3 : 1.0, .law = along ? PREFIX_SIGNS_MIRRORED : PREFIX_SIGNS_RANDOM };
+    *p = (struct problem){ .sigma = instance == SQUARE ? 0.3 : 1.0,
+                           .law = along ? PREFIX_SIGNS_MIRRORED : PREFIX_SIGNS_RANDOM };
     p->X = gsl_matrix_calloc(n, d);
     p->Y = gsl_matrix_alloc(n, d);
     p->W = gsl_matrix_alloc(m, d);
@@ -137,7 +140,8 @@ static int loss_ratio_after(const struct problem *p, double step_size, size_t st
         const size_t nd = p->K->size1;
         gsl_matrix *K = gsl_matrix_alloc(nd, nd);
         gsl_vector *eigenvalues = gsl_vector_alloc(nd);
-        status = K && eigenvalues ? ntk_gram(prefix_descent_prefix(descent), p->signs, p->X, NTK_FULL, K, 1) : GSL_ENOMEM;
+        status = K && eigenvalues ? ntk_gram(prefix_descent_prefix(descent), p->signs, p->X, NTK_FULL, K, 1)
+            : GSL_ENOMEM;
         if (!status) status = ntk_eigenvalues(K, eigenvalues);
         if (!status) *lambda_max_ratio = gsl_vector_get(eigenvalues, nd - 1) / p->lambda_max;
         gsl_vector_free(eigenvalues);
@@ -152,7 +156,8 @@ static int loss_ratio_after(const struct problem *p, double step_size, size_t st
 /* The largest c = eta m lambda_max(K) with which a loss far inside the linear regime,
  * residual along the top eigenvector, never grows in 200 steps. (Its end value would
  * not do: an unstable descent can leave that regime and come back.) */
-static int critical_step(const struct config *cfg, enum instance instance, size_t trial, double *critical, double *per_lambda_key)
+static int critical_step(const struct config *cfg, enum instance instance, size_t trial, double *critical,
+                         double *per_lambda_key)
 {
     enum { SHORT = 2048 };
     struct problem p;
@@ -217,7 +222,8 @@ static int run_factor(const struct config *cfg, size_t index, double *out)
     for (int c = 0; c < NUM_RESULTS; c++) out[c] = NAN;
     int status = problem_make(&p, cfg, GENERIC, trial, m, "random", 1.0);
     if (!status)
-        status = loss_ratio_after(&p, factors[factor] / ((double)m * p.lambda_max), cfg->num_steps, &out[0], &out[1], &out[2]);
+        status = loss_ratio_after(&p, factors[factor] / ((double)m * p.lambda_max), cfg->num_steps, &out[0], &out[1],
+                                  &out[2]);
     problem_free(&p);
     return status;
 }
@@ -228,7 +234,8 @@ static const double *decrease_of(const struct config *cfg, const struct units *w
     return units_row(work, (size_t)instance * cfg->num_trials + trial);
 }
 
-static const double *factor_of(const struct config *cfg, const struct units *work, size_t len, size_t trial, size_t factor)
+static const double *factor_of(const struct config *cfg, const struct units *work, size_t len, size_t trial,
+                               size_t factor)
 {
     return units_row(work, NUM_INSTANCES * cfg->num_trials + (len * cfg->num_trials + trial) * NUM_FACTORS + factor);
 }
@@ -237,10 +244,13 @@ static int write_table(const struct config *cfg, const struct units *work)
 {
     struct table *t = table_open(&cfg->c, NULL, columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "prefix_len=%zu num_steps=%zu; generic: n=d=8 on the sphere, sigma=1, random signs; square: inputs +-e_1, +-e_2, "
-                  "sigma=0.3, mirrored signs, residual along the bottom eigenvector of K", cfg->prefix_len, cfg->num_steps);
+    table_note(t, "prefix_len=%zu num_steps=%zu; generic: n=d=8 on the sphere, sigma=1, random signs; square: inputs "
+                  "+-e_1, +-e_2, "
+                  "sigma=0.3, mirrored signs, residual along the bottom eigenvector of K", cfg->prefix_len,
+                  cfg->num_steps);
     table_note(t, "decrease_min: min over steps of (1 - L(t+1)/L(t)) / (m eta lambda_min/2), the theorem says >= 1; "
-                  "critical_step: largest stable eta m lambda_max(K); critical_per_lambda_key: eta m / lambda_min(H*) there");
+                  "critical_step: largest stable eta m lambda_max(K); critical_per_lambda_key: eta m / lambda_min(H*) "
+                  "there");
     for (int i = 0; i < NUM_INSTANCES; i++)
         for (int l = 0; l < NUM_LAMBDAS; l++)
             for (size_t trial = 0; trial < cfg->num_trials; trial++) {
@@ -262,7 +272,8 @@ static int write_steps(const struct config *cfg, const struct units *work)
     if (!cfg->steps_out) return 0;
     struct table *t = table_open(&cfg->c, cfg->steps_out, step_columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "factor: eta m lambda_max(K(0)), the limit is 2; loss_ratio: after num_steps, empty when it diverged; "
+    table_note(t, "factor: eta m lambda_max(K(0)), the limit is 2; loss_ratio: after num_steps, empty when it "
+                  "diverged; "
                   "peak_ratio: largest loss on the way; lambda_max_ratio: of K at the end");
     for (size_t l = 0; l < NUM_STEP_LENS; l++)
         for (size_t trial = 0; trial < cfg->num_trials; trial++)

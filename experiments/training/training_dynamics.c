@@ -123,8 +123,8 @@ static const char *check(void *config)
 }
 
 enum { DENSE_STEPS = 64, SPECTRUM_MAX = 2048 };
-enum { STEP_SIZE, NUM_STEPS, REACHED, LOSS_INITIAL, LOSS_FINAL, LOSS_LINEARISED, STEPS_PRED, STEPS_BOUND_KEY, LAMBDA_MIN,
-       LAMBDA_MAX, DRIFT, MOVEMENT_RMS, MOVEMENT_MAX, CURVE_ROWS, NUM_RESULTS };
+enum { STEP_SIZE, NUM_STEPS, REACHED, LOSS_INITIAL, LOSS_FINAL, LOSS_LINEARISED, STEPS_PRED, STEPS_BOUND_KEY,
+       LAMBDA_MIN, LAMBDA_MAX, DRIFT, MOVEMENT_RMS, MOVEMENT_MAX, CURVE_ROWS, NUM_RESULTS };
 
 /* The recorded steps: all up to DENSE_STEPS, then 3 % apart. */
 static size_t next_recorded(size_t step)
@@ -273,8 +273,8 @@ static int take_orders(const struct study *s, int code)
 }
 
 /* The state of a descent from the tokens of all processes, saved; a GSL code, GSL_FAILURE when the line was printed. */
-static int save(const struct study *s, const char *key, struct shared_descent *shared, const struct prefix_descent *descent,
-                double *saved, size_t size)
+static int save(const struct study *s, const char *key, struct shared_descent *shared,
+                const struct prefix_descent *descent, double *saved, size_t size)
 {
     if (give_order((struct order){ .what = DO_GATHER }) || shared_descent_gather(shared)) return GSL_EFAILED;
     prefix_descent_save(descent, saved + s->unit + 1);
@@ -282,7 +282,8 @@ static int save(const struct study *s, const char *key, struct shared_descent *s
 }
 
 /* One descent; a GSL code, or GSL_FAILURE after an interrupt or a failed save. */
-static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *W0, const gsl_vector *signs, int num_threads)
+static int descend(struct study *s, size_t len, size_t trial, const gsl_matrix *W0, const gsl_vector *signs,
+                   int num_threads)
 {
     const struct config *cfg = s->cfg;
     const size_t m = W0->size1, d = W0->size2, nd = s->X->size1 * d;
@@ -443,9 +444,11 @@ static int run_unit(struct study *s, size_t len, size_t trial, int num_threads)
 static int run(struct study *s)
 {
     const struct config *cfg = s->cfg;
-    const size_t n = s->X->size1, d = s->X->size2, longest = s->lens[s->num_lens - 1], units = s->num_lens * cfg->num_trials;
+    const size_t n = s->X->size1, d = s->X->size2, longest = s->lens[s->num_lens - 1],
+        units = s->num_lens * cfg->num_trials;
     const double nd = (double)(n * d), threads = (double)cfg->c.threads;
-    const double each = sizeof(double) * ((nd <= SPECTRUM_MAX ? 6.0 : 2.0) * nd * nd + 4.0 * (double)longest * (double)d + (double)s->unit)
+    const double each = sizeof(double) * ((nd <= SPECTRUM_MAX ? 6.0 : 2.0) * nd * nd + 4.0 * (double)longest * (double)d
+                                          + (double)s->unit)
                       + (double)prefix_descent_bytes(longest, d, n, cfg->c.threads)
                       + (double)ntk_gram_workspace(n, d, longest, cfg->c.threads);
     const double shared = sizeof(double) * (double)units * (double)s->unit;
@@ -489,7 +492,8 @@ static int write_curve(const struct study *s)
     if (!cfg->curve_out) return 0;
     struct table *t = table_open(&cfg->c, cfg->curve_out, curve_columns);
     if (!t) return EXIT_FAILED;
-    table_note(t, "kernel_time: m step_size step; loss_linearised: (I - step_size m K)^step on the initial residual, K at initialisation");
+    table_note(t, "kernel_time: m step_size step; loss_linearised: (I - step_size m K)^step on the initial residual, K "
+                  "at initialisation");
     for (size_t i = 0; i < cfg->num_lens; i++)
         for (size_t r = 0; r < cfg->num_trials; r++) {
             const size_t len = cli_index_of(s->lens, s->num_lens, cfg->prefix_lens[i]);
@@ -515,7 +519,8 @@ static int write_table(const struct study *s)
     table_note(t, "num_samples=%zu dim=%zu sigma=%.17g num_steps=%zu stop_loss=%.17g stop_ratio=%.17g", s->X->size1,
                s->X->size2, cfg->sigma, cfg->num_steps, cfg->stop_loss, cfg->stop_ratio);
     table_note(t, "reached: loss <= max(stop_loss, stop_ratio loss_initial); steps_pred: by the linearised dynamics; "
-                  "steps_bound_key: 2 ln(loss_initial/target) / (m step_size lambda_min(H*)); lambda: of K at initialisation; "
+                  "steps_bound_key: 2 ln(loss_initial/target) / (m step_size lambda_min(H*)); lambda: of K at "
+                  "initialisation; "
                   "drift: ||K(t)-K(0)||_F/||K(0)||_F; movement: of ||w_r(t)-w_r(0)||; empty final cells: diverged");
     for (size_t i = 0; i < cfg->num_lens; i++)
         for (size_t r = 0; r < cfg->num_trials; r++) {
@@ -559,11 +564,12 @@ static char *identity_of(const struct study *s)
     FILE *f = open_memstream(&text, &size);
     if (!f) return NULL;
     fprintf(f, "%016llx %016llx %s %.17g %.17g %.17g %.17g %zu", (unsigned long long)cli_checksum(s->X),
-            (unsigned long long)cli_checksum(s->Y), cli_sign_names[cfg->law], cfg->sigma, cfg->step_size, cfg->stop_loss,
-            cfg->stop_ratio, cfg->num_steps);
+            (unsigned long long)cli_checksum(s->Y), cli_sign_names[cfg->law], cfg->sigma, cfg->step_size,
+            cfg->stop_loss, cfg->stop_ratio, cfg->num_steps);
     if (s->given) {
         gsl_matrix_const_view signs = gsl_matrix_const_view_vector(s->given_signs, 1, s->given_signs->size);
-        fprintf(f, " %016llx %016llx", (unsigned long long)cli_checksum(s->given), (unsigned long long)cli_checksum(&signs.matrix));
+        fprintf(f, " %016llx %016llx", (unsigned long long)cli_checksum(s->given),
+                (unsigned long long)cli_checksum(&signs.matrix));
     }
     if (fclose(f)) { free(text); return NULL; }
     return text;
@@ -604,7 +610,8 @@ int main(int argc, char **argv)
         cfg.num_trials = 1;
     }
     if (!code && cfg.at && !(code = cli_read_matrix(&cfg.c, cfg.at, &X_at)) && X_at->size2 != X->size2)
-        code = cli_fail(&cfg.c, EXIT_DATA, "%s: inputs of dimension %zu, trained on %zu", cfg.at, X_at->size2, X->size2);
+        code = cli_fail(&cfg.c, EXIT_DATA, "%s: inputs of dimension %zu, trained on %zu", cfg.at, X_at->size2,
+                        X->size2);
     if (code) goto done;
     cli_warn_duplicates(&cfg.c, X, cfg.samples.inputs ? cfg.samples.inputs : "inputs");
     s.X = X;

@@ -287,7 +287,8 @@ int main(int argc, char **argv)
         draws = cli_need(calloc(cfg.num_data * cfg.num_draws, sizeof *draws));
         char *identity = identity_of(&s);
         const struct units_study study = { .what = "descents", .count = cfg.num_lens * cfg.num_laws * num_trials(&cfg),
-                                           .width = NUM_RESULTS, .unit_bytes = unit, .last_first = true, .unit = run_unit };
+                                           .width = NUM_RESULTS, .unit_bytes = unit, .last_first = true,
+                                           .unit = run_unit };
         code = units_work(&cfg.c, identity, &study, &s, &s.work);
         free(identity);
         /* The draws are quick and not remembered. */

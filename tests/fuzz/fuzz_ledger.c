@@ -6,11 +6,13 @@
 #include <string.h>
 
 static const char ledger[] =
-    "# A\n## B\n### T2. Title\n**Source.** ours\n| row | quantity | rule | verdict | measured | run |\n|---|---|---|---|---|---|\n"
+    "# A\n## B\n### T2. Title\n**Source.** ours\n| row | quantity | rule | verdict | measured | run "
+    "|\n|---|---|---|---|---|---|\n"
     "| a | $\\|x\\|$ | in [0, 1] | supported | 0.5 | run |\n| b | q | <= 1 |  |  |  |\n";
 static const char rows[] =
     "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure\n"
-    "T2,a,\"x, \"\"y\"\"\",\"in [0, 1]\",0.5,0.4,0.6,3,supported,ours,p,run.svg\nT2,b,q,<= 1,,,,,not tested,ours,p,run.svg\n";
+    "T2,a,\"x, \"\"y\"\"\",\"in [0, 1]\",0.5,0.4,0.6,3,supported,ours,p,run.svg\nT2,b,q,<= 1,,,,,not "
+    "tested,ours,p,run.svg\n";
 
 const struct fuzz_seed fuzz_seeds[] = { { ledger, sizeof ledger - 1 }, { rows, sizeof rows - 1 } };
 const size_t fuzz_num_seeds = 2;

@@ -4,13 +4,17 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define DATA "\0\0\0\0\0\0\xf0\x3f\0\0\0\0\0\0\xf0\x3f\0\0\0\0\0\0\xf0\x3f\0\0\0\0\0\0\xf0\x3f\0\0\0\0\0\0\xf0\x3f\0\0\0\0\0\0\xf0\x3f"
+#define ONE "\0\0\0\0\0\0\xf0\x3f"
+#define DATA ONE ONE ONE ONE ONE ONE
 
 static const char one[] = "\x93NUMPY\x01\x00\x3c\x00{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }\n" DATA;
-static const char two[] = "\x93NUMPY\x02\x00\x3c\x00\x00\x00{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }\n" DATA;
-static const char single[] = "\x93NUMPY\x01\x00\x3c\x00{'descr': '<f4', 'fortran_order': False, 'shape': (4, 3), }\n" DATA;
+static const char two[] = "\x93NUMPY\x02\x00\x3c\x00\x00\x00{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), "
+                          "}\n" DATA;
+static const char single[] = "\x93NUMPY\x01\x00\x3c\x00{'descr': '<f4', 'fortran_order': False, 'shape': (4, 3), }\n"
+    DATA;
 
-const struct fuzz_seed fuzz_seeds[] = { { one, sizeof one - 1 }, { two, sizeof two - 1 }, { single, sizeof single - 1 } };
+const struct fuzz_seed fuzz_seeds[] = { { one, sizeof one - 1 }, { two, sizeof two - 1 },
+                                        { single, sizeof single - 1 } };
 const size_t fuzz_num_seeds = 3;
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)

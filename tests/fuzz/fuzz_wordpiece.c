@@ -6,9 +6,11 @@
 
 enum { MAX_LEN = 24 };
 
-static const char vocabulary[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nun\n##aff\n##able\na\n##b\ncafe\n,\n.\n\xe4\xb8\xad\n1\n##2\n";
+static const char vocabulary[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nun\n##aff\n##able\na\n##b\ncafe\n,"
+                                 "\n.\n\xe4\xb8\xad\n1\n##2\n";
 static const char mpnet[] = "<s>\n<pad>\n</s>\n<unk>\n[UNK]\nun\n##aff\na\n,\n";
-static const char text[] = "Unaffable, un-aff caf\xc3\xa9 \xe4\xb8\xad\xe6\x96\x87 a\xcc\x81 12. \xe2\x80\x94\xef\xbf\xbd";
+static const char text[] = "Unaffable, un-aff caf\xc3\xa9 \xe4\xb8\xad\xe6\x96\x87 a\xcc\x81 12. "
+                           "\xe2\x80\x94\xef\xbf\xbd";
 
 const struct fuzz_seed fuzz_seeds[] = {
     { vocabulary, sizeof vocabulary - 1 }, { mpnet, sizeof mpnet - 1 }, { text, sizeof text - 1 },
@@ -32,7 +34,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     static struct wordpiece *fixed;
     char why[256] = "";
     const struct reason reason = { why, sizeof why };
-    if (!fixed && wordpiece_open(fuzz_file((const uint8_t *)vocabulary, sizeof vocabulary - 1), &fixed, reason)) abort();
+    if (!fixed && wordpiece_open(fuzz_file((const uint8_t *)vocabulary, sizeof vocabulary - 1), &fixed, reason))
+        abort();
     char *string = malloc(size + 1);
     if (!string) return 0;
     memcpy(string, bytes, size);

@@ -361,8 +361,8 @@ double decoder_ref_mass(const struct decoder_ref *r, const struct decoder_batch 
     return mean;
 }
 
-double decoder_ref_moment(const struct decoder_ref *r, const struct decoder_batch *b, size_t layer, size_t head, int divided,
-                          double *M)
+double decoder_ref_moment(const struct decoder_ref *r, const struct decoder_batch *b, size_t layer, size_t head,
+                          int divided, double *M)
 {
     const struct decoder_config *c = &r->config;
     const struct adapter_options *o = &r->options.adapter;

@@ -28,8 +28,9 @@ double decoder_ref_loss(const struct decoder_ref *ref, const struct decoder_batc
 /* Mean over rows of the mass that query head `head` of block `layer` sees of its text, no adapter. */
 double decoder_ref_mass(const struct decoder_ref *ref, const struct decoder_batch *batch, size_t layer, size_t head);
 
-/* M (feat_dim, feat_dim): mean over rows of w^2 phi(q) phi(q)^T, q the queries that meet a summary, w = 1 or, `divided`, one
- * over the mass of the text seen; no adapter. Returns the mean square of an entry of the head's attention. */
+/* M (feat_dim, feat_dim): mean over rows of w^2 phi(q) phi(q)^T, q the queries that meet a summary, w = 1 or,
+ * `divided`, one over the mass of the text seen; no adapter. Returns the mean square of an entry of the head's
+ * attention. */
 double decoder_ref_moment(const struct decoder_ref *ref, const struct decoder_batch *batch, size_t layer, size_t head,
                           int divided, double *M);
 

@@ -185,7 +185,8 @@ static void make_summary(const struct encoder_ref *ref, size_t l, struct extra *
             for (size_t c = 0; c < d; c++) {
                 double z = Z ? Z[(a * r + f) * d + c] : 0.0;
                 for (size_t i = 0; !Z && i < rank; i++) z += A[(a * r + f) * rank + i] * B[(a * rank + i) * d + c];
-                for (size_t g = 0; basis && g < r; g++) x->Z[(a * r + g) * d + c] += by * basis[(a * r + g) * r + f] * z;
+                for (size_t g = 0; basis && g < r; g++)
+                    x->Z[(a * r + g) * d + c] += by * basis[(a * r + g) * r + f] * z;
                 if (!basis) x->Z[(a * r + f) * d + c] = by * z;
             }
         }

@@ -44,7 +44,8 @@ void tiny_decoder_write(const char *path)
 {
     static const char *const merges[] = { "h e", "l l", "he ll", NULL };
     static const char *const specials[] = { "<|s|>", "<|e|>", NULL };
-    const struct decoder_config config = { .vocab_size = 261, .hidden = 16, .num_layers = 2, .num_heads = 2, .kv_heads = 1, .head_dim = 8,
+    const struct decoder_config config = { .vocab_size = 261, .hidden = 16, .num_layers = 2, .num_heads = 2,
+                                           .kv_heads = 1, .head_dim = 8,
                                            .mlp_dim = 24, .max_positions = 400, .norm_eps = 1e-5, .rope_base = 900.0 };
     struct vocabulary v = vocabulary_make(merges, specials);
     struct decoder *d;
@@ -62,7 +63,8 @@ void tiny_questions_write(const char *path, size_t count)
     FILE *file = fopen(path, "w");
     assert_non_null(file);
     for (size_t i = 0; i < count; i++)
-        fprintf(file, "{\"question\": \"is hello number %zu\", \"title\": \"t\", \"answer\": %s, \"passage\": \"hello is said %zu times. the other "
+        fprintf(file, "{\"question\": \"is hello number %zu\", \"title\": \"t\", \"answer\": %s, \"passage\": \"hello "
+                      "is said %zu times. the other "
                       "words of it are number %zu.\"}\n", i, i % 2 ? "true" : "false", i, 7 * i);
     assert_int_equal(fclose(file), 0);
 }

@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-/* Fields of adapter_options beside those of tiny_options; no feature: elu1; last_layer is given from 1 on, 0: the last. */
+/* Fields of adapter_options beside those of tiny_options; no feature: elu1; last_layer is given from 1 on, 0: the
+ * last. */
 static const struct {
     const char *name;
     enum adapter_method method;
@@ -29,7 +30,8 @@ static const struct {
     { .name = "ntk linear", .method = ADAPTER_NTK, .k_mode = ADAPTER_K_LINEAR },
     { .name = "ntk zero, low rank", .method = ADAPTER_NTK, .k_mode = ADAPTER_K_ZERO, .z_rank = 2 },
     { .name = "ntk favor", .method = ADAPTER_NTK, .feature = "favor:6" },
-    { .name = "ntk taylor, low rank", .method = ADAPTER_NTK, .feature = "taylor:2", .k_mode = ADAPTER_K_TIED, .z_rank = 3 },
+    { .name = "ntk taylor, low rank", .method = ADAPTER_NTK, .feature = "taylor:2", .k_mode = ADAPTER_K_TIED,
+      .z_rank = 3 },
     { .name = "prefix-plus", .method = ADAPTER_PREFIX_PLUS },
     { .name = "prefix-plus, block 0", .method = ADAPTER_PREFIX_PLUS, .last_layer = 1 },
     { .name = "prefix-plus taylor, low rank", .method = ADAPTER_PREFIX_PLUS, .feature = "taylor:1", .z_rank = 2 },
@@ -37,7 +39,8 @@ static const struct {
     { .name = "ntk log, low rank, white", .method = ADAPTER_NTK, .z_rank = 2, .whiten = 1 },
 };
 
-struct adapter_options tiny_options(enum adapter_method method, const char *feature, enum adapter_k_mode mode, size_t z_rank)
+struct adapter_options tiny_options(enum adapter_method method, const char *feature, enum adapter_k_mode mode,
+                                    size_t z_rank)
 {
     struct adapter_options o = adapter_defaults(method);
     o.prefix_len = 5;
@@ -53,8 +56,8 @@ struct adapter_options tiny_options(enum adapter_method method, const char *feat
 void tiny_variants(struct tiny_variant v[TINY_VARIANTS])
 {
     for (size_t i = 0; i < TINY_VARIANTS; i++) {
-        struct adapter_options o = tiny_options(table[i].method, table[i].feature ? table[i].feature : "elu1", table[i].k_mode,
-                                                table[i].z_rank);
+        struct adapter_options o = tiny_options(table[i].method, table[i].feature ? table[i].feature : "elu1",
+                                                table[i].k_mode, table[i].z_rank);
         o.first_layer = table[i].first_layer;
         if (table[i].last_layer) o.last_layer = table[i].last_layer - 1;
         if (table[i].targets) o.targets = table[i].targets;

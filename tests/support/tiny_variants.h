@@ -12,6 +12,7 @@ void tiny_variants(struct tiny_variant variants[TINY_VARIANTS]);
 const struct tiny_variant *tiny_variant_named(const struct tiny_variant variants[TINY_VARIANTS], const char *name);
 
 /* The same sizes for any other: prefix length 5, rank 2, alpha 3, init_scale 0.7. */
-struct adapter_options tiny_options(enum adapter_method method, const char *feature, enum adapter_k_mode mode, size_t z_rank);
+struct adapter_options tiny_options(enum adapter_method method, const char *feature, enum adapter_k_mode mode,
+                                    size_t z_rank);
 
 #endif
