@@ -242,16 +242,19 @@ bench: $(BUILD)/bin/bench_gram $(BUILD)/bin/bench_descent $(BUILD)/bin/attention
 
 .PHONY: bench-peers
 PEERS := $(BUILD)/peers
-bench-peers: $(SHARED) $(BUILD)/bin/bench_finetune ## time attention and training steps against PyTorch, ONNX Runtime (fetches GB)
-	@mkdir -p $(PEERS)/node
+# Each on its own, so that one that cannot be had takes no other with it.
+PEER_PACKAGES := numpy torch onnx onnxruntime openvino jax
+bench-peers: $(SHARED) $(BUILD)/bin/bench_finetune $(BUILD)/bin/attention_cost ## time attention and training steps against PyTorch, ONNX Runtime, OpenVINO, JAX (fetches GB; BENCH_ARGS=--quick: 90 s)
+	@mkdir -p $(PEERS)
 	@[ -x $(PEERS)/venv/bin/python ] || python3 -m venv $(PEERS)/venv
-	@$(PEERS)/venv/bin/python -c 'import torch' 2>/dev/null || $(PEERS)/venv/bin/pip install -q torch || true
-	@[ -d $(PEERS)/node/node_modules/onnxruntime-node ] || \
-	  npm install --prefix $(PEERS)/node --ignore-scripts --no-audit --no-fund --silent onnxruntime-node || true
-	$(PEERS)/venv/bin/python tools/bench_peers.py --library $(SHARED) --node-modules $(PEERS)/node/node_modules \
-	  --out $(PEERS)/bench_peers.csv $(BENCH_ARGS)
-	$(PEERS)/venv/bin/python tools/bench_finetune_peers.py --program $(BUILD)/bin/bench_finetune \
-	  --out $(PEERS)/bench_finetune_peers.csv $(FINETUNE_PEERS_ARGS)
+	@for package in $(PEER_PACKAGES); do $(PEERS)/venv/bin/python -c "import $$package" 2> /dev/null || \
+	  $(PEERS)/venv/bin/pip install -q $$package || echo "bench-peers: no $$package"; done
+	$(PEERS)/venv/bin/python tools/bench_peers.py --library $(SHARED) --cost $(BUILD)/bin/attention_cost \
+	  --threads 1,2 --out $(PEERS)/bench_peers.csv $(BENCH_ARGS)
+	@! command -v gnuplot > /dev/null || \
+	  gnuplot -e "csv='$(PEERS)/bench_peers.csv'; out='$(PEERS)/bench_peers.svg'; threads=1" tools/bench_peers.gp
+	$(if $(findstring --quick,$(BENCH_ARGS)),,$(PEERS)/venv/bin/python tools/bench_finetune_peers.py \
+	  --program $(BUILD)/bin/bench_finetune --out $(PEERS)/bench_finetune_peers.csv $(FINETUNE_PEERS_ARGS))
 
 .PHONY: install uninstall
 install: $(STATIC) $(SHARED) $(FORTRAN) ## install library, headers and pkg-config file (PREFIX=DIR, DESTDIR=DIR)

@@ -21,7 +21,7 @@ static const struct reader readers[] = {
     { "for-kernels", "For the kernel engineer",
       "Time and memory against the lengths, and the share of the machine's peak. `make bench` times the kernels on "
       "your machine, "
-      "`make bench-peers` beside PyTorch and ONNX Runtime.",
+      "`make bench-peers` beside PyTorch, ONNX Runtime, OpenVINO and JAX.",
       "M4 M5 F40" },
     { "for-review", "For the reviewer",
       "How the claims are read and what they are compared with, which numbers are missing and where the rest come "
