@@ -75,8 +75,8 @@ class Case:
 
     def label(self):
         """Without commas, for a figure."""
-        return (f"{self.kind}{' both' if self.passes == FB else ''}: {self.batch} x {self.heads} heads, L {self.len_q}, "
-                f"m {self.prefix_len}, d {self.head_dim}{', causal' if self.causal else ''}").replace(",", "")
+        return (f"{self.kind}{' both' if self.passes == FB else ''}: {self.batch} x {self.heads} heads, "
+                f"L {self.len_q}, m {self.prefix_len}, d {self.head_dim}{', causal' if self.causal else ''}").replace(",", "")
 
     def draw(self, np):
         """The tensors by name, the same in every process."""
@@ -583,7 +583,8 @@ def main():
     out = open(args.out, "w", newline="") if args.out else open(os.devnull, "w")
     with out:
         writer = csv.writer(out)
-        writer.writerow(FIELDS + "threads contender time_s best_s ratio ratio_best error share_fma share_read row label".split())
+        writer.writerow(FIELDS + ("threads contender time_s best_s ratio ratio_best error share_fma share_read "
+                                  "row label").split())
         for threads in args.threads:
             compare(args, threads, writer)
     return 0

@@ -296,7 +296,7 @@ int decoder_read(struct decoder_run *run, const int32_t *ids, size_t n, float *h
         return GSL_EINVAL;
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || (size_t)ids[i] >= c->vocab_size) return GSL_EINVAL;
-    const size_t room = decoder_prefix_floats(c, run->prefix, run->max_chunk);
+    const size_t room = decoder_prefix_floats(c, run->prefix, run->max_chunk, run->num_threads);
     if (room > run->prefix_room) {
         float *grown = realloc(run->prefix_work, room * sizeof *grown);
         if (!grown) return GSL_ENOMEM;
@@ -342,7 +342,7 @@ int32_t decoder_argmax(const float *logits, size_t n)
 
 /* ---- memory ---------------------------------------------------------------------------------------------------- */
 
-/* Where each array starts; the total as a number of floats. */
+/* Where each array starts; the total as a number of floats. Reads run->num_threads. */
 static size_t lay_out(const struct decoder_config *c, size_t max_len, size_t max_chunk, struct decoder_run *run)
 {
     const size_t q_width = c->num_heads * c->head_dim, kv = c->num_layers * c->kv_heads * max_len * c->head_dim;
@@ -350,7 +350,7 @@ static size_t lay_out(const struct decoder_config *c, size_t max_len, size_t max
                              max_chunk * (q_width + 2 * c->kv_heads * c->head_dim),
                              max_chunk * q_width, max_chunk * q_width, max_chunk * 2 * c->mlp_dim,
                              max_chunk * c->head_dim,
-                             max_chunk * c->num_heads * 2, kv, kv, decoder_few_floats(c, max_len) };
+                             max_chunk * c->num_heads * 2, kv, kv, decoder_few_floats(c, max_len, run->num_threads) };
     float **const places[] = { &run->x, &run->h, &run->qkv, &run->q_raw, &run->attended, &run->gate_up, &run->turn,
                                NULL, &run->k, &run->v, &run->few };
     size_t at = 0;
@@ -376,7 +376,7 @@ size_t decoder_run_bytes(const struct decoder_config *config, size_t max_len, si
     const double kv =
         8.0 * (double)config->num_layers * (double)config->kv_heads * (double)max_len * (double)config->head_dim;
     if (!(kv < 1e17) || max_chunk > max_len) return SIZE_MAX;
-    struct decoder_run run = { 0 };
+    struct decoder_run run = { .num_threads = num_threads };
     return lay_out(config, max_len, max_chunk, &run) * sizeof(float) + attention_bytes(config, max_len, max_chunk,
         num_threads);
 }

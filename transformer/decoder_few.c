@@ -3,16 +3,17 @@
 #include <math.h>
 #include <string.h>
 
+#include "attention/kernels.h"
 #include "common/parallel.h"
 #include "transformer/decoder_internal.h"
-#include "transformer/ops.h"
 
 static const double LOG2E = 1.4426950408889634074;
 
-/* Keys of a task, and queries of a group that take turns at each stretch of them. */
-enum { KEYS_TASK = 1024, MOST_QUERIES = 8 };
+/* Keys of a task; and queries that share keys for whom dot products cost less than packing. */
+enum { KEYS_TASK = 1024, MOST_DOTS = 4 };
 
 static size_t num_blocks(size_t len) { return (len + KEYS_TASK - 1) / KEYS_TASK; }
+static size_t num_threads_used(int num_threads) { return num_threads < 256 ? (size_t)num_threads : 256; }
 
 struct job {
     const struct decoder_config *config;
@@ -20,6 +21,7 @@ struct job {
     const float *q;
     ptrdiff_t q_head;
     float *partial;                 /* (tasks, group, dim + 2): values, shift and mass */
+    float *scratch;                 /* attn_decode_rows_scratch for each thread */
 };
 
 /* Which head a task belongs to, and its first key. */
@@ -31,20 +33,6 @@ static size_t head_of(const struct job *job, size_t task, size_t *first)
     return g;
 }
 
-/* Scores become weights relative to 2^row[0], an integer power (attn_partial_merge); row[1] is their sum. */
-static void weigh(const struct ops_kernels *k, float *s, size_t n, float *row)
-{
-    float top = -INFINITY;
-    for (size_t j = 0; j < n; j++)
-        if (!(s[j] <= top)) top = s[j];
-    const float mass = k->exp_row(n, top, s);
-    const double exponent = (double)top * LOG2E, shift = ceil(exponent);
-    const float factor = (float)exp2(exponent - shift);
-    for (size_t j = 0; j < n; j++) s[j] *= factor;
-    row[0] = (float)shift;
-    row[1] = factor * mass;
-}
-
 static void attend_task(void *context, size_t task, int thread)
 {
     const struct job *job = context;
@@ -54,23 +42,33 @@ static void attend_task(void *context, size_t task, int thread)
     const size_t g = head_of(job, task, &first);
     const struct decoder_keys *keys = &job->keys[g];
     const size_t n = keys->len - first < KEYS_TASK ? keys->len - first : KEYS_TASK;
-    const float scale = 1.0f / sqrtf((float)dim);
-    const struct ops_kernels *k = ops_current();
-    float s[KEYS_TASK * MOST_QUERIES];
-    (void)thread;
-    for (size_t at = 0; at < group; at += MOST_QUERIES) {
-        const size_t num = group - at < MOST_QUERIES ? group - at : MOST_QUERIES;
-        float *values = job->partial + (task * group + at) * (dim + 2);
-        k->few_scores(num, n, dim, scale, job->q + (ptrdiff_t)(g * group + at) * job->q_head, (size_t)job->q_head,
-                      keys->K + first * dim, s, KEYS_TASK);
-        for (size_t h = 0; h < num; h++) weigh(k, s + h * KEYS_TASK, n, values + h * (dim + 2) + dim);
-        k->few_values(num, n, dim, s, KEYS_TASK, keys->V + first * dim, values, dim + 2);
+    for (size_t at = 0; at < group; at += ATTN_FEW_ROWS) {
+        float rows[ATTN_FEW_ROWS][2], *values = job->partial + (task * group + at) * (dim + 2);
+        struct attn_decode_rows t = {
+            .rows = group - at < ATTN_FEW_ROWS ? group - at : ATTN_FEW_ROWS, .head_dim = dim,
+            .scale2 = (float)(LOG2E / sqrt((double)dim)),
+            .input = { .len = n, .k = keys->K + first * dim, .v = keys->V + first * dim,
+                       .k_row = (ptrdiff_t)dim, .v_row = (ptrdiff_t)dim },
+            .dots = group <= MOST_DOTS && dim % 16 == 0, .partial = 1, .stats = rows,
+            .scratch = job->scratch + (size_t)thread * attn_decode_rows_scratch(dim)
+        };
+        for (size_t h = 0; h < t.rows; h++) {
+            t.q[h] = job->q + (ptrdiff_t)(g * group + at + h) * job->q_head;
+            t.out[h] = values + h * (dim + 2);
+        }
+        attn_kernels_current()->decode_rows(&t);
+        for (size_t h = 0; h < t.rows; h++) memcpy(values + h * (dim + 2) + dim, rows[h], sizeof rows[h]);
     }
 }
 
-size_t decoder_few_floats(const struct decoder_config *c, size_t len)
+static size_t partial_floats(const struct decoder_config *c, size_t len)
 {
     return c->kv_heads * num_blocks(len) * (c->num_heads / c->kv_heads) * (c->head_dim + 2);
+}
+
+size_t decoder_few_floats(const struct decoder_config *c, size_t len, int num_threads)
+{
+    return partial_floats(c, len) + num_threads_used(num_threads) * attn_decode_rows_scratch(c->head_dim);
 }
 
 void decoder_few_merge(const struct decoder_config *c, const struct decoder_keys *keys, const float *q,
@@ -78,12 +76,13 @@ void decoder_few_merge(const struct decoder_config *c, const struct decoder_keys
                        struct attn_out values, attn_row *rows, float *work, int num_threads)
 {
     const size_t dim = c->head_dim, group = c->num_heads / c->kv_heads;
-    struct job job = { c, keys, q, q_head, work };
+    const size_t scratch = num_threads_used(num_threads) * attn_decode_rows_scratch(dim);
+    struct job job = { c, keys, q, q_head, work + scratch, work };
     size_t tasks = 0;
     for (size_t g = 0; g < c->kv_heads; g++) tasks += num_blocks(keys[g].len);
     parallel_for(tasks, num_threads, attend_task, &job);
     const struct attn_shape one = { 1, 1, 1, 1, 0, dim, 0, NULL };
-    const float *from = work;
+    const float *from = job.partial;
     for (size_t g = 0; g < c->kv_heads; g++)
         for (size_t block = 0; block < num_blocks(keys[g].len); block++)
             for (size_t h = 0; h < group; h++, from += dim + 2) {

@@ -18,7 +18,8 @@ int decoder_prefix_merge(const struct decoder_config *config, const struct decod
 /* Adds what stands beside the softmax to its result. */
 int decoder_prefix_beside(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t layer,
                           size_t n, struct attn_in q, struct attn_out out, float *work);
-size_t decoder_prefix_floats(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t n);
+size_t decoder_prefix_floats(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t n,
+                             int num_threads);
 
 /* Keys and values of one key/value head, (len, head_dim) each. */
 struct decoder_keys { const float *K, *V; size_t len; };
@@ -27,7 +28,7 @@ struct decoder_keys { const float *K, *V; size_t len; };
 void decoder_few_start(const struct decoder_config *config, struct attn_out values, attn_row *rows);
 void decoder_few_merge(const struct decoder_config *config, const struct decoder_keys *keys, const float *q,
                        ptrdiff_t q_head, struct attn_out values, attn_row *rows, float *work, int num_threads);
-size_t decoder_few_floats(const struct decoder_config *config, size_t len);
+size_t decoder_few_floats(const struct decoder_config *config, size_t len, int num_threads);
 
 /* cos and sin of every pair at positions first .. first + n - 1: (n, head_dim), for ops_turn. */
 void decoder_turns(const struct decoder_config *config, size_t first, size_t n, float *turn);

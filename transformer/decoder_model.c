@@ -310,7 +310,7 @@ static void plan(struct decoder_model *m, struct arena *arena, size_t rows, size
     float *const wide = training ? arena_floats(arena, rows * most(c->mlp_dim, decoder_qkv_width(c))) : NULL;
     float *const sum = arena_floats(arena, floats), *once = arena_floats(arena, floats);
     float *const tokens = arena_floats(arena, extra.kind == ATTENTION_PREFIX ? floats : 0);
-    float *const piece_work = arena_floats(arena, decoder_prefix_floats(&one_layer, &prefix, max_len));
+    float *const piece_work = arena_floats(arena, decoder_prefix_floats(&one_layer, &prefix, max_len, threads));
     char *const bytes = arena_take(arena, work);
     if (m->adapter.ops->plan) m->adapter.ops->plan(&m->adapter, arena, rows, training);
     if (!arena->base) return;

@@ -97,7 +97,8 @@ static int summary(const struct job *job, size_t index)
 /* Floats that hold a struct decoder_keys. */
 enum { KEYS_FLOATS = (sizeof(struct decoder_keys) + sizeof(float) - 1) / sizeof(float) };
 
-size_t decoder_prefix_floats(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t n)
+size_t decoder_prefix_floats(const struct decoder_config *config, const struct decoder_prefix *prefix, size_t n,
+                             int num_threads)
 {
     const size_t group = config->num_heads / config->kv_heads;
     size_t most = 0;
@@ -111,7 +112,7 @@ size_t decoder_prefix_floats(const struct decoder_config *config, const struct d
     for (size_t i = 0; prefix && i < config->num_layers * config->kv_heads; i++)
         if (prefix->pieces[i].len > longest) longest = prefix->pieces[i].len;
     /* One query: its partial results come before the work of the pieces. */
-    floats += decoder_few_floats(config, longest) + config->kv_heads * KEYS_FLOATS;
+    floats += decoder_few_floats(config, longest, num_threads) + config->kv_heads * KEYS_FLOATS;
     size_t bytes = 0;
     for (size_t i = 0; prefix && i < config->num_layers * config->kv_heads; i++) {
         const struct decoder_piece *p = &prefix->pieces[i];

@@ -259,60 +259,8 @@ static float exp_row(size_t n, float max, float *s)
         v[i] = __builtin_shufflevector(v[i], v[i + (w)], LIST(OWN, w)) +           \
                __builtin_shufflevector(v[i], v[i + (w)], LIST(PARTNER, w));
 
-/* Lane l of the result: the sum over lanes of v[l]. Pairs of vectors are folded into each other's halves, quarters,
- * ... */
-INLINE vec totals(vec v[LANES])
-{
-#if LANES == 16
-    FOLD(8)
-#endif
-#if LANES >= 8
-    FOLD(4)
-#endif
-    FOLD(2)
-    FOLD(1)
-    return v[0];
-}
-
-static void few_scores(size_t num, size_t n, size_t d, float scale, const float *q, size_t q_ld, const float *K,
-                       float *s,
-                       size_t ld)
-{
-    for (size_t j = 0; j < n; j += LANES) {
-        const size_t rows = n - j < LANES ? n - j : LANES;
-        for (size_t v = 0; v < num; v++) {
-            vec dot[LANES];
-            for (size_t r = 0; r < LANES; r++) {
-                const float *key = K + (j + (r < rows ? r : 0)) * d;
-                vec sum = { 0 };
-                EACH(d, sum += GET(q + v * q_ld) * GET(key););
-                dot[r] = sum;
-            }
-            store_some(s + v * ld + j, scale * totals(dot), rows);
-        }
-    }
-}
-
-/* Stretches of rows that stay in the first-level cache while the vectors take turns. */
-enum { FEW_ROWS = 32 };
-
-static void few_values(size_t num, size_t n, size_t d, const float *s, size_t ld, const float *V, float *out,
-                       size_t out_ld)
-{
-    for (size_t v = 0; v < num; v++) memset(out + v * out_ld, 0, d * sizeof *out);
-    for (size_t j = 0; j < n; j += FEW_ROWS) {
-        const size_t end = n - j < FEW_ROWS ? n : j + FEW_ROWS;
-        for (size_t v = 0; v < num; v++)
-            EACH(d, {
-                vec sum = GET(out + v * out_ld);
-                for (size_t k = j; k < end; k++) sum += s[v * ld + k] * GET(V + k * d);
-                PUT(out + v * out_ld, sum);
-            });
-    }
-}
-
 const struct ops_kernels ISA_NAME(ops_kernels) = {
     .add_bias = add_bias, .bias_gelu = bias_gelu, .bias_residual = bias_residual, .scale_columns = scale_columns,
     .multiply = multiply, .add = add, .norm = norm, .norm_backward = norm_backward, .norm_columns = norm_columns,
-    .sum_columns = sum_columns, .exp_row = exp_row, .few_scores = few_scores, .few_values = few_values
+    .sum_columns = sum_columns, .exp_row = exp_row
 };

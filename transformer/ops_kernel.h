@@ -40,14 +40,6 @@ struct ops_kernels {
     void (*sum_columns)(size_t rows, size_t n, size_t ld, const float *a, const float *b, float *sum);
     /* p[j] = exp(s[j] - max s) and their sum, for n numbers in place; returns the sum. */
     float (*exp_row)(size_t n, float max, float *s);
-    /* A few vectors against many rows, which are read once. s[v ld + j] = scale <q_v, K_j> of num vectors q_v (stride
-     * q_ld) and n rows of K (n, d), no gaps. */
-    void (*few_scores)(size_t num, size_t n, size_t d, float scale, const float *q, size_t q_ld, const float *K,
-                       float *s,
-                       size_t ld);
-    /* out_v (stride out_ld) = sum_j s[v ld + j] V_j. */
-    void (*few_values)(size_t num, size_t n, size_t d, const float *s, size_t ld, const float *V, float *out,
-                       size_t out_ld);
 };
 
 extern const struct ops_kernels ops_kernels_portable;

@@ -123,7 +123,8 @@ PREFIX_NTK_API int attn_packed_set(struct attn_packed *packed, struct attn_in k,
 
 /* K_P, V_P: (batch, kv_heads, len, head_dim); strides 0 share one prefix between
  * batch entries or heads. With `packed` the rows come from there and k, v are not read. A call of at
- * most 8 queries may sum in another order with `packed` than without: the two agree to rounding, all others in every bit. */
+ * most 8 queries may sum in another order with `packed` than without: the two agree to rounding, all others in
+ * every bit. */
 struct attn_prefix {
     size_t len;                     /* 0: no prefix */
     struct attn_in k, v;
