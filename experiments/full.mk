@@ -16,6 +16,7 @@ ARGS_score_concentration_small := --num-samples 1 --dim 1 --sigma 1 --prefix-len
 ARGS_attention_cost        := --method exact,ntk --heads 12 --seq-len 256 --prefix-len 256,1024,4096,16384,65536,262144 --num-rounds 25
 ARGS_attention_cost_length := --method exact,ntk,linear --heads 12 --prefix-len 256 --seq-len 512,1024,2048,4096,8192,16384 --num-rounds 15
 ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,4,16,64,512 --prefix-len 4096 --dim 16,32,64,128 --thread-list 1,2 --num-rounds 99
+ARGS_attention_roofline    := --method exact --heads 1 --seq-len 1,2,4,8,16,64,512 --prefix-len 131072 --dim 64 --num-rounds 49 --thread-list 1
 
 # NTK-Attention in place of a prefix.
 ARGS_attention_error         := --num-trials 64 --intervals

@@ -16,6 +16,7 @@ ARGS_score_concentration_small := --num-samples 1 --dim 1 --sigma 1 --prefix-len
 ARGS_attention_cost        := --method exact,ntk --heads 1 --seq-len 256 --prefix-len 256,1024,4096,16384,65536 --num-rounds 4 --thread-list 1
 ARGS_attention_cost_length := --method ntk,linear --heads 1 --prefix-len 256 --seq-len 512,1024,2048 --num-rounds 4 --thread-list 1
 ARGS_attention_cost_shapes := --method exact,ntk --heads 1 --seq-len 1,16,512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 5
+ARGS_attention_roofline    := --method exact --heads 1 --seq-len 1,8,128 --prefix-len 65536 --dim 64 --num-rounds 3 --thread-list 1
 
 # NTK-Attention in place of a prefix.
 ARGS_attention_error         := --num-trials 3 --prefix-len 2,16,128,1024 --intervals

@@ -85,6 +85,13 @@ size_t decoder_attention_bytes(const struct decoder_model *m, const struct atten
     struct attn_exact_grads grads = { .q = wide, .k = wide, .v = wide };
     size_t bytes = attn_exact_forward_workspace(&shape, len, num_threads);
     bytes = most(bytes, attn_partial_workspace(&shape, 0, num_threads));
+    /* A call of a few rows is another one, which may need more. */
+    enum { FEW = 8 };
+    for (size_t rows = 1; rows < max_len && rows <= FEW; rows++) {
+        const struct attn_shape few = shape_of(c, rows, rows);
+        bytes = most(bytes, attn_exact_forward_workspace(&few, len, num_threads));
+        bytes = most(bytes, attn_partial_workspace(&few, 0, num_threads));
+    }
     if (training) bytes = most(bytes, attn_exact_backward_workspace(&shape, 0, &grads, num_threads));
     if (len) grads.prefix_k = grads.prefix_v = shared;
     if (training) bytes = most(bytes, attn_exact_backward_workspace(&shape, len, &grads, num_threads));

@@ -638,7 +638,7 @@ static bool has_method(const struct config *cfg, enum method method)
 }
 
 /* Which claims a run decides follows from what it sweeps: prefix lengths (M4), threads
- * (F40), input lengths (M5). */
+ * (F40), input lengths of the linear form, too (M5). */
 static void add_verdicts(const struct config *cfg, const struct cost *cases, size_t n, struct verdicts *v)
 {
     if (cfg->num_prefix_lens > 1) {
@@ -652,7 +652,7 @@ static void add_verdicts(const struct config *cfg, const struct cost *cases, siz
         }
     } else if (cfg->num_threads > 1) {
         add_shares(cfg, cases, n, v);
-    } else if (cfg->num_seq_lens > 1) {
+    } else if (cfg->num_seq_lens > 1 && has_method(cfg, LINEAR)) {
         add_slope(cfg, cases, n, NTK, 0, input_length, v, "M5", "a-as-defined");
         add_slope(cfg, cases, n, NTK, 0, input_length, v, "M5", "b-forward");
         add_slope(cfg, cases, n, NTK, 1, input_length, v, "M5", "b-backward");
