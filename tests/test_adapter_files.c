@@ -286,7 +286,14 @@ static void test_refusals(void **state)
           "{\"query\": 4}}", "rank_pattern" },
         { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"], "
           "\"layers_to_transform\": [0, 2]}", "layers_to_transform" },
+        { "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"target_modules\": [\"query\"], "
+          "\"layers_to_transform\": \"all\"}", "layers_to_transform" },
         { "{\"peft_type\": \"PREFIX_TUNING\"}", "num_virtual_tokens" },
+        /* 2^32 is not 0. */
+        { "{\"peft_type\": \"NTK_ATTENTION\", \"prefix_ntk\": {\"pool\": \"cls\", \"feature\": \"elu1\", "
+          "\"k_mode\": \"log\", \"first_layer\": 4294967296, \"last_layer\": 1}}", "first_layer" },
+        { "{\"peft_type\": \"NTK_ATTENTION\", \"prefix_ntk\": {\"pool\": \"cls\", \"feature\": \"elu1\", "
+          "\"k_mode\": \"log\", \"first_layer\": 0, \"last_layer\": 1.5}}", "last_layer" },
         { "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3, \"prefix_ntk\": {\"pool\": \"max\"}}",
           "prefix_ntk" },
         { "{\"peft_type\": \"LORA\", \"peft_type\": \"LORA\"}", "adapter_config.json" },

@@ -306,6 +306,10 @@ static void test_typing_errors_before_the_work(void **state)
                "refused 3 'nosuch' $base --task nosuch --out b.csv; refused 2 'backbone' $base --backbone ../bert "
                "--out b.csv\n"
                "refused 2 blocks $bench --search 0.1 --layers 0-7 --out b.csv\n"
+               "refused 2 'no option' $bench --arms lora+rank=2.5 --search 0.1 --out b.csv\n"
+               "refused 2 'no option' $bench --arms lora+alpha=nan --search 0.1 --out b.csv\n"
+               "printf 'backbone,task,arm,lr,a,b,c,chosen\\n../vit,shapes,head,inf,,,,1\\n../vit,shapes,ntk,1,,,,1\\n'"
+               " > r.csv; refused 3 'no learning rate' $bench --rates r.csv --out b.csv\n"
                "refused 2 'twice' $bench --arms ntk,ntk --search 0.1 --out b.csv; refused 2 'no effect' $bench --arms "
                "ptuning+rank=4 --search 0.1 --out b.csv\n"
                "none t.csv t.csv.state t.npy c.npy o.npy b.csv b.csv.state rows.csv");

@@ -244,8 +244,13 @@ static void test_verdict_rows_are_read(void **state)
     assert_null(verdict_rows_read(scratch_path(*state, "verdicts.csv"), error, sizeof error));
     put_rows(*state, "T2,slope,0.5\n", "", "");
     assert_null(verdict_rows_read(scratch_path(*state, "verdicts.csv"), error, sizeof error));
-    put_rows(*state, "T2,slope,q,<= 1,0.5x,0,1,3,supported,ours,a,a.svg\n", "", "");
-    assert_null(verdict_rows_read(scratch_path(*state, "verdicts.csv"), error, sizeof error));
+    static const char *const numbers[] = { "0.5x", "nan", "-inf" };
+    for (size_t i = 0; i < 3; i++) {
+        char row[96];
+        snprintf(row, sizeof row, "T2,slope,q,<= 1,%s,0,1,3,supported,ours,a,a.svg\n", numbers[i]);
+        put_rows(*state, row, "", "");
+        assert_null(verdict_rows_read(scratch_path(*state, "verdicts.csv"), error, sizeof error));
+    }
     v = verdict_rows_read(scratch_path(*state, "none.csv"), error, sizeof error);
     assert_non_null(v);
     assert_int_equal(v->num_rows, 0);

@@ -104,9 +104,9 @@ static int lanczos_top(const struct lanczos *z, double *top, double *residual)
 {
     const int k = (int)z->count;
     double *d = malloc(z->count * (z->count + 4) * sizeof *d);
-    double *e = d + z->count, *work = e + z->count, *Z = work + 2 * z->count;
     int info = 0;
     if (!d) return GSL_ENOMEM;
+    double *e = d + z->count, *work = e + z->count, *Z = work + 2 * z->count;
     memcpy(d, z->alpha, z->count * sizeof *d);
     memcpy(e, z->beta, z->count * sizeof *e);
     dsteqr_("I", &k, d, e, Z, &k, work, &info, 1);

@@ -466,7 +466,7 @@ static int run_rounds(const struct config *cfg, struct cost *cases, size_t num_c
 {
     struct progress *progress = progress_start(&cfg->c, "rounds", (double)(cfg->num_rounds + 1) * (double)num_cases);
     int code = 0;
-    double *fma = calloc(2 * cfg->num_threads, sizeof *fma), *gemm = fma + cfg->num_threads;
+    double *fma = calloc(2 * cfg->num_threads, sizeof *fma), *gemm = fma ? fma + cfg->num_threads : NULL;
     if (!fma) code = cli_fail(&cfg->c, EXIT_FAILED, "out of memory");
     /* The first pass touches every page and warms the clocks; it does not count. */
     for (size_t pass = 0; pass <= cfg->num_rounds && !code; pass++) {
