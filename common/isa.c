@@ -5,6 +5,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #if SIZE_MAX < UINT64_MAX
 #error "sizes of arrays and files are 64-bit here: 32-bit machines are not supported"
@@ -22,6 +25,15 @@ const char *isa_name(enum isa isa)
     return (unsigned)isa < NUM_ISAS ? names[isa] : "unknown";
 }
 
+#if defined(__x86_64__)
+/* Not every compiler's __builtin_cpu_supports knows the name. */
+static int has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+#endif
+
 int isa_available(enum isa isa)
 {
     switch (isa) {
@@ -29,7 +41,7 @@ int isa_available(enum isa isa)
         return 1;
 #if defined(__x86_64__)
     case ISA_ID_AVX2:
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     case ISA_ID_AVX512:
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
