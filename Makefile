@@ -366,7 +366,7 @@ text_file = @mkdir -p $(@D); printf '%s\n' '$(subst ','\'',$(1))' > $@.part; \
 
 # Every target is written aside and renamed: what a kill leaves is never taken for finished. `$(call compile,FLAGS)` is
 # the recipe of an object, with the list of its headers.
-compile = $(Q)$(CC) $(1) $(CPPFLAGS) $(SANFLAGS) -MMD -MP -MF $(@:.o=.d).part -MT $@ -c $< -o $@.part && \
+compile = $(Q)$(CC) $(1) $(CPPFLAGS) -MMD -MP -MF $(@:.o=.d).part -MT $@ -c $< -o $@.part && \
   mv -f $(@:.o=.d).part $(@:.o=.d) && mv -f $@.part $@
 
 # Every object depends on how it is compiled, every archive on what it is made of.
@@ -380,13 +380,14 @@ $(BUILD)/lib/members: FORCE | $(SETUP)
 $(O)/%.o: %.c $(O)/flags
 	@mkdir -p $(@D)
 	$(call say,CC)
-	$(call compile,$(STRICT) $(CFLAGS))
+	$(call compile,$(STRICT) $(CFLAGS) $(SANFLAGS))
 
+# Readers and grammars are fuzzed, not kernels, which take minutes to instrument.
 define kernel_rule
 $(O)/%_kernel.$(1).o: %_kernel.c $(O)/flags
 	@mkdir -p $$(@D)
 	$$(call say,CC)
-	$$(call compile,$$(KERNEL) $$(ISA_$(1)) -g)
+	$$(call compile,$$(KERNEL) $$(ISA_$(1)) -g $$(if $$(filter fuzzer,$$(SAN)),,$$(SANFLAGS)))
 endef
 $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
 

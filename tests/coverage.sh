@@ -6,7 +6,7 @@ set -eu
 export LC_ALL=C
 for room in common theory attention data transformer cli approximation report processes experiments tools; do
     [ -d "$1/obj/$room" ] || continue
-    find "$1/obj/$room" -name '*.gcda' -exec gcov -n -b {} + 2> /dev/null | awk -v room="$room" -v files="${2:-0}" '
+    find "$1/obj/$room" -name '*.gcno' -exec gcov -n -b {} + 2> /dev/null | awk -v room="$room" -v files="${2:-0}" '
         /^File / { mine = index($0, room "/") && !/\/usr\//; file = $2 }
         mine && /^Lines executed/ { split($0, a, /[:% ]+/); lines += $NF; reached += a[3] * $NF / 100
                                     if (files) printf "%6d of %5d lines, %s\n", (100 - a[3]) * $NF / 100, $NF, file | "sort -rn | head -n " files }
