@@ -442,7 +442,7 @@ static void laws(void **state)
     draw(&p, x, 5);
     for (int a = Z; a <= KVEC; a++) memset(x[a], 0, array_size(&p, a) * sizeof(double));
     save(*state, &p, x);
-#define QKV "--q", scratch_path(*state, "q.npy"), "--k", scratch_path(*state, "k.npy"), "--v",
+#define QKV "--q", scratch_path(*state, "q.npy"), "--k", scratch_path(*state, "k.npy"), "--v", \
     scratch_path(*state, "v.npy")
     struct outcome o = attend(*state, &p, scratch_path(*state, "ntk.npy"), (const char *const[]){ "--threads", "1",
         NULL });

@@ -212,8 +212,8 @@ static void gradients_are_slopes(void **state)
         }
 #define GRADS(of) { out_like(&p, Q, of[Q]), out_like(&p, K, p.size[K] ? of[K] : NULL),                                \
                     out_like(&p, V, p.size[V] ? of[V] : NULL),                                                        \
-                    out_like(&p, Z, p.summary_heads ? of[Z] : NULL),
-                        out_like(&p, KVEC, p.summary_heads ? of[KVEC] : NULL) }
+                    out_like(&p, Z, p.summary_heads ? of[Z] : NULL),                                                  \
+                    out_like(&p, KVEC, p.summary_heads ? of[KVEC] : NULL) }
         const struct attn_ntk_grads grads = GRADS(grad), others = GRADS(again);
         struct attn_in d_out = view(&p, Q);
         d_out.data = p.d_out;

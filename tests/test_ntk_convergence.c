@@ -226,7 +226,7 @@ static void test_resumes_after_a_kill(void **state)
     char program[4096], journal[4096];
     snprintf(program, sizeof program, "%s/" PROGRAM, bin ? bin : "build/bin");
     snprintf(journal, sizeof journal, "%s.state", out);
-#define LONG_RUN "--num-samples", "6", "--dim", "4", "--prefix-len", "256,32768", "--num-trials", "300", "--kernel",
+#define LONG_RUN "--num-samples", "6", "--dim", "4", "--prefix-len", "256,32768", "--num-trials", "300", "--kernel", \
     "full,key", "--quiet"
     struct outcome o = run_program("/usr/bin/timeout", "--foreground", "-s", "KILL", "0.4", program, LONG_RUN, "--out",
                                    out, NULL);

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SIZES "--task", "shapes", "--hidden", "12", "--num-layers", "1", "--num-heads", "3", "--mlp-dim", "16",
+#define SIZES "--task", "shapes", "--hidden", "12", "--num-layers", "1", "--num-heads", "3", "--mlp-dim", "16", \
     "--epochs", "1", "--train-size", "40"
 
 static void run_well(struct outcome o)
