@@ -244,7 +244,7 @@ static void test_resumes_after_a_kill(void **state)
     free(a);
 }
 
-#define REFUSED(exit_code, says, ...) CHECK_REFUSAL(run_program(PROGRAM, __VA_ARGS__, "--quiet", NULL), exit_code,
+#define REFUSED(exit_code, says, ...) CHECK_REFUSAL(run_program(PROGRAM, __VA_ARGS__, "--quiet", NULL), exit_code, \
                                                     PROGRAM, says)
 
 static void test_refusals(void **state)
