@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/pages.h"
 #include "common/parallel.h"
 #include "transformer/ops.h"
 
@@ -395,7 +396,7 @@ int decoder_run_alloc(const struct decoder *decoder, const struct decoder_prefix
     *run = (struct decoder_run){ .decoder = decoder, .prefix = prefix, .max_len = max_len, .max_chunk = max_chunk,
                                  .num_threads = num_threads };
     run->work_bytes = attention_bytes(c, max_len, max_chunk, num_threads);
-    run->memory = malloc(lay_out(c, max_len, max_chunk, run) * sizeof *run->memory);
+    run->memory = pages_alloc(lay_out(c, max_len, max_chunk, run) * sizeof *run->memory);
     run->work = malloc(run->work_bytes + 1);
     run->keys = calloc(c->kv_heads, sizeof *run->keys);
     if (!run->memory || !run->work || !run->keys) {

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/nearest.h"
+#include "common/pages.h"
 #include "common/random.h"
 #include "data/folder.h"
 #include "data/json_file.h"
@@ -41,7 +42,7 @@ int decoder_place_weights(struct decoder *d, int untied)
     const int status = count_weights(c, untied, &per_layer, &total);
     if (status) return status;
     d->layers = calloc(c->num_layers, sizeof *d->layers);
-    d->weights = malloc(total * sizeof *d->weights);
+    d->weights = pages_alloc(total * sizeof *d->weights);
     if (!d->layers || !d->weights) return GSL_ENOMEM;
     d->num_weights = total;
     const float *at = d->weights;
