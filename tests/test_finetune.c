@@ -265,8 +265,8 @@ static void test_own_texts(void **state)
 /* ---- refusals ---------------------------------------------------------------------------------------------------- */
 
 #define REFUSED(code, says, ...) \
-    CHECK_REFUSAL(run_program("finetune", "--backbone", dir, SIZES, "--out", out, __VA_ARGS__, NULL), code, "finetune", \
-                  says)
+    CHECK_REFUSAL(run_program("finetune", "--backbone", dir, SIZES, "--out", out, __VA_ARGS__, NULL), code, \
+                  "finetune", says)
 
 static void test_usage(void **state)
 {

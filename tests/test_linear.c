@@ -330,8 +330,8 @@ static void refusals(void **state)
     struct attn_summary summary = { p.map, 2, view(&p, Z), view(&p, KVEC) };
     float *out = malloc(p.size[Q] * sizeof *out);
     struct attn_failure where = { 9, 9, 9 };
-#define CALL(shape) attn_linear_forward((shape), view(&p, Q), view(&p, K), view(&p, V), &summary, out_like(&p, Q, out), \
-                                        NULL, 0, 1, &where)
+#define CALL(shape) attn_linear_forward((shape), view(&p, Q), view(&p, K), view(&p, V), &summary, \
+                                        out_like(&p, Q, out), NULL, 0, 1, &where)
     assert_int_equal(CALL(&p.s), GSL_SUCCESS);
     /* A negative mass in one row of the second entry: named, its output 0, the rest right. */
     float before[3];
