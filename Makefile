@@ -252,7 +252,7 @@ bench-peers: $(SHARED) $(BUILD)/bin/bench_finetune $(BUILD)/bin/attention_cost #
 	$(PEERS)/venv/bin/python tools/bench_peers.py --library $(SHARED) --cost $(BUILD)/bin/attention_cost \
 	  --threads 1,2 --out $(PEERS)/bench_peers.csv $(BENCH_ARGS)
 	@! command -v gnuplot > /dev/null || \
-	  gnuplot -e "csv='$(PEERS)/bench_peers.csv'; out='$(PEERS)/bench_peers.svg'; threads=1" tools/bench_peers.gp
+	  LC_ALL=C.UTF-8 gnuplot -e "csv='$(PEERS)/bench_peers.csv'; out='$(PEERS)/bench_peers.svg'; threads=1" tools/bench_peers.gp
 	$(if $(findstring --quick,$(BENCH_ARGS)),,$(PEERS)/venv/bin/python tools/bench_finetune_peers.py \
 	  --program $(BUILD)/bin/bench_finetune --out $(PEERS)/bench_finetune_peers.csv $(FINETUNE_PEERS_ARGS))
 
