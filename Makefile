@@ -206,7 +206,7 @@ page-test: $(PAGE) $(BUILD)/bin/ntk_convergence ## open the profile's page in a 
 list: ## the runs of the profile, what they decide, and what each took here
 	@experiments/list.sh $(PROFILE) $(RUNS)
 
-.PHONY: compare expected
+.PHONY: compare expected keep
 A ?= $(RESULTS)
 B ?= expected/$(PROFILE)
 compare: $(BUILD)/bin/compare ## two result folders, row by row: make compare A=DIR B=DIR (default: this profile's and expected/PROFILE)
@@ -214,6 +214,8 @@ compare: $(BUILD)/bin/compare ## two result folders, row by row: make compare A=
 expected: $(TABLES) ## keep the profile's verdicts as those to compare with
 	@mkdir -p expected/$(PROFILE)
 	cp $(RESULTS)/verdicts.csv expected/$(PROFILE)/verdicts.csv
+keep: ## keep what runs of the full profile gave, in expected/full: make keep KEPT="RUN .."
+	BUILD=$(BUILD) experiments/keep.sh $(KEPT)
 
 .PHONY: ledger
 ledger: $(BUILD)/bin/ledger ## write verdicts and numbers of the default profile into paper_notes.md
@@ -489,7 +491,7 @@ VERIFY_ARGS = $(ROWS_ARGS) --timed=$(subst $(space),$(comma),$(strip $(TIMED))) 
 APPENDIX := $(wildcard docs/derivations.md)
 
 # What the repository keeps of the full profile, drawn beside the results of another.
-KEPT_RUNS    := $(filter-out %_summary %_curves verdicts,$(basename $(notdir $(wildcard expected/full/*.csv))))
+KEPT_RUNS    := $(filter-out %_summary %_curves verdicts manifest,$(basename $(notdir $(wildcard expected/full/*.csv))))
 KEPT_FIGURES := $(if $(filter full,$(PROFILE)),,$(foreach r,$(KEPT_RUNS),$(if $(wildcard plots/$(r).gp),$(FIGURES)/full/$(r).svg)))
 $(FIGURES)/full/%.svg: plots/%.gp plots/style.gp plots/axes.gp plots/method_benchmark.gp plots/draw.sh expected/full/%.csv
 	@mkdir -p $(@D)
