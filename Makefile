@@ -218,7 +218,8 @@ keep: ## keep what runs of the full profile gave, in expected/full: make keep KE
 	BUILD=$(BUILD) experiments/keep.sh $(KEPT)
 
 .PHONY: ledger
-ledger: $(BUILD)/bin/ledger ## write verdicts and numbers of the default profile into paper_notes.md
+ledger: $(BUILD)/bin/ledger ## write verdicts and numbers of the default profile into paper_notes.md, and of rows that it has not those kept of the full one
+	[ ! -f expected/full/verdicts.csv ] || $(BUILD)/bin/ledger --ledger paper_notes.md --results expected/full --out paper_notes.md
 	$(BUILD)/bin/ledger --ledger paper_notes.md --results $(BUILD)/default/results --out paper_notes.md
 	@$(MAKE) --no-print-directory answer
 .PHONY: answer
