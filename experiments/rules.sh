@@ -12,8 +12,9 @@
 #
 #   experiments/rules.sh classes   fails on a row that the ledger calls preregistered (its entry's Class paragraph names it neither
 #                                  exact nor exploratory) and git does not: no commit without a value has the rule, run and
-#                                  options that the value was measured with. An option changed after a value may be declared
-#                                  in the entry's History instead, as above, where the row does not use it.
+#                                  options that the value was measured with. An option or a run changed after a value may be
+#                                  declared in the entry's History instead, as above, where the row does not use it, or is
+#                                  the same measurement within another run.
 #
 # Options that a program takes from its own defaults are not seen.
 set -u
@@ -166,11 +167,12 @@ classes() {
             if (first || (change != "" && change != "row removed")) {
                 left = change
                 # Options declared in the History of the entry.
-                if (!blank && !first && left !~ /rule changed|run `/) {
+                if (!blank && !first && left !~ /rule changed/) {
                     n = split(left, part, "; ")
                     left = ""
                     for (i = 1; i <= n; i++) {
                         was = part[i]
+                        sub(/^run `/, "`", was)
                         if (was ~ / set$/) { sub(/^`/, "", was); sub(/ .*/, " unset", was) } else { sub(/^`/, "", was); sub(/`.*/, "", was) }
                         if (!index(history[claim], "`" was "`")) left = left part[i]
                     }
