@@ -16,15 +16,21 @@
 
 enum {
     ENOUGH_TASKS = 16,        /* keeps a few threads evenly busy */
-    SPLIT_KEYS = 1024         /* smallest split of the keys */
+    SPLIT_KEYS = 1024,        /* smallest split of the keys */
+    ROWS_TOGETHER = 32,       /* blocks are multiples of it: full vectors, whatever the instruction set */
+    THREAD_TASKS = 8          /* of one thread, where there are as many blocks */
 };
+static const double TASK_FLOPS = 3e5;     /* hand-over is a few percent of it */
+static const size_t CACHED = (size_t)8 << 20;                 /* bytes that are near without being asked for */
 
 struct forward_plan {
     size_t blocks, block_rows;    /* query blocks of a head */
     size_t splits, split_keys;    /* of prefix and input keys together */
+    size_t units, together;       /* pieces of work in all; those of one task, on which no result depends */
+    bool fetch;                   /* so much is read and written that the next unit is worth fetching */
 };
 
-static struct forward_plan plan_forward(const struct attn_shape *s, size_t prefix_len, size_t feat_dim)
+static struct forward_plan plan_forward(const struct attn_shape *s, size_t prefix_len, size_t feat_dim, int num_threads)
 {
     const size_t heads = s->batch * s->heads, keys = prefix_len + s->len_k;
     struct forward_plan plan = { .splits = 1, .split_keys = keys };
@@ -33,7 +39,7 @@ static struct forward_plan plan_forward(const struct attn_shape *s, size_t prefi
     const bool split = !feat_dim && keys >= 2 * SPLIT_KEYS;
     if (!split && heads * blocks < ENOUGH_TASKS)
         blocks = most(blocks, least(ceil_div(ENOUGH_TASKS, heads), s->len_q / 96));
-    plan.block_rows = ceil_div(ceil_div(s->len_q, blocks), 6) * 6;
+    plan.block_rows = ceil_div(ceil_div(s->len_q, blocks), ROWS_TOGETHER) * ROWS_TOGETHER;
     plan.blocks = ceil_div(s->len_q, plan.block_rows);
     /* ... or cut the queries finer, down to 96 rows. (A summary needs the shift of all keys.) */
     if (split && heads * plan.blocks < ENOUGH_TASKS) {
@@ -41,6 +47,12 @@ static struct forward_plan plan_forward(const struct attn_shape *s, size_t prefi
         plan.split_keys = ceil_div(ceil_div(keys, splits), ATTN_STRIP) * ATTN_STRIP;
         plan.splits = ceil_div(keys, plan.split_keys);
     }
+    plan.units = heads * plan.blocks * plan.splits;
+    const double flops = 4.0 * (double)(least(plan.block_rows, s->len_q) * s->head_dim) *
+                         (double)(least(plan.split_keys, keys) + feat_dim + 1);
+    plan.together = most(least(plan.units, (size_t)(TASK_FLOPS / flops) + 1),
+                         plan.units / ((size_t)used_threads(num_threads) * THREAD_TASKS));
+    plan.fetch = 2 * heads * (s->len_q + keys) * s->head_dim * sizeof(float) > CACHED;
     return plan;
 }
 
@@ -76,7 +88,7 @@ static void lay_out_forward(struct forward_job *job, int num_threads, struct are
     num_threads = used_threads(num_threads);
     job->threads = arena_take(a, (size_t)num_threads * sizeof *job->threads);
     for (int t = 0; t < num_threads; t++) {
-        struct forward_thread mine = { .scratch = arena_floats(a, attn_forward_scratch(rows, d)) };
+        struct forward_thread mine = { .scratch = arena_floats(a, attn_forward_scratch(rows, d, job->elu1)) };
         if (needs_features(job)) {
             mine.phi = arena_floats(a, rows * job->feat_dim);
             mine.q = arena_floats(a, rows * d);
@@ -92,64 +104,87 @@ static void lay_out_forward(struct forward_job *job, int num_threads, struct are
     }
 }
 
-static void forward_task(void *context, size_t task, int thread)
+/* Unit `unit` of the work but for features that are not elu1's. */
+static struct attn_forward_block make_block(const struct forward_job *job, size_t unit)
 {
-    struct forward_job *job = context;
     const struct attn_shape *s = job->shape;
     const struct forward_plan *plan = &job->plan;
-    struct forward_thread *mine = &job->threads[thread];
-    const size_t split = task % plan->splits, head = task / plan->splits / plan->blocks;
+    const size_t split = unit % plan->splits, head = unit / plan->splits / plan->blocks;
     /* Causal blocks see more keys the later they are: long ones first. */
-    size_t block = task / plan->splits % plan->blocks;
+    size_t block = unit / plan->splits % plan->blocks;
     if (s->causal) block = plan->blocks - 1 - block;
     const size_t b = head / s->heads, h = head % s->heads, kv = h / (s->heads / s->kv_heads);
-    const size_t i0 = block * plan->block_rows, rows = least(plan->block_rows, s->len_q - i0), d = s->head_dim;
+    const size_t i0 = block * plan->block_rows, d = s->head_dim;
     const size_t m = job->prefix_len, keys = m + input_keys(s, b);
     const size_t lo = split * plan->split_keys, hi = plan->splits == 1 ? keys : least(keys, lo + plan->split_keys);
     const size_t input_lo = lo > m ? lo - m : 0, input_hi = hi > m ? hi - m : 0;
 
-    struct attn_forward_block block_args = {
-        .rows = rows, .head_dim = d, .q = row_in(job->q, b, h, i0), .q_row = job->q.row, .scale2 = job->scale2,
+    struct attn_forward_block made = {
+        .rows = least(plan->block_rows, s->len_q - i0), .first_row = head * s->len_q + i0, .head_dim = d,
+        .q = row_in(job->q, b, h, i0), .q_row = job->q.row, .scale2 = job->scale2,
         .input = plain_keys(job->k, job->v, b, kv, input_lo, input_hi),
         .causal = s->causal, .few = job->feat_dim && attn_decode_fits(s, 0, false), .dots = attn_decode_dots(s),
         .bound = (ptrdiff_t)i0 + (ptrdiff_t)s->len_k - (ptrdiff_t)s->len_q + 1 - (ptrdiff_t)input_lo,
         .out = row_out(job->out, b, h, i0), .out_row = job->out.row,
         .stats = job->rows ? job->rows + head * s->len_q + i0 : NULL,
-        .partial = job->partial, .scratch = mine->scratch
+        .partial = job->partial
     };
-    if (m && lo < m) block_args.prefix = prefix_keys(job->prefix, b, kv, lo, least(hi, m));
+    if (m && lo < m) made.prefix = prefix_keys(job->prefix, b, kv, lo, least(hi, m));
     if (plan->splits > 1) {
         const size_t at = ((head * plan->blocks + block) * plan->splits + split) * plan->block_rows;
-        block_args.out = job->split_values + at * d;
-        block_args.out_row = (ptrdiff_t)d;
-        block_args.stats = job->split_rows + at;
-        block_args.partial = true;
+        made.out = job->split_values + at * d;
+        made.out_row = (ptrdiff_t)d;
+        made.stats = job->split_rows + at;
+        made.partial = true;
     }
     if (job->feat_dim) {
         const struct attn_summary *z = job->summary;
         const size_t zh = h / (s->heads / z->heads);
-        block_args.feat_dim = job->feat_dim;
-        block_args.Z = row_in(z->Z, b, zh, 0);
-        block_args.Z_row = z->Z.row;
-        block_args.kvec = row_in(z->kvec, b, zh, 0);
-        if (!job->elu1) {
-            for (size_t i = 0; i < rows; i++) copy_finite(mine->q + i * d, row_in(job->q, b, h, i0 + i), d);
-            const int status = feature_forward_f32(z->map, FEATURE_QUERY, rows, mine->q, d, mine->phi, job->feat_dim,
-                                                   mine->phi_log, 1, mine->feature);
-            /* The features of a row that is not finite are NaN, and so is its D. */
-            for (size_t i = 0; i < rows; i++)
-                if (!row_is_finite(row_in(job->q, b, h, i0 + i), d)) mine->phi[i * job->feat_dim] = NAN;
-            /* Features that overflow are not finite either; theirs is no failure of the other rows. */
-            if (status && status != GSL_EOVRFLW) {
-                note_status(&job->status, status);
-                return;
-            }
-            block_args.phi = mine->phi;
-            block_args.phi_log = mine->phi_log;
-        }
+        made.feat_dim = job->feat_dim;
+        made.Z = row_in(z->Z, b, zh, 0);
+        made.Z_row = z->Z.row;
+        made.kvec = row_in(z->kvec, b, zh, 0);
     }
-    const size_t bad = job->kernels->forward_block(&block_args);
-    if (bad < rows && !block_args.partial) note_first(&job->first_bad, head * s->len_q + i0 + bad);
+    return made;
+}
+
+/* Features of maps that the kernel does not make itself. */
+static int make_features(const struct forward_job *job, const struct forward_thread *mine, struct attn_forward_block *b)
+{
+    const size_t d = b->head_dim, r = b->feat_dim;
+    for (size_t i = 0; i < b->rows; i++) copy_finite(mine->q + i * d, b->q + (ptrdiff_t)i * b->q_row, d);
+    const int status = feature_forward_f32(job->summary->map, FEATURE_QUERY, b->rows, mine->q, d, mine->phi, r,
+                                           mine->phi_log, 1, mine->feature);
+    /* The features of a row that is not finite are NaN, and so is its D. */
+    for (size_t i = 0; i < b->rows; i++)
+        if (!row_is_finite(b->q + (ptrdiff_t)i * b->q_row, d)) mine->phi[i * r] = NAN;
+    b->phi = mine->phi;
+    b->phi_log = mine->phi_log;
+    /* Features that overflow are not finite either; theirs is no failure of the other rows. */
+    return status == GSL_EOVRFLW ? GSL_SUCCESS : status;
+}
+
+static void forward_task(void *context, size_t task, int thread)
+{
+    struct forward_job *job = context;
+    const struct forward_thread *mine = &job->threads[thread];
+    const size_t from = task * job->plan.together, to = least(job->plan.units, from + job->plan.together);
+    struct attn_forward_block block, next = make_block(job, from);
+    for (size_t unit = from; unit < to; unit++) {
+        block = next;
+        block.scratch = mine->scratch;
+        if (unit + 1 < to) {
+            next = make_block(job, unit + 1);
+            if (job->plan.fetch) block.next = &next;
+        }
+        if (needs_features(job)) {
+            const int status = make_features(job, mine, &block);
+            note_status(&job->status, status);
+            if (status) return;
+        }
+        const size_t bad = job->kernels->forward_block(&block);
+        if (bad < block.rows && !block.partial) note_first(&job->first_bad, block.first_row + bad);
+    }
 }
 
 static void merge_task(void *context, size_t task, int thread)
@@ -177,7 +212,7 @@ static int forward_run(struct forward_job *job, void *work, size_t work_bytes, i
                        struct attn_failure *failure)
 {
     const struct attn_shape *s = job->shape;
-    job->plan = plan_forward(s, job->prefix_len, job->feat_dim);
+    job->plan = plan_forward(s, job->prefix_len, job->feat_dim, num_threads);
     job->kernels = attn_kernels_current();
     struct arena arena = { NULL, 0 };
     lay_out_forward(job, num_threads, &arena);
@@ -188,7 +223,7 @@ static int forward_run(struct forward_job *job, void *work, size_t work_bytes, i
     atomic_init(&job->first_bad, SIZE_MAX);
     atomic_init(&job->status, GSL_SUCCESS);
     const size_t blocks = s->batch * s->heads * job->plan.blocks;
-    parallel_for(blocks * job->plan.splits, num_threads, forward_task, job);
+    parallel_for(ceil_div(job->plan.units, job->plan.together), num_threads, forward_task, job);
     if (job->plan.splits > 1) parallel_for(blocks, num_threads, merge_task, job);
     free(owned);
     status = atomic_load(&job->status);
@@ -199,7 +234,7 @@ static size_t forward_bytes(const struct attn_shape *s, size_t prefix_len, const
                             size_t feat_dim, bool elu1, int num_threads)
 {
     struct forward_job job = { .shape = s, .prefix_len = prefix_len, .summary = summary, .feat_dim = feat_dim,
-                               .elu1 = elu1, .plan = plan_forward(s, prefix_len, feat_dim) };
+                               .elu1 = elu1, .plan = plan_forward(s, prefix_len, feat_dim, num_threads) };
     struct arena arena = { NULL, 0 };
     lay_out_forward(&job, num_threads, &arena);
     return workspace_bytes(arena.used);

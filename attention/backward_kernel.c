@@ -220,7 +220,7 @@ void ISA_NAME(attn_feature_backward)(const struct attn_feature_grad *f)
             scaled(to, f->kvec + c, -f->delta[i], cols);
             for (size_t j = cols; j < ATTN_PANEL; j++) to[j] = 0.0f;
         }
-        product(f->rows, ATTN_PANEL, d, f->g, (ptrdiff_t)padded, 1, panel, ATTN_PANEL, f->dphi + c,
+        product(f->rows, round16(cols), d, f->g, (ptrdiff_t)padded, 1, panel, ATTN_PANEL, f->dphi + c,
                 (ptrdiff_t)dphi_row, as_is);
     }
     for (size_t i = 0; i < f->rows; i++) {

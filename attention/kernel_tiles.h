@@ -7,19 +7,35 @@
 #include "attention/kernel_vectors.h"
 #include "attention/kernels.h"
 
-/* Rows of a tile; narrow outputs (at most two AVX-512 vectors) take twice as many, so
- * that enough independent sums are in flight. */
+/* Rows of a tile of the full width, and of the narrowest. */
 enum { MR = 6, WIDE = 2 * MR };
+
+/* Rows of a tile nv vectors wide: with AVX-512 about 24 sums, so that enough of them are in flight. */
+INLINE size_t vector_rows(size_t nv)
+{
+    return WIDTH < 16 ? (size_t)MR : nv <= 2 ? (size_t)WIDE : nv == 3 ? 8 : (size_t)MR;
+}
+
+/* Size of the next part of `left`, in parts as even as can be of at most `most`. */
+INLINE size_t even_part(size_t left, size_t most)
+{
+    const size_t parts = (left + most - 1) / most;
+    return (left + parts - 1) / parts;
+}
 
 /* acc[r][v] += sum_k A[r ars + k aks] B[k b_row + vector v]. */
 INLINE void multiply(const int rows, const int nv, size_t kc, const float *A, ptrdiff_t ars, ptrdiff_t aks,
                      const float *B, ptrdiff_t b_row, vf acc[WIDE][NV])
 {
-    for (size_t k = 0; k < kc; k++, B += b_row, A += aks) {
+    /* Three pointers and two strides reach all rows: one for each would not fit the registers. */
+    const float *A4 = A + 4 * ars, *A8 = A + 8 * ars;
+    const ptrdiff_t ars3 = 3 * ars;
+    for (size_t k = 0; k < kc; k++, B += b_row, A += aks, A4 += aks, A8 += aks) {
         vf b[NV];
         UNROLL for (int v = 0; v < nv; v++) b[v] = load(B + v * VW);
         UNROLL for (int r = 0; r < rows; r++) {
-            const vf a = splat(A[r * ars]);
+            const float *of = r < 4 ? A : r < 8 ? A4 : A8;
+            const vf a = splat(of[r % 4 == 3 ? ars3 : r % 4 * ars]);
             UNROLL for (int v = 0; v < nv; v++) acc[r][v] += a * b[v];
         }
     }
@@ -57,8 +73,7 @@ INLINE void product_tile(const int rows, const int nv, const struct product_tile
         store(t->C + r * t->c_row + v * VW, acc[r][v]);
 }
 
-/* Every tile that occurs, as a function of its own: rows 1..6 with any number of
- * vectors, rows 7..12 with up to two. */
+/* Every tile that occurs, as a function of its own: vector_rows of them, or fewer. */
 #define TILES(X, kind)                                                              \
     X(kind, 1, 1) X(kind, 2, 1) X(kind, 3, 1) X(kind, 4, 1) X(kind, 5, 1) X(kind, 6, 1) \
     X(kind, 1, 2) X(kind, 2, 2) X(kind, 3, 2) X(kind, 4, 2) X(kind, 5, 2) X(kind, 6, 2)
@@ -72,7 +87,8 @@ INLINE void product_tile(const int rows, const int nv, const struct product_tile
 #if WIDTH == 16
 #define TILES_TALL(X, kind)                                                         \
     X(kind, 7, 1) X(kind, 8, 1) X(kind, 9, 1) X(kind, 10, 1) X(kind, 11, 1) X(kind, 12, 1) \
-    X(kind, 7, 2) X(kind, 8, 2) X(kind, 9, 2) X(kind, 10, 2) X(kind, 11, 2) X(kind, 12, 2)
+    X(kind, 7, 2) X(kind, 8, 2) X(kind, 9, 2) X(kind, 10, 2) X(kind, 11, 2) X(kind, 12, 2) \
+    X(kind, 7, 3) X(kind, 8, 3)
 #else
 #define TILES_TALL(X, kind)
 #endif
@@ -86,16 +102,18 @@ static void (*const product_tiles[WIDE + 1][NV + 1])(const struct product_tile *
     TILES(NAME_TILE, product_tile) TILES_WIDE(NAME_TILE, product_tile) TILES_TALL(NAME_TILE, product_tile)
 };
 
-/* Rows per tile for an output of `cols` (a multiple of 16) columns. */
-INLINE size_t tile_rows(size_t cols) { return WIDTH == 16 && cols <= 32 ? (size_t)WIDE : (size_t)MR; }
+/* Rows per tile for an output of `cols` (a multiple of 16) columns, whose tiles are as wide as each other. */
+INLINE size_t tile_rows(size_t cols) { return vector_rows(even_part(cols / VW, NV)); }
 
 /* One group of rows (at most tile_rows(cols)) against all columns. */
 static void product_group(size_t rows, size_t cols, size_t kc, const float *A, ptrdiff_t a_row, ptrdiff_t a_k,
                           const float *B, ptrdiff_t b_row, float *C, ptrdiff_t c_row, const float *alpha)
 {
-    for (size_t c = 0; c < cols; c += NV * VW) {
+    size_t nv;
+    for (size_t c = 0; c < cols; c += nv * VW) {
         const struct product_tile t = { kc, A, a_row, a_k, B + c, b_row, C + c, c_row, alpha };
-        product_tiles[rows][least(NV, (cols - c) / VW)](&t);
+        nv = even_part((cols - c) / VW, NV);
+        product_tiles[rows][nv](&t);
     }
 }
 
@@ -110,10 +128,10 @@ static __attribute__((unused)) void product(size_t rows, size_t cols, size_t kc,
                       C + (ptrdiff_t)r * c_row, c_row, alpha);
 }
 
-/* Whether rows of this stride can be read as they lie. */
-INLINE int rows_usable(size_t head_dim, ptrdiff_t row)
-{
-    return head_dim % 16 == 0 && row >= 0 && (size_t)row <= 2 * head_dim;
-}
+/* Whether rows lie so near each other that they can be read in place, number by number. */
+INLINE int rows_near(size_t head_dim, ptrdiff_t row) { return row >= 0 && (size_t)row <= 2 * head_dim; }
+
+/* The same for whole vectors. */
+INLINE int rows_usable(size_t head_dim, ptrdiff_t row) { return head_dim % 16 == 0 && rows_near(head_dim, row); }
 
 #endif

@@ -113,6 +113,20 @@ INLINE vf vexp2(vf x)
 #endif
 }
 
+/* Whether every lane of a mask is set. */
+INLINE int every_lane(vi mask)
+{
+#if defined(ISA_AVX512)
+    return _mm512_movepi32_mask((__m512i)mask) == 0xffff;
+#elif defined(ISA_AVX2)
+    return _mm256_movemask_ps((__m256)mask) == 0xff;
+#else
+    int all = -1;
+    for (int i = 0; i < VW; i++) all &= mask[i];
+    return all != 0;
+#endif
+}
+
 INLINE vf vceil(vf x)
 {
 #if defined(ISA_AVX512)
@@ -209,5 +223,41 @@ INLINE void elu1_row(const float *x, size_t head_dim, size_t padded, float root,
 #endif
 #define FIRST(lane, t) (((lane) & (t)) ? WIDTH + (lane) - (t) : (lane))
 #define SECOND(lane, t) (((lane) & (t)) ? WIDTH + (lane) : (lane) + (t))
+
+/* One stage exchanges the off-diagonal t x t blocks of every 2t x 2t block. */
+#define STAGE(t)                                                            \
+    do {                                                                    \
+        UNROLL for (int i = 0; i < VW; i++)                                 \
+            if (!(i & (t))) {                                               \
+                const vf a = x[i], b = x[i + (t)];                          \
+                x[i] = __builtin_shufflevector(a, b, LANES(FIRST, t));      \
+                x[i + (t)] = __builtin_shufflevector(a, b, LANES(SECOND, t)); \
+            }                                                               \
+    } while (0)
+
+INLINE void transpose_square(vf x[VW])
+{
+#if WIDTH == 16
+    STAGE(8);
+#endif
+#if WIDTH >= 8
+    STAGE(4);
+#endif
+    STAGE(2);
+    STAGE(1);
+}
+
+/* x[i] = row i of `count` rows of `cols` numbers, 0 beyond either. */
+INLINE void load_square(const float *from, ptrdiff_t row, size_t count, size_t cols, vf x[VW])
+{
+    if (count == VW && cols == VW) {
+        UNROLL for (int i = 0; i < VW; i++) x[i] = load(from + i * row);
+        return;
+    }
+    float square[VW * VW];
+    memset(square, 0, sizeof square);
+    for (size_t i = 0; i < count; i++) memcpy(square + i * VW, from + (ptrdiff_t)i * row, cols * sizeof *square);
+    UNROLL for (int i = 0; i < VW; i++) x[i] = load(square + i * VW);
+}
 
 #endif

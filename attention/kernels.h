@@ -9,7 +9,7 @@
 
 enum {
     ATTN_PANEL = 64,          /* keys of a transposed panel: (head_dim, 64) */
-    ATTN_STRIP = 256,         /* scores of a row group kept between max, exp and P V */
+    ATTN_STRIP = 256,         /* keys whose scores are kept between max, exp and P V */
     ATTN_QUERIES = 192,       /* largest query block of a forward task */
     ATTN_GRAD_QUERIES = 96,   /* tile of the backward pass: queries ... */
     ATTN_GRAD_KEYS = 128,     /* ... by keys */
@@ -34,6 +34,7 @@ struct attn_keys {
 
 struct attn_forward_block {
     size_t rows, head_dim;
+    size_t first_row;             /* of all rows of the call; the kernel does not read it */
     const float *q;
     ptrdiff_t q_row;
     float scale2;                 /* scale * log2(e) */
@@ -52,6 +53,7 @@ struct attn_forward_block {
     float (*stats)[2];            /* NULL: not wanted */
     int partial;                  /* leave values unnormalised */
     float *scratch;               /* attn_forward_scratch floats, aligned */
+    const struct attn_forward_block *next;                /* NULL, or whose rows are fetched meanwhile */
 };
 
 /* A few queries against keys that are read once, each row by itself: its numbers do not depend on the others. */
@@ -120,8 +122,8 @@ struct attn_feature_grad {
     float *scratch;               /* attn_feature_scratch floats, aligned */
 };
 
-/* Floats of scratch. */
-size_t attn_forward_scratch(size_t rows, size_t head_dim);
+/* Floats of scratch; elu1: of a call with phi NULL. */
+size_t attn_forward_scratch(size_t rows, size_t head_dim, int elu1);
 size_t attn_backward_scratch(size_t head_dim);
 size_t attn_feature_scratch(size_t head_dim);
 size_t attn_decode_keys_scratch(size_t head_dim);
@@ -143,8 +145,9 @@ struct attn_kernels {
     void (*grad_prepare)(const struct attn_grad_rows *rows, const struct attn_grad_source *from);
     void (*backward_block)(const struct attn_backward_block *b);
     void (*feature_backward)(const struct attn_feature_grad *f);
-    /* len rows of x as panels of 64: panel p is (head_dim, 64), entry (c, j) is x[64 p + j][c]; 0 beyond len. */
-    void (*pack_panels)(const float *x, ptrdiff_t row, size_t len, size_t head_dim, float *panels);
+    /* len rows as panels of 64: panel p is (head_dim, 64), entry (c, j) is rows[64 p + j][c]; beyond len 0
+     * up to the next multiple of 16, the rest is not touched. */
+    void (*pack_panels)(const float *rows, ptrdiff_t row, size_t len, size_t head_dim, float *panels);
     /* Rows padded with zeros to a multiple of 16 columns. */
     void (*pack_rows)(const float *x, ptrdiff_t row, size_t len, size_t head_dim, float *rows);
     void (*decode_rows)(const struct attn_decode_rows *t);

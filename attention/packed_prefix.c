@@ -103,6 +103,7 @@ static size_t pack_half(const struct pack_job *job, size_t at, size_t from, size
     for (size_t j = 0; j < len; j += ATTN_PANEL)
         for (size_t c = 0; c < d; c += COLS) {
             const size_t cols = least(COLS, d - c);
+            if (len - j < ATTN_PANEL) memset(some, 0, sizeof some);
             const float *first = k + (ptrdiff_t)j * job->k.row + c;
             job->kernels->pack_panels(first, job->k.row, least(ATTN_PANEL, len - j), cols, some);
             over += job->kernels->narrow(p->storage, cols * ATTN_PANEL, some, panels + j * d + c * ATTN_PANEL);

@@ -42,6 +42,12 @@ static const struct attn_case_spec shapes[] = {
     { 2, 6, 2, 31, 47, 24, 64, 1, 1, 0, 0, NULL },
     { 1, 2, 1, 128, 128, 64, 16, 1, 0, 0, 0, NULL },
     { 1, 1, 1, 29, 31, 64, 37, 0, 0, 0, 20.0, NULL },   /* large scores */
+    { 3, 4, 4, 32, 32, 64, 16, 0, 0, 0, 0, NULL },      /* short: one strip, several heads of a task */
+    { 2, 3, 1, 16, 16, 32, 8, 1, 1, 0, 0, NULL },
+    { 1, 2, 2, 47, 49, 112, 12, 1, 0, 0, 0, NULL },     /* one width of tiles after another */
+    { 1, 1, 1, 21, 270, 144, 200, 1, 0, 0, 0, NULL },
+    { 1, 1, 1, 70, 20, 256, 40, 1, 0, 0, 0, NULL },
+    { 1, 1, 1, 230, 520, 48, 30, 1, 0, 1, 0, NULL },    /* rows apart, several strips and blocks */
 };
 
 static const struct attn_case_spec summaries[] = {
@@ -60,6 +66,10 @@ static const struct attn_case_spec summaries[] = {
     { 1, 2, 1, 101, 90, 7, 0, 1, 0, 0, 0, "split:2" },
     { 1, 2, 2, 35, 35, 16, 0, 1, 0, 1, 0, "favor:40" },
     { 1, 1, 1, 44, 52, 16, 0, 0, 0, 0, 3.0, "favor-orth:24" },
+    { 3, 4, 2, 33, 40, 48, 0, 1, 1, 0, 0, "elu1" },     /* several heads of a task */
+    { 1, 1, 1, 210, 600, 64, 0, 1, 0, 1, 6.0, "elu1" }, /* shifts that grow after the features joined */
+    { 1, 1, 1, 40, 300, 24, 0, 0, 0, 0, 30.0, "elu1" },
+    { 1, 1, 1, 90, 70, 80, 0, 1, 0, 0, 0, "favor:24" }, /* rows that see no key */
 };
 enum { NUM_SHAPES = sizeof shapes / sizeof *shapes, NUM_SUMMARIES = sizeof summaries / sizeof *summaries };
 

@@ -89,6 +89,8 @@ static void check_threads(void)
         { 1, 1, 1, 7, 100, 20, 4000, 1, 0, 0, 0, NULL },     /* split keys */
         { 2, 2, 1, 200, 210, 32, 33, 1, 1, 0, 0, NULL },
         { 1, 1, 1, 700, 1300, 16, 0, 0, 0, 0, 0, "elu1" },   /* chunks of keys and of rows */
+        { 6, 9, 3, 13, 17, 32, 9, 1, 1, 0, 0, NULL },        /* many heads in one task */
+        { 5, 7, 7, 19, 19, 24, 0, 0, 1, 0, 0, "elu1" },
     };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         struct attn_case c;
@@ -107,9 +109,9 @@ static void check_threads(void)
             const struct attn_out gk = attn_dense_out(dk[run], s->kv_heads, s->len_k, s->head_dim);
             const struct attn_out gv = attn_dense_out(dv[run], s->kv_heads, s->len_k, s->head_dim);
             if (c.feat_dim) {
-                dp[run] = attn_case_floats(&c, c.feat_dim * s->head_dim);
-                const struct attn_ntk_grads g = { gq, gk, gv, attn_dense_out(dp[run], 1, c.feat_dim, s->head_dim),
-                                                  { 0 } };
+                dp[run] = attn_case_floats(&c, s->batch * s->heads * c.feat_dim * s->head_dim);
+                const struct attn_out dZ = attn_dense_out(dp[run], s->heads, c.feat_dim, s->head_dim);
+                const struct attn_ntk_grads g = { gq, gk, gv, dZ, { 0 } };
                 const size_t fw = attn_ntk_forward_workspace(s, &c.summary, threads);
                 const size_t bw = attn_ntk_backward_workspace(s, &c.summary, &g, threads);
                 char *work = (char *)attn_case_floats(&c, (fw > bw ? fw : bw) / 4 + 2) + 1;
@@ -148,7 +150,8 @@ static void check_threads(void)
             assert_same_floats(dq[0], dq[run], n);
             assert_same_floats(dk[0], dk[run], keys);
             assert_same_floats(dv[0], dv[run], keys);
-            assert_same_floats(dp[0], dp[run], c.feat_dim ? c.feat_dim * s->head_dim : kv * c.prefix_len * s->head_dim);
+            const size_t prefix = c.feat_dim ? s->batch * s->heads * c.feat_dim : kv * c.prefix_len;
+            assert_same_floats(dp[0], dp[run], prefix * s->head_dim);
         }
         attn_case_free(&c);
     }
