@@ -235,12 +235,19 @@ rules-check: ## fail on a rule or instance that differs from the last release an
 
 .PHONY: bench
 ATTENTION_BENCH ?= --method exact,ntk --heads 1 --seq-len 512 --prefix-len 4096 --dim 32,64 --thread-list 1,2 --num-rounds 9
+# Calls of microseconds, where what a call costs besides its arithmetic shows.
+SMALL_BENCH ?= --method exact --batch 1,8 --heads 12 --seq-len 1,4,8,16,32,128 --prefix-len 16 --dim 32,64 --num-rounds 9
+NS_PER_CALL = awk -F, '/^$(hash)/ { next } !header++ { for (i = 1; i <= NF; i++) at[$$i] = i; \
+  print "ns per call, share of the FMA peak:  pass  batch heads seq_len prefix_len head_dim threads"; next } \
+  { printf "%12.0f %6.3f  %-8s %3d %3d %4d %4d %4d %2d\n", 1e9 * $$at["time_s"], $$at["share_fma"], $$at["pass"], $$at["batch"], \
+    $$at["heads"], $$at["seq_len"], $$at["prefix_len"], $$at["head_dim"], $$at["threads"] }'
 COLUMNS_OF_CSV = awk -F, '/^$(hash)/ { next } \
   { for (i = 1; i <= NF; i++) printf "%-17s", ($$i ~ /^[0-9.e+-]+$$/ ? sprintf("%.5g", $$i) : $$i); print "" }'
 bench: $(BUILD)/bin/bench_gram $(BUILD)/bin/bench_descent $(BUILD)/bin/attention_cost $(BUILD)/bin/bench_finetune ## time the kernels against this machine's peaks (nothing else should be running)
 	@$(BUILD)/bin/bench_gram $(BENCH_ARGS) > $(BUILD)/bench.csv && $(COLUMNS_OF_CSV) $(BUILD)/bench.csv
 	@$(BUILD)/bin/bench_descent > $(BUILD)/bench.csv && $(COLUMNS_OF_CSV) $(BUILD)/bench.csv
 	@$(BUILD)/bin/attention_cost $(ATTENTION_BENCH) > $(BUILD)/bench.csv && $(COLUMNS_OF_CSV) $(BUILD)/bench.csv
+	@$(BUILD)/bin/attention_cost $(SMALL_BENCH) > $(BUILD)/bench.csv && $(NS_PER_CALL) $(BUILD)/bench.csv
 	@$(BUILD)/bin/bench_finetune > $(BUILD)/bench.csv && $(COLUMNS_OF_CSV) $(BUILD)/bench.csv
 
 .PHONY: bench-peers

@@ -41,7 +41,8 @@ struct config {
     struct cli_common c;
     int *methods;
     size_t num_methods;
-    size_t batch, *heads, num_heads, *seq_lens, num_seq_lens, *prefix_lens, num_prefix_lens, *dims, num_dims;
+    size_t *batches, num_batches, *heads, num_heads, *seq_lens, num_seq_lens;
+    size_t *prefix_lens, num_prefix_lens, *dims, num_dims;
     size_t *threads, num_threads, num_rounds;
     char **features;
     size_t num_features;
@@ -70,7 +71,7 @@ static int parse_features(struct argp_state *state, int key, char *arg, void *co
 static const struct cli_option options[] = {
     { "method", CLI_CHOICES(struct config, methods, num_methods), .names = method_names, .value = "exact,ntk,linear",
       .group = 1, .doc = "exact, ntk, linear" },
-    { "batch", CLI_SIZE(struct config, batch), .min = 1, .max = 4096, .value = "1", .arg = "B", .group = 1,
+    { "batch", CLI_SIZES(struct config, batches, num_batches), .min = 1, .max = 4096, .value = "1", .group = 1,
       .doc = "batch entries" },
     { "heads", CLI_SIZES(struct config, heads, num_heads), .min = 1, .max = 4096, .value = "2", .group = 1,
       .doc = "heads" },
@@ -105,7 +106,7 @@ struct tensors {
 struct cost {
     enum method method;
     const char *feature;            /* "none" for exact */
-    size_t heads, seq_len, prefix_len, dim;
+    size_t batch, heads, seq_len, prefix_len, dim;
     int threads;
     struct attn_shape shape;
     feature_map *map;
@@ -115,7 +116,7 @@ struct cost {
     double *seconds[2], *fma, *gemm; /* by round */
 };
 
-static size_t head_count(const struct cost *c) { return c->shape.batch * c->heads; }
+static size_t head_count(const struct cost *c) { return c->batch * c->heads; }
 static size_t feat_dim(const struct cost *c) { return c->map ? feature_dim(c->map) : 0; }
 
 static struct attn_out out_view(const struct cost *c, float *x)
@@ -226,7 +227,7 @@ static double traffic(const struct cost *c, int pass)
 
 static int make_case(struct cost *c, const struct config *cfg, const struct cli_common *common)
 {
-    c->shape = (struct attn_shape){ cfg->batch, c->heads, c->heads, c->seq_len, c->seq_len, c->dim, cfg->causal, NULL };
+    c->shape = (struct attn_shape){ c->batch, c->heads, c->heads, c->seq_len, c->seq_len, c->dim, cfg->causal, NULL };
     if (c->method == EXACT) return GSL_SUCCESS;
     int status = feature_parse(c->feature, c->dim, 4.0, common->seed, NULL, &c->map);
     if (!status && !feature_is_explicit(c->map)) status = GSL_EUNSUP;
@@ -339,11 +340,11 @@ static double peak_memory(const struct config *cfg, struct cost c)
     const pid_t child = fork();
     if (child == 0) {
         struct tensors t = { 0 };
-        const size_t input = cfg->batch * c.heads * c.seq_len * c.dim;
+        const size_t input = head_count(&c) * c.seq_len * c.dim;
         int status = make_case(&c, cfg, &cfg->c);
         if (!status && c.map) status = fold_prefix(&c, NULL, NULL, cfg->c.seed);
-        const size_t prefix = c.method == EXACT ? cfg->batch * c.heads * c.prefix_len * c.dim : 0;
-        if (!status) status = alloc_tensors(&t, input, cfg->batch * c.heads * c.seq_len, prefix);
+        const size_t prefix = c.method == EXACT ? head_count(&c) * c.prefix_len * c.dim : 0;
+        if (!status) status = alloc_tensors(&t, input, head_count(&c) * c.seq_len, prefix);
         if (!status) status = run_forward(&c, &t);
         if (!status) status = run_backward(&c, &t);
         struct rusage usage;
@@ -386,8 +387,8 @@ static int measure_memory(const struct config *cfg, struct verdicts *v)
         *bytes = cli_need(malloc(NUM_PROCESSES * most * sizeof *bytes));
     int code = table ? 0 : EXIT_FAILED;
     for (size_t i = 0; i < cfg->num_methods && !code; i++) {
-        struct cost c = { .method = (enum method)cfg->methods[i], .feature = cfg->features[0], .heads = cfg->heads[0],
-                          .seq_len = cfg->seq_lens[0], .dim = cfg->dims[0], .threads = (int)cfg->threads[0] };
+        struct cost c = { .method = (enum method)cfg->methods[i], .feature = cfg->features[0], .batch = cfg->batches[0],
+                          .heads = cfg->heads[0], .seq_len = cfg->seq_lens[0], .dim = cfg->dims[0], .threads = (int)cfg->threads[0] };
         const double none = peak_memory(cfg, c);
         /* Of exact attention's, short prefixes vanish in pages and arenas: the longer half decides. */
         const size_t from = c.method == EXACT ? most / 2 : 0;
@@ -535,7 +536,7 @@ static int write_tables(const struct config *cfg, const struct cost *cases, size
             table_text(table, method_names[c->method]);
             table_text(table, c->feature);
             table_text(table, pass_names[pass]);
-            table_int(table, cfg->batch);
+            table_int(table, c->batch);
             table_int(table, c->heads);
             table_int(table, c->seq_len);
             table_int(table, c->prefix_len);
@@ -674,7 +675,8 @@ static size_t digit(size_t *rest, const size_t *list, size_t count)
 /* All combinations, the number of threads the fastest, exact once however many features there are. */
 static struct cost *list_cases(const struct config *cfg, size_t *count)
 {
-    const size_t each = cfg->num_heads * cfg->num_seq_lens * cfg->num_prefix_lens * cfg->num_dims * cfg->num_threads;
+    const size_t lens = cfg->num_batches * cfg->num_heads * cfg->num_seq_lens * cfg->num_prefix_lens;
+    const size_t each = lens * cfg->num_dims * cfg->num_threads;
     struct cost *cases = calloc(cfg->num_methods * cfg->num_features * each, sizeof *cases);
     size_t n = 0;
     for (size_t m = 0; m < cfg->num_methods && cases; m++) {
@@ -688,6 +690,7 @@ static struct cost *list_cases(const struct config *cfg, size_t *count)
             c->prefix_len = digit(&rest, cfg->prefix_lens, cfg->num_prefix_lens);
             c->seq_len = digit(&rest, cfg->seq_lens, cfg->num_seq_lens);
             c->heads = digit(&rest, cfg->heads, cfg->num_heads);
+            c->batch = digit(&rest, cfg->batches, cfg->num_batches);
             c->feature = exact ? "none" : cfg->features[rest];
         }
     }
@@ -707,7 +710,7 @@ static int run(struct config *cfg)
     struct cost *cases = list_cases(cfg, &num_cases);
     int code = cases && bandwidth ? 0 : cli_fail(&cfg->c, EXIT_FAILED, "out of memory"), status = 0;
     for (size_t i = 0; i < num_cases && !code; i++) {
-        const size_t heads = cfg->batch * cases[i].heads, d = cases[i].dim;
+        const size_t heads = head_count(&cases[i]), d = cases[i].dim;
         if (heads * cases[i].seq_len * d > input) input = heads * cases[i].seq_len * d;
         if (heads * cases[i].seq_len > rows) rows = heads * cases[i].seq_len;
         if (heads * cases[i].prefix_len * d > prefix) prefix = heads * cases[i].prefix_len * d;
