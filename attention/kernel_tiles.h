@@ -1,7 +1,7 @@
 /* One register tile serves every product: C (6 rows x NV vectors) += A x B, A read as broadcast scalars
- * through two strides, B a row-major panel. Scores take A = Q and B a transposed panel of 64 keys; P V
- * takes A = P and V as it lies; the backward products read P and dS transposed through the strides of
- * A. Include from *_kernel.c only. */
+ * through two strides, B a row-major panel. P V takes A = P and V as it lies; in backward scores take A = Q
+ * and B a transposed panel of 64 keys, and the other products read P and dS transposed through the
+ * strides of A; forward has a tile of its own for scores (attention_kernel.c). Include from *_kernel.c only. */
 #ifndef ATTENTION_KERNEL_TILES_H
 #define ATTENTION_KERNEL_TILES_H
 #include "attention/kernel_vectors.h"

@@ -9,7 +9,8 @@
  * keys that i may see: j < key_lengths[b], and with `causal` j <= i + len_k - len_q.
  * arXiv:2406.14036v2, ledger M1. Scores are shifted by their joint row maximum over
  * the *allowed* keys and log|phi(q).k|; Z = k = 0 and prefix_len = 0 both give plain
- * attention, the same bits. The vector k of a summary is `kvec` in code and options, so that it
+ * attention, the same bits (to rounding where few heads meet 2,048 keys or more: the keys
+ * of exact attention are then split over threads, those beside a summary are not). The vector k of a summary is `kvec` in code and options, so that it
  * is not taken for the keys.
  *
  * Conventions of every function here
