@@ -30,7 +30,7 @@ for run in "$@"; do
     read -r started seconds bytes < "$results/$run.seconds"
     {
         merged "$kept/manifest.csv" run,started,seconds,peak_bytes,commit,cpu,sha256 "^$run,"
-        echo "$run,$started,$seconds,$bytes,$(cat "$build/commit"),$cpu,$(sha256sum < "$kept/$run.csv" | cut -d ' ' -f 1)"
+        echo "$run,$started,$seconds,$bytes,$(sed -n '1s/.* commit=\([^ ]*\).*/\1/p' "$kept/$run.csv"),$cpu,$(sha256sum < "$kept/$run.csv" | cut -d ' ' -f 1)"
     } > "$kept/manifest.csv.part"
     mv "$kept/manifest.csv.part" "$kept/manifest.csv"
 done
