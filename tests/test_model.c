@@ -576,11 +576,12 @@ static void adam(struct model *m, double *moments, int step, double rate)
     model_after_update(m);
 }
 
-/* Every method that can fit 16 random examples to a loss below 1e-3; the head alone cannot, it only improves. */
+/* Every method that can fit 16 random examples to a loss below 1e-3; the head alone cannot, it only improves. The slowest, a
+ * summary from zero mass with Z of low rank, takes about 1,500 steps, a number that rounding moves. */
 static void test_fits(void **state)
 {
     (void)state;
-    enum { EXAMPLES = 16, STEPS = 1500 };
+    enum { EXAMPLES = 16, STEPS = 3000 };
     struct tiny_variant v[TINY_VARIANTS];
     const size_t n = TINY_VARIANTS;
     tiny_variants(v);
