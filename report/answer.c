@@ -18,7 +18,7 @@ static const struct question use[] = {
     { "in place of full fine-tuning, on images", "E2", "mnist-vs-full", "accuracy gained" },
     { "trained where its features are white, in place of P-Tuning V2 of the same size, on images", "F71",
       "mnist-ntk-white", "accuracy gained" },
-    { "the same, on text", "F71", "word-order-ntk-white", "accuracy gained" },
+    { "the same, on text", "F71", "word-order-ntk-white-draws", "accuracy gained" },
     { "the same, in place of LoRA, on images", "F71", "mnist-ntk-white-vs-lora", "accuracy gained" },
 };
 
