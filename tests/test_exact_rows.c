@@ -25,6 +25,7 @@ static const struct { const char *run, *args[12]; } runs[] = {
     { "parameter_count", { NULL } },
     { "released_kernel", { "--num-trials", "3", "--adam-steps", "100" } },
     { "summary_training", { "--num-trials", "3" } },
+    { "kernel_routes", { "--num-trials", "2" } },
     { "score_centring", { "--num-trials", "4", "--prefix-len", "4096" } },
 };
 enum { NUM_RUNS = sizeof runs / sizeof *runs };
