@@ -6,9 +6,9 @@ set logscale y
 set format y '10^{%L}'
 set xrange [0.4:6.6]
 set yrange [1e-9:1e-2]
+set bmargin 4
 set ylabel 'difference over prefix effect'
-set xtics ('elu1' 1, 'taylor:1' 2, 'taylor:2' 3, 'favor:64' 4, 'elu1, fitted' 5, 'taylor:1, fitted' 6)
-set key top left
+set xtics ('elu1' 1, 'taylor:1' 2, 'taylor:2' 3, 'favor:64' 4, "elu1\nfitted" 5, "taylor:1\nfitted" 6)
 set arrow from 0.4, 1e-5 to 6.6, 1e-5 nohead ls 21
 set arrow from 0.4, 1e-4 to 6.6, 1e-4 nohead ls 21
 place(map, summary) = (summary eq 'plug-in' ? 0 : 4) + (map eq 'elu1' ? 1 : map eq 'taylor:1' ? 2 : map eq 'taylor:2' ? 3 : 4)
