@@ -17,6 +17,9 @@ enum {
 /* Tables written before the last two columns were. */
 enum { NUM_FIRST_COLUMNS = CLASS };
 
+/* A larger number of trials is no count: 2^53, to which doubles count. */
+static const double MOST_COUNT = 9007199254740992.0;
+
 static const char first_columns[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure";
 static const char header[] = "claim,row,quantity,rule,value,ci_lo,ci_hi,n,verdict,source,program,figure,class,same_as";
 
@@ -60,11 +63,12 @@ static int parse(struct verdict_rows *v, const char *path, char *error, size_t e
         struct verdict_row *r = &v->rows[v->num_rows];
         if (cells != num_columns || !number(cell[VALUE], NAN, &r->measured.value)
             || !number(cell[CI_LO], -INFINITY, &r->measured.lo) ||
-            !number(cell[CI_HI], INFINITY, &r->measured.hi) || !number(cell[COUNT], 0.0, &count)) {
+            !number(cell[CI_HI], INFINITY, &r->measured.hi) || !number(cell[COUNT], 0.0, &count)
+            || !(count >= 0.0 && count <= MOST_COUNT)) {
             snprintf(error, error_size, "%s:%zu: not a verdict row", path, line);
             return -1;
         }
-        r->measured.n = count > 0.0 ? (size_t)count : 0;
+        r->measured.n = (size_t)count;
         r->claim = cell[CLAIM];
         r->row = cell[ROW];
         r->quantity = cell[QUANTITY];

@@ -373,6 +373,16 @@ static void test_ledger_is_rewritten(void **state)
                         "\n**Statement.** It converges.\n\n**Source.** read (abstract); derived.\n");
     ledger_free(l);
 
+    /* Nor a table whose counts are none. */
+    static const char *const counts[] = { "-1", "1e80", "nan", "x" };
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        char line[256];
+        snprintf(line, sizeof line, "T2,slope,s,<= 0,-0.5,-0.6,-0.4,%s,supported,read,conv,sweep.svg\n", counts[i]);
+        put_rows(*state, line, "", "");
+        o = run_program("ledger", "--ledger", path, "--results", scratch_path(*state, ""), "--out", path, NULL);
+        CHECK_REFUSAL(o, 3, "ledger", "verdicts.csv:2: not a verdict row");
+    }
+
     /* A number measured under another rule does not get in. */
     put_rows(*state, "T2,slope,s,<= 0,-0.4987,-0.5031,-0.4942,64,supported,read,conv,sweep.svg\n", "", "");
     o = run_program("ledger", "--ledger", path, "--results", scratch_path(*state, ""), "--out", path, NULL);
