@@ -310,9 +310,12 @@ uninstall-programs: ## remove what install-programs put there
 
 .PHONY: fuzz
 FUZZ_SECONDS ?= 60
+# Of libFuzzer: the seed (0: another each time) and the most executions (-1: no bound), so that a short run can be repeated.
+FUZZ_SEED    ?= 0
+FUZZ_RUNS    ?= -1
 RUN_FUZZER    = $$f $(FUZZ_SECONDS)
 ifeq ($(SAN),fuzzer)
-  RUN_FUZZER  = mkdir -p $$f.corpus && $$f -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=20 -rss_limit_mb=2048 \
+  RUN_FUZZER  = mkdir -p $$f.corpus && $$f -seed=$(FUZZ_SEED) -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=20 -rss_limit_mb=2048 \
                 -verbosity=0 -print_final_stats=1 -artifact_prefix=$$f. $$f.corpus
 endif
 fuzz: $(FUZZERS) ## feed every reader and option grammar for FUZZ_SECONDS each (60): SAN=address, or clang's libFuzzer with SAN=fuzzer

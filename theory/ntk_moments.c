@@ -1,6 +1,7 @@
 /* Pair moments of a prefix that arrives in pieces, and the kernels made of them. */
 #include "prefix_ntk/ntk.h"
 
+#include <limits.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -593,7 +594,8 @@ int ntk_moments_load(struct ntk_moments *m, const double *state, size_t size)
         state[HEAD_LAW] != m->law || state[HEAD_KERNEL] != m->kernel
             || state[HEAD_STRIDE] != (double)m->columns.stride ||
         !(state[HEAD_COUNT] >= 0.0 && state[HEAD_COUNT] < 0x1p53)
-            || !(state[HEAD_PENDING] >= 0.0 && state[HEAD_PENDING] < GRAM_TOKENS))
+            || !(state[HEAD_PENDING] >= 0.0 && state[HEAD_PENDING] < GRAM_TOKENS)
+            || !(state[HEAD_STATUS] >= INT_MIN && state[HEAD_STATUS] <= INT_MAX))
         return GSL_EINVAL;
     ntk_moments_clear(m);
     if (state[HEAD_STATUS] != 0.0) {
