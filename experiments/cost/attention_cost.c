@@ -766,13 +766,12 @@ static int run(struct config *cfg)
 int main(int argc, char **argv)
 {
     static size_t threads[1];
-    char elu1[] = "elu1";
+    static char elu1[] = "elu1", *features[] = { elu1 };
     struct config cfg = { 0 };
     cli_parse_table(argc, argv, doc, options, NULL, NULL, &cfg.c);
     if (!cfg.features) {
-        cfg.features = malloc(sizeof *cfg.features);
-        if (!cfg.features) return cli_fail(&cfg.c, EXIT_FAILED, "out of memory");
-        cfg.features[cfg.num_features++] = elu1;
+        cfg.features = features;
+        cfg.num_features = 1;
     }
     if (!cfg.threads) {
         threads[0] = (size_t)cfg.c.threads;
