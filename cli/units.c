@@ -167,12 +167,16 @@ int units_work(const struct cli_common *cfg, const char *identity, const struct 
     return units_status(*work);
 }
 
-int units_run(const struct cli_common *cfg, const char *identity, const struct units_study *study, const void *context)
+int units_run(const struct cli_common *cfg, const struct cli_option *options, const struct units_study *study,
+              const void *context)
 {
     struct units *work;
+    char *identity = cli_identity(options, cfg);
     int code = units_work(cfg, identity, study, context, &work);
     if (!code) code = write_study(cfg, study, context, work);
-    return units_close(work, code);
+    code = units_close(work, code);
+    free(identity);
+    return code;
 }
 
 const double *units_grid_row(const struct units_grid *grid, size_t law, size_t len, size_t trial)

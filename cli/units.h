@@ -12,6 +12,7 @@
 #ifndef CLI_UNITS_H
 #define CLI_UNITS_H
 #include "cli/cli.h"
+#include "cli/option_table.h"
 
 struct units;
 
@@ -54,8 +55,9 @@ int units_work(const struct cli_common *cfg, const char *identity, const struct 
                struct units **work);
 
 /* Does the units, side by side or as the journal and the shards have them, writes the tables, the first to --out, then
- * the rows of the ledger. Exit code. */
-int units_run(const struct cli_common *cfg, const char *identity, const struct units_study *study, const void *context);
+ * the rows of the ledger. `options` is the program's table, which identifies its journal. Exit code. */
+int units_run(const struct cli_common *cfg, const struct cli_option *options, const struct units_study *study,
+              const void *context);
 
 /* Units laid out by prefix length, sign law and trial (the trial fastest): what the
  * studies of training do. */

@@ -115,6 +115,11 @@ static int read_material(const struct config *cfg, struct material *m)
     if (!code) code = read_text(cfg, cfg->explore, &m->explore);
     if (!code) code = read_text(cfg, cfg->history, &m->history);
     if (!code) code = read_text(cfg, cfg->appendix, &m->appendix);
+    if (!code && cfg->kept) {
+        snprintf(path, sizeof path, "%s/verdicts.csv", cfg->kept);
+        m->kept = verdict_rows_read(path, error, sizeof error);
+        if (!m->kept) code = cli_fail(&cfg->common, text_file_code(), "%s", error);
+    }
     snprintf(path, sizeof path, "%s/provenance.json", cfg->results);
     struct page *p = &m->page;
     p->common = &cfg->common;
@@ -128,12 +133,6 @@ static int read_material(const struct config *cfg, struct material *m)
     p->tally = m->tally;
     p->history = m->history;
     p->kept = cfg->kept;
-    if (!code && cfg->kept) {
-        snprintf(path, sizeof path, "%s/verdicts.csv", cfg->kept);
-        m->kept = verdict_rows_read(path, error, sizeof error);
-        if (!m->kept) return cli_fail(&cfg->common, text_file_code(), "%s", error);
-        snprintf(path, sizeof path, "%s/provenance.json", cfg->results);
-    }
     p->kept_verdicts = m->kept;
     /* A page may do without. */
     char line[256];

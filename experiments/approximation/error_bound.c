@@ -288,8 +288,5 @@ int main(int argc, char **argv)
         .width = (size_t)NUM_MAPS * NUM_SPREADS * NUM_LENS * cfg.seq_len * PER_QUERY,
         .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
     };
-    char *identity = cli_identity(options, &cfg.c);
-    const int code = units_run(&cfg.c, identity, &study, &cfg);
-    free(identity);
-    return code;
+    return units_run(&cfg.c, options, &study, &cfg);
 }

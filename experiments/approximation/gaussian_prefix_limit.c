@@ -310,9 +310,7 @@ int main(int argc, char **argv)
         .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows,
         .side = "parity", .side_columns = parity_columns, .side_rows = write_parity, .decide = decide,
     };
-    char *identity = cli_identity(options, &cfg.c);
-    const int code = units_run(&cfg.c, identity, &study, &cfg);
-    free(identity);
+    const int code = units_run(&cfg.c, options, &study, &cfg);
     free(cfg.lens);
     return code;
 }

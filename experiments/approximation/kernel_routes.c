@@ -313,8 +313,5 @@ int main(int argc, char **argv)
         .unit_bytes = sizeof(double) * numbers + 4.0 * (double)attn_sums_bytes(ALL, DIM),
         .unit = run_unit, .rows = write_rows, .decide = decide,
     };
-    char *identity = cli_identity(options, &cfg.c);
-    const int code = units_run(&cfg.c, identity, &study, &cfg);
-    free(identity);
-    return code;
+    return units_run(&cfg.c, options, &study, &cfg);
 }

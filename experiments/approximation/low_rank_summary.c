@@ -259,9 +259,7 @@ int main(int argc, char **argv)
         .count = cfg.num_trials, .width = 2 * NUM_SUMMARIES * NUM_RANKS,
         .unit_bytes = unit_bytes(&cfg), .unit = run_unit, .rows = write_rows, .decide = decide,
     };
-    char *identity = cli_identity(options, &cfg.c);
-    const int code = units_run(&cfg.c, identity, &study, &cfg);
-    free(identity);
+    const int code = units_run(&cfg.c, options, &study, &cfg);
     source_tokens_free(&tokens);
     return code;
 }

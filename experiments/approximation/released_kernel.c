@@ -389,8 +389,5 @@ int main(int argc, char **argv)
         .unit_bytes = sizeof(struct layer) + 8.0 * DIM * (2.0 * 1024 + 16.0 * (LEN + NUM_FIT)), .unit = run_unit,
         .rows = write_rows, .decide = decide,
     };
-    char *identity = cli_identity(options, &cfg.c);
-    const int code = units_run(&cfg.c, identity, &study, &cfg);
-    free(identity);
-    return code;
+    return units_run(&cfg.c, options, &study, &cfg);
 }

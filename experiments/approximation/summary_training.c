@@ -224,8 +224,5 @@ int main(int argc, char **argv)
         .unit_bytes = 8.0 * 8.0 * PREFIX_NUMBERS * PREFIX_NUMBERS, .unit = run_unit, .rows = write_rows,
         .decide = decide,
     };
-    char *identity = cli_identity(options, &cfg.c);
-    const int code = units_run(&cfg.c, identity, &study, &cfg);
-    free(identity);
-    return code;
+    return units_run(&cfg.c, options, &study, &cfg);
 }
